@@ -1,0 +1,3 @@
+//! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
+
+pub mod model;

@@ -1,0 +1,16 @@
+//! Everything that a node's kernel should hold for us.
+
+use std::collections::BTreeSet;
+
+use super::{HostRoute, Translation};
+
+/// The whole state that this node's kernel should hold; what is ours and not in here goes.
+///
+/// No two translations match one packet: [`crate::plan`] sees to it, and the layout of the rules relies on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The address translations, each exact: a destination address, a protocol, ports and a client.
+    pub translations: BTreeSet<Translation>,
+    /// The host routes.
+    pub routes: BTreeSet<HostRoute>,
+}

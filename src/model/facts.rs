@@ -1,0 +1,135 @@
+//! What is known of this node, read from the kernel and never from memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{InterfaceName, Protocol};
+
+/// The facts of one node that planning and status rest on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The labels of the node, for `nodeSelector`.
+    pub labels: BTreeMap<String, String>,
+    /// The network interfaces, less the loopback.
+    pub links: BTreeMap<InterfaceName, Link>,
+    /// The addresses of this node, less those of the loopback.
+    pub addresses: BTreeSet<LocalAddress>,
+    /// The unicast routes of the main table, ours among them.
+    pub routes: Vec<Route>,
+    /// Next hops that do not answer: their neighbour entry is in state `FAILED` (ip-neighbour(8)).
+    pub unreachable: BTreeSet<IpAddr>,
+    /// Whether packets are routed at all: `net.ipv4.ip_forward` (ip-sysctl).
+    pub ip_forward: bool,
+    /// Whether rules beyond the kernel's own three choose the routing table (ip-rule(8)); the main table then proves nothing.
+    pub policy_routing: bool,
+    /// The ports on which programs of this node listen.
+    pub listeners: BTreeSet<Listener>,
+    /// The addresses of the API servers, which no route of ours may cover. Empty without a cluster.
+    pub api_servers: BTreeSet<IpAddr>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The interface index (netdevice(7)); a link made anew has a new one.
+    pub index: u32,
+    /// Whether it is administratively up and has carrier (`IFF_UP`, `IFF_LOWER_UP`).
+    pub up: bool,
+    /// The effective source validation: the larger of `conf/all/rp_filter` and `conf/IF/rp_filter` (ip-sysctl).
+    pub rp_filter: RpFilter,
+    /// The bridge or bond that it is a port of; its address then belongs there.
+    pub master: Option<u32>,
+}
+
+/// Source validation by reverse path, RFC 3704 (`rp_filter`, ip-sysctl).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RpFilter {
+    /// 0: no validation.
+    Off,
+    /// 1: the way back must leave by the interface that the packet entered.
+    Strict,
+    /// 2: some way back must exist.
+    Loose,
+}
+
+/// An address of this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The length of its subnet's prefix, in bits.
+    pub prefix_len: u8,
+    /// The interface that holds it.
+    pub interface: InterfaceName,
+}
+
+/// A unicast route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The destination; the default route is `0.0.0.0/0`.
+    pub destination: IpNet,
+    /// The next hop; `None` where the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The interface by which it leaves; `None` for several next hops.
+    pub interface: Option<InterfaceName>,
+    /// The metric; the lowest wins among equal destinations.
+    pub metric: u32,
+    /// Whether it carries our protocol number.
+    pub ours: bool,
+}
+
+/// A port on which a program of this node listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The address; unspecified where it listens on every one.
+    pub address: IpAddr,
+    /// The port, 1 to 65535.
+    pub port: u16,
+}
+
+impl LocalAddress {
+    /// The subnet that the address lies in.
+    ///
+    /// # Panics
+    /// Never: the kernel gives no prefix longer than the address.
+    #[must_use]
+    pub fn subnet(&self) -> IpNet {
+        IpNet::new(self.address, self.prefix_len).expect("the kernel gives a prefix that fits the address").trunc()
+    }
+}
+
+impl Facts {
+    /// The interface that holds `address`, if this node has it.
+    #[must_use]
+    pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
+        self.addresses.iter().find(|local| local.address == address).map(|local| &local.interface)
+    }
+
+    /// Whether this node has `address`.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.interface_of(address).is_some()
+    }
+
+    /// The local address whose subnet `address` lies in; the longest prefix wins.
+    #[must_use]
+    pub fn connected(&self, address: IpAddr) -> Option<&LocalAddress> {
+        self.addresses
+            .iter()
+            .filter(|local| local.prefix_len < 32 && local.subnet().contains(&address))
+            .max_by_key(|local| local.prefix_len)
+    }
+
+    /// The route that a packet to `address` takes: the longest prefix, then the lowest metric.
+    #[must_use]
+    pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.destination.contains(&address))
+            .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)))
+    }
+}

@@ -1,0 +1,20 @@
+//! The words of this project as types: what a node is asked to hold and what it is known to be.
+//!
+//! Pure data. Imports `std` and [`ipnet`] (a CIDR is to this module what an address is to `std`) and
+//! nothing else, so that planning and the kernel can meet here without knowing each other.
+
+mod desired;
+mod facts;
+mod interface;
+mod ports;
+mod protocol;
+mod route;
+mod translation;
+
+pub use desired::Desired;
+pub use facts::{Facts, Link, Listener, LocalAddress, Route, RpFilter};
+pub use interface::{InterfaceName, InvalidInterfaceName};
+pub use ports::{InvalidPortRange, PortRange};
+pub use protocol::{Family, Protocol};
+pub use route::HostRoute;
+pub use translation::{Destination, FlowMatch, SourceNat, Translation};

@@ -1,0 +1,105 @@
+//! A run of transport ports, 1 to 65535.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+/// A run of ports, both ends included, never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    first: NonZeroU16,
+    last: NonZeroU16,
+}
+
+/// A run of ports that ends before it begins, or whose text is not `first` or `first:last`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidPortRange;
+
+impl PortRange {
+    /// Every port there is.
+    pub const ALL: Self = Self { first: NonZeroU16::MIN, last: NonZeroU16::MAX };
+
+    /// The ports `first` to `last`.
+    ///
+    /// # Errors
+    /// When `last` is below `first`.
+    pub fn new(first: NonZeroU16, last: NonZeroU16) -> Result<Self, InvalidPortRange> {
+        if last < first { Err(InvalidPortRange) } else { Ok(Self { first, last }) }
+    }
+
+    /// The one port `port`.
+    #[must_use]
+    pub const fn single(port: NonZeroU16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first.get()
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last.get()
+    }
+
+    /// Whether this is one port only.
+    #[must_use]
+    pub const fn is_single(self) -> bool {
+        self.first() == self.last()
+    }
+
+    /// Whether some port is in both.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first() <= other.last() && other.first() <= self.last()
+    }
+
+    /// Whether `port` is one of them.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first() <= port && port <= self.last()
+    }
+}
+
+/// As iptables writes it: `80` or `80:90`.
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_single() { write!(f, "{}", self.first) } else { write!(f, "{}:{}", self.first, self.last) }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = InvalidPortRange;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (first, last) = text.split_once(':').unwrap_or((text, text));
+        let parse = |port: &str| port.parse().map_err(|_| InvalidPortRange);
+        Self::new(parse(first)?, parse(last)?)
+    }
+}
+
+impl fmt::Display for InvalidPortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port range is FIRST or FIRST:LAST, 1 to 65535, the last not below the first")
+    }
+}
+
+impl std::error::Error for InvalidPortRange {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_reads_as_it_prints() {
+        for text in ["1", "80", "80:90", "1:65535"] {
+            assert_eq!(text.parse::<PortRange>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "90:80", "65536", "80:", "http", "1:2:3"] {
+            assert!(text.parse::<PortRange>().is_err(), "{text}");
+        }
+    }
+}
