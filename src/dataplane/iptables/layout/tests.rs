@@ -1,0 +1,309 @@
+//! What must hold of the layout for every set of translations, checked by walking packets through the chains.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+
+use ipnet::{IpNet, Ipv4Net};
+use proptest::prelude::*;
+
+use super::*;
+use crate::dataplane::iptables::chain::ChainName;
+use crate::dataplane::iptables::rule::{Matches, Target};
+use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, SourceNat};
+
+/// A first packet, as the three stages see it.
+#[derive(Clone, Debug)]
+struct Packet {
+    protocol: Protocol,
+    source: IpAddr,
+    /// Where it was sent to.
+    original: (IpAddr, u16),
+    /// Where it goes to at this stage.
+    destination: IpAddr,
+    interface: InterfaceName,
+}
+
+fn matched(stage: Stage, matches: &Matches, packet: &Packet) -> bool {
+    let within = |network: Option<IpNet>, address: &IpAddr| network.is_none_or(|network| network.contains(address));
+    let (address, port) = packet.original;
+    within(matches.source, &packet.source)
+        && within(matches.destination, &packet.destination)
+        && matches.interface.as_ref().is_none_or(|interface| stage == Stage::Prerouting && *interface == packet.interface)
+        && matches.protocol.is_none_or(|protocol| protocol == packet.protocol)
+        && matches.ports.is_none_or(|ports| ports.contains(port))
+        && matches.original.as_ref().is_none_or(|original| {
+            original.protocol == packet.protocol
+                && within(original.destination, &address)
+                && original.ports.is_none_or(|ports| ports.contains(port))
+        })
+}
+
+/// Every verdict that the packet meets, and how many rules it is compared with.
+fn walk(stage: Stage, chains: &Chains, packet: &Packet) -> (Vec<Target>, usize) {
+    fn go(stage: Stage, chains: &Chains, chain: &ChainName, packet: &Packet, met: &mut Vec<Target>, steps: &mut usize) {
+        for rule in &chains[chain] {
+            *steps += 1;
+            if matched(stage, &rule.matches, packet) {
+                match &rule.target {
+                    Target::Jump(next) => go(stage, chains, next, packet, met, steps),
+                    verdict => met.push(verdict.clone()),
+                }
+            }
+        }
+    }
+    let (mut met, mut steps) = (Vec::new(), 0);
+    if chains.contains_key(&stage.root()) {
+        go(stage, chains, &stage.root(), packet, &mut met, &mut steps);
+    }
+    (met, steps)
+}
+
+fn matches_packet(translation: &Translation, packet: &Packet) -> bool {
+    let flows = &translation.flows;
+    flows.protocol == packet.protocol
+        && flows.destination == packet.original.0
+        && flows.ports.contains(packet.original.1)
+        && flows.source.contains(&packet.source)
+        && flows.interface.as_ref().is_none_or(|interface| *interface == packet.interface)
+}
+
+fn conflict(a: &Translation, b: &Translation) -> bool {
+    let (left, right) = (&a.flows, &b.flows);
+    let alike = left.protocol == right.protocol
+        && left.destination == right.destination
+        && left.ports.overlaps(right.ports)
+        && (left.source.contains(&right.source) || right.source.contains(&left.source));
+    let same_entry = left.interface.is_none() || right.interface.is_none() || left.interface == right.interface;
+    alike && (same_entry || (a.destination.address == b.destination.address && a.source != b.source))
+}
+
+/// The translations of `set`, in order, that no earlier one conflicts with.
+fn settled(set: Vec<Translation>) -> BTreeSet<Translation> {
+    let mut kept: Vec<Translation> = Vec::new();
+    for translation in set {
+        if !kept.iter().any(|other| conflict(other, &translation)) {
+            kept.push(translation);
+        }
+    }
+    kept.into_iter().collect()
+}
+
+fn packets_of(translation: &Translation) -> Vec<Packet> {
+    let flows = &translation.flows;
+    let interface = flows.interface.clone().unwrap_or_else(|| "eth9".parse().unwrap());
+    let mut packets = Vec::new();
+    for source in [flows.source.network(), flows.source.broadcast()] {
+        for port in [flows.ports.first(), flows.ports.last(), flows.ports.last().wrapping_add(1).max(1)] {
+            let original = (flows.destination, port);
+            packets.push(Packet {
+                protocol: flows.protocol,
+                source,
+                original,
+                destination: flows.destination,
+                interface: interface.clone(),
+            });
+        }
+    }
+    packets
+}
+
+fn check_shape(table: &Chains, roots: &[ChainName]) {
+    let mut referenced: BTreeSet<&ChainName> = roots.iter().collect();
+    for (name, rules) in table {
+        let jumps = rules.iter().filter(|rule| !rule.is_verdict()).count();
+        assert!(jumps <= FANOUT && rules.len() - jumps <= FANOUT, "{name}: {} rules, {jumps} jumps", rules.len());
+        for rule in rules {
+            if let Target::Jump(child) = &rule.target {
+                assert!(table.contains_key(child), "{name} jumps to {child}, which is not there");
+                assert!(name < child, "{name} sorts behind its child {child}");
+                assert!(referenced.insert(child), "{child} is jumped to twice");
+            }
+        }
+    }
+    for name in table.keys() {
+        assert!(referenced.contains(name), "nothing jumps to {name}");
+    }
+}
+
+fn check(translations: &BTreeSet<Translation>) {
+    let ruleset = Ruleset::of(translations);
+    check_shape(ruleset.chains(Table::Nat), &[Stage::Prerouting.root(), Stage::Postrouting.root()]);
+    check_shape(ruleset.chains(Table::Filter), &[Stage::Forward.root()]);
+    for packet in translations.iter().flat_map(packets_of) {
+        let fitting: Vec<&Translation> = translations.iter().filter(|translation| matches_packet(translation, &packet)).collect();
+        let (met, _) = walk(Stage::Prerouting, ruleset.chains(Table::Nat), &packet);
+        let wanted: Vec<Target> = fitting.iter().map(|t| Target::Dnat(t.destination.address, t.destination.port)).collect();
+        assert_eq!(met, wanted, "PREROUTING of {packet:?}");
+        if let [translation] = fitting.as_slice() {
+            let packet = Packet { destination: translation.destination.address, ..packet };
+            let (met, _) = walk(Stage::Postrouting, ruleset.chains(Table::Nat), &packet);
+            let wanted = match translation.source {
+                SourceNat::Address(address) => Target::Snat(address),
+                SourceNat::Masquerade => Target::Masquerade,
+            };
+            assert!(
+                !met.is_empty() && met.iter().all(|target| *target == wanted),
+                "POSTROUTING of {packet:?}: {met:?}, not {wanted:?}"
+            );
+            let (met, _) = walk(Stage::Forward, ruleset.chains(Table::Filter), &packet);
+            assert_eq!(met, [Target::Accept], "FORWARD of {packet:?}");
+        } else if !translations.iter().any(|t| {
+            t.flows.protocol == packet.protocol
+                && t.flows.destination == packet.original.0
+                && t.flows.ports.contains(packet.original.1)
+        }) {
+            assert_eq!(walk(Stage::Forward, ruleset.chains(Table::Filter), &packet).0, [], "FORWARD of {packet:?}");
+        }
+    }
+}
+
+fn address(number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(number))
+}
+
+fn translation(
+    protocol: Protocol,
+    listen: u32,
+    ports: (u16, u16),
+    client: (u32, u8),
+    interface: Option<u8>,
+    external: Option<u32>,
+    upstream: u32,
+) -> Translation {
+    let port = |number| NonZeroU16::new(number).unwrap();
+    let (low, high) = (ports.0.min(ports.1), ports.0.max(ports.1));
+    let flows = FlowMatch {
+        protocol,
+        destination: address(listen),
+        ports: PortRange::new(port(low), port(high)).unwrap(),
+        source: IpNet::V4(Ipv4Net::new(Ipv4Addr::from_bits(client.0), client.1).unwrap().trunc()),
+        interface: interface.map(|number| format!("eth{number}").parse().unwrap()),
+    };
+    let source = external.map_or(SourceNat::Masquerade, |external| SourceNat::Address(address(external)));
+    Translation { flows, destination: Destination { address: address(upstream), port: (low == high).then_some(low) }, source }
+}
+
+prop_compose! {
+    fn any_translation()(
+        protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
+        listen in prop_oneof![4 => 0xc0a8_0002u32..0xc0a8_0006, 1 => any::<u32>()],
+        first in prop_oneof![3 => 1u16..40, 2 => 4080u16..4110, 1 => 1u16..=65535],
+        width in prop_oneof![6 => Just(0u16), 2 => 1u16..40, 1 => any::<u16>()],
+        client in prop_oneof![6 => (0x0a00_0000u32..0x0a00_0100, Just(32u8)), 2 => (any::<u32>(), 8u8..=32), 1 => (0x0a00_0000u32..0x0aff_ffff, 8u8..=32)],
+        interface in prop_oneof![6 => Just(None), 1 => (0u8..40).prop_map(Some)],
+        external in prop_oneof![1 => Just(None), 6 => (0x0202_0202u32..0x0202_0205).prop_map(Some)],
+        upstream in 0x0303_0303u32..0x0303_0306,
+    ) -> Translation {
+        translation(protocol, listen, (first, first.saturating_add(width)), client, interface, external, upstream)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_packet_meets_the_rule_that_is_meant_for_it(set in prop::collection::vec(any_translation(), 0..200)) {
+        check(&settled(set));
+    }
+
+    #[test]
+    fn the_order_of_the_set_never_matters(set in prop::collection::vec(any_translation(), 0..80).prop_map(settled), seed in any::<u64>()) {
+        let mut shuffled: Vec<&Translation> = set.iter().collect();
+        let turn = usize::try_from(seed % 80).unwrap().min(shuffled.len());
+        shuffled.rotate_left(turn);
+        prop_assert_eq!(Ruleset::of(shuffled), Ruleset::of(&set));
+    }
+}
+
+#[test]
+fn no_forward_needs_no_chain() {
+    assert!(Ruleset::of(&BTreeSet::new()).is_empty());
+}
+
+#[test]
+fn a_thousand_clients_on_one_port_with_alternating_externals_stay_exact() {
+    let set = (0..1000).map(|n| {
+        translation(Protocol::Tcp, 0xc0a8_0002, (80, 80), (0x0a00_0000 + n, 32), None, Some(0x0202_0202 + n % 2), 0x0303_0303)
+    });
+    check(&set.collect());
+}
+
+#[test]
+fn clients_that_no_child_covers_and_many_interfaces_stay_within_the_fanout() {
+    let clients = |n: u32| (n << 23, 9u8);
+    let mut set: Vec<Translation> =
+        (0..200).map(|n| translation(Protocol::Tcp, 1, (10, 30), clients(n), None, Some(7), 9)).collect();
+    set.extend(
+        (0..40)
+            .map(|n| translation(Protocol::Udp, 1, (10, 30), (0x0a00_0001, 32), Some(n), Some(u32::from(n)), 100 + u32::from(n))),
+    );
+    check(&settled(set));
+}
+
+#[test]
+fn ports_with_one_external_are_one_rule_and_clients_with_one_external_are_one_rule() {
+    let post = |set: BTreeSet<Translation>| {
+        let ruleset = Ruleset::of(&set);
+        ruleset.chains(Table::Nat)[&Stage::Postrouting.root()]
+            .iter()
+            .map(|rule| rule.text(crate::dataplane::iptables::Variant::Nft))
+            .collect::<Vec<_>>()
+    };
+    let by_port = (80..96).map(|port| {
+        translation(Protocol::Tcp, 0xc0a8_0002, (port, port), (0x0a00_0000 + u32::from(port), 32), None, Some(0x0202_0202), 9)
+    });
+    assert_eq!(
+        post(by_port.collect()),
+        ["-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80:95 -j SNAT --to-source 2.2.2.2"]
+    );
+    let by_client = (0..200).map(|n| {
+        translation(
+            Protocol::Tcp,
+            0xc0a8_0002,
+            (80, 80),
+            (0x0a00_0000 + (n % 2 << 16) + n, 32),
+            None,
+            Some(0x0202_0202 + n % 2),
+            9,
+        )
+    });
+    assert_eq!(
+        post(by_client.collect()),
+        [
+            "-s 10.0.0.0/16 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.2",
+            "-s 10.1.0.0/16 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.3",
+        ]
+    );
+}
+
+#[test]
+fn a_packet_meets_a_bounded_number_of_rules_however_many_forwards_there_are() {
+    let scattered = |n: u32| {
+        translation(
+            Protocol::Tcp,
+            0xc0a8_0000 + n % 1000,
+            (u16::try_from(1 + n.wrapping_mul(7919) % 60000).unwrap(), 1),
+            (0x0a00_0000 + n, 32),
+            None,
+            Some(2),
+            9,
+        )
+    };
+    let one_port =
+        |n: u32| translation(Protocol::Udp, 0xc0a8_0002, (80, 80), (0x0a00_0000 + n, 32), None, Some(0x0202_0202 + n % 2), 9);
+    let narrow = |t: Translation| {
+        let p = NonZeroU16::new(t.flows.ports.last()).unwrap();
+        Translation { flows: FlowMatch { ports: PortRange::single(p), ..t.flows }, ..t }
+    };
+    for set in [(0..10_000).map(one_port).collect::<BTreeSet<_>>(), settled((0..2_000).map(|n| narrow(scattered(n))).collect())] {
+        let ruleset = Ruleset::of(&set);
+        for translation in &set {
+            let packet = &packets_of(translation)[0];
+            for stage in Stage::ALL {
+                let (_, steps) = walk(stage, ruleset.chains(stage.table()), packet);
+                assert!(steps <= 6 * FANOUT, "{stage:?}: {steps} rules for {packet:?}");
+            }
+        }
+    }
+}
