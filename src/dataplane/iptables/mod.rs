@@ -1,11 +1,279 @@
-//! The iptables backend, in both variants.
+//! The iptables backend, in both variants: makes our chains and the jumps to them exactly as laid out, and tells what it read back.
 
 mod chain;
+mod choose;
+mod jumps;
 mod layout;
+mod program;
 mod rule;
+mod saved;
+mod transaction;
 mod variant;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 pub use chain::{ChainName, Chains, ForeignChain};
+pub use choose::{NoVariant, choose};
+pub use jumps::JumpError;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
+pub use program::ProgramError;
 pub use rule::{ForeignRule, Matches, Original, Rule, Target};
+pub use saved::{Builtin, JumpState, SavedTable};
+pub use transaction::rewrite;
 pub use variant::Variant;
+
+use crate::model::Translation;
+use program::LOCK_WAIT_SECS;
+
+/// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
+const MOVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a table is read whole, to find chains of ours that nothing should jump to. Between, only the chains that
+/// should be there are: on `nf_tables`, reading a table costs the square of everybody's chains.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Our chains in the kernel, by the programs of one variant.
+#[derive(Debug)]
+pub struct Iptables {
+    variant: Variant,
+    memory: Mutex<Memory>,
+}
+
+/// When things were last done. Never what the kernel holds: that is read.
+#[derive(Debug, Default)]
+struct Memory {
+    moved: BTreeMap<Stage, Instant>,
+    audited: BTreeMap<Table, Instant>,
+}
+
+/// What one apply found, did and read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RulesReport {
+    /// The translations whose DNAT was in force before.
+    pub before: Vec<Translation>,
+    /// The chains that were written, because they were missing or not as they should be.
+    pub written: Vec<ChainName>,
+    /// The chains that were deleted.
+    pub deleted: Vec<ChainName>,
+    /// The built-in chains in which our jump was put first.
+    pub jumps: Vec<Stage>,
+    /// Read back: the chains that are still not as they should be.
+    pub differing: Vec<ChainName>,
+    /// Read back: the built-in chains in which our jump is not first, and what stands there instead.
+    pub overridden: BTreeMap<Stage, String>,
+    /// Whether the policy of `filter FORWARD` is `DROP`, so that nothing passes but what a rule accepts.
+    pub forward_policy: ForwardPolicy,
+}
+
+/// What becomes of a routed packet that no rule decides about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardPolicy {
+    /// It passes.
+    #[default]
+    Accept,
+    /// It is dropped.
+    Drop,
+}
+
+/// Why the rules could not be made as they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    /// A program failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A jump could not be changed.
+    #[error(transparent)]
+    Jump(#[from] JumpError),
+    /// A table holds what the variant's programs cannot read.
+    #[error("table {table} holds rules that {program} cannot read; move them to a table of their own, for example with nft")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The program.
+        program: &'static str,
+    },
+}
+
+impl RulesReport {
+    /// Whether anything was written.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        !(self.written.is_empty() && self.deleted.is_empty() && self.jumps.is_empty())
+    }
+
+    /// Whether the kernel, read back, holds exactly what it should.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.differing.is_empty() && self.overridden.is_empty()
+    }
+}
+
+type Tables = BTreeMap<Table, SavedTable>;
+
+impl Iptables {
+    /// The chains of ours, by the programs of `variant`.
+    #[must_use]
+    pub fn new(variant: Variant) -> Self {
+        Self { variant, memory: Mutex::default() }
+    }
+
+    /// The variant.
+    #[must_use]
+    pub const fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Makes our chains exactly `ruleset` and reads them back.
+    ///
+    /// # Errors
+    /// When a program fails or a table cannot be read. What was done until then stays, and serves every flow it served before.
+    pub async fn apply(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
+        let mut memory = self.memory.lock().await;
+        let before = self.read_all(ruleset, &mut memory).await?;
+        let mut report = RulesReport { before: before[&Table::Nat].translations(), ..RulesReport::default() };
+        if ruleset.is_empty() {
+            self.take_out(&before, &mut report).await?;
+        } else {
+            self.write(ruleset, &before, &mut memory, &mut report).await?;
+        }
+        self.delete_stale(ruleset, &before, &mut report).await?;
+        let after = if report.changed() { self.read_all(ruleset, &mut memory).await? } else { before };
+        conclude(&mut report, ruleset, &after);
+        Ok(report)
+    }
+
+    /// Writes the chains that differ and puts our jumps first. Whatever is translated may already pass and leaves translated.
+    async fn write(
+        &self,
+        ruleset: &Ruleset,
+        before: &Tables,
+        memory: &mut Memory,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        for table in Table::ALL {
+            let chains = ruleset.chains(table);
+            let differing: Vec<ChainName> = before[&table].differing(chains).cloned().collect();
+            for text in rewrite(self.variant, table, chains, &differing) {
+                self.restore(&text).await?;
+            }
+            report.written.extend(differing);
+            for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table) {
+                self.place_jump(stage, &before[&table], memory, report).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn place_jump(
+        &self,
+        stage: Stage,
+        before: &SavedTable,
+        memory: &mut Memory,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let due = match before.jump(stage) {
+            JumpState::First => false,
+            JumpState::Missing | JumpState::Changed => true,
+            JumpState::Behind(_) => memory.moved.get(&stage).is_none_or(|moved| moved.elapsed() >= MOVE_INTERVAL),
+        };
+        if due {
+            jumps::put_first(self.variant, stage, before).await?;
+            memory.moved.insert(stage, Instant::now());
+            report.jumps.push(stage);
+        }
+        Ok(())
+    }
+
+    /// Takes our jumps out, in the order in which no flow is translated by halves.
+    async fn take_out(&self, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
+        for stage in Stage::ALL.into_iter().rev() {
+            if before[&stage.table()].jump(stage) != JumpState::Missing {
+                jumps::take_out(self.variant, stage, &before[&stage.table()]).await?;
+                report.jumps.push(stage);
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_stale(&self, ruleset: &Ruleset, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
+        for table in Table::ALL.into_iter().rev() {
+            let stale: Vec<ChainName> = before[&table].stale(ruleset.chains(table)).cloned().collect();
+            if let Some(text) = transaction::delete(table, &stale) {
+                self.restore(&text).await?;
+            }
+            report.deleted.extend(stale);
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), RulesError> {
+        program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
+        Ok(())
+    }
+
+    async fn read_all(&self, ruleset: &Ruleset, memory: &mut Memory) -> Result<Tables, RulesError> {
+        let mut tables = Tables::new();
+        for table in Table::ALL {
+            let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
+            let known = if audited { self.read_known(table, ruleset.chains(table)).await } else { None };
+            let saved = match known {
+                Some(saved) => saved,
+                None => {
+                    let saved = self.read_whole(table).await?;
+                    memory.audited.insert(table, Instant::now());
+                    saved
+                }
+            };
+            tables.insert(table, saved);
+        }
+        Ok(tables)
+    }
+
+    /// Only the chains that should be there, if they all are.
+    async fn read_known(&self, table: Table, chains: &Chains) -> Option<SavedTable> {
+        match self.variant {
+            Variant::Legacy => None,
+            Variant::Nft => {
+                let builtins =
+                    Stage::ALL.into_iter().filter(|stage| stage.table() == table).map(|stage| stage.builtin().to_owned());
+                let ours = chains.keys().rev().map(ToString::to_string);
+                let list: String = builtins.chain(ours).map(|chain| format!("-S {chain}\n")).collect();
+                let text = format!("*{}\n{list}COMMIT\n", table.name());
+                let printed = program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &text).await.ok()?;
+                Some(SavedTable::parse(&printed))
+            }
+        }
+    }
+
+    async fn read_whole(&self, table: Table) -> Result<SavedTable, RulesError> {
+        let program = self.variant.save();
+        let printed = program::run(program, &["-t", table.name()], "").await?;
+        // Said on standard output, with exit status 0: taken for an empty table, it would be written again and again.
+        if printed.lines().any(|line| line.starts_with('#') && line.contains("is incompatible")) {
+            return Err(RulesError::Unreadable { table: table.name(), program });
+        }
+        Ok(SavedTable::parse(&printed))
+    }
+}
+
+fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
+    for table in Table::ALL {
+        report.differing.extend(after[&table].differing(ruleset.chains(table)).cloned());
+    }
+    for stage in Stage::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
+        let instead = match after[&stage.table()].jump(stage) {
+            JumpState::First => continue,
+            JumpState::Missing => "no jump to our chains".to_owned(),
+            JumpState::Changed => "another jump to our chains".to_owned(),
+            JumpState::Behind(rule) => rule,
+        };
+        report.overridden.insert(stage, instead);
+    }
+    report.forward_policy = match after[&Table::Filter].policy(Stage::Forward) {
+        "DROP" => ForwardPolicy::Drop,
+        _ => ForwardPolicy::Accept,
+    };
+}

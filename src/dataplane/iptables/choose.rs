@@ -1,0 +1,73 @@
+//! Which variant this node uses, found as `kubernetes-sigs/iptables-wrappers` finds it.
+
+use std::path::Path;
+
+use super::program::{self, ProgramError};
+use super::variant::Variant;
+
+/// The chains by which a kubelet shows which variant it uses (KEP-3178, and the canary of older kubelets).
+const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
+
+/// Why no variant could be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither iptables-nft nor iptables-legacy can be run on this node; install the package iptables")]
+pub struct NoVariant;
+
+/// The variant that this node uses: the one in which a kubelet left its hint, else the one that holds more rules, else `nft`.
+///
+/// # Errors
+/// When the programs of neither can be run.
+pub async fn choose() -> Result<Variant, NoVariant> {
+    let mut found = Vec::new();
+    for variant in Variant::ALL {
+        if let Some(saved) = saved(variant).await {
+            found.push((variant, saved));
+        }
+    }
+    preferred(&found).ok_or(NoVariant)
+}
+
+/// Everything that the tables of `variant` hold, if its programs can be run.
+async fn saved(variant: Variant) -> Option<String> {
+    match variant {
+        Variant::Nft => program::run(variant.save(), &[], "").await.ok(),
+        // The mere question loads the kernel's modules where they are not loaded yet; no table in use, nothing to ask.
+        Variant::Legacy if !legacy_in_use() => {
+            let missing = matches!(program::run(variant.command(), &["--version"], "").await, Err(ProgramError::Missing { .. }));
+            (!missing).then(String::new)
+        }
+        Variant::Legacy => program::run(variant.save(), &[], "").await.ok(),
+    }
+}
+
+/// Whether the kernel holds a table of the older xtables for this network namespace.
+pub(super) fn legacy_in_use() -> bool {
+    std::fs::read_to_string(Path::new("/proc/net/ip_tables_names")).is_ok_and(|names| !names.trim().is_empty())
+}
+
+fn preferred(found: &[(Variant, String)]) -> Option<Variant> {
+    let hinted = found.iter().find(|(_, saved)| saved.lines().any(|line| HINTS.iter().any(|hint| line.starts_with(hint))));
+    let rules = |saved: &str| saved.lines().filter(|line| line.starts_with('-')).count();
+    // `max_by_key` gives the last of equals, so they are asked in reverse: of equals, `nft`.
+    hinted.or_else(|| found.iter().rev().max_by_key(|(_, saved)| rules(saved))).map(|(variant, _)| *variant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(nft: &str, legacy: &str) -> Option<Variant> {
+        preferred(&[(Variant::Nft, nft.to_owned()), (Variant::Legacy, legacy.to_owned())])
+    }
+
+    #[test]
+    fn the_kubelets_hint_decides_then_the_number_of_rules_then_nft() {
+        let hint = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";
+        assert_eq!(choose("-A INPUT -j X\n-A INPUT -j Y\n", hint), Some(Variant::Legacy));
+        assert_eq!(choose(hint, "-A INPUT -j X\n"), Some(Variant::Nft));
+        assert_eq!(choose("-A INPUT -j X\n", "-A INPUT -j X\n-A INPUT -j Y\n"), Some(Variant::Legacy));
+        assert_eq!(choose("-A INPUT -j X\n", "-A INPUT -j X\n"), Some(Variant::Nft));
+        assert_eq!(choose("", ""), Some(Variant::Nft));
+        assert_eq!(preferred(&[]), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! The one jump to our chains in each built-in chain, first in it.
+//!
+//! Uses the `iptables` crate, which runs one program per rule and is sound for that. It reports some failures as success
+//! (the list of a missing chain is one empty line), so nothing that it says is trusted here: the caller reads the table back.
+//! A jump that stands at the wrong place moves within one COMMIT instead: no packet misses it, and no position is
+//! named that another program may have shifted meanwhile.
+
+use iptables::IPTables;
+
+use super::layout::Stage;
+use super::program::{self, LOCK_WAIT_SECS};
+use super::saved::SavedTable;
+use super::variant::Variant;
+
+/// Why a jump could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the jump to our chains in {table} {chain} could not be changed: {error}")]
+pub struct JumpError {
+    table: &'static str,
+    chain: &'static str,
+    error: String,
+}
+
+/// Puts our jump of `stage` first and takes every other rule that jumps to the same chain out.
+///
+/// # Errors
+/// When the program refuses.
+pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
+    let old = before.jumps(stage);
+    if old.is_empty() {
+        return edit(variant, stage, move |iptables| iptables.insert(stage.table().name(), stage.builtin(), stage.jump(), 1))
+            .await;
+    }
+    let first = format!("-I {} 1 {}\n", stage.builtin(), stage.jump());
+    load(variant, stage, &old, &first).await
+}
+
+/// Takes every rule that jumps to our chain of `stage` out.
+///
+/// # Errors
+/// When the program refuses.
+pub(super) async fn take_out(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
+    match before.jumps(stage).as_slice() {
+        [] => Ok(()),
+        [rule] if rule == stage.jump() => {
+            edit(variant, stage, move |iptables| iptables.delete(stage.table().name(), stage.builtin(), stage.jump())).await
+        }
+        old => load(variant, stage, old, "").await,
+    }
+}
+
+/// Deletes the rules `old`, as they were printed, and does what `then` says, in one COMMIT.
+async fn load(variant: Variant, stage: Stage, old: &[String], then: &str) -> Result<(), JumpError> {
+    let delete: String = old.iter().map(|rule| format!("-D {} {rule}\n", stage.builtin())).collect();
+    let text = format!("*{}\n{delete}{then}COMMIT\n", stage.table().name());
+    let loaded = program::run(variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &text).await;
+    loaded.map(drop).map_err(|error| JumpError { table: stage.table().name(), chain: stage.builtin(), error: error.to_string() })
+}
+
+type CrateError = Box<dyn std::error::Error>;
+
+/// The crate blocks and its error is not `Send`: both stay in a thread of their own.
+async fn edit(
+    variant: Variant,
+    stage: Stage,
+    edit: impl FnOnce(&IPTables) -> Result<(), CrateError> + Send + 'static,
+) -> Result<(), JumpError> {
+    let failed = move |error: String| JumpError { table: stage.table().name(), chain: stage.builtin(), error };
+    // Not `iptables::new`: it runs whatever `iptables` is in the PATH, which may be the other variant.
+    let iptables = IPTables { cmd: variant.command(), has_check: true, has_wait: true, is_numeric: false };
+    let task = tokio::task::spawn_blocking(move || edit(&iptables).map_err(|error| error.to_string()));
+    task.await.map_err(|error| failed(error.to_string()))?.map_err(failed)
+}

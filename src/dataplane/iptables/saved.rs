@@ -1,0 +1,197 @@
+//! What one table of the kernel holds, as `iptables-save` or `iptables -S` prints it.
+//!
+//! Only chains of ours are read as rules. Of the built-in chains only the policy and where our jump stands is looked at;
+//! other programs' chains are passed over, because their text need not mean what it says (a native nft rule may print as another).
+
+use std::collections::BTreeMap;
+
+use super::chain::{ChainName, Chains};
+use super::layout::Stage;
+use super::rule::{Rule, Target};
+use crate::model::{Destination, FlowMatch, SourceNat, Translation};
+
+/// What one table of the kernel holds, as far as it concerns us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedTable {
+    /// Our chains; a rule that is not one that we write is kept as its text.
+    pub chains: BTreeMap<ChainName, Vec<Result<Rule, String>>>,
+    /// The built-in chains.
+    pub builtins: BTreeMap<String, Builtin>,
+}
+
+/// A built-in chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Builtin {
+    /// What becomes of a packet that no rule decides about: `ACCEPT` or `DROP`.
+    pub policy: String,
+    /// Its rules in order, as text, less the leading `-A CHAIN`.
+    pub rules: Vec<String>,
+}
+
+/// Where our one jump stands in a built-in chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JumpState {
+    /// First, and there is no other.
+    First,
+    /// There is none.
+    Missing,
+    /// Behind a rule of another program; its text.
+    Behind(String),
+    /// First, but not as we write it or not the only one.
+    Changed,
+}
+
+impl SavedTable {
+    /// Reads what `iptables-save -t TABLE` or a list of `-S CHAIN` printed.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut table = Self::default();
+        for line in text.lines() {
+            let mut words = line.splitn(3, ' ');
+            match (words.next(), words.next(), words.next()) {
+                (Some("-N"), Some(chain), _) => table.declare(chain, "-"),
+                (Some("-P"), Some(chain), Some(policy)) => table.declare(chain, policy),
+                (Some("-A"), Some(chain), Some(rule)) => table.append(chain, rule),
+                (Some(head), Some(policy), _) if head.starts_with(':') => table.declare(&head[1..], policy),
+                _ => {}
+            }
+        }
+        table
+    }
+
+    fn declare(&mut self, chain: &str, policy: &str) {
+        if let Ok(name) = chain.parse() {
+            self.chains.entry(name).or_default();
+        } else if policy != "-" {
+            let policy = policy.to_owned();
+            self.builtins.insert(chain.to_owned(), Builtin { policy, rules: Vec::new() });
+        }
+    }
+
+    fn append(&mut self, chain: &str, rule: &str) {
+        if let Some(builtin) = self.builtins.get_mut(chain) {
+            builtin.rules.push(rule.to_owned());
+        } else if let Some(rules) = chain.parse::<ChainName>().ok().and_then(|name| self.chains.get_mut(&name)) {
+            rules.push(rule.parse().map_err(|_| rule.to_owned()));
+        }
+    }
+
+    /// Whether our chain `name` holds exactly `rules`.
+    #[must_use]
+    pub fn holds(&self, name: &ChainName, rules: &[Rule]) -> bool {
+        self.chains
+            .get(name)
+            .is_some_and(|held| held.len() == rules.len() && held.iter().zip(rules).all(|(held, rule)| held.as_ref() == Ok(rule)))
+    }
+
+    /// The names of the chains that are not as in `desired`: missing or other rules in them.
+    pub fn differing<'a>(&'a self, desired: &'a Chains) -> impl Iterator<Item = &'a ChainName> {
+        desired.iter().filter(|(name, rules)| !self.holds(name, rules)).map(|(name, _)| name)
+    }
+
+    /// The names of our chains that `desired` has no use for.
+    pub fn stale<'a>(&'a self, desired: &'a Chains) -> impl Iterator<Item = &'a ChainName> {
+        self.chains.keys().filter(|name| !desired.contains_key(*name))
+    }
+
+    /// Where our jump of `stage` stands.
+    #[must_use]
+    pub fn jump(&self, stage: Stage) -> JumpState {
+        let ours = self.jumps(stage);
+        match (ours.as_slice(), self.rules(stage).first()) {
+            ([], _) | (_, None) => JumpState::Missing,
+            ([only], Some(first)) if first == only && only == stage.jump() => JumpState::First,
+            ([..], Some(first)) if ours.contains(first) => JumpState::Changed,
+            ([..], Some(first)) => JumpState::Behind(first.clone()),
+        }
+    }
+
+    /// The rules of the built-in chain that jump to the root chain of `stage`, as text.
+    #[must_use]
+    pub fn jumps(&self, stage: Stage) -> Vec<String> {
+        let to = format!("-j {}", stage.root());
+        self.rules(stage).iter().filter(|rule| rule.ends_with(&to)).cloned().collect()
+    }
+
+    fn rules(&self, stage: Stage) -> &[String] {
+        self.builtins.get(stage.builtin()).map_or(&[], |builtin| &builtin.rules)
+    }
+
+    /// The policy of the built-in chain of `stage` (`ACCEPT` where the table is not there yet).
+    #[must_use]
+    pub fn policy(&self, stage: Stage) -> &str {
+        self.builtins.get(stage.builtin()).map_or("ACCEPT", |builtin| &builtin.policy)
+    }
+
+    /// The translations whose DNAT is in force; as whom their flows go on is not known from here and given as `Masquerade`.
+    #[must_use]
+    pub fn translations(&self) -> Vec<Translation> {
+        self.chains.values().flatten().filter_map(|rule| translation(rule.as_ref().ok()?)).collect()
+    }
+}
+
+fn translation(rule: &Rule) -> Option<Translation> {
+    let Target::Dnat(address, port) = rule.target else { return None };
+    let matches = &rule.matches;
+    let destination = matches.destination?.network();
+    let anyone = match destination {
+        std::net::IpAddr::V4(_) => ipnet::IpNet::from(ipnet::Ipv4Net::default()),
+        std::net::IpAddr::V6(_) => ipnet::IpNet::from(ipnet::Ipv6Net::default()),
+    };
+    let flows = FlowMatch {
+        protocol: matches.protocol?,
+        destination,
+        ports: matches.ports?,
+        source: matches.source.unwrap_or(anyone),
+        interface: matches.interface.clone(),
+    };
+    Some(Translation { flows, destination: Destination { address, port }, source: SourceNat::Masquerade })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED: &str = "# Generated by iptables-save
+*nat
+:PREROUTING ACCEPT [3:180]
+:POSTROUTING ACCEPT [0:0]
+:DOCKER - [0:0]
+:PF-PRE - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j PF-PRE
+-A PREROUTING -j DOCKER
+-A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE
+-A POSTROUTING -j PF-POST
+-A DOCKER -i docker0 -j RETURN
+-A PF-PRE -s 1.1.1.1/32 -d 192.168.0.2/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80
+-A PF-PRE -j LOG
+COMMIT
+";
+
+    #[test]
+    fn a_saved_table_tells_our_chains_and_where_our_jumps_stand() {
+        let table = SavedTable::parse(SAVED);
+        assert_eq!(table.jump(Stage::Prerouting), JumpState::First);
+        assert_eq!(table.jump(Stage::Postrouting), JumpState::Behind("-s 10.0.0.0/8 -j MASQUERADE".into()));
+        assert_eq!(table.jumps(Stage::Postrouting), ["-j PF-POST"]);
+        assert_eq!(table.jump(Stage::Forward), JumpState::Missing);
+        let chain = &table.chains[&"PF-PRE".parse().unwrap()];
+        assert!(chain[0].is_ok());
+        assert_eq!(chain[1], Err("-j LOG".into()));
+        assert_eq!(table.chains.len(), 1);
+        assert_eq!(table.translations().len(), 1);
+    }
+
+    #[test]
+    fn a_changed_or_doubled_jump_is_not_first() {
+        for rules in [
+            "-A PREROUTING -j PF-PRE",
+            "-A PREROUTING -m addrtype --dst-type LOCAL -j PF-PRE\n-A PREROUTING -m addrtype --dst-type LOCAL -j PF-PRE",
+        ] {
+            assert_eq!(
+                SavedTable::parse(&format!("-P PREROUTING ACCEPT\n{rules}\n")).jump(Stage::Prerouting),
+                JumpState::Changed
+            );
+        }
+    }
+}
