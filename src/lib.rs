@@ -1,3 +1,4 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 
+pub mod api;
 pub mod model;
