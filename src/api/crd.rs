@@ -92,4 +92,17 @@ mod tests {
             assert!(!text.contains(foreign), "{foreign}\n{text}");
         }
     }
+
+    /// Other tools read the checked-in file; `cargo run -- crd` writes the same text.
+    #[test]
+    fn the_checked_in_definition_is_the_one_made_here() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/portforward.dev_portforwards.yaml");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, crd_yaml()).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
+            "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml"
+        );
+    }
 }

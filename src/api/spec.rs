@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Port, PortForwardStatus, schema};
+use super::{Port, PortForwardStatus, rules, schema};
 
 /// What is to be forwarded, for whom, and through which addresses of the proxy node.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,7 @@ use super::{Port, PortForwardStatus, schema};
         description = "What to do next"
     )
 )]
+#[x_kube(validation = rules::upstream_not_the_proxy(), validation = rules::client_not_the_proxy(), validation = rules::gateway_not_the_proxy(), validation = rules::gateway_not_captured(), validation = rules::internal_not_captured(), validation = rules::upstream_not_captured(), validation = rules::external_not_captured(), validation = rules::reverse_needs_external(), validation = rules::reverse_needs_one_client(), validation = rules::directions_apart())]
 #[serde(rename_all = "camelCase")]
 pub struct PortForwardSpec {
     /// Enabled: the forward is in force. Disabled: it is withdrawn from every node and its connections are
@@ -118,7 +119,7 @@ pub struct PortForwardSpec {
     /// The ports of the internal address that are forwarded, 1 to 64 entries. No two entries of one protocol
     /// may share a port.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
     pub ports: Vec<PortEntry>,
 
     /// Connections that the upstream opens to external.addresses and that go on to the client. Needs
@@ -204,6 +205,7 @@ pub struct Target {
 
 /// One port, or one range of ports.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = rules::port_entry())]
 #[serde(rename_all = "camelCase")]
 pub struct PortEntry {
     /// The name of this entry, unique in its list: lower-case letters, digits and '-', 63 characters at most.
@@ -244,6 +246,6 @@ pub struct Reverse {
     /// The ports of external.addresses on which the upstream reaches the client, 1 to 64 entries. They may
     /// cover ports on which the proxy node itself listens: for the upstream, these then lead to the client.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
     pub ports: Vec<PortEntry>,
 }
