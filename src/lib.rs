@@ -1,4 +1,5 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 
 pub mod api;
+pub mod forward;
 pub mod model;

@@ -5,6 +5,7 @@
 //! checks everything again. Does no I/O.
 
 mod crd;
+mod decode;
 mod port;
 mod rules;
 mod schema;
@@ -12,6 +13,8 @@ mod spec;
 mod status;
 
 pub use crd::{crd, crd_yaml};
+pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity};
+pub use decode::{DecodeError, decode};
 pub use port::Port;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};
 pub use status::{NodeStatus, PortForwardStatus, Role};

@@ -39,7 +39,7 @@ pub(super) fn address() -> Vec<Rule> {
 pub(super) fn client() -> Vec<Rule> {
     vec![
         rule(
-            "isIP(self) || (isCIDR(self) && !self.matches('/0[0-9]'))",
+            "isIP(self) || (isCIDR(self) && !self.matches('(^|[./])0[0-9]'))",
             "write an IPv4 address, such as 192.0.2.7, or a network, such as 192.0.2.0/24: decimal numbers without leading zeros, and no space, port, bracket or host name",
         ),
         rule(
