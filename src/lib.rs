@@ -1,4 +1,6 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 
+pub mod api;
 pub mod dataplane;
+pub mod forward;
 pub mod model;

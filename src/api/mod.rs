@@ -1,0 +1,20 @@
+//! The Kubernetes API of this project: `PortForward` in `portforward.dev/v1alpha1`.
+//!
+//! Decides what an object looks like on the wire, how it is explained, and what `kubectl apply` refuses.
+//! Must not be trusted: an object may come from a folder, an older CRD or an attacker, so `crate::forward`
+//! checks everything again. Does no I/O.
+
+mod crd;
+mod decode;
+mod port;
+mod rules;
+mod schema;
+mod spec;
+mod status;
+
+pub use crd::{crd, crd_yaml};
+pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity};
+pub use decode::{DecodeError, decode};
+pub use port::Port;
+pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};
+pub use status::{NodeStatus, PortForwardStatus, Role};

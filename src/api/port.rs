@@ -1,0 +1,33 @@
+//! A transport port as the wire carries it.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A transport port. Wide enough to hold what a careless object says, so that the refusal can name the
+/// value and its place; only 1 to 65535 pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Port(pub i64);
+
+/// Not `uint16`: the API server warns about a format that it does not know.
+impl JsonSchema for Port {
+    fn schema_name() -> Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535})
+    }
+}
+
+impl From<u16> for Port {
+    fn from(port: u16) -> Self {
+        Self(port.into())
+    }
+}

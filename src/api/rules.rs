@@ -1,0 +1,215 @@
+//! The rules in CEL by which `kubectl apply` refuses what one object can show to be wrong.
+//!
+//! Each says in its message what to write instead. They need the IP library of the API server (Kubernetes 1.31).
+//! The API server runs every rule even where another has failed, so each guards its own calls. `crate::forward`
+//! checks the same again; a test holds the two together.
+
+use kube::core::{Reason, Rule};
+
+/// The networks that no host of ours can have an address in, as a CEL list: "this network" (RFC 791), loopback
+/// (RFC 1122), link-local (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
+const NOT_UNICAST: &str = "['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4']";
+
+/// Whether the spec asks for routes.
+const HAS_GATEWAY: &str = "has(self.internal.gateways) && size(self.internal.gateways) > 0";
+
+/// Whether the spec names an external address.
+const HAS_EXTERNAL: &str = "has(self.external) && has(self.external.addresses) && size(self.external.addresses) > 0";
+
+fn rule(rule: impl Into<String>, message: &str) -> Rule {
+    Rule::new(rule).message(message)
+}
+
+/// For an address of one host.
+pub(super) fn address() -> Vec<Rule> {
+    vec![
+        rule(
+            "isIP(self)",
+            "write one IPv4 address, such as 192.168.0.2: four decimal numbers without leading zeros, and no space, prefix, port, bracket or host name",
+        ),
+        rule("!isIP(self) || ip(self).family() == 4", "IPv6 is not supported yet; write an IPv4 address, such as 192.168.0.2"),
+        rule(
+            format!("!isIP(self) || ip(self).family() != 4 || {NOT_UNICAST}.all(n, !cidr(n).containsIP(self))"),
+            "write the unicast address of a host: 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local, metadata), 224.0.0.0/4 (multicast) and 240.0.0.0/4 (reserved, broadcast) are none",
+        ),
+    ]
+}
+
+/// For an entry of `client.addresses`.
+pub(super) fn client() -> Vec<Rule> {
+    vec![
+        rule(
+            "isIP(self) || (isCIDR(self) && !self.matches('(^|[./])0[0-9]'))",
+            "write an IPv4 address, such as 192.0.2.7, or a network, such as 192.0.2.0/24: decimal numbers without leading zeros, and no space, port, bracket or host name",
+        ),
+        rule(
+            "(!isIP(self) || ip(self).family() == 4) && (!isCIDR(self) || cidr(self).ip().family() == 4)",
+            "IPv6 is not supported yet; write an IPv4 address or network, such as 192.0.2.0/24",
+        ),
+        rule(
+            "!isCIDR(self) || cidr(self) == cidr(self).masked()",
+            "the host bits of a network must be zero; write 192.0.2.0/24 for the network, or 192.0.2.7 for one address",
+        ),
+        rule("!self.endsWith('/32')", "write a single address without /32"),
+        rule(
+            format!(
+                "(!isIP(self) || ip(self).family() != 4 || {NOT_UNICAST}.all(n, !cidr(n).containsIP(self))) && \
+                 (!isCIDR(self) || {NOT_UNICAST}.all(n, !cidr(n).containsCIDR(self) && !cidr(self).containsCIDR(n)))"
+            ),
+            "write unicast addresses of the clients: nothing in, and no network around, 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local), 224.0.0.0/4 (multicast) or 240.0.0.0/4 (reserved, broadcast)",
+        ),
+    ]
+}
+
+/// For the name of an interface, as `model::InterfaceName` takes it.
+pub(super) fn interface() -> Vec<Rule> {
+    vec![rule(
+        "self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]*$') && !(self in ['lo', 'all', 'default'])",
+        "write the name of one interface as `ip link` shows it before any ':' or '@', such as eth0: a letter or digit, then letters, digits, '_', '.' or '-', and not lo, all or default",
+    )]
+}
+
+/// For a requirement of a label selector.
+pub(super) fn requirement() -> Vec<Rule> {
+    vec![rule(
+        "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",
+        "In and NotIn need values; Exists and DoesNotExist take none",
+    )]
+}
+
+/// For one entry of a port list.
+pub(super) fn port_entry() -> Rule {
+    rule(
+        "!has(self.endPort) || self.endPort >= self.port",
+        "endPort is below port; write the lower port in port and the higher one in endPort",
+    )
+    .field_path(".endPort")
+}
+
+/// For a port list: no port twice for one protocol.
+pub(super) fn port_list() -> Rule {
+    let apart = apart("a", "b");
+    rule(
+        format!("self.all(a, self.all(b, a.name == b.name || a.protocol != b.protocol || {apart}))"),
+        "two entries of one protocol share a port; write each port once, or end one range before the other begins",
+    )
+    .reason(Reason::FieldValueDuplicate)
+}
+
+/// That the port entries `a` and `b` share no port.
+fn apart(a: &str, b: &str) -> String {
+    let last = |entry| format!("(has({entry}.endPort) ? {entry}.endPort : {entry}.port)");
+    format!("{} < {b}.port || {} < {a}.port", last(a), last(b))
+}
+
+/// That no route to a client would swallow `victim`, a CEL expression for an address that exists where `guard` holds.
+fn not_captured(victim: &str, guard: &str, message: &str) -> Rule {
+    rule(
+        format!(
+            "!({HAS_GATEWAY}) || !({guard}) || \
+             self.client.addresses.all(c, c != {victim} && (!isCIDR(c) || !isIP({victim}) || !cidr(c).containsIP({victim})))"
+        ),
+        message,
+    )
+    .field_path(".client.addresses")
+}
+
+pub(super) fn gateway_not_captured() -> Rule {
+    not_captured(
+        "self.internal.gateways[0]",
+        "true",
+        "a client entry contains the gateway, so the route to it would lead to itself; write networks that do not contain it, or leave internal.gateways out where the clients are on the link",
+    )
+}
+
+pub(super) fn internal_not_captured() -> Rule {
+    not_captured(
+        "self.internal.addresses[0]",
+        "true",
+        "a client entry contains the internal address, so the route to it would swallow the proxy's own subnet; write networks that do not contain it, or leave internal.gateways out where the clients are on the link",
+    )
+}
+
+pub(super) fn upstream_not_captured() -> Rule {
+    not_captured(
+        "self.upstream.targets[0].address",
+        "true",
+        "a client entry contains the upstream, so the route to the clients would lead packets for the upstream back to the gateway; write networks that do not contain it",
+    )
+}
+
+pub(super) fn external_not_captured() -> Rule {
+    not_captured(
+        "self.external.addresses[0]",
+        HAS_EXTERNAL,
+        "a client entry contains the external address, so the route to the clients would swallow the network of the upstream; write networks that do not contain it",
+    )
+}
+
+/// That none of `addresses`, a CEL list of texts, is an address of the proxy.
+fn not_the_proxy(addresses: &str, field: &str, message: &str) -> Rule {
+    rule(
+        format!(
+            "{addresses}.all(a, !(a in self.internal.addresses)) && \
+             (!({HAS_EXTERNAL}) || {addresses}.all(a, !(a in self.external.addresses)))"
+        ),
+        message,
+    )
+    .field_path(field)
+}
+
+pub(super) fn upstream_not_the_proxy() -> Rule {
+    not_the_proxy(
+        "self.upstream.targets.map(t, t.address)",
+        ".upstream.targets",
+        "the upstream is an address of the proxy itself, so the forward would loop; write the address of the server",
+    )
+}
+
+pub(super) fn client_not_the_proxy() -> Rule {
+    not_the_proxy(
+        "self.client.addresses",
+        ".client.addresses",
+        "a client is an address of the proxy itself; write the address of the host that connects",
+    )
+}
+
+pub(super) fn gateway_not_the_proxy() -> Rule {
+    let rule = not_the_proxy(
+        "self.internal.gateways",
+        ".internal.gateways",
+        "the gateway is an address of the proxy itself; write the address of the router before the clients, or leave internal.gateways out",
+    );
+    Rule { rule: format!("!has(self.internal.gateways) || ({})", rule.rule), ..rule }
+}
+
+pub(super) fn reverse_needs_external() -> Rule {
+    rule(
+        format!("!has(self.reverse) || ({HAS_EXTERNAL})"),
+        "reverse listens on external.addresses; write the external address, or leave reverse out",
+    )
+    .field_path(".reverse")
+}
+
+pub(super) fn reverse_needs_one_client() -> Rule {
+    rule(
+        "!has(self.reverse) || (size(self.client.addresses) == 1 && !self.client.addresses[0].contains('/'))",
+        "reverse leads to the client, which must be exactly one address; write one address in client.addresses, or leave reverse out",
+    )
+    .field_path(".reverse")
+}
+
+/// On one leg, a packet from a client that is the upstream too must not match both directions.
+pub(super) fn directions_apart() -> Rule {
+    let apart = apart("a", "b");
+    rule(
+        format!(
+            "!has(self.reverse) || !({HAS_EXTERNAL}) || self.external.addresses[0] != self.internal.addresses[0] || \
+             !(self.upstream.targets[0].address in self.client.addresses) || \
+             (has(self.internal.interface) && has(self.external.interface) && self.internal.interface != self.external.interface) || \
+             self.ports.all(a, self.reverse.ports.all(b, a.protocol != b.protocol || {apart}))"
+        ),
+        "the client is the upstream too and both legs are one, so a port is in ports and in reverse.ports; write each port in one of them",
+    )
+    .field_path(".reverse.ports")
+}

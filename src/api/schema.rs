@@ -1,0 +1,144 @@
+//! The parts of the schema that the Rust types alone cannot say: lengths, list types and formats.
+//!
+//! Every string has a longest and every list a largest size, so that the API server can bound the cost of the rules.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::json;
+
+use super::rules;
+
+/// No text of an IPv4 or IPv6 address is longer (RFC 4291 section 2.2, with an embedded IPv4 address).
+const ADDRESS_MAX: u32 = 45;
+
+/// An IPv6 network in CIDR notation.
+const NETWORK_MAX: u32 = 49;
+
+pub(super) fn address(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": ADDRESS_MAX, "x-kubernetes-validations": rules::address()})
+}
+
+pub(super) fn client_addresses(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 64,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "minLength": 1, "maxLength": NETWORK_MAX, "x-kubernetes-validations": rules::client()},
+    })
+}
+
+pub(super) fn exactly_one_address(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = at_most_one_address(generator);
+    schema.insert("minItems".into(), json!(1));
+    schema
+}
+
+pub(super) fn at_most_one_address(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 1, "x-kubernetes-list-type": "set", "items": address(generator)})
+}
+
+pub(super) fn interface(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 15, "x-kubernetes-validations": rules::interface()})
+}
+
+/// The name of a port: an RFC 1123 label.
+pub(super) fn port_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
+}
+
+/// The name of a node: an RFC 1123 subdomain.
+pub(super) fn node_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 253})
+}
+
+pub(super) fn generation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int64", "minimum": 0})
+}
+
+pub(super) fn summary_generation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int64", "minimum": -1, "default": -1})
+}
+
+/// A list of `metav1.Condition`, with the limits that its documentation states and its Rust type does not.
+pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut generation = generation(generator);
+    generation.insert("description".into(), "The generation of the spec that this condition was judged from.".into());
+    json_schema!({
+        "type": "array",
+        "maxItems": 8,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "description": "One thing that is true, false or not known of the forward.",
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "type": {
+                    "description": "What the condition is about.",
+                    "type": "string", "maxLength": 316,
+                    "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+                },
+                "status": {"description": "True, False or Unknown.", "type": "string", "enum": ["True", "False", "Unknown"]},
+                "reason": {
+                    "description": "Why, as one word from a closed list.",
+                    "type": "string", "minLength": 1, "maxLength": 1024,
+                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                },
+                "message": {"description": "Why, for people, and what to do next.", "type": "string", "maxLength": 32768},
+                "lastTransitionTime": {"description": "When status last changed.", "type": "string", "format": "date-time"},
+                "observedGeneration": generation,
+            },
+        },
+    })
+}
+
+/// The conditions of the summary: `Unknown` until an agent has seen the object, so that nothing takes it for healthy.
+pub(super) fn summary_conditions(generator: &mut SchemaGenerator) -> Schema {
+    let unseen = |kind| {
+        json!({
+            "type": kind, "status": "Unknown", "reason": "Pending",
+            "message": "No agent has looked at this object yet.", "lastTransitionTime": "1970-01-01T00:00:00Z",
+        })
+    };
+    let mut schema = conditions(generator);
+    schema.insert("default".into(), json!([unseen("Accepted"), unseen("Programmed"), unseen("Ready")]));
+    schema
+}
+
+/// `metav1.LabelSelector`, with bounds.
+pub(super) fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    let value = json!({"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"});
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "description": "The node must carry each of these labels with this value.",
+                "type": "object", "maxProperties": 32, "additionalProperties": value,
+            },
+            "matchExpressions": {
+                "description": "The node must satisfy each of these requirements.",
+                "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "x-kubernetes-validations": rules::requirement(),
+                    "properties": {
+                        "key": {
+                            "description": "The label.", "type": "string", "minLength": 1, "maxLength": 317,
+                            "pattern": r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
+                        },
+                        "operator": {
+                            "description": "How the label is compared: In and NotIn with values, Exists and DoesNotExist without.",
+                            "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "What the label is compared with: 1 to 32 for In and NotIn, none for Exists and DoesNotExist.",
+                            "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": value,
+                        },
+                    },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,251 @@
+//! The spec of a `PortForward`: what a user asks for.
+
+#![allow(unreachable_pub, reason = "KubeSchema makes a copy of each type inside a function")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Port, PortForwardStatus, rules, schema};
+
+/// What is to be forwarded, for whom, and through which addresses of the proxy node.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "portforward.dev",
+    version = "v1alpha1",
+    kind = "PortForward",
+    plural = "portforwards",
+    shortname = "pf",
+    namespaced,
+    status = "PortForwardStatus",
+    derive = "PartialEq",
+    doc = "A PortForward lets the servers of a private network talk to a server outside through a proxy node that has a leg in each network. The agent on each proxy node keeps the NAT rules and the host routes that this needs.",
+    printcolumn(
+        name = "Client",
+        type_ = "string",
+        json_path = ".spec.client.addresses[0]",
+        description = "The first entry of spec.client.addresses"
+    ),
+    printcolumn(
+        name = "Internal",
+        type_ = "string",
+        json_path = ".spec.internal.addresses[0]",
+        description = "Where the client connects"
+    ),
+    printcolumn(
+        name = "Upstream",
+        type_ = "string",
+        json_path = ".spec.upstream.targets[0].address",
+        description = "The server that the client reaches"
+    ),
+    printcolumn(
+        name = "Node",
+        type_ = "string",
+        json_path = ".status.activeNode",
+        description = "The node that holds the internal address"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether traffic can flow, as far as the agents know"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "External",
+        type_ = "string",
+        json_path = ".spec.external.addresses[0]",
+        priority = 1,
+        description = "The address that the upstream sees; empty where the node masquerades"
+    ),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1, description = "Enabled or Disabled"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        priority = 1,
+        description = "Whether the spec is usable and conflicts with no older forward"
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        priority = 1,
+        description = "Whether the kernel of the active node holds what the spec asks for"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1,
+        description = "What to do next"
+    )
+)]
+#[x_kube(validation = rules::upstream_not_the_proxy(), validation = rules::client_not_the_proxy(), validation = rules::gateway_not_the_proxy(), validation = rules::gateway_not_captured(), validation = rules::internal_not_captured(), validation = rules::upstream_not_captured(), validation = rules::external_not_captured(), validation = rules::reverse_needs_external(), validation = rules::reverse_needs_one_client(), validation = rules::directions_apart())]
+#[serde(rename_all = "camelCase")]
+pub struct PortForwardSpec {
+    /// Enabled: the forward is in force. Disabled: it is withdrawn from every node and its connections are
+    /// cut, while the object stays. Defaults to Enabled.
+    #[serde(default)]
+    pub mode: Mode,
+
+    /// The nodes that may carry the forward, by their labels. Among these, only a node that holds
+    /// internal.addresses, or has a link in its subnet, takes part. Absent or empty: every node with an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::label_selector")]
+    pub node_selector: Option<LabelSelector>,
+
+    /// Who may use the forward. Packets from anybody else are left alone.
+    pub client: Client,
+
+    /// The leg that faces the client.
+    pub internal: Internal,
+
+    /// The leg that faces the upstream. Absent: flows leave with the address of whichever interface the
+    /// node's routes choose (MASQUERADE), and reverse is not possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+
+    /// The server that the client is forwarded to.
+    pub upstream: Upstream,
+
+    /// The ports of the internal address that are forwarded, 1 to 64 entries. No two entries of one protocol
+    /// may share a port.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
+    pub ports: Vec<PortEntry>,
+
+    /// Connections that the upstream opens to external.addresses and that go on to the client. Needs
+    /// external.addresses and exactly one client that is an address, not a network. Absent: the upstream can
+    /// answer but not call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse: Option<Reverse>,
+}
+
+/// Whether the forward is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// In force.
+    #[default]
+    Enabled,
+    /// Withdrawn, the object stays.
+    Disabled,
+}
+
+/// Who may use the forward.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// 1 to 64 IPv4 addresses (192.0.2.7) or networks (192.0.2.0/24, host bits zero, no /32). Entries that
+    /// overlap are merged.
+    #[schemars(schema_with = "schema::client_addresses")]
+    pub addresses: Vec<String>,
+}
+
+/// The leg that faces the client.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Internal {
+    /// The IPv4 address of the proxy node that the client connects to. Exactly one. The node that holds it
+    /// is the active one; it may move between nodes (keepalived, kube-vip).
+    #[schemars(schema_with = "schema::exactly_one_address")]
+    pub addresses: Vec<String>,
+
+    /// The interface by which the client must enter, for example eth1. Absent: the address decides alone.
+    /// Status says so where no packet of the client can enter there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::interface")]
+    pub interface: Option<String>,
+
+    /// The router behind which the clients are: the proxy node gets a host route through it to each entry of
+    /// client.addresses. At most one, an IPv4 address on a link of the node. Absent: no routes are made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::at_most_one_address")]
+    pub gateways: Vec<String>,
+}
+
+/// The leg that faces the upstream.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// The IPv4 address of the proxy node that the upstream sees as the source (SNAT). At most one. Absent:
+    /// the address of the interface by which the flow leaves (MASQUERADE); such flows do not survive a flap
+    /// of that link.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::at_most_one_address")]
+    pub addresses: Vec<String>,
+
+    /// The interface by which flows must leave, and by which those of reverse must enter, for example eth0.
+    /// Absent: the node's routes decide. A flow that leaves elsewhere is still translated; status says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::interface")]
+    pub interface: Option<String>,
+}
+
+/// The server that the client is forwarded to.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Where connections go. Exactly one.
+    #[schemars(length(min = 1, max = 1))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub targets: Vec<Target>,
+}
+
+/// One server.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The IPv4 address of the server. Not an address of the proxy itself.
+    #[schemars(schema_with = "schema::address")]
+    pub address: String,
+}
+
+/// One port, or one range of ports.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = rules::port_entry())]
+#[serde(rename_all = "camelCase")]
+pub struct PortEntry {
+    /// The name of this entry, unique in its list: lower-case letters, digits and '-', 63 characters at most.
+    #[schemars(schema_with = "schema::port_name")]
+    pub name: String,
+
+    /// TCP or UDP. Defaults to TCP.
+    #[serde(default)]
+    pub protocol: Protocol,
+
+    /// The port that the proxy listens on, or the first port of a range, 1 to 65535.
+    pub port: Port,
+
+    /// The port that the connection goes on to, 1 to 65535. With endPort, every port of the range goes to
+    /// this one port. Absent: each port keeps its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_port: Option<Port>,
+
+    /// The last port of a range, itself included; not below port. Absent: one port only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_port: Option<Port>,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    #[default]
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+}
+
+/// Connections that the upstream opens.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverse {
+    /// The ports of external.addresses on which the upstream reaches the client, 1 to 64 entries. They may
+    /// cover ports on which the proxy node itself listens: for the upstream, these then lead to the client.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
+    pub ports: Vec<PortEntry>,
+}

@@ -1,0 +1,100 @@
+//! Looks at the fields of one object together: loops, routes that swallow what they need, and `reverse`.
+
+use std::net::IpAddr;
+
+use super::{Forward, Refusal, RefusalReason};
+use crate::api::PortForwardSpec;
+
+/// Checks `forward`, the fields of `spec` each of which is fine by itself.
+///
+/// # Errors
+/// When two of them do not go together.
+pub(super) fn check(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
+    refuse_loops(spec, forward)?;
+    refuse_captured(forward)?;
+    refuse_reverse_without_parties(spec, forward)?;
+    refuse_overlapping_directions(forward)
+}
+
+fn refuse_loops(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
+    let own = |address: IpAddr| address == forward.internal.address || Some(address) == forward.external;
+    let refuse = |path: &str, address: IpAddr, instead: &str| {
+        let what = format_args!("{address} is an address of the proxy itself; {instead}");
+        Err(Refusal::new(RefusalReason::ForwardLoop, path, what))
+    };
+    if own(forward.upstream) {
+        return refuse("spec.upstream.targets[0].address", forward.upstream, "write the address of the server");
+    }
+    if let Some(gateway) = forward.gateway.filter(|gateway| own(*gateway)) {
+        return refuse("spec.internal.gateways[0]", gateway, "write the router before the clients, or leave gateways out");
+    }
+    // Of the entries as written: merged with a neighbour, such an address would hide in a network.
+    for (index, text) in spec.client.addresses.iter().enumerate() {
+        if let Some(client) = text.parse().ok().filter(|client| own(*client)) {
+            return refuse(&format!("spec.client.addresses[{index}]"), client, "write the host that connects");
+        }
+    }
+    Ok(())
+}
+
+/// No host route may lead packets for a party of the forward, or for the proxy's own subnets, to the gateway.
+fn refuse_captured(forward: &Forward) -> Result<(), Refusal> {
+    let Some(gateway) = forward.gateway else { return Ok(()) };
+    let victims = [
+        ("the gateway", Some(gateway)),
+        ("the internal address", Some(forward.internal.address)),
+        ("the external address", forward.external),
+        ("the upstream", Some(forward.upstream)),
+    ];
+    for (name, victim) in victims.into_iter().filter_map(|(name, victim)| Some((name, victim?))) {
+        if let Some(client) = forward.clients.iter().find(|client| client.contains(&victim)) {
+            let what = format_args!(
+                "{client} contains {name}, {victim}, which its route through {gateway} would swallow; \
+                 write networks that do not contain it, or leave internal.gateways out where the clients are on the link"
+            );
+            return Err(Refusal::new(RefusalReason::RouteCapturesNode, "spec.client.addresses", what));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_reverse_without_parties(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
+    if spec.reverse.is_none() {
+        return Ok(());
+    }
+    if forward.external.is_none() {
+        let what = "listens on external.addresses, where there is none; write the external address, or leave reverse out";
+        return Err(Refusal::new(RefusalReason::ReverseNeedsExternalAddress, "spec.reverse", what));
+    }
+    match spec.client.addresses.as_slice() {
+        [client] if !client.contains('/') => Ok(()),
+        [..] => {
+            let what =
+                "leads to the client, which must be exactly one address; write one in client.addresses, or leave reverse out";
+            Err(Refusal::new(RefusalReason::ReverseNeedsOneClient, "spec.reverse", what))
+        }
+    }
+}
+
+/// On one leg, a packet from a client that is the upstream too must not match both directions.
+fn refuse_overlapping_directions(forward: &Forward) -> Result<(), Refusal> {
+    let one_interface = match (&forward.internal.interface, &forward.external_interface) {
+        (Some(internal), Some(external)) => internal == external,
+        (None, _) | (_, None) => true,
+    };
+    let same_client = forward.clients.iter().any(|client| client.contains(&forward.upstream));
+    if forward.external != Some(forward.internal.address) || !one_interface || !same_client {
+        return Ok(());
+    }
+    for (index, reverse) in forward.reverse.iter().enumerate() {
+        let clash = |entry: &&super::PortEntry| entry.protocol == reverse.protocol && entry.ports.overlaps(reverse.ports);
+        if let Some(entry) = forward.ports.iter().find(clash) {
+            let what = format_args!(
+                "{} {} shares ports with {} of spec.ports, and the client is the upstream too; write each port in one of them",
+                reverse.protocol, reverse.ports, entry.name
+            );
+            return Err(Refusal::new(RefusalReason::OverlappingPorts, &format!("spec.reverse.ports[{index}]"), what));
+        }
+    }
+    Ok(())
+}

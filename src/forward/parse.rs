@@ -1,0 +1,117 @@
+//! Reads a `PortForward` into a [`Forward`]. Each field by itself; `consistency` looks at them together.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Forward, ForwardKey, Leg, Lifecycle, Refusal, RefusalReason, address, consistency, ports, selector};
+use crate::api::{self, PortForward};
+use crate::model::InterfaceName;
+
+/// The most client entries of one object.
+const MOST_CLIENTS: usize = 64;
+
+impl Forward {
+    /// Checks `object` and gives it types. Relies on no schema: the object may come from anywhere.
+    ///
+    /// # Errors
+    /// The first mistake found, with its place and what to write instead.
+    pub fn parse(object: &PortForward) -> Result<Self, Refusal> {
+        let spec = &object.spec;
+        let external = spec.external.as_ref();
+        let external_addresses = external.map_or(&[][..], |leg| &leg.addresses);
+        let forward = Self {
+            key: key(object)?,
+            uid: object.metadata.uid.clone(),
+            generation: object.metadata.generation.unwrap_or_default(),
+            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            lifecycle: object.metadata.deletion_timestamp.as_ref().map_or(Lifecycle::Present, |_| Lifecycle::Deleting),
+            mode: spec.mode,
+            node_selector: selector::selector("spec.nodeSelector", spec.node_selector.as_ref())?,
+            clients: clients("spec.client.addresses", &spec.client.addresses)?,
+            internal: Leg {
+                address: one("spec.internal.addresses", &spec.internal.addresses)?,
+                interface: interface("spec.internal.interface", spec.internal.interface.as_deref())?,
+            },
+            gateway: at_most_one("spec.internal.gateways", &spec.internal.gateways)?,
+            external: at_most_one("spec.external.addresses", external_addresses)?,
+            external_interface: interface("spec.external.interface", external.and_then(|leg| leg.interface.as_deref()))?,
+            upstream: target("spec.upstream.targets", &spec.upstream.targets)?,
+            ports: ports::ports("spec.ports", &spec.ports)?,
+            reverse: spec
+                .reverse
+                .as_ref()
+                .map_or(Ok(Vec::new()), |reverse| ports::ports("spec.reverse.ports", &reverse.ports))?,
+        };
+        consistency::check(spec, &forward)?;
+        Ok(forward)
+    }
+}
+
+fn key(object: &PortForward) -> Result<ForwardKey, Refusal> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let namespace = object.metadata.namespace.clone().unwrap_or_else(|| api::DEFAULT_NAMESPACE.to_owned());
+    api::check_identity(&namespace, &name)?;
+    Ok(ForwardKey { namespace, name })
+}
+
+/// The client entries, merged and sorted.
+fn clients(path: &str, texts: &[String]) -> Result<Vec<IpNet>, Refusal> {
+    if texts.is_empty() {
+        return Err(Refusal::new(
+            RefusalReason::Required,
+            path,
+            "is empty; write the addresses of those who may use the forward",
+        ));
+    }
+    if texts.len() > MOST_CLIENTS {
+        let what = format_args!("has {} entries and takes {MOST_CLIENTS}; write networks, or a second PortForward", texts.len());
+        return Err(Refusal::new(RefusalReason::TooMany, path, what));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, text) in texts.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if !seen.insert(address::client(&path, text)?) {
+            return Err(Refusal::of(RefusalReason::DuplicateClient, &path, text, "is there already; remove one of the two"));
+        }
+    }
+    let mut merged = IpNet::aggregate(&seen.into_iter().collect());
+    merged.sort();
+    Ok(merged)
+}
+
+fn one(path: &str, texts: &[String]) -> Result<IpAddr, Refusal> {
+    at_most_one(path, texts)?.ok_or_else(|| Refusal::new(RefusalReason::Required, path, "is empty; write one IPv4 address"))
+}
+
+fn at_most_one(path: &str, texts: &[String]) -> Result<Option<IpAddr>, Refusal> {
+    match texts {
+        [] => Ok(None),
+        [text] => address::address(&format!("{path}[0]"), text).map(Some),
+        more => Err(too_many(path, more.len())),
+    }
+}
+
+fn target(path: &str, targets: &[api::Target]) -> Result<IpAddr, Refusal> {
+    match targets {
+        [] => Err(Refusal::new(RefusalReason::Required, path, "is empty; write one entry with the address of the server")),
+        [target] => address::address(&format!("{path}[0].address"), &target.address),
+        more => Err(too_many(path, more.len())),
+    }
+}
+
+fn too_many(path: &str, count: usize) -> Refusal {
+    Refusal::new(RefusalReason::TooMany, path, format_args!("has {count} entries and takes one for now; write one"))
+}
+
+fn interface(path: &str, text: Option<&str>) -> Result<Option<InterfaceName>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| {
+        let hint = match text.split([':', '@']).next() {
+            Some(plain) if plain != text && plain.parse::<InterfaceName>().is_ok() => format!("; write {plain}"),
+            Some(_) | None => format!("; {error}"),
+        };
+        Refusal::of(RefusalReason::InvalidInterfaceName, path, text, format_args!("is not the name of an interface{hint}"))
+    })
+}

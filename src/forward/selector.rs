@@ -1,0 +1,80 @@
+//! Reads the node selector.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use kube::core::Selector;
+
+use super::refusal::quote;
+use super::{Refusal, RefusalReason};
+
+/// The most labels, requirements, or values of one.
+const MOST: usize = 32;
+
+/// Reads the selector at `path`. Absent, it selects every node.
+///
+/// # Errors
+/// When a key, a value or an operator is none, or an operator does not go with its values.
+pub(super) fn selector(path: &str, raw: Option<&LabelSelector>) -> Result<Selector, Refusal> {
+    let raw = raw.cloned().unwrap_or_default();
+    let labels = raw.match_labels.iter().flatten();
+    let requirements = raw.match_expressions.as_deref().unwrap_or_default();
+    if labels.clone().count() > MOST || requirements.len() > MOST {
+        return Err(Refusal::new(RefusalReason::TooMany, path, format_args!("takes {MOST} labels and {MOST} requirements")));
+    }
+    for (key, value) in labels {
+        check_key(path, key)?;
+        check_value(path, value)?;
+    }
+    for (index, requirement) in requirements.iter().enumerate() {
+        check_requirement(&format!("{path}.matchExpressions[{index}]"), requirement)?;
+    }
+    Selector::try_from(raw).map_err(|error| Refusal::new(RefusalReason::InvalidSelector, path, error))
+}
+
+fn check_requirement(path: &str, requirement: &LabelSelectorRequirement) -> Result<(), Refusal> {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let refuse = |what: &str| Err(Refusal::of(RefusalReason::InvalidSelector, path, &requirement.operator, what));
+    match (requirement.operator.as_str(), values) {
+        ("In" | "NotIn", []) => refuse("needs values; add at least one"),
+        ("Exists" | "DoesNotExist", [_, ..]) => refuse("takes no values; remove them, or write In or NotIn"),
+        ("In" | "NotIn" | "Exists" | "DoesNotExist", _) if values.len() > MOST => {
+            Err(Refusal::new(RefusalReason::TooMany, path, format_args!("has more than {MOST} values")))
+        }
+        ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {
+            check_key(path, &requirement.key)?;
+            values.iter().try_for_each(|value| check_value(path, value))
+        }
+        (_, _) => refuse("is not an operator; write In, NotIn, Exists or DoesNotExist"),
+    }
+}
+
+/// A name of 63 characters at most, after an optional DNS subdomain of 253 and a '/'.
+fn check_key(path: &str, key: &str) -> Result<(), Refusal> {
+    let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let domain_ok = domain.is_none_or(|domain| {
+        let ends = domain.bytes().next().is_some_and(plain) && domain.bytes().last().is_some_and(plain);
+        ends && domain.len() <= 253 && domain.bytes().all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
+    });
+    if domain_ok && !name.is_empty() && is_label_value(name) {
+        return Ok(());
+    }
+    let what = format_args!("{} is not the key of a label; write it as kubectl get nodes --show-labels shows it", quote(key));
+    Err(Refusal::new(RefusalReason::InvalidSelector, path, what))
+}
+
+fn check_value(path: &str, value: &str) -> Result<(), Refusal> {
+    if is_label_value(value) {
+        return Ok(());
+    }
+    let what = format_args!("{} is not the value of a label; write it as kubectl get nodes --show-labels shows it", quote(value));
+    Err(Refusal::new(RefusalReason::InvalidSelector, path, what))
+}
+
+/// Letters, digits, `-`, `_` and `.`, a letter or digit at both ends, 63 characters at most, or nothing.
+fn is_label_value(text: &str) -> bool {
+    let ends = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 63
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}

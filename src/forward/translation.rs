@@ -1,0 +1,56 @@
+//! What a forward asks of the kernel: one translation for each port entry and client, in both directions.
+
+use ipnet::IpNet;
+
+use super::{Forward, PortEntry};
+use crate::model::{Destination, FlowMatch, SourceNat, Translation};
+
+impl Forward {
+    /// The translations of the forward, those of `reverse` last. What it would be if in force: mode, lifecycle
+    /// and other forwards are not looked at.
+    #[must_use]
+    pub fn translations(&self) -> Vec<Translation> {
+        self.towards_upstream().chain(self.towards_client()).collect()
+    }
+
+    fn towards_upstream(&self) -> impl Iterator<Item = Translation> {
+        let source = self.external.map_or(SourceNat::Masquerade, SourceNat::Address);
+        self.ports.iter().flat_map(move |entry| {
+            self.clients.iter().map(move |client| Translation {
+                flows: FlowMatch {
+                    protocol: entry.protocol,
+                    destination: self.internal.address,
+                    ports: entry.ports,
+                    source: *client,
+                    interface: self.internal.interface.clone(),
+                },
+                destination: Destination { address: self.upstream, port: entry.port_towards() },
+                source,
+            })
+        })
+    }
+
+    fn towards_client(&self) -> impl Iterator<Item = Translation> {
+        let parties = self.external.zip(self.clients.first());
+        parties.into_iter().flat_map(move |(external, client)| {
+            self.reverse.iter().map(move |entry| Translation {
+                flows: FlowMatch {
+                    protocol: entry.protocol,
+                    destination: external,
+                    ports: entry.ports,
+                    source: IpNet::from(self.upstream),
+                    interface: self.external_interface.clone(),
+                },
+                destination: Destination { address: client.addr(), port: entry.port_towards() },
+                source: SourceNat::Address(self.internal.address),
+            })
+        })
+    }
+}
+
+impl PortEntry {
+    /// The port that flows go on to; `None` where a range keeps each as it is. A single port is always stated.
+    fn port_towards(&self) -> Option<u16> {
+        self.target_port.or_else(|| self.ports.is_single().then(|| self.ports.first()))
+    }
+}

@@ -1,0 +1,156 @@
+//! Bad input: every row of `table.yaml` is refused by the agent's own types with the named reason, and at
+//! `kubectl apply` where one object shows it. And the two never disagree.
+
+mod random;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
+use portforward_operator::api;
+use portforward_operator::forward::{Forward, Refusal};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    claim: String,
+    #[serde(default)]
+    set: BTreeMap<String, Value>,
+    reason: Option<String>,
+    by: Option<By>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum By {
+    Schema,
+    Rule,
+    Nobody,
+}
+
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let version = &api::crd().spec.versions[0];
+    let mut schema = serde_json::to_value(version.schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap();
+    api_server_fields(&mut schema);
+    whole_numbers(&mut schema);
+    schema
+});
+static RULES: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(&SCHEMA));
+
+/// What the API server adds to every schema.
+fn api_server_fields(schema: &mut Value) {
+    for field in ["apiVersion", "kind"] {
+        schema["properties"][field] = serde_json::json!({"type": "string"});
+    }
+    schema["properties"]["metadata"] = serde_json::json!({
+        "type": "object", "properties": {"annotations": {"type": "object", "additionalProperties": {"type": "string"}}},
+        "additionalProperties": {"type": "string"},
+    });
+}
+
+/// The typed definition holds limits as floating point.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => *value = Value::from(number.as_f64().unwrap() as i64),
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+fn base() -> Value {
+    serde_saphyr::from_str(include_str!("base.yaml")).unwrap()
+}
+
+fn changed(set: &BTreeMap<String, Value>) -> Value {
+    let mut object = base();
+    for (pointer, value) in set {
+        let (parent, last) = pointer.rsplit_once('/').unwrap();
+        match object.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer} leads nowhere")) {
+            Value::Object(fields) if value.is_null() => drop(fields.remove(last)),
+            Value::Object(fields) => drop(fields.insert(last.to_owned(), value.clone())),
+            Value::Array(items) if last == "-" => items.push(value.clone()),
+            Value::Array(items) => items[last.parse::<usize>().unwrap()] = value.clone(),
+            other => panic!("{pointer}: {other} has no parts"),
+        }
+    }
+    object
+}
+
+/// What the agent's own types say.
+fn own(object: &Value) -> Result<Forward, Refusal> {
+    Forward::parse(&api::decode(object.clone())?)
+}
+
+/// What the API server would say: complaints of the schema, else messages of the rules.
+fn apply(object: &Value) -> Result<(), (By, Vec<String>)> {
+    let complaints = schema::complaints(&SCHEMA, object, "");
+    if !complaints.is_empty() {
+        return Err((By::Schema, complaints));
+    }
+    Validator::new().validate_compiled(&RULES, object, None).map_err(|errors| {
+        for error in errors.as_slice() {
+            assert_eq!(error.kind, ErrorKind::ValidationFailure, "a rule failed to run: {error}");
+        }
+        (By::Rule, errors.into_vec().iter().map(ToString::to_string).collect())
+    })
+}
+
+#[test]
+fn every_row_is_refused_by_the_types_and_at_apply() {
+    let rows: Vec<Row> = serde_saphyr::from_str(include_str!("table.yaml")).unwrap();
+    let mut wrong = Vec::new();
+    for row in rows {
+        let object = changed(&row.set);
+        let own = own(&object);
+        let reason = own.as_ref().err().map(|refusal| refusal.reason.to_string());
+        if reason != row.reason {
+            wrong.push(format!("{}: the types say {own:?}", row.claim));
+        }
+        let applied = apply(&object);
+        let by = applied.as_ref().err().map(|(by, _)| *by);
+        let expected = row.by.filter(|by| *by != By::Nobody);
+        if by != expected {
+            wrong.push(format!("{}: at apply {applied:?}", row.claim));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_message_names_the_place_and_stays_short() {
+    let rows: Vec<Row> = serde_saphyr::from_str(include_str!("table.yaml")).unwrap();
+    for row in rows {
+        if let Err(refusal) = own(&changed(&row.set)) {
+            let message = &refusal.message;
+            assert!(message.contains(": ") && message.len() < 400, "{}: {message}", row.claim);
+            assert!(!message.contains(char::is_control), "{}: {message:?}", row.claim);
+        }
+    }
+}
+
+#[test]
+fn more_entries_than_a_list_takes_are_refused() {
+    let clients: Vec<String> = (1..=65).map(|n| format!("10.0.{n}.1")).collect();
+    let ports: Vec<Value> = (1..=65).map(|n| serde_json::json!({"name": format!("p{n}"), "port": n})).collect();
+    for (pointer, list) in [("/spec/client/addresses", Value::from(clients)), ("/spec/ports", Value::from(ports))] {
+        let full = Value::from(list.as_array().unwrap()[..64].to_vec());
+        for (list, taken) in [(list, false), (full, true)] {
+            let set = [(pointer.to_owned(), list), ("/spec/reverse".to_owned(), Value::Null)];
+            let object = changed(&BTreeMap::from(set));
+            assert_eq!(own(&object).map_err(|refusal| refusal.reason.as_str()).err(), (!taken).then_some("TooMany"));
+            assert_eq!(apply(&object).is_ok(), taken);
+        }
+    }
+}
+
+#[test]
+fn a_megabyte_of_text_is_refused_in_a_short_message() {
+    for pointer in ["/spec/internal/interface", "/spec/client/addresses/0", "/spec/ports/0/name", "/metadata/name"] {
+        let set = BTreeMap::from([(pointer.to_owned(), Value::from("x".repeat(1 << 20)))]);
+        assert!(own(&changed(&set)).unwrap_err().message.len() < 400, "{pointer}");
+    }
+}
