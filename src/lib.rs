@@ -1,3 +1,6 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 
+pub mod dataplane;
 pub mod model;
+pub mod netlink;
+pub mod node;
