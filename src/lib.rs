@@ -4,3 +4,5 @@ pub mod api;
 pub mod dataplane;
 pub mod forward;
 pub mod model;
+pub mod netlink;
+pub mod node;

@@ -14,7 +14,7 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// The network interfaces, less the loopback.
     pub links: BTreeMap<InterfaceName, Link>,
-    /// The addresses of this node, less those of the loopback.
+    /// The addresses of this node, less 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
     /// The unicast routes of the main table, ours among them.
     pub routes: Vec<Route>,
@@ -61,8 +61,8 @@ pub struct LocalAddress {
     pub address: IpAddr,
     /// The length of its subnet's prefix, in bits.
     pub prefix_len: u8,
-    /// The interface that holds it.
-    pub interface: InterfaceName,
+    /// The interface that holds it; `None` for the loopback and for a name that no object can write.
+    pub interface: Option<InterfaceName>,
 }
 
 /// A unicast route of the main table.
@@ -103,24 +103,24 @@ impl LocalAddress {
 }
 
 impl Facts {
-    /// The interface that holds `address`, if this node has it.
+    /// The interface that holds `address`, if this node has it on one that an object can name.
     #[must_use]
     pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
-        self.addresses.iter().find(|local| local.address == address).map(|local| &local.interface)
+        self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref())
     }
 
     /// Whether this node has `address`.
     #[must_use]
     pub fn holds(&self, address: IpAddr) -> bool {
-        self.interface_of(address).is_some()
+        self.addresses.iter().any(|local| local.address == address)
     }
 
-    /// The local address whose subnet `address` lies in; the longest prefix wins.
+    /// The local address whose subnet `address` lies in, on an interface that an object can name; the longest prefix wins.
     #[must_use]
     pub fn connected(&self, address: IpAddr) -> Option<&LocalAddress> {
         self.addresses
             .iter()
-            .filter(|local| local.prefix_len < 32 && local.subnet().contains(&address))
+            .filter(|local| local.interface.is_some() && local.prefix_len < 32 && local.subnet().contains(&address))
             .max_by_key(|local| local.prefix_len)
     }
 

@@ -1,0 +1,114 @@
+//! What separates the main table from the wanted routes. Decides which routes come and go; touches nothing but names.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::route::RouteType;
+
+use super::{METRIC, PROTOCOL};
+use crate::model::HostRoute;
+use crate::netlink::Socket;
+use crate::netlink::route::{KernelRoute, NextHop, Reach};
+
+/// A wanted route in the kernel's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) route: HostRoute,
+    pub(super) destination: Ipv4Net,
+    pub(super) gateway: Ipv4Addr,
+    pub(super) interface: u32,
+}
+
+/// One change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Remove(KernelRoute),
+    Add(Wanted),
+}
+
+/// The wanted routes in the kernel's terms, and why the others cannot be put so.
+pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wanted>, BTreeMap<HostRoute, String>) {
+    let mut indices = HashMap::new();
+    let (mut wanted, mut refused) = (Vec::new(), BTreeMap::new());
+    for route in routes {
+        let index = indices.entry(&route.interface).or_insert_with(|| socket.index_of(route.interface.as_str()));
+        match (route.destination, route.gateway, *index) {
+            (IpNet::V4(destination), IpAddr::V4(gateway), Ok(interface)) => {
+                wanted.push(Wanted { route: route.clone(), destination: destination.trunc(), gateway, interface });
+            }
+            (IpNet::V4(_), IpAddr::V4(_), Err(errno)) => {
+                refused.insert(route.clone(), format!("interface {}: {errno}", route.interface));
+            }
+            (IpNet::V6(_), _, _) | (_, IpAddr::V6(_), _) => {
+                refused.insert(route.clone(), "host routes are IPv4 only".to_owned());
+            }
+        }
+    }
+    (wanted, refused)
+}
+
+/// The changes that make the table hold the wanted routes, removals before additions of the same destination.
+pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
+    let foreign = foreign(wanted, table);
+    let kept: Vec<&Wanted> = wanted.iter().filter(|wanted| !foreign.get(&wanted.destination).is_some_and(|f| !leads_to(f, wanted))).collect();
+    let keys: HashSet<_> = kept.iter().map(|wanted| (wanted.destination, wanted.gateway, wanted.interface)).collect();
+    let mut present = HashSet::new();
+    let mut steps: BTreeMap<Ipv4Net, Vec<Step>> = BTreeMap::new();
+    for route in table.iter().filter(|route| is_ours(route)) {
+        match key(route).filter(|key| keys.contains(key)) {
+            Some(key) => {
+                present.insert(key);
+            }
+            None => steps.entry(route.destination).or_default().push(Step::Remove(route.clone())),
+        }
+    }
+    for wanted in kept {
+        if !present.contains(&(wanted.destination, wanted.gateway, wanted.interface)) {
+            steps.entry(wanted.destination).or_default().push(Step::Add(wanted.clone()));
+        }
+    }
+    steps.into_values().flatten().collect()
+}
+
+/// For each wanted destination the foreign route that the kernel prefers: the lowest metric, then the first.
+pub(super) fn foreign<'a>(wanted: &[Wanted], table: &'a [KernelRoute]) -> HashMap<Ipv4Net, &'a KernelRoute> {
+    let destinations: HashSet<_> = wanted.iter().map(|wanted| wanted.destination).collect();
+    let mut preferred: HashMap<Ipv4Net, &KernelRoute> = HashMap::new();
+    for route in table.iter().filter(|route| !is_ours(route) && destinations.contains(&route.destination)) {
+        let best = preferred.entry(route.destination).or_insert(route);
+        if route.metric < best.metric {
+            *best = route;
+        }
+    }
+    preferred
+}
+
+/// Whether `route` leads where `wanted` leads.
+pub(super) fn leads_to(route: &KernelRoute, wanted: &Wanted) -> bool {
+    route.kind == RouteType::Unicast && route.next_hop.single() == (Some(IpAddr::V4(wanted.gateway)), Some(wanted.interface))
+}
+
+/// Whether `route` is exactly what we would write for `wanted`.
+pub(super) fn is(route: &KernelRoute, wanted: &Wanted) -> bool {
+    is_ours(route) && key(route) == Some((wanted.destination, wanted.gateway, wanted.interface))
+}
+
+pub(super) fn is_ours(route: &KernelRoute) -> bool {
+    route.protocol == PROTOCOL
+}
+
+/// What tells apart the routes that we write; `None` for a route that we would not write so.
+fn key(route: &KernelRoute) -> Option<(Ipv4Net, Ipv4Addr, u32)> {
+    match route {
+        KernelRoute {
+            destination,
+            tos: 0,
+            kind: RouteType::Unicast,
+            protocol: _,
+            metric: METRIC,
+            next_hop: NextHop::One { gateway: Some(IpAddr::V4(gateway)), interface, reach: Reach::Checked },
+        } => Some((*destination, *gateway, *interface)),
+        _ => None,
+    }
+}

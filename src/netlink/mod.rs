@@ -1,0 +1,240 @@
+//! A netlink socket: whole dumps and batches of changes, whatever the family (netlink(7)).
+//!
+//! Decides when an answer is complete: a dump that the kernel marks as interrupted is asked for again, a lost
+//! message is an error and never a short answer. Must not know what the messages mean.
+
+mod frame;
+pub(crate) mod route;
+
+use std::future::poll_fn;
+use std::os::fd::AsFd;
+use std::time::Duration;
+use std::{fmt, io};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
+use rustix::io::Errno;
+use tracing::warn;
+
+pub(crate) use frame::{Frame, frames};
+
+/// The most that one read takes, in bytes; the kernel fills at most 32 KiB of it (`netlink_dump`, net/netlink/af_netlink.c).
+const READ_LEN: usize = 64 * 1024;
+
+/// How many changes are sent at once. The refusals of all of them fit into the default receive buffer.
+const BATCH_LEN: usize = 128;
+
+/// How often a dump is begun before it is given up because the table changes under it each time.
+const DUMP_TRIES: usize = 8;
+
+/// How long the kernel may take for one answer. It answers at once; only a fault makes it silent.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What can go wrong between this process and the kernel's netlink.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket cannot be opened, written or read.
+    #[error("the netlink socket does not work; the agent needs CAP_NET_ADMIN in the network namespace of the node")]
+    Socket(#[from] io::Error),
+    /// The kernel refuses a whole request.
+    #[error("the kernel refuses to list: {0}")]
+    Refused(Refusal),
+    /// The table changed during every attempt to list it.
+    #[error("the table changed during each of {DUMP_TRIES} attempts to list it; it is listed again at the next change")]
+    Unsettled,
+    /// An answer that is no netlink message.
+    #[error("the kernel's answer is cut short")]
+    Malformed,
+    /// No answer.
+    #[error("the kernel gave no answer for {} seconds", SILENCE.as_secs())]
+    Silent,
+}
+
+/// Why the kernel refused one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error number (errno(3)).
+    pub errno: Errno,
+    /// The kernel's own words, where it has some (`NLMSGERR_ATTR_MSG`, include/uapi/linux/netlink.h).
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            Some(reason) => write!(f, "{reason} ({})", self.errno),
+            None => write!(f, "{}", self.errno),
+        }
+    }
+}
+
+/// One request for a change: the message and the flags that say how (`NLM_F_CREATE`, `NLM_F_EXCL`; netlink(7)).
+pub(crate) struct Change<T> {
+    pub(crate) message: T,
+    pub(crate) flags: u16,
+}
+
+/// A netlink socket to the kernel, in the network namespace of the thread that opened it.
+pub(crate) struct Socket {
+    socket: TokioSocket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket of `protocol` (netlink(7), `NETLINK_*`). It hears nobody but the kernel.
+    pub(crate) fn open(protocol: isize) -> Result<Self, NetlinkError> {
+        let mut socket = TokioSocket::new(protocol)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
+        socket.socket_ref().set_ext_ack(true)?;
+        socket.socket_ref().set_cap_ack(true)?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(READ_LEN) })
+    }
+
+    /// Opens a socket for links, addresses and routes, on which the kernel honours every filter of a request or refuses it.
+    pub(crate) fn open_route() -> Result<Self, NetlinkError> {
+        let socket = Self::open(netlink_sys::protocols::NETLINK_ROUTE)?;
+        socket.socket.socket_ref().set_netlink_get_strict_chk(true)?;
+        Ok(socket)
+    }
+
+    /// Joins the multicast groups `groups` (rtnetlink(7), `RTNLGRP_*`; `NFNLGRP_*`).
+    pub(crate) fn join(&self, groups: &[u32]) -> Result<(), NetlinkError> {
+        Ok(groups.iter().try_for_each(|&group| self.socket.socket_ref().add_membership(group))?)
+    }
+
+    /// The index of the interface `name` (netdevice(7)).
+    pub(crate) fn index_of(&self, name: &str) -> Result<u32, Errno> {
+        rustix::net::netdevice::name_to_index(self.socket.socket_ref().as_fd(), name)
+    }
+
+    /// The name of the interface `index` (netdevice(7)).
+    pub(crate) fn name_of(&self, index: u32) -> Result<String, Errno> {
+        rustix::net::netdevice::index_to_name(self.socket.socket_ref().as_fd(), index)
+    }
+
+    /// Lists a table: what `keep` makes of every message of the answer. A message that cannot be decoded is left out.
+    pub(crate) async fn dump<T, R>(&mut self, request: T, mut keep: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, NetlinkError>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        for _ in 0..DUMP_TRIES {
+            let sequence = self.push(request.clone(), NLM_F_DUMP);
+            self.send().await?;
+            if let Some(found) = self.collect(sequence, &mut keep).await? {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Unsettled)
+    }
+
+    /// Makes the changes in their order and gives the outcome of each.
+    pub(crate) async fn change<T>(&mut self, changes: Vec<Change<T>>) -> Result<Vec<Result<(), Refusal>>, NetlinkError>
+    where
+        T: NetlinkSerializable,
+    {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let first = self.sequence.wrapping_add(1);
+            let mut batch = changes.by_ref().take(BATCH_LEN).peekable();
+            let mut sent = 0;
+            while let Some(Change { message, flags }) = batch.next() {
+                // The kernel reports every refusal; an acknowledgement is asked for only to know the end.
+                let last = if batch.peek().is_none() { NLM_F_ACK } else { 0 };
+                self.push(message, flags | last);
+                sent += 1;
+            }
+            self.send().await?;
+            outcomes.extend(self.outcomes(first, sent).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Waits for the next datagram, whatever it holds; its messages are then in [`Self::received`].
+    pub(crate) async fn receive(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        poll_fn(|cx| self.socket.poll_recv(cx, &mut self.buffer)).await
+    }
+
+    /// The datagram that [`Self::receive`] read last.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Appends a request to the buffer and gives its sequence number.
+    fn push<T: NetlinkSerializable>(&mut self, message: T, flags: u16) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let start = self.buffer.len();
+        self.buffer.resize(start + message.buffer_len(), 0);
+        message.serialize(&mut self.buffer[start..]);
+        self.sequence
+    }
+
+    async fn send(&mut self) -> Result<(), NetlinkError> {
+        let sent = poll_fn(|cx| self.socket.poll_send(cx, &self.buffer)).await;
+        self.buffer.clear();
+        sent?;
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<(), NetlinkError> {
+        Ok(tokio::time::timeout(SILENCE, self.receive()).await.map_err(|_| NetlinkError::Silent)??)
+    }
+
+    /// Reads one dump to its end; `None` when the table changed meanwhile.
+    async fn collect<T, R>(&mut self, sequence: u32, keep: &mut impl FnMut(T) -> Option<R>) -> Result<Option<Vec<R>>, NetlinkError>
+    where
+        T: NetlinkDeserializable,
+    {
+        let mut found = Vec::new();
+        let (mut interrupted, mut unread) = (false, 0_usize);
+        loop {
+            self.answer().await?;
+            for frame in frames(&self.buffer) {
+                let frame = frame?;
+                if frame.sequence != sequence {
+                    continue;
+                }
+                interrupted |= frame.flags & NLM_F_DUMP_INTR != 0;
+                if let Some(outcome) = frame.end() {
+                    outcome.map_err(NetlinkError::Refused)?;
+                    if unread > 0 {
+                        warn!(unread, "left out what the kernel listed in a form that this version cannot decode");
+                    }
+                    return Ok((!interrupted).then_some(found));
+                }
+                match frame.decode::<T>() {
+                    Ok(message) => found.extend(keep(message)),
+                    Err(_) => unread += 1,
+                }
+            }
+        }
+    }
+
+    /// The outcomes of the `sent` requests from number `first` on, of which the last asks for an acknowledgement.
+    async fn outcomes(&mut self, first: u32, sent: usize) -> Result<Vec<Result<(), Refusal>>, NetlinkError> {
+        let mut outcomes = vec![Ok(()); sent];
+        loop {
+            self.answer().await?;
+            for frame in frames(&self.buffer) {
+                let frame = frame?;
+                let place = usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                let (Some(outcome), Some(slot)) = (frame.end(), outcomes.get_mut(place)) else { continue };
+                *slot = outcome;
+                if place + 1 == sent {
+                    return Ok(outcomes);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The IPv4 routes of the main table, as the kernel lists them (rtnetlink(7)).
+//!
+//! Decides nothing: reading only, for the facts of the node and for the host routes alike.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+
+use super::{NetlinkError, Socket};
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KernelRoute {
+    pub(crate) destination: Ipv4Net,
+    pub(crate) tos: u8,
+    pub(crate) kind: RouteType,
+    pub(crate) protocol: u8,
+    pub(crate) metric: u32,
+    pub(crate) next_hop: NextHop,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NextHop {
+    /// Nowhere: `blackhole` and its like.
+    Nowhere,
+    /// By one interface.
+    One { gateway: Option<IpAddr>, interface: u32, reach: Reach },
+    /// By several interfaces at once.
+    Several,
+    /// Wherever the nexthop object of this number leads (ip-nexthop(8)), which is one interface if it is given.
+    Object { id: u32, gateway: Option<IpAddr>, interface: Option<u32> },
+}
+
+/// Whether the kernel found the gateway on the link of the interface or was told not to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It looked.
+    Checked,
+    /// `onlink` (ip-route(8)).
+    Onlink,
+}
+
+impl NextHop {
+    /// The gateway and the interface, where there is one of each.
+    pub(crate) fn single(&self) -> (Option<IpAddr>, Option<u32>) {
+        match self {
+            Self::One { gateway, interface, reach: _ } => (*gateway, Some(*interface)),
+            Self::Object { id: _, gateway, interface } => (*gateway, *interface),
+            Self::Nowhere | Self::Several => (None, None),
+        }
+    }
+}
+
+/// The IPv4 routes of the main table, in the kernel's order.
+pub(crate) async fn main_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    let listed = socket
+        .dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => read(&route),
+            _ => None,
+        })
+        .await;
+    match listed {
+        // The table comes into being with its first route.
+        Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+fn read(message: &RouteMessage) -> Option<KernelRoute> {
+    let header = &message.header;
+    if header.address_family != AddressFamily::Inet || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let (mut metric, mut gateway, mut interface, mut several, mut object) = (0, None, None, false, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::MultiPath(_) => several = true,
+            RouteAttribute::NhId(id) => object = Some(*id),
+            _ => {}
+        }
+    }
+    let reach = if header.flags.contains(RouteFlags::Onlink) { Reach::Onlink } else { Reach::Checked };
+    Some(KernelRoute {
+        destination: Ipv4Net::new(destination, header.destination_prefix_length).ok()?,
+        tos: header.tos,
+        kind: header.kind,
+        protocol: header.protocol.into(),
+        metric,
+        next_hop: match (object, interface) {
+            (Some(id), interface) => NextHop::Object { id, gateway, interface },
+            (None, _) if several => NextHop::Several,
+            (None, Some(interface)) => NextHop::One { gateway, interface, reach },
+            (None, None) => NextHop::Nowhere,
+        },
+    })
+}

@@ -1,0 +1,85 @@
+//! What is known of this node's network namespace: [`Observer`] reads it, [`watch`] tells when it may have changed.
+//!
+//! Reading only. Decides nothing about forwards, keeps nothing between two readings.
+
+mod addresses;
+mod links;
+mod listeners;
+mod routes;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::model::Facts;
+use crate::netlink::{NetlinkError, Socket};
+
+pub use watch::{WatchTask, watch};
+
+/// What can go wrong when the facts are read.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// The kernel cannot be asked.
+    #[error("the {what} of this node cannot be listed")]
+    Netlink {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: NetlinkError,
+    },
+    /// A file below `/proc` cannot be read.
+    #[error("{} cannot be read; is /proc mounted?", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Reads the facts of this node.
+#[derive(Clone, Debug, Default)]
+pub struct Observer {
+    labels: BTreeMap<String, String>,
+    api_servers: BTreeSet<IpAddr>,
+}
+
+impl Observer {
+    /// An observer that states `labels` and `api_servers`, which the kernel does not know.
+    #[must_use]
+    pub fn new(labels: BTreeMap<String, String>, api_servers: BTreeSet<IpAddr>) -> Self {
+        Self { labels, api_servers }
+    }
+
+    /// The facts as they are now, of the network namespace of the calling thread.
+    ///
+    /// What the kernel tells in a form that this version does not know is left out and logged; IPv6 is left out.
+    ///
+    /// # Errors
+    /// When a part cannot be read at all: planning on half of the facts would withdraw what works.
+    pub async fn facts(&self) -> Result<Facts, FactsError> {
+        let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
+        let links = links::read(&mut socket).await?;
+        Ok(Facts {
+            labels: self.labels.clone(),
+            addresses: addresses::read(&mut socket, &links).await?,
+            routes: routes::read(&mut socket, &links).await?,
+            unreachable: addresses::unreachable(&mut socket).await?,
+            ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
+            policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
+            listeners: listeners::read()?,
+            api_servers: self.api_servers.clone(),
+            links: links.into_named(),
+        })
+    }
+}
+
+fn listing(what: &'static str) -> impl Fn(NetlinkError) -> FactsError {
+    move |source| FactsError::Netlink { what, source }
+}
+
+fn proc_file(path: &Path) -> Result<String, FactsError> {
+    std::fs::read_to_string(path).map_err(|source| FactsError::Read { path: path.to_owned(), source })
+}

@@ -1,0 +1,70 @@
+//! The unicast routes of the main table, and whether other tables are asked as well (ip-route(8), ip-rule(8)).
+
+use ipnet::IpNet;
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::links::Links;
+use super::{FactsError, listing};
+use crate::dataplane::routes::PROTOCOL;
+use crate::model::Route;
+use crate::netlink::Socket;
+use crate::netlink::route::main_table;
+
+/// The rules that the kernel makes by itself, as priority and table: `local`, `main` and `default` (ip-rule(8)).
+const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
+
+pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Route>, FactsError> {
+    let table = main_table(socket).await.map_err(listing("routes"))?;
+    let unicast = table.into_iter().filter(|route| route.kind == RouteType::Unicast);
+    Ok(unicast
+        .map(|route| {
+            let (gateway, interface) = route.next_hop.single();
+            Route {
+                destination: IpNet::V4(route.destination),
+                gateway,
+                interface: interface.and_then(|index| links.name(index)).cloned(),
+                metric: route.metric,
+                ours: route.protocol == PROTOCOL,
+            }
+        })
+        .collect())
+}
+
+/// Whether any rule but the kernel's own three chooses a table.
+pub(super) async fn is_chosen_by_policy(socket: &mut Socket) -> Result<bool, FactsError> {
+    let mut request = RuleMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let added = socket
+        .dump(RouteNetlinkMessage::GetRule(request), |message| match message {
+            RouteNetlinkMessage::NewRule(rule) if !is_own(&rule) => Some(()),
+            _ => None,
+        })
+        .await
+        .map_err(listing("routing rules"))?;
+    Ok(!added.is_empty())
+}
+
+fn is_own(rule: &RuleMessage) -> bool {
+    let (mut priority, mut table) = (0, u32::from(rule.header.table));
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::Table(value) => table = *value,
+            // A rule that chooses by anything is not the kernel's own.
+            RuleAttribute::Source(_)
+            | RuleAttribute::Destination(_)
+            | RuleAttribute::Iifname(_)
+            | RuleAttribute::Oifname(_)
+            | RuleAttribute::FwMark(_)
+            | RuleAttribute::L3MDev(_)
+            | RuleAttribute::UidRange(_)
+            | RuleAttribute::IpProtocol(_)
+            | RuleAttribute::SourcePortRange(_)
+            | RuleAttribute::DestinationPortRange(_) => return false,
+            _ => {}
+        }
+    }
+    rule.header.action == RuleAction::ToTable && rule.header.tos == 0 && OWN_RULES.contains(&(priority, table))
+}

@@ -1,0 +1,170 @@
+//! The facts of a namespace are what was set up in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, TcpListener, UdpSocket};
+
+use portforward_operator::model::{Facts, Listener, LocalAddress, Protocol, RpFilter};
+use portforward_operator::node::Observer;
+
+use crate::namespace::{inside, run, run_all};
+
+const NODE: &str = "
+    ip link add eth0 type veth peer name peer0
+    ip link add eth1 type veth peer name peer1
+    ip link set eth0 up
+    ip link set peer0 up
+    ip link set eth1 up
+    ip addr add 2.2.2.2/24 dev eth0
+    ip addr add 192.168.0.2/24 dev eth1
+    ip addr add 10.9.9.9/32 dev lo
+    ip -6 addr add fd00::1/64 dev eth0 nodad
+";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+async fn facts() -> Facts {
+    Observer::default().facts().await.unwrap()
+}
+
+#[test]
+fn links_are_read_with_state_master_and_source_validation() {
+    inside(|| async {
+        run_all(NODE);
+        run_all(
+            "ip link add br0 type bridge
+             ip link set eth1 master br0
+             ip link add odd+name type dummy
+             sysctl -qw net.ipv4.conf.all.rp_filter=0
+             sysctl -qw net.ipv4.conf.eth0.rp_filter=1
+             sysctl -qw net.ipv4.conf.eth1.rp_filter=0",
+        );
+        let facts = facts().await;
+        let names: Vec<_> = facts.links.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["br0", "eth0", "eth1", "peer0", "peer1"], "neither lo nor a name that no object can write");
+        let link = |name: &str| &facts.links[&name.parse().unwrap()];
+        assert!(link("eth0").up);
+        assert!(!link("eth1").up, "up, but the other end is not: no carrier");
+        assert_eq!(link("eth1").master, Some(link("br0").index));
+        assert_eq!(link("eth0").master, None);
+        assert_eq!((link("eth0").rp_filter, link("eth1").rp_filter), (RpFilter::Strict, RpFilter::Off));
+        assert_eq!(run("cat /sys/class/net/lo/ifindex").trim(), "1");
+        run("sysctl -qw net.ipv4.conf.all.rp_filter=2");
+        let facts = self::facts().await;
+        assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger of both counts");
+    });
+}
+
+#[test]
+fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() {
+    inside(|| async {
+        run_all(NODE);
+        let local = |text: &str, prefix_len, interface: Option<&str>| LocalAddress {
+            address: address(text),
+            prefix_len,
+            interface: interface.map(|name| name.parse().unwrap()),
+        };
+        let facts = facts().await;
+        let expected =
+            [local("2.2.2.2", 24, Some("eth0")), local("10.9.9.9", 32, None), local("192.168.0.2", 24, Some("eth1"))];
+        assert_eq!(facts.addresses, BTreeSet::from(expected));
+        assert!(facts.holds(address("10.9.9.9")), "an address of the loopback is the node's own");
+        assert_eq!(facts.interface_of(address("10.9.9.9")), None);
+        assert_eq!(facts.connected(address("192.168.0.77")).unwrap().address, address("192.168.0.2"));
+    });
+}
+
+#[test]
+fn routes_are_the_unicast_routes_of_the_main_table() {
+    inside(|| async {
+        assert!(facts().await.routes.is_empty(), "a namespace without any route");
+        run_all(NODE);
+        run_all(
+            "ip route add default via 2.2.2.1
+             ip route add 1.1.1.1/32 via 192.168.0.1 proto 154 metric 154
+             ip route add blackhole 9.9.9.9/32
+             ip route add 8.8.8.8/32 via 2.2.2.1 table 100
+             ip route add 7.7.7.0/24 nexthop via 2.2.2.1 nexthop via 192.168.0.1",
+        );
+        let facts = facts().await;
+        let show = |route: &portforward_operator::model::Route| {
+            let gateway = route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+            let interface = route.interface.as_ref().map(ToString::to_string).unwrap_or_default();
+            let owner = if route.ours { "ours" } else { "foreign" };
+            format!("{} {gateway} {interface} {} {owner}", route.destination, route.metric)
+        };
+        let mut routes: Vec<_> = facts.routes.iter().map(show).collect();
+        routes.sort();
+        assert_eq!(
+            routes,
+            [
+                "0.0.0.0/0 2.2.2.1 eth0 0 foreign",
+                "1.1.1.1/32 192.168.0.1 eth1 154 ours",
+                "192.168.0.0/24  eth1 0 foreign",
+                "2.2.2.0/24  eth0 0 foreign",
+                "7.7.7.0/24   0 foreign"
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_neighbour_that_does_not_answer_is_unreachable() {
+    inside(|| async {
+        run_all(NODE);
+        run_all(
+            "ip neigh add 192.168.0.1 dev eth1 nud failed
+             ip neigh add 192.168.0.3 dev eth1 lladdr 02:00:00:00:00:03 nud permanent",
+        );
+        assert_eq!(facts().await.unreachable, BTreeSet::from([address("192.168.0.1")]));
+    });
+}
+
+#[test]
+fn forwarding_and_policy_routing_are_seen() {
+    inside(|| async {
+        run("sysctl -qw net.ipv4.ip_forward=0");
+        let before = facts().await;
+        assert!(!before.ip_forward && !before.policy_routing);
+        run("sysctl -qw net.ipv4.ip_forward=1");
+        run("ip rule add from 1.1.1.1 table 100");
+        let after = facts().await;
+        assert!(after.ip_forward && after.policy_routing);
+        run("ip rule del from 1.1.1.1 table 100");
+        run("ip rule add from 1.1.1.1 table main pref 32766");
+        assert!(facts().await.policy_routing, "a rule may stand at the priority of the kernel's own");
+    });
+}
+
+#[test]
+fn listeners_of_this_namespace_are_seen_and_connections_are_not() {
+    inside(|| async {
+        run_all(NODE);
+        let tcp = TcpListener::bind("192.168.0.2:80").unwrap();
+        let every = TcpListener::bind("[::]:8080").unwrap();
+        let bound = UdpSocket::bind("0.0.0.0:53").unwrap();
+        let connected = UdpSocket::bind("192.168.0.2:54").unwrap();
+        connected.connect("2.2.2.2:1").unwrap();
+        let _client = std::net::TcpStream::connect("192.168.0.2:80").unwrap();
+        let listener =
+            |protocol, text: &str, port| Listener { protocol, address: address(text), port };
+        let expected = [
+            listener(Protocol::Tcp, "192.168.0.2", 80),
+            listener(Protocol::Tcp, "0.0.0.0", 8080),
+            listener(Protocol::Udp, "0.0.0.0", 53),
+        ];
+        assert_eq!(facts().await.listeners, BTreeSet::from(expected));
+        drop((tcp, every, bound));
+    });
+}
+
+#[test]
+fn labels_and_api_servers_are_those_given() {
+    inside(|| async {
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let servers = BTreeSet::from([address("10.0.0.1")]);
+        let facts = Observer::new(labels.clone(), servers.clone()).facts().await.unwrap();
+        assert_eq!((facts.labels, facts.api_servers), (labels, servers));
+    });
+}

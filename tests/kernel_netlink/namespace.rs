@@ -1,0 +1,46 @@
+//! A network namespace that a test has to itself.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Runs `test` on a thread and a runtime inside a new network namespace with a loopback that is up.
+///
+/// The namespace loses its name before the test begins, so it goes with the test's last process and thread, however that ends.
+pub fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("pfk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    run(&format!("ip netns add {name}"));
+    let file = File::open(format!("/run/netns/{name}"));
+    run(&format!("ip netns del {name}"));
+    let file = file.expect("the namespace that was just made");
+    let test = move || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter a network namespace");
+        run("ip link set lo up");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test());
+    };
+    let outcome = thread::scope(|scope| scope.spawn(test).join());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a command in the namespace of this thread and gives what it prints.
+pub fn run(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a command");
+    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Runs one command per line.
+pub fn run_all(commands: &str) {
+    commands.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|command| {
+        run(command);
+    });
+}

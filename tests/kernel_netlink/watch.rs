@@ -1,0 +1,83 @@
+//! Every change that planning or repair depends on wakes the waiter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portforward_operator::node::watch;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::namespace::{inside, run, run_all};
+
+/// Far more than an event takes; a test that waits so long fails.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sets up `before`, begins to watch, makes the one change `change`, and waits for the wake.
+fn wakes_on(before: &str, change: &str) {
+    inside(|| async {
+        run_all(before);
+        let wake = Arc::new(Notify::new());
+        let _watch = watch(&wake);
+        run(change);
+        timeout(LIMIT, wake.notified()).await.unwrap_or_else(|_| panic!("no wake on {change}"));
+    });
+}
+
+const LINK: &str = "
+    ip link add eth1 type dummy
+    ip link set eth1 up
+    ip addr add 192.168.0.2/24 dev eth1
+";
+
+#[test]
+fn a_new_link_wakes() {
+    wakes_on("", "ip link add eth1 type dummy");
+}
+
+#[test]
+fn an_address_wakes() {
+    wakes_on(LINK, "ip addr add 192.168.0.3/24 dev eth1");
+}
+
+#[test]
+fn a_route_wakes() {
+    wakes_on(LINK, "ip route add 1.1.1.1/32 via 192.168.0.1");
+}
+
+#[test]
+fn a_rule_wakes() {
+    wakes_on(LINK, "ip rule add from 1.1.1.1 table 100");
+}
+
+#[test]
+fn forwarding_wakes() {
+    wakes_on("sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1");
+}
+
+#[test]
+fn a_neighbour_that_fails_wakes() {
+    wakes_on(LINK, "ip neigh add 192.168.0.1 dev eth1 nud failed");
+}
+
+#[test]
+fn nf_tables_wakes_whoever_changes_it() {
+    wakes_on("", "nft add table ip test");
+    wakes_on("", "iptables-nft -t nat -N OTHER");
+}
+
+#[test]
+fn more_changes_than_the_socket_holds_wake_and_the_watch_goes_on() {
+    inside(|| async {
+        run_all(LINK);
+        let wake = Arc::new(Notify::new());
+        let _watch = watch(&wake);
+        let flood: String = (0..20_000).map(|n| format!("route add 10.{}.{}.1/32 dev eth1\n", n / 250, n % 250)).collect();
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(batch.path(), flood).unwrap();
+        run(&format!("ip -batch {}", batch.path().display()));
+        timeout(LIMIT, wake.notified()).await.expect("a wake on the flood");
+        run("nft add table ip test");
+        run("ip link add eth2 type dummy");
+        timeout(LIMIT, wake.notified()).await.expect("a wake after the flood");
+    });
+}
