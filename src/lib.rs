@@ -6,3 +6,5 @@ pub mod forward;
 pub mod model;
 pub mod netlink;
 pub mod node;
+pub mod plan;
+pub mod status;

@@ -15,11 +15,7 @@ const NODE: &str = "
 ";
 
 fn route(destination: &str, gateway: &str) -> HostRoute {
-    HostRoute {
-        destination: destination.parse().unwrap(),
-        gateway: gateway.parse().unwrap(),
-        interface: "eth1".parse().unwrap(),
-    }
+    HostRoute { destination: destination.parse().unwrap(), gateway: gateway.parse().unwrap(), interface: "eth1".parse().unwrap() }
 }
 
 async fn apply(wanted: &[HostRoute]) -> RoutesReport {

@@ -1,0 +1,143 @@
+//! From all forwards and the facts of this node to everything that its kernel should hold, and a verdict per forward.
+//!
+//! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in whatever order the set comes.
+
+mod claims;
+mod node_rules;
+mod obstacles;
+mod routes;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
+
+use crate::api::{PortForward, Role};
+use crate::forward::{Forward, ForwardKey, Refusal};
+use crate::model::{Desired, Facts, PortRange};
+use claims::Claims;
+
+/// What this node should hold, and what was decided about each forward.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What the kernel should hold.
+    pub desired: Desired,
+    /// What was decided, by forward.
+    pub verdicts: BTreeMap<ForwardKey, Verdict>,
+}
+
+/// What the administrator of the node decides, besides the objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Ports on which no forward of two legs may listen.
+    pub reserved_ports: Vec<PortRange>,
+}
+
+/// One object, as far as it could be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which object.
+    pub key: ForwardKey,
+    /// Its `uid`; `None` from a folder.
+    pub uid: Option<String>,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// When it was created; `None` from a folder, where the name alone decides.
+    pub created: Option<Timestamp>,
+    /// What it asks for, or why it cannot.
+    pub forward: Result<Forward, Refusal>,
+}
+
+impl Candidate {
+    /// Reads an object, trusting nothing about it.
+    #[must_use]
+    pub fn of(object: &PortForward) -> Self {
+        let metadata = &object.metadata;
+        Self {
+            key: ForwardKey {
+                namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+                name: metadata.name.clone().unwrap_or_default(),
+            },
+            uid: metadata.uid.clone(),
+            generation: metadata.generation.unwrap_or(0),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            forward: Forward::parse(object),
+        }
+    }
+}
+
+/// Plans this node: what its kernel should hold, and a verdict for each of `candidates`.
+///
+/// `in_force` are the forwards that this node serves already; a program that begins to listen on their ports later does not
+/// take them out of force.
+#[must_use]
+pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &BTreeSet<ForwardKey>) -> Plan {
+    let mut plan = Plan::default();
+    let mut claims = Claims::default();
+    let mut accepted = Vec::new();
+    for candidate in by_seniority(candidates) {
+        let (verdict, forward) = judge(facts, candidate, policy, in_force, &mut claims);
+        accepted.extend(forward.map(|forward| (candidate.key.clone(), forward)));
+        plan.verdicts.insert(candidate.key.clone(), verdict);
+    }
+    let protected = routes::Protected::of(facts, accepted.iter().map(|(_, forward)| *forward));
+    for (key, forward) in accepted {
+        let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
+        verdict.translations = forward.translations();
+        verdict.routes = routes::plan(facts, forward, &protected);
+        (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
+        plan.desired.translations.extend(verdict.translations.iter().cloned());
+        plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
+    }
+    plan
+}
+
+/// The older first, then by namespace and name: who claims first, keeps.
+fn by_seniority(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let mut ordered: Vec<&Candidate> = candidates.iter().collect();
+    ordered.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
+    ordered
+}
+
+/// Decides about one forward; gives it back if this node is to carry it.
+fn judge<'a>(
+    facts: &Facts,
+    candidate: &'a Candidate,
+    policy: &Policy,
+    in_force: &BTreeSet<ForwardKey>,
+    claims: &mut Claims,
+) -> (Verdict, Option<&'a Forward>) {
+    let verdict = |acceptance, role| Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role);
+    let forward = match &candidate.forward {
+        Err(refusal) => return (verdict(Acceptance::Refused(refusal.clone()), None), None),
+        Ok(forward) if !forward.is_in_force() => return (verdict(Acceptance::Disabled, None), None),
+        Ok(forward) => forward,
+    };
+    let Some(role) = role(facts, forward) else {
+        return (verdict(Acceptance::Accepted, None), None);
+    };
+    if let Some(refusal) = node_rules::refuse(facts, forward, policy, in_force.contains(&candidate.key)) {
+        return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None);
+    }
+    match claims.claim(forward) {
+        Ok(()) => (verdict(Acceptance::Accepted, Some(role)), Some(forward)),
+        Err(conflict) => (verdict(Acceptance::Conflict(conflict), Some(role)), None),
+    }
+}
+
+/// What this node is to the forward; `None` if it is no candidate.
+fn role(facts: &Facts, forward: &Forward) -> Option<Role> {
+    let address = forward.internal.address;
+    if !forward.selects(&facts.labels) {
+        None
+    } else if facts.holds(address) {
+        Some(Role::Active)
+    } else {
+        facts.connected(address).map(|_| Role::Standby)
+    }
+}

@@ -1,0 +1,115 @@
+//! What only a node can tell to be wrong with a forward that is fine by itself.
+
+use std::net::IpAddr;
+
+use super::Policy;
+use super::verdict::{NodeRefusal, NodeRefusalReason};
+use crate::forward::Forward;
+use crate::model::{Facts, InterfaceName};
+
+/// What the interfaces of container networks begin with: their addresses belong to the container network.
+const CONTAINER_NETWORKS: [&str; 12] =
+    ["br-", "cali", "cbr", "cilium", "cni", "docker", "flannel", "kube-", "lxc", "podman", "virbr", "vxlan.calico"];
+
+/// Why this node cannot carry `forward`, if it cannot. `serves_already` spares a forward in force from programs that came later.
+pub(super) fn refuse(facts: &Facts, forward: &Forward, policy: &Policy, serves_already: bool) -> Option<NodeRefusal> {
+    loops(facts, forward)
+        .or_else(|| api_server(facts, forward))
+        .or_else(|| subnet_ends(facts, forward))
+        .or_else(|| container_network(facts, forward))
+        .or_else(|| reserved_port(forward, policy))
+        .or_else(|| if serves_already { None } else { local_listener(facts, forward) })
+}
+
+fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal {
+    NodeRefusal { reason, message }
+}
+
+fn loops(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    let clients = forward.clients.iter().filter(|client| client.prefix_len() == 32).map(|client| ("client", client.addr()));
+    let gateway = forward.gateway.map(|gateway| ("gateway", gateway));
+    let parties = [("upstream", forward.upstream)].into_iter().chain(gateway).chain(clients);
+    let (party, address) = parties.into_iter().find(|(_, address)| facts.holds(*address))?;
+    let message = format!(
+        "the {party} {address} is an address of this node: the flow would come back to it; write the address of the other host"
+    );
+    Some(refusal(NodeRefusalReason::ForwardLoop, message))
+}
+
+fn api_server(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    let upstream = forward.upstream;
+    let message = format!("the upstream {upstream} is an API server of this cluster, which no forward may lead to");
+    facts.api_servers.contains(&upstream).then(|| refusal(NodeRefusalReason::ForbiddenUpstream, message))
+}
+
+/// RFC 919 and RFC 950: the first and the last address of a subnet are no host's, but for /31 (RFC 3021) and /32.
+fn subnet_ends(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    let parties = [
+        ("internal address", Some(forward.internal.address)),
+        ("external address", forward.external),
+        ("gateway", forward.gateway),
+    ];
+    let parties = parties.into_iter().chain([("upstream", Some(forward.upstream))]);
+    parties.filter_map(|(party, address)| Some((party, address?))).find_map(|(party, address)| {
+        let subnet = facts.connected(address).filter(|local| local.prefix_len < 31)?.subnet();
+        let (reason, what) = match address {
+            address if address == subnet.network() => (NodeRefusalReason::NetworkAddress, "first"),
+            address if address == subnet.broadcast() => (NodeRefusalReason::BroadcastAddress, "last"),
+            _ => return None,
+        };
+        Some(refusal(
+            reason,
+            format!("the {party} {address} is the {what} address of {subnet}, which is no host's; write the address of a host"),
+        ))
+    })
+}
+
+fn container_network(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    let belongs = |interface: &InterfaceName| CONTAINER_NETWORKS.iter().any(|prefix| interface.as_str().starts_with(prefix));
+    let address = forward.internal.address;
+    let interface = facts.interface_of(address).filter(|interface| belongs(interface))?;
+    let message = format!(
+        "the internal address {address} is on {interface}, an interface of a container network; write an address of the leg that faces the client"
+    );
+    Some(refusal(NodeRefusalReason::ForbiddenInterface, message))
+}
+
+/// The internal and the external leg are one and the same address: all of the node's ports are meant to be at hand there.
+fn is_one_leg(forward: &Forward) -> bool {
+    forward.external == Some(forward.internal.address)
+}
+
+fn reserved_port(forward: &Forward, policy: &Policy) -> Option<NodeRefusal> {
+    if is_one_leg(forward) {
+        return None;
+    }
+    let clash = |entry: &&crate::forward::PortEntry| policy.reserved_ports.iter().any(|reserved| reserved.overlaps(entry.ports));
+    let entry = forward.ports.iter().find(clash)?;
+    let message = format!(
+        "port {} ({}) is, or holds, one that this node keeps for itself; listen on another port, or start the agent with other --reserved-ports",
+        entry.ports, entry.name
+    );
+    Some(refusal(NodeRefusalReason::ReservedPort, message))
+}
+
+fn local_listener(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    if is_one_leg(forward) {
+        return None;
+    }
+    let address = forward.internal.address;
+    let shadowed = |listener: &&crate::model::Listener| {
+        listens(listener.address, address)
+            && forward.ports.iter().any(|entry| entry.protocol == listener.protocol && entry.ports.contains(listener.port))
+    };
+    let listener = facts.listeners.iter().find(shadowed)?;
+    let message = format!(
+        "a program of this node listens on {} port {} of {address}, which the forward would take from it; stop the program, bind it to another address, or listen on another port",
+        listener.protocol, listener.port
+    );
+    Some(refusal(NodeRefusalReason::ShadowsLocalListener, message))
+}
+
+/// Whether a program bound to `bound` hears what is sent to `address`.
+pub(super) fn listens(bound: IpAddr, address: IpAddr) -> bool {
+    bound.is_unspecified() || bound == address
+}

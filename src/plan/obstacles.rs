@@ -1,0 +1,197 @@
+//! What is known to stop the flows of a forward that this node carries, and what is merely worth knowing.
+
+use std::net::IpAddr;
+
+use super::node_rules::listens;
+use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::api::Role;
+use crate::forward::Forward;
+use crate::model::{Facts, InterfaceName, RpFilter};
+
+/// The obstacles, the worst first, and the notes.
+pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> (Vec<Obstacle>, Vec<Note>) {
+    let search = Search { facts, forward };
+    let mut obstacles: Vec<Obstacle> = search.forwarding().into_iter().collect();
+    obstacles.extend(search.interfaces());
+    if verdict.role == Some(Role::Active) {
+        obstacles.extend(search.addresses());
+        obstacles.extend(search.way_to_upstream());
+    }
+    obstacles.extend(search.ways_to_clients(verdict));
+    obstacles.sort_by_key(|obstacle| obstacle.reason);
+    (obstacles, search.notes(verdict))
+}
+
+struct Search<'a> {
+    facts: &'a Facts,
+    forward: &'a Forward,
+}
+
+fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
+    Obstacle { reason, message }
+}
+
+impl Search<'_> {
+    fn forwarding(&self) -> Option<Obstacle> {
+        let message =
+            "net.ipv4.ip_forward is 0, so this node routes no packets; set it to 1, or start the agent with --set-ip-forward";
+        (!self.facts.ip_forward).then(|| obstacle(ObstacleReason::ForwardingDisabled, message.to_owned()))
+    }
+
+    fn interfaces(&self) -> impl Iterator<Item = Obstacle> {
+        let named = [("internal", &self.forward.internal.interface), ("external", &self.forward.external_interface)];
+        named.into_iter().filter_map(|(leg, interface)| self.interface(leg, interface.as_ref()?))
+    }
+
+    fn interface(&self, leg: &str, interface: &InterfaceName) -> Option<Obstacle> {
+        let Some(link) = self.facts.links.get(interface) else {
+            let message = format!("{leg}.interface {interface} is not on this node; the rules are in place and match once it is");
+            return Some(obstacle(ObstacleReason::WaitingForInterface, message));
+        };
+        if let Some(master) = link.master {
+            let owner = self.facts.links.iter().find(|(_, link)| link.index == master);
+            let owner = owner.map_or_else(|| format!("interface number {master}"), |(name, _)| name.to_string());
+            let message = format!("{leg}.interface {interface} is a port of {owner}, which takes its packets; write {owner}");
+            return Some(obstacle(ObstacleReason::EnslavedInterface, message));
+        }
+        let message = format!("{leg}.interface {interface} is down or has no carrier");
+        (!link.up).then(|| obstacle(ObstacleReason::InterfaceDown, message))
+    }
+
+    fn addresses(&self) -> Vec<Obstacle> {
+        let legs = [
+            ("internal", Some(self.forward.internal.address), &self.forward.internal.interface),
+            ("external", self.forward.external, &self.forward.external_interface),
+        ];
+        legs.into_iter().filter_map(|(leg, address, interface)| self.address(leg, address?, interface.as_ref())).collect()
+    }
+
+    fn address(&self, leg: &str, address: IpAddr, named: Option<&InterfaceName>) -> Option<Obstacle> {
+        if !self.facts.holds(address) {
+            let message = format!(
+                "this node does not have the {leg} address {address}: answers to it do not come back; give it to an interface"
+            );
+            return Some(obstacle(ObstacleReason::ExternalAddressMissing, message));
+        }
+        let (named, holder) = (named?, self.facts.interface_of(address));
+        let place = holder.map_or_else(|| "another interface".to_owned(), ToString::to_string);
+        let message = format!(
+            "the {leg} address {address} is on {place} and not on {leg}.interface {named}; correct the object or move the address"
+        );
+        (holder != Some(named)).then(|| obstacle(ObstacleReason::AddressNotOnInterface, message))
+    }
+
+    fn way_to_upstream(&self) -> Vec<Obstacle> {
+        let upstream = self.forward.upstream;
+        let Some(route) = self.facts.route_to(upstream) else {
+            let message = format!("this node has no route to the upstream {upstream}; add one, or a default route");
+            return self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToUpstream, message)).into_iter().collect();
+        };
+        let mut found = Vec::new();
+        if let (Some(named), Some(leaves)) = (&self.forward.external_interface, &route.interface)
+            && named != leaves
+        {
+            let message = format!(
+                "packets to the upstream {upstream} leave by {leaves} and not by external.interface {named}; correct the object or the route"
+            );
+            found.extend(self.unless_policy_routing(obstacle(ObstacleReason::UpstreamNotOnInterface, message)));
+        }
+        found.extend(self.unreachable(route.gateway.unwrap_or(upstream), "upstream"));
+        found
+    }
+
+    fn ways_to_clients(&self, verdict: &Verdict) -> Vec<Obstacle> {
+        let mut found = Vec::new();
+        for route in &verdict.routes {
+            match route {
+                RoutePlan::Withheld(withheld) if !found.contains(withheld) => found.push(withheld.clone()),
+                RoutePlan::Install(_) | RoutePlan::Unneeded | RoutePlan::Withheld(_) => {}
+            }
+        }
+        match self.forward.gateway {
+            Some(gateway) => found.extend(self.unreachable(gateway, "clients")),
+            None => found.extend(self.clients_without_route()),
+        }
+        found.extend(self.asymmetric());
+        found
+    }
+
+    /// Clients for whom the object asks for no route must be reached by one that is there.
+    fn clients_without_route(&self) -> Option<Obstacle> {
+        let client = self
+            .forward
+            .clients
+            .iter()
+            .find(|client| self.facts.route_to(client.network()).is_none() && client.prefix_len() > 0)?;
+        let message = format!("this node has no route to the client {client}; name internal.gateways, or add a route");
+        self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
+    }
+
+    /// RFC 3704: with strict source validation, the way back must leave by the interface that the packet entered.
+    fn asymmetric(&self) -> Option<Obstacle> {
+        let enters =
+            self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(self.forward.internal.address))?;
+        let strict = self.facts.links.get(enters).is_some_and(|link| link.rp_filter == RpFilter::Strict);
+        if !strict || self.forward.gateway.is_some() {
+            return None;
+        }
+        let (client, leaves) = self.forward.clients.iter().find_map(|client| {
+            let leaves = self.facts.route_to(client.network())?.interface.as_ref()?;
+            (leaves != enters).then_some((client, leaves))
+        })?;
+        let message = format!(
+            "packets to the client {client} leave by {leaves}, and {enters}, where its packets enter, validates sources strictly (rp_filter 1) and drops them; name internal.gateways, add a route by {enters}, or set rp_filter to 2"
+        );
+        self.unless_policy_routing(obstacle(ObstacleReason::AsymmetricRoute, message))
+    }
+
+    fn unreachable(&self, next_hop: IpAddr, towards: &str) -> Option<Obstacle> {
+        let message = format!("{next_hop}, the next hop to the {towards}, does not answer (its neighbour entry is FAILED)");
+        self.facts.unreachable.contains(&next_hop).then(|| obstacle(ObstacleReason::GatewayUnreachable, message))
+    }
+
+    /// Where rules choose the table, the main table proves nothing.
+    fn unless_policy_routing(&self, found: Obstacle) -> Option<Obstacle> {
+        (!self.facts.policy_routing).then_some(found)
+    }
+
+    fn notes(&self, verdict: &Verdict) -> Vec<Note> {
+        let mut notes = Vec::new();
+        if let Some(gateway) = self.forward.gateway
+            && verdict.routes.contains(&RoutePlan::Unneeded)
+        {
+            notes.push(Note(format!(
+                "GatewayUnneeded: clients on the link of this node are reached directly and not through {gateway}"
+            )));
+        }
+        notes.extend(self.shadowed_by_reverse());
+        notes
+    }
+
+    fn shadowed_by_reverse(&self) -> Option<Note> {
+        let external = self.forward.external?;
+        let shadowed = |listener: &&crate::model::Listener| {
+            listens(listener.address, external)
+                && self
+                    .forward
+                    .reverse
+                    .iter()
+                    .any(|entry| entry.protocol == listener.protocol && entry.ports.contains(listener.port))
+        };
+        let ports: std::collections::BTreeSet<String> = self
+            .facts
+            .listeners
+            .iter()
+            .filter(shadowed)
+            .map(|listener| format!("{} {}", listener.protocol, listener.port))
+            .collect();
+        let list: Vec<String> = ports.into_iter().take(8).collect();
+        (!list.is_empty()).then(|| {
+            Note(format!(
+                "reverse takes from programs of this node what {} sends to them on {external}: {}",
+                self.forward.upstream,
+                list.join(", ")
+            ))
+        })
+    }
+}

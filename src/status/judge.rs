@@ -1,0 +1,229 @@
+//! What this node says of one forward: from the plan's verdict and what the kernel, read back, holds.
+
+use super::condition::{Judged, Reason, State, Type};
+use crate::api::Role;
+use crate::dataplane::Applied;
+use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
+use crate::dataplane::routes::RouteState;
+use crate::forward::RefusalReason;
+use crate::model::HostRoute;
+use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
+
+/// What this node says of one forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The generation of the spec that was dealt with.
+    pub generation: i64,
+    /// What this node is to it; `None` if it is no candidate.
+    pub role: Option<Role>,
+    /// The conditions, each type once.
+    pub conditions: Vec<Judged>,
+}
+
+/// Judges one forward by what was planned and what became of it.
+#[must_use]
+pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
+    let mut conditions = match &verdict.acceptance {
+        Acceptance::Accepted if verdict.role.is_none() => not_here(),
+        Acceptance::Accepted => carried(verdict, applied),
+        Acceptance::Disabled => withdrawn(applied),
+        Acceptance::Refused(refusal) => refused(Reason::Refused(refusal.reason), &refusal.message),
+        Acceptance::RefusedHere(refusal) => refused(Reason::RefusedHere(refusal.reason), &refusal.message),
+        Acceptance::Conflict(conflict) => refused(Reason::Conflict, &conflict.message),
+    };
+    conditions.extend(stalled(&verdict.acceptance));
+    Judgement { generation: verdict.generation, role: verdict.role, conditions }
+}
+
+fn accepted() -> Judged {
+    Judged::new(Type::Accepted, State::True, Reason::Accepted, "the spec is usable and conflicts with no older forward")
+}
+
+/// The node is no candidate: it says that the spec is fine, and who could say more.
+fn not_here() -> Vec<Judged> {
+    let message = "no node holds the internal address, or has a link in its subnet, and matches nodeSelector";
+    vec![
+        accepted(),
+        Judged::new(Type::Programmed, State::False, Reason::NoActiveNode, message),
+        Judged::new(Type::Ready, State::False, Reason::NoActiveNode, message),
+    ]
+}
+
+fn refused(reason: Reason, message: &str) -> Vec<Judged> {
+    vec![
+        Judged::new(Type::Accepted, State::False, reason, message),
+        Judged::new(Type::Programmed, State::False, Reason::NotAccepted, "nothing of this forward is in the kernel"),
+        Judged::new(Type::Ready, State::False, reason, message),
+    ]
+}
+
+/// Only a change of the object heals it: another try gives the same.
+fn stalled(acceptance: &Acceptance) -> Option<Judged> {
+    let (reason, message) = match acceptance {
+        Acceptance::Refused(refusal) => (Reason::Refused(refusal.reason), &refusal.message),
+        Acceptance::RefusedHere(refusal) => match refusal.reason {
+            NodeRefusalReason::ReservedPort | NodeRefusalReason::ForbiddenUpstream => {
+                (Reason::RefusedHere(refusal.reason), &refusal.message)
+            }
+            // The node may change: an address may move, a program may stop.
+            NodeRefusalReason::ForwardLoop
+            | NodeRefusalReason::NetworkAddress
+            | NodeRefusalReason::BroadcastAddress
+            | NodeRefusalReason::ForbiddenInterface
+            | NodeRefusalReason::ShadowsLocalListener => return None,
+        },
+        Acceptance::Accepted | Acceptance::Disabled | Acceptance::Conflict(_) => return None,
+    };
+    Some(Judged::new(Type::Stalled, State::True, reason, message.clone()))
+}
+
+/// Switched off, and all of it is gone from the kernel; a wait for `Ready` must not hang.
+fn withdrawn(applied: &Applied) -> Vec<Judged> {
+    let kinds = [Type::Accepted, Type::Programmed, Type::Ready];
+    match failure(applied) {
+        None => kinds
+            .map(|kind| {
+                Judged::new(kind, State::True, Reason::Disabled, "mode is Disabled: withdrawn from the kernel, the object stays")
+            })
+            .into(),
+        Some((reason, message)) => {
+            let message = format!("mode is Disabled, but the withdrawal is not done: {message}");
+            let state = |kind| if kind == Type::Accepted { State::True } else { State::False };
+            kinds
+                .map(|kind| {
+                    Judged::new(
+                        kind,
+                        state(kind),
+                        if kind == Type::Accepted { Reason::Disabled } else { reason },
+                        message.clone(),
+                    )
+                })
+                .into()
+        }
+    }
+}
+
+fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
+    let obstacles = obstacles(verdict, applied);
+    let broken = failure(applied).or_else(|| unprogrammed_route(&obstacles));
+    let (programmed, ready) = match broken {
+        Some((reason, message)) => (
+            Judged::new(Type::Programmed, State::False, reason, message.clone()),
+            Judged::new(Type::Ready, State::False, reason, message),
+        ),
+        None => (
+            Judged::new(Type::Programmed, State::True, Reason::Programmed, "rules and routes, read back, are as planned"),
+            ready(verdict, applied, &obstacles),
+        ),
+    };
+    vec![accepted(), programmed, ready]
+}
+
+fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged {
+    if let Some(worst) = obstacles.first() {
+        let message = obstacles.iter().map(|obstacle| obstacle.message.as_str()).collect::<Vec<_>>().join("; ");
+        return Judged::new(Type::Ready, State::False, Reason::Obstacle(worst.reason), message);
+    }
+    let (reason, mut message) = match verdict.role {
+        Some(Role::Standby) => (Reason::Standby, "the rules are ready for the internal address to come to this node".to_owned()),
+        Some(Role::Active) | None => (Reason::Ready, "nothing that is known stops the flow".to_owned()),
+    };
+    if applied.rules.as_ref().is_ok_and(|rules| rules.forward_policy == ForwardPolicy::Drop) {
+        message += "; the policy of FORWARD is DROP, and PF-FWD accepts these flows";
+    }
+    for note in &verdict.notes {
+        message = format!("{message}; {note}");
+    }
+    Judged::new(Type::Ready, State::True, reason, message)
+}
+
+/// What failed for the whole node, if anything did.
+fn failure(applied: &Applied) -> Option<(Reason, String)> {
+    let rules = match &applied.rules {
+        Err(error) => return Some((Reason::ApplyFailed, error.to_string())),
+        Ok(rules) => rules,
+    };
+    if let Err(error) = &applied.routes {
+        return Some((Reason::ApplyFailed, explained(error)));
+    }
+    if let Err(error) = &applied.conntrack {
+        return Some((Reason::ApplyFailed, explained(error)));
+    }
+    drifted(rules).or_else(|| overridden(rules))
+}
+
+/// An error with what caused it.
+fn explained(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
+    let first = rules.differing.first()?;
+    let message = format!(
+        "{} chains, {first} among them, are not as they were written; another program changes them",
+        rules.differing.len()
+    );
+    Some((Reason::Drifted, message))
+}
+
+fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
+    let (stage, instead) = rules.overridden.first_key_value()?;
+    let message = format!(
+        "{} {} begins with {instead:?} and not with the jump to {}: another program's rule decides first; it moves back at most once a minute",
+        stage.table().name(),
+        stage.builtin(),
+        stage.root()
+    );
+    Some((Reason::Overridden, message))
+}
+
+/// The obstacles that the plan knows and those that the routes met, the worst first.
+fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
+    let mut obstacles = verdict.obstacles.clone();
+    if let Ok(routes) = &applied.routes {
+        let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
+        obstacles.extend(installed.filter_map(|route| route_obstacle(route, routes.states.get(route))));
+    }
+    obstacles.sort_by_key(|obstacle| obstacle.reason);
+    obstacles
+}
+
+fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obstacle> {
+    let HostRoute { destination, gateway, interface } = route;
+    let (reason, message) = match state {
+        Some(RouteState::Installed | RouteState::Satisfied) => return None,
+        Some(RouteState::Contested { foreign }) => (
+            ObstacleReason::RouteContested,
+            format!(
+                "the route to {destination} through {gateway} is not installed: another program's route says otherwise ({foreign}); remove that one, or correct the gateway"
+            ),
+        ),
+        Some(RouteState::Refused { error }) => (
+            ObstacleReason::RouteRefused,
+            format!("the kernel does not take the route to {destination} through {gateway} by {interface}: {error}"),
+        ),
+        None => (ObstacleReason::RouteRefused, format!("the route to {destination} through {gateway} was not looked at")),
+    };
+    Some(Obstacle { reason, message })
+}
+
+/// A route that was planned and is not in the kernel: the kernel does not equal the plan.
+fn unprogrammed_route(obstacles: &[Obstacle]) -> Option<(Reason, String)> {
+    let missing = |obstacle: &&Obstacle| matches!(obstacle.reason, ObstacleReason::RouteContested | ObstacleReason::RouteRefused);
+    obstacles.iter().find(missing).map(|obstacle| (Reason::Obstacle(obstacle.reason), obstacle.message.clone()))
+}
+
+impl Judgement {
+    /// The condition of a type, if it is there.
+    #[must_use]
+    pub fn condition(&self, kind: Type) -> Option<&Judged> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+}
+
+impl From<RefusalReason> for Reason {
+    fn from(reason: RefusalReason) -> Self {
+        Self::Refused(reason)
+    }
+}

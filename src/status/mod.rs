@@ -1,0 +1,14 @@
+//! What is true of each forward: conditions and their reasons, from what was planned and what was read back.
+//!
+//! Pure: no I/O, no clock, no log; the time comes in as an argument.
+
+mod condition;
+mod judge;
+mod summary;
+
+#[cfg(test)]
+mod tests;
+
+pub use condition::{Judged, Reason, State, Type};
+pub use judge::{Judgement, judge};
+pub use summary::{merge, node_status, summary};
