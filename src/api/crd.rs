@@ -1,12 +1,13 @@
-//! The finished CustomResourceDefinition.
+//! The finished `CustomResourceDefinition`.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
 use super::PortForward;
+use super::columns::columns;
 
-/// The CustomResourceDefinition of [`PortForward`], as a cluster should get it.
+/// The `CustomResourceDefinition` of [`PortForward`], as a cluster should get it.
 ///
 /// Use this, not `PortForward::crd()`: the derived one lets `null` stand for every optional field.
 ///
@@ -27,7 +28,11 @@ pub fn crd_yaml() -> String {
 }
 
 fn document() -> Value {
-    let mut document = serde_json::to_value(PortForward::crd()).expect("a definition can be written as JSON");
+    let mut definition = PortForward::crd();
+    for version in &mut definition.spec.versions {
+        version.additional_printer_columns = Some(columns());
+    }
+    let mut document = serde_json::to_value(definition).expect("a definition can be written as JSON");
     tidy(&mut document);
     let status = document
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
@@ -104,5 +109,50 @@ mod tests {
             std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
             "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml"
         );
+    }
+
+    /// What each part of the schema lacks, by its path.
+    fn lacks(schema: &Value, path: &str, found: &mut Vec<String>) {
+        let has = |field: &str| schema.get(field).is_some();
+        let bounded = match schema["type"].as_str() {
+            Some("string") => has("maxLength") || has("enum") || has("format"),
+            Some("array") => has("maxItems") && has("x-kubernetes-list-type"),
+            Some("integer") => has("minimum") && has("format"),
+            Some("object") => has("properties") || has("maxProperties"),
+            Some(_) | None => false,
+        };
+        if !bounded {
+            found.push(format!("{path} has no bound"));
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(str::is_empty) {
+                found.push(format!("{path} has no description"));
+            }
+            lacks(field, &path, found);
+        }
+        for inner in ["items", "additionalProperties"].into_iter().filter_map(|inner| schema.get(inner)) {
+            lacks(inner, &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn every_field_is_explained_and_every_size_bounded() {
+        let mut found = Vec::new();
+        lacks(document().pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), "", &mut found);
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+
+    #[test]
+    fn an_unseen_object_is_not_taken_for_healthy() {
+        let status = document().pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status").unwrap().clone();
+        let seen = kube::core::cel::apply_defaults(&status, &serde_json::json!({}));
+        let seen: crate::api::PortForwardStatus = serde_json::from_value(seen).unwrap();
+        assert_eq!(seen.observed_generation, Some(-1));
+        assert_eq!(seen.conditions.iter().map(|one| one.type_.as_str()).collect::<Vec<_>>(), ["Accepted", "Programmed", "Ready"]);
+        for condition in seen.conditions {
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("Unknown", "Pending"));
+            assert_eq!(condition.observed_generation, None);
+        }
     }
 }

@@ -165,3 +165,65 @@ fn field(path: &serde_ignored::Path<'_>) -> String {
         Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => field(parent),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn document(spec: &Value) -> Value {
+        json!({"apiVersion": API_VERSION, "kind": "PortForward", "metadata": {"name": "web"}, "spec": spec})
+    }
+
+    fn spec() -> Value {
+        json!({
+            "client": {"addresses": ["1.1.1.1"]},
+            "internal": {"addresses": ["192.168.0.2"]},
+            "upstream": {"targets": [{"address": "3.3.3.3"}]},
+            "ports": [{"name": "http", "port": 80}],
+        })
+    }
+
+    fn error(change: impl FnOnce(&mut Value)) -> String {
+        let mut document = document(&spec());
+        change(&mut document);
+        decode(document).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_of_the_schema_hold_without_an_api_server() {
+        let object = decode(document(&spec())).unwrap();
+        assert_eq!(object.metadata.namespace.as_deref(), Some("default"));
+        assert_eq!(object.spec.mode, super::super::Mode::Enabled);
+        assert_eq!(object.spec.ports[0].protocol, super::super::Protocol::Tcp);
+    }
+
+    #[test]
+    fn what_kubectl_get_prints_is_taken() {
+        let mut document = document(&spec());
+        document["metadata"]["uid"] = json!("f0e1");
+        document["metadata"]["managedFields"] = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
+        document["status"] = json!({"observedGeneration": -1, "conditions": [{
+            "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }]});
+        assert!(decode(document).is_ok());
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_path() {
+        let cases = [
+            (error(|d| d["spec"]["upsteam"] = json!({})), "spec.upsteam: there is no such field"),
+            (error(|d| d["spec"]["external"] = json!({"adresses": []})), "spec.external.adresses: there is no such field"),
+            (error(|d| d["spec"]["ports"][0]["port"] = json!("http")), "spec.ports[0].port: invalid type: string \"http\""),
+            (error(|d| d["spec"]["ports"][0]["protocol"] = json!("tcp")), "spec.ports[0].protocol: unknown variant `tcp`"),
+            (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("ports"))), "spec.ports: is missing"),
+            (error(|d| d["metadata"] = json!({})), "metadata.name: is missing"),
+            (error(|d| d["kind"] = json!("Service")), "apiVersion, kind: portforward.dev/v1alpha1 Service is not known here"),
+            (error(|d| *d = json!(["PortForward"])), "apiVersion, kind: a document without them is not known here"),
+        ];
+        for (message, beginning) in cases {
+            assert!(message.starts_with(beginning), "{message}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! Must not be trusted: an object may come from a folder, an older CRD or an attacker, so `crate::forward`
 //! checks everything again. Does no I/O.
 
+mod columns;
 mod crd;
 mod decode;
 mod port;

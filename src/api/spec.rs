@@ -20,73 +20,7 @@ use super::{Port, PortForwardStatus, rules, schema};
     namespaced,
     status = "PortForwardStatus",
     derive = "PartialEq",
-    doc = "A PortForward lets the servers of a private network talk to a server outside through a proxy node that has a leg in each network. The agent on each proxy node keeps the NAT rules and the host routes that this needs.",
-    printcolumn(
-        name = "Client",
-        type_ = "string",
-        json_path = ".spec.client.addresses[0]",
-        description = "The first entry of spec.client.addresses"
-    ),
-    printcolumn(
-        name = "Internal",
-        type_ = "string",
-        json_path = ".spec.internal.addresses[0]",
-        description = "Where the client connects"
-    ),
-    printcolumn(
-        name = "Upstream",
-        type_ = "string",
-        json_path = ".spec.upstream.targets[0].address",
-        description = "The server that the client reaches"
-    ),
-    printcolumn(
-        name = "Node",
-        type_ = "string",
-        json_path = ".status.activeNode",
-        description = "The node that holds the internal address"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
-        description = "Whether traffic can flow, as far as the agents know"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        description = "Why it is ready or not"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "External",
-        type_ = "string",
-        json_path = ".spec.external.addresses[0]",
-        priority = 1,
-        description = "The address that the upstream sees; empty where the node masquerades"
-    ),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1, description = "Enabled or Disabled"),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
-        priority = 1,
-        description = "Whether the spec is usable and conflicts with no older forward"
-    ),
-    printcolumn(
-        name = "Programmed",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
-        priority = 1,
-        description = "Whether the kernel of the active node holds what the spec asks for"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        priority = 1,
-        description = "What to do next"
-    )
+    doc = "A PortForward lets the servers of a private network talk to a server outside through a proxy node that has a leg in each network. The agent on each proxy node keeps the NAT rules and the host routes that this needs."
 )]
 #[x_kube(validation = rules::upstream_not_the_proxy(), validation = rules::client_not_the_proxy(), validation = rules::gateway_not_the_proxy(), validation = rules::gateway_not_captured(), validation = rules::internal_not_captured(), validation = rules::upstream_not_captured(), validation = rules::external_not_captured(), validation = rules::reverse_needs_external(), validation = rules::reverse_needs_one_client(), validation = rules::directions_apart())]
 #[serde(rename_all = "camelCase")]

@@ -8,7 +8,7 @@ use super::{Refusal, RefusalReason};
 
 /// The networks that no host of ours can have an address in. The order matters where one lies in another.
 const NOT_UNICAST: [(Ipv4Addr, u8, RefusalReason, &str); 7] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8, RefusalReason::UnspecifiedAddress, "0.0.0.0/8 (\"this network\", RFC 791)"),
+    (Ipv4Addr::UNSPECIFIED, 8, RefusalReason::UnspecifiedAddress, "0.0.0.0/8 (\"this network\", RFC 791)"),
     (Ipv4Addr::new(127, 0, 0, 0), 8, RefusalReason::LoopbackAddress, "127.0.0.0/8 (loopback, RFC 1122)"),
     (Ipv4Addr::new(169, 254, 169, 254), 32, RefusalReason::MetadataAddress, "169.254.169.254 (the metadata of a cloud)"),
     (Ipv4Addr::new(169, 254, 0, 0), 16, RefusalReason::LinkLocalAddress, "169.254.0.0/16 (link-local, RFC 3927)"),
@@ -66,16 +66,12 @@ fn ipv4(path: &str, value: &str, text: &str) -> Result<Ipv4Addr, Refusal> {
         return Ok(address);
     }
     if let Ok(address) = text.split('%').next().unwrap_or(text).parse::<Ipv6Addr>() {
-        return Err(match address.to_ipv4_mapped() {
-            Some(plain) => {
-                let what = format_args!("is an IPv4 address in IPv6 clothes; write {plain}");
-                Refusal::of(RefusalReason::NonCanonicalAddress, path, value, what)
-            }
-            None => {
-                let what = "is an IPv6 address, which is not supported yet; write an IPv4 address";
-                Refusal::of(RefusalReason::UnsupportedFamily, path, value, what)
-            }
-        });
+        let Some(plain) = address.to_ipv4_mapped() else {
+            let what = "is an IPv6 address, which is not supported yet; write an IPv4 address";
+            return Err(Refusal::of(RefusalReason::UnsupportedFamily, path, value, what));
+        };
+        let what = format_args!("is an IPv4 address in the form of IPv6; write {plain}");
+        return Err(Refusal::of(RefusalReason::NonCanonicalAddress, path, value, what));
     }
     let (reason, what) = if has_leading_zeros(text) {
         (RefusalReason::NonCanonicalAddress, "has leading zeros, which some programs read as octal; write it without them")

@@ -9,6 +9,8 @@ mod parse;
 mod ports;
 mod refusal;
 mod selector;
+#[cfg(test)]
+mod tests;
 mod translation;
 
 use std::collections::BTreeMap;

@@ -32,10 +32,9 @@ enum By {
 }
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let version = &api::crd().spec.versions[0];
-    let mut schema = serde_json::to_value(version.schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap();
+    let definition: Value = serde_saphyr::from_str(&api::crd_yaml()).unwrap();
+    let mut schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
     api_server_fields(&mut schema);
-    whole_numbers(&mut schema);
     schema
 });
 static RULES: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(&SCHEMA));
@@ -49,16 +48,6 @@ fn api_server_fields(schema: &mut Value) {
         "type": "object", "properties": {"annotations": {"type": "object", "additionalProperties": {"type": "string"}}},
         "additionalProperties": {"type": "string"},
     });
-}
-
-/// The typed definition holds limits as floating point.
-fn whole_numbers(value: &mut Value) {
-    match value {
-        Value::Number(number) if number.is_f64() => *value = Value::from(number.as_f64().unwrap() as i64),
-        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
-        _ => {}
-    }
 }
 
 fn base() -> Value {

@@ -1,0 +1,149 @@
+//! What a [`Forward`] asks for. What it refuses is in `tests/refusals`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api;
+use crate::model::{FlowMatch, SourceNat, Translation};
+
+fn example() -> Value {
+    json!({
+        "mode": "Enabled",
+        "nodeSelector": {},
+        "client": {"addresses": ["1.1.1.1"]},
+        "internal": {"addresses": ["192.168.0.2"], "interface": "eth1", "gateways": ["192.168.0.1"]},
+        "external": {"addresses": ["2.2.2.2"], "interface": "eth0"},
+        "upstream": {"targets": [{"address": "3.3.3.3"}]},
+        "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 80}],
+        "reverse": {"ports": [{"name": "all", "protocol": "TCP", "port": 1, "endPort": 65535, "targetPort": 80}]},
+    })
+}
+
+fn forward(change: impl FnOnce(&mut Value)) -> Forward {
+    let mut spec = example();
+    change(&mut spec);
+    let metadata =
+        json!({"name": "bank-a-web", "namespace": "leased-lines", "creationTimestamp": "2026-01-02T03:04:05Z", "generation": 7});
+    let document = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": metadata, "spec": spec});
+    Forward::parse(&api::decode(document).unwrap()).unwrap()
+}
+
+/// A translation in one line.
+fn line(translation: &Translation) -> String {
+    let Translation { flows, destination, source } = translation;
+    let interface = flows.interface.as_ref().map_or(String::new(), |name| format!(" by {name}"));
+    let port = destination.port.map_or(String::new(), |port| format!(":{port}"));
+    let source = match source {
+        SourceNat::Address(address) => address.to_string(),
+        SourceNat::Masquerade => "masquerade".to_owned(),
+    };
+    let FlowMatch { protocol, destination: listen, ports, source: client, .. } = flows;
+    format!("{protocol} {client}{interface} to {listen} {ports} -> {}{port} as {source}", destination.address)
+}
+
+fn lines(forward: &Forward) -> Vec<String> {
+    forward.translations().iter().map(line).collect()
+}
+
+#[test]
+fn the_example_becomes_one_translation_in_each_direction() {
+    assert_eq!(
+        lines(&forward(|_| ())),
+        [
+            "TCP 1.1.1.1/32 by eth1 to 192.168.0.2 80 -> 3.3.3.3:80 as 2.2.2.2",
+            "TCP 3.3.3.3/32 by eth0 to 2.2.2.2 1:65535 -> 1.1.1.1:80 as 192.168.0.2",
+        ]
+    );
+}
+
+#[test]
+fn the_example_keeps_what_the_object_says_of_itself() {
+    let forward = forward(|_| ());
+    assert_eq!(forward.key.to_string(), "leased-lines/bank-a-web");
+    assert_eq!(forward.generation, 7);
+    assert_eq!(forward.created.unwrap().to_string(), "2026-01-02T03:04:05Z");
+    assert_eq!(forward.gateway.unwrap().to_string(), "192.168.0.1");
+    assert!(forward.is_in_force());
+}
+
+#[test]
+fn without_an_external_address_flows_are_masqueraded() {
+    let forward = forward(|spec| {
+        spec["reverse"] = Value::Null;
+        spec["external"] = Value::Null;
+        spec["internal"]["interface"] = Value::Null;
+    });
+    assert_eq!(lines(&forward), ["TCP 1.1.1.1/32 to 192.168.0.2 80 -> 3.3.3.3:80 as masquerade"]);
+}
+
+#[test]
+fn a_single_port_states_its_target_and_a_range_keeps_each_port_unless_told() {
+    let forward = forward(|spec| {
+        spec["reverse"] = Value::Null;
+        spec["ports"] = json!([
+            {"name": "same", "port": 80},
+            {"name": "other", "port": 81, "targetPort": 8081},
+            {"name": "kept", "protocol": "UDP", "port": 100, "endPort": 199},
+            {"name": "one", "protocol": "UDP", "port": 200, "endPort": 299, "targetPort": 9},
+            {"name": "narrow", "protocol": "UDP", "port": 300, "endPort": 300},
+        ]);
+    });
+    let targets: Vec<_> = forward.translations().iter().map(|translation| translation.destination.port).collect();
+    assert_eq!(targets, [Some(80), Some(8081), None, Some(9), Some(300)]);
+}
+
+#[test]
+fn each_port_entry_meets_each_client() {
+    let forward = forward(|spec| {
+        spec["reverse"] = Value::Null;
+        spec["client"]["addresses"] = json!(["10.2.0.0/16", "10.1.0.0/16", "1.1.1.1"]);
+        spec["ports"] = json!([{"name": "a", "port": 1}, {"name": "b", "port": 2}]);
+    });
+    assert_eq!(forward.translations().len(), 6);
+}
+
+#[test]
+fn client_entries_are_merged_and_sorted() {
+    let forward = forward(|spec| {
+        spec["reverse"] = Value::Null;
+        spec["client"]["addresses"] = json!(["10.0.1.0/24", "9.9.9.9", "10.0.0.0/24", "10.0.0.7"]);
+    });
+    let clients: Vec<String> = forward.clients.iter().map(ToString::to_string).collect();
+    assert_eq!(clients, ["9.9.9.9/32", "10.0.0.0/23"]);
+}
+
+#[test]
+fn a_disabled_or_deleting_forward_is_not_in_force() {
+    assert!(!forward(|spec| spec["mode"] = json!("Disabled")).is_in_force());
+    let mut deleting = forward(|_| ());
+    deleting.lifecycle = Lifecycle::Deleting;
+    assert!(!deleting.is_in_force());
+}
+
+#[test]
+fn the_selector_chooses_nodes_by_label() {
+    let labels =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    let everywhere = forward(|spec| spec["nodeSelector"] = Value::Null);
+    assert!(everywhere.selects(&BTreeMap::new()));
+    let edge = forward(|spec| {
+        spec["nodeSelector"] = json!({
+            "matchLabels": {"role": "edge"},
+            "matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["b"]}, {"key": "spare", "operator": "DoesNotExist"}],
+        });
+    });
+    assert!(edge.selects(&labels(&[("role", "edge"), ("zone", "a")])));
+    assert!(edge.selects(&labels(&[("role", "edge")])));
+    assert!(!edge.selects(&labels(&[("role", "edge"), ("zone", "b")])));
+    assert!(!edge.selects(&labels(&[("role", "edge"), ("spare", "")])));
+    assert!(!edge.selects(&labels(&[("zone", "a")])));
+}
+
+#[test]
+fn every_reason_is_one_word_of_its_own() {
+    let words: std::collections::BTreeSet<_> = RefusalReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(words.len(), RefusalReason::ALL.len());
+    assert!(words.iter().all(|word| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric)));
+}
