@@ -41,7 +41,8 @@ impl Frame<'_> {
         if errno == 0 {
             return Some(Ok(()));
         }
-        let reason = (self.flags & NLM_F_ACK_TLVS != 0).then(|| reason(self.payload.get(attributes..).unwrap_or_default())).flatten();
+        let reason =
+            (self.flags & NLM_F_ACK_TLVS != 0).then(|| reason(self.payload.get(attributes..).unwrap_or_default())).flatten();
         Some(Err(Refusal { errno: Errno::from_raw_os_error(errno.wrapping_neg()), reason }))
     }
 
@@ -90,7 +91,8 @@ mod tests {
 
     fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER_LEN + payload.len()).unwrap();
-        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 2], &sequence.to_ne_bytes(), &[0; 4], payload].concat();
+        let mut bytes =
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 2], &sequence.to_ne_bytes(), &[0; 4], payload].concat();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
     }

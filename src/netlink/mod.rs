@@ -192,7 +192,11 @@ impl Socket {
     }
 
     /// Reads one dump to its end; `None` when the table changed meanwhile.
-    async fn collect<T, R>(&mut self, sequence: u32, keep: &mut impl FnMut(T) -> Option<R>) -> Result<Option<Vec<R>>, NetlinkError>
+    async fn collect<T, R>(
+        &mut self,
+        sequence: u32,
+        keep: &mut impl FnMut(T) -> Option<R>,
+    ) -> Result<Option<Vec<R>>, NetlinkError>
     where
         T: NetlinkDeserializable,
     {

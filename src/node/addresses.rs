@@ -59,7 +59,9 @@ pub(super) async fn unreachable(socket: &mut Socket) -> Result<BTreeSet<IpAddr>,
     request.header.family = AddressFamily::Inet;
     let failed = socket
         .dump(RouteNetlinkMessage::GetNeighbour(request), |message| match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) if neighbour.header.state == NeighbourState::Failed => address(&neighbour),
+            RouteNetlinkMessage::NewNeighbour(neighbour) if neighbour.header.state == NeighbourState::Failed => {
+                address(&neighbour)
+            }
             _ => None,
         })
         .await

@@ -46,10 +46,8 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         insert(1001, "1.1.1.1", "3.3.3.3", "");
         insert(1002, "1.1.1.1", "4.4.4.4", "");
         insert(1003, "9.9.9.9", "3.3.3.3", "");
-        run(
-            "conntrack -I -p tcp -t 300 --state ESTABLISHED -s 1.1.1.1 -d 192.168.0.2 --sport 1004 --dport 53 \
-             --reply-src 3.3.3.3 --reply-dst 2.2.2.2 --reply-port-src 53 --reply-port-dst 1004",
-        );
+        run("conntrack -I -p tcp -t 300 --state ESTABLISHED -s 1.1.1.1 -d 192.168.0.2 --sport 1004 --dport 53 \
+             --reply-src 3.3.3.3 --reply-dst 2.2.2.2 --reply-port-src 53 --reply-port-dst 1004");
         let (before, now) = (BTreeSet::from([translation("3.3.3.3")]), BTreeSet::from([translation("4.4.4.4")]));
         assert_eq!(purge(&before, &before).await.unwrap(), Purged { count: 1 }, "the one that is translated otherwise");
         assert_eq!(source_ports().await, [1001, 1004, 1003]);

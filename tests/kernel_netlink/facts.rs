@@ -35,7 +35,7 @@ fn links_are_read_with_state_master_and_source_validation() {
         run_all(
             "ip link add br0 type bridge
              ip link set eth1 master br0
-             ip link add odd+name type dummy
+             ip link add odd+name type veth peer name odd+peer
              sysctl -qw net.ipv4.conf.all.rp_filter=0
              sysctl -qw net.ipv4.conf.eth0.rp_filter=1
              sysctl -qw net.ipv4.conf.eth1.rp_filter=0",
@@ -49,7 +49,6 @@ fn links_are_read_with_state_master_and_source_validation() {
         assert_eq!(link("eth1").master, Some(link("br0").index));
         assert_eq!(link("eth0").master, None);
         assert_eq!((link("eth0").rp_filter, link("eth1").rp_filter), (RpFilter::Strict, RpFilter::Off));
-        assert_eq!(run("cat /sys/class/net/lo/ifindex").trim(), "1");
         run("sysctl -qw net.ipv4.conf.all.rp_filter=2");
         let facts = self::facts().await;
         assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger of both counts");
@@ -66,8 +65,7 @@ fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() 
             interface: interface.map(|name| name.parse().unwrap()),
         };
         let facts = facts().await;
-        let expected =
-            [local("2.2.2.2", 24, Some("eth0")), local("10.9.9.9", 32, None), local("192.168.0.2", 24, Some("eth1"))];
+        let expected = [local("2.2.2.2", 24, Some("eth0")), local("10.9.9.9", 32, None), local("192.168.0.2", 24, Some("eth1"))];
         assert_eq!(facts.addresses, BTreeSet::from(expected));
         assert!(facts.holds(address("10.9.9.9")), "an address of the loopback is the node's own");
         assert_eq!(facts.interface_of(address("10.9.9.9")), None);
@@ -147,8 +145,7 @@ fn listeners_of_this_namespace_are_seen_and_connections_are_not() {
         let connected = UdpSocket::bind("192.168.0.2:54").unwrap();
         connected.connect("2.2.2.2:1").unwrap();
         let _client = std::net::TcpStream::connect("192.168.0.2:80").unwrap();
-        let listener =
-            |protocol, text: &str, port| Listener { protocol, address: address(text), port };
+        let listener = |protocol, text: &str, port| Listener { protocol, address: address(text), port };
         let expected = [
             listener(Protocol::Tcp, "192.168.0.2", 80),
             listener(Protocol::Tcp, "0.0.0.0", 8080),

@@ -68,10 +68,12 @@ impl Table {
     /// # Errors
     /// When the table cannot be listed.
     pub async fn entries(&mut self) -> Result<Vec<Entry>, NetlinkError> {
-        self.0.dump(message(ConntrackMessage::Get(Vec::new())), |message| match message.inner {
-            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes),
-            _ => None,
-        }).await
+        self.0
+            .dump(message(ConntrackMessage::Get(Vec::new())), |message| match message.inner {
+                NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes),
+                _ => None,
+            })
+            .await
     }
 
     /// Removes exactly `entries`; gives how many were still there.

@@ -51,7 +51,8 @@ pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wan
 /// The changes that make the table hold the wanted routes, removals before additions of the same destination.
 pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
     let foreign = foreign(wanted, table);
-    let kept: Vec<&Wanted> = wanted.iter().filter(|wanted| !foreign.get(&wanted.destination).is_some_and(|f| !leads_to(f, wanted))).collect();
+    let kept: Vec<&Wanted> =
+        wanted.iter().filter(|wanted| !foreign.get(&wanted.destination).is_some_and(|f| !leads_to(f, wanted))).collect();
     let keys: HashSet<_> = kept.iter().map(|wanted| (wanted.destination, wanted.gateway, wanted.interface)).collect();
     let mut present = HashSet::new();
     let mut steps: BTreeMap<Ipv4Net, Vec<Step>> = BTreeMap::new();

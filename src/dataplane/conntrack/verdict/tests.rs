@@ -85,14 +85,18 @@ fn an_entry_of_a_forward_that_is_gone_is_wrong() {
 fn an_entry_that_began_while_the_rule_was_missing_is_wrong() {
     for protocol in Protocol::ALL {
         assert!(is_wrong(&entry(protocol, LISTEN, CLIENT), &[], &[ours(protocol)]));
-        assert!(is_wrong(&entry(protocol, LISTEN, CLIENT), &[ours(protocol)], &[ours(protocol)]), "also when a rule was repaired");
+        assert!(
+            is_wrong(&entry(protocol, LISTEN, CLIENT), &[ours(protocol)], &[ours(protocol)]),
+            "also when a rule was repaired"
+        );
     }
 }
 
 #[test]
 fn udp_with_another_translation_is_wrong() {
     let rules = [ours(Protocol::Udp)];
-    for (upstream, source) in [("4.4.4.4:8080", EXTERNAL), ("3.3.3.3:8081", EXTERNAL), (UPSTREAM, "2.2.2.9"), (UPSTREAM, CLIENT)] {
+    for (upstream, source) in [("4.4.4.4:8080", EXTERNAL), ("3.3.3.3:8081", EXTERNAL), (UPSTREAM, "2.2.2.9"), (UPSTREAM, CLIENT)]
+    {
         assert!(is_wrong(&entry(Protocol::Udp, upstream, source), &rules, &rules), "{upstream} as {source}");
     }
 }
@@ -164,7 +168,13 @@ fn any_translation() -> impl Strategy<Value = Translation> {
     let interface = prop::option::of(prop::sample::select(vec!["eth0", "eth1"]));
     (any_protocol(), small_address(), ports, client, interface, small_address(), prop::option::of(1..6_u16), source).prop_map(
         |(protocol, destination, ports, client, interface, address, port, source)| Translation {
-            flows: FlowMatch { protocol, destination, ports, source: client, interface: interface.map(|name| name.parse().unwrap()) },
+            flows: FlowMatch {
+                protocol,
+                destination,
+                ports,
+                source: client,
+                interface: interface.map(|name| name.parse().unwrap()),
+            },
             destination: Destination { address, port },
             source,
         },
