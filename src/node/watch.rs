@@ -162,3 +162,47 @@ impl Neighbours {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+
+    use super::*;
+
+    fn tells(neighbours: &mut Neighbours, kind: u16, state: NeighbourState) -> bool {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = 2;
+        message.header.state = state;
+        let address = NeighbourAddress::Inet([192, 168, 0, 1].into());
+        message.attributes.push(NeighbourAttribute::Destination(address));
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        neighbours.tells(&Frame { kind, flags: 0, sequence: 0, payload: &payload })
+    }
+
+    #[test]
+    fn only_a_neighbour_that_fails_or_recovers_is_worth_a_look() {
+        use NeighbourState::{Delay, Failed, Incomplete, Reachable, Stale};
+        let mut neighbours = Neighbours::default();
+        for state in [Incomplete, Reachable, Stale, Delay] {
+            assert!(!tells(&mut neighbours, RTM_NEWNEIGH, state), "{state:?}");
+        }
+        assert!(!tells(&mut neighbours, RTM_DELNEIGH, Stale));
+        assert!(tells(&mut neighbours, RTM_NEWNEIGH, Failed));
+        assert!(tells(&mut neighbours, RTM_NEWNEIGH, Failed), "the kernel does not tell that it asked again");
+        assert!(tells(&mut neighbours, RTM_NEWNEIGH, Reachable));
+        assert!(!tells(&mut neighbours, RTM_NEWNEIGH, Stale));
+        assert!(tells(&mut neighbours, RTM_NEWNEIGH, Failed));
+        assert!(tells(&mut neighbours, RTM_DELNEIGH, Failed));
+        assert!(!tells(&mut neighbours, RTM_DELNEIGH, Failed), "it is forgotten");
+    }
+
+    #[test]
+    fn what_is_not_about_a_neighbour_is_always_worth_a_look() {
+        let frame = Frame { kind: 16, flags: 0, sequence: 0, payload: &[] };
+        assert!(Neighbours::default().tells(&frame));
+    }
+}

@@ -35,7 +35,7 @@ fn links_are_read_with_state_master_and_source_validation() {
         run_all(
             "ip link add br0 type bridge
              ip link set eth1 master br0
-             ip link add odd+name type dummy
+             ip link add odd+name type veth peer name odd+peer
              sysctl -qw net.ipv4.conf.all.rp_filter=0
              sysctl -qw net.ipv4.conf.eth0.rp_filter=1
              sysctl -qw net.ipv4.conf.eth1.rp_filter=0",
@@ -49,7 +49,6 @@ fn links_are_read_with_state_master_and_source_validation() {
         assert_eq!(link("eth1").master, Some(link("br0").index));
         assert_eq!(link("eth0").master, None);
         assert_eq!((link("eth0").rp_filter, link("eth1").rp_filter), (RpFilter::Strict, RpFilter::Off));
-        assert_eq!(run("cat /sys/class/net/lo/ifindex").trim(), "1");
         run("sysctl -qw net.ipv4.conf.all.rp_filter=2");
         let facts = self::facts().await;
         assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger of both counts");

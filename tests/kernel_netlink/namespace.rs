@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Runs `test` on a thread and a runtime inside a new network namespace with a loopback that is up.
 ///
 /// The namespace loses its name before the test begins, so it goes with the test's last process and thread, however that ends.
-pub fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+pub(crate) fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("pfk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     run(&format!("ip netns add {name}"));
@@ -30,7 +30,7 @@ pub fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
 }
 
 /// Runs a command in the namespace of this thread and gives what it prints.
-pub fn run(command: &str) -> String {
+pub(crate) fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
     let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -39,7 +39,7 @@ pub fn run(command: &str) -> String {
 }
 
 /// Runs one command per line.
-pub fn run_all(commands: &str) {
+pub(crate) fn run_all(commands: &str) {
     commands.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|command| {
         run(command);
     });

@@ -9,7 +9,8 @@ use portforward_operator::model::HostRoute;
 use crate::namespace::{inside, run, run_all};
 
 const NODE: &str = "
-    ip link add eth1 type dummy
+    ip link add eth1 type veth peer name peer1
+    ip link set peer1 up
     ip link set eth1 up
     ip addr add 192.168.0.2/24 dev eth1
 ";
@@ -28,7 +29,7 @@ fn ours() -> Vec<String> {
 
 /// Every route but ours, with all that the kernel tells of them.
 fn foreign() -> Vec<String> {
-    run("ip -d route show table all").lines().filter(|line| !line.contains("proto 154")).map(str::to_owned).collect()
+    run("ip -4 -d -o route show table all").lines().filter(|line| !line.contains("proto 154")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -71,6 +72,7 @@ fn whatever_carries_our_number_and_is_not_wanted_goes() {
     inside(|| async {
         run_all(NODE);
         let wanted = route("1.1.1.1/32", "192.168.0.1");
+        let before = foreign();
         apply(std::slice::from_ref(&wanted)).await;
         run_all(
             "ip route add 1.1.1.1/32 via 192.168.0.1 proto 154 metric 7
@@ -83,7 +85,6 @@ fn whatever_carries_our_number_and_is_not_wanted_goes() {
              ip nexthop add id 5 via 192.168.0.1 dev eth1
              ip route add 5.5.5.10/32 nhid 5 proto 154",
         );
-        let before = foreign();
         let report = apply(std::slice::from_ref(&wanted)).await;
         assert_eq!((report.added, report.removed), (0, 8), "{report:?}");
         assert_eq!(report.stuck, [""; 0]);

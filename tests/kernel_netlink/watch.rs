@@ -1,5 +1,6 @@
 //! Every change that planning or repair depends on wakes the waiter.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +25,15 @@ fn wakes_on(before: &str, change: &str) {
 }
 
 const LINK: &str = "
-    ip link add eth1 type dummy
+    ip link add eth1 type veth peer name peer1
+    ip link set peer1 up
     ip link set eth1 up
     ip addr add 192.168.0.2/24 dev eth1
 ";
 
 #[test]
 fn a_new_link_wakes() {
-    wakes_on("", "ip link add eth1 type dummy");
+    wakes_on("", "ip link add eth1 type veth peer name peer1");
 }
 
 #[test]
@@ -55,8 +57,18 @@ fn forwarding_wakes() {
 }
 
 #[test]
-fn a_neighbour_that_fails_wakes() {
-    wakes_on(LINK, "ip neigh add 192.168.0.1 dev eth1 nud failed");
+fn a_neighbour_that_stops_and_one_that_begins_to_answer_wake() {
+    inside(|| async {
+        run_all(LINK);
+        run("sysctl -qw net.ipv4.neigh.eth1.retrans_time_ms=10");
+        let wake = Arc::new(Notify::new());
+        let _watch = watch(&wake);
+        let sender = UdpSocket::bind("192.168.0.2:0").unwrap();
+        sender.send_to(b"anybody?", "192.168.0.1:9").unwrap();
+        timeout(LIMIT, wake.notified()).await.expect("a wake when nobody answers");
+        run("ip neigh replace 192.168.0.1 dev eth1 lladdr 02:00:00:00:00:01 nud reachable");
+        timeout(LIMIT, wake.notified()).await.expect("a wake when somebody does");
+    });
 }
 
 #[test]
@@ -77,7 +89,7 @@ fn more_changes_than_the_socket_holds_wake_and_the_watch_goes_on() {
         run(&format!("ip -batch {}", batch.path().display()));
         timeout(LIMIT, wake.notified()).await.expect("a wake on the flood");
         run("nft add table ip test");
-        run("ip link add eth2 type dummy");
+        run("ip link add eth2 type veth peer name peer2");
         timeout(LIMIT, wake.notified()).await.expect("a wake after the flood");
     });
 }

@@ -67,6 +67,6 @@ pub(super) fn describe(socket: &Socket, route: &KernelRoute) -> String {
 fn protocol(number: u8) -> String {
     match RouteProtocol::from(number) {
         RouteProtocol::Other(number) => number.to_string(),
-        known => known.to_string(),
+        known => known.to_string().to_lowercase(),
     }
 }
