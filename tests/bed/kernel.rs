@@ -12,9 +12,9 @@ use super::netns::{must, output};
 /// The two ways in which iptables reaches the kernel (xtables-nft(8), xtables-legacy(8)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
-    /// By nf_tables.
+    /// By the kernel's `nf_tables`.
     Nft,
-    /// By the kernel's old interface.
+    /// By the older `ip_tables`.
     Legacy,
 }
 

@@ -76,10 +76,7 @@ impl Netns {
 
     /// Several lines for `ip -batch` inside the namespace: one process, however many lines.
     pub(crate) fn ip_batch(&self, lines: impl IntoIterator<Item = impl Display>) {
-        let mut text = String::new();
-        for line in lines {
-            text.push_str(&format!("{line}\n"));
-        }
+        let text = lines.into_iter().map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
         let mut ip = Command::new("ip")
             .args(["-n", &self.name, "-batch", "-"])
             .stdin(Stdio::piped())
@@ -139,7 +136,7 @@ fn remove(name: &str) {
 }
 
 /// Removes the namespaces of test processes that are gone; those of living ones stay.
-fn remove_leftovers() {
+pub(crate) fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let creator = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());

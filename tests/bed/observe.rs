@@ -37,6 +37,9 @@ enum Over {
     Udp,
 }
 
+/// A name, and who asks whom how: the namespace, the address asked from, the address and port asked.
+type Probe<'a> = (&'static str, Over, &'a Netns, Ipv4Addr, (Ipv4Addr, u16));
+
 /// Runs every probe on the first proxy of a bed with two legs.
 ///
 /// While it runs, the proxy also has a route to the second client, so that what is not translated can be seen there.
@@ -54,7 +57,7 @@ pub(crate) fn observe(bed: &Bed) -> Observations {
     let proxy = &bed.proxy().netns;
     proxy.ip(&format!("route replace {SECOND_CLIENT} via {GATEWAY} dev eth1"));
     let (client, server, neighbour, router) = (&bed.client, &bed.server, &bed.neighbour, &bed.router);
-    let probes: [(&str, Over, &Netns, Ipv4Addr, (Ipv4Addr, u16)); 19] = [
+    let probes: [Probe<'_>; 19] = [
         ("client to internal:80", Tcp, client, CLIENT, (INTERNAL, 80)),
         ("client to internal:81", Tcp, client, CLIENT, (INTERNAL, 81)),
         ("client to internal:80/udp", Udp, client, CLIENT, (INTERNAL, 80)),
