@@ -1,0 +1,31 @@
+# The recipes of this project; the pipeline (.ci/run) runs the same ones.
+
+SHELL := /bin/bash
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+step := hack/step.sh
+
+.PHONY: help prepare tools test check demo
+
+help: ## Shows this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+prepare: ## Installs what the recipes need, or says what is missing
+	@hack/prepare.sh
+
+tools: ## Installs the part of it that does not need root, or says what is missing
+	@hack/prepare.sh tools
+
+test: prepare ## Runs every test; needs root, for the network namespaces
+	@$(step) "Compile the tests (minutes the first time)" cargo test --locked --no-run
+	@$(step) "Run every test" cargo test --locked
+
+check: tools ## Formatting, lints, documentation, and cargo-deny where it is installed
+	@$(step) "Formatting" cargo fmt --check
+	@$(step) "Lints (minutes the first time)" cargo clippy --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(step) "Documentation" cargo doc --locked --no-deps --document-private-items
+	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check; \
+	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi
+
+demo: prepare ## Shows a forward at work, hop by hop, in network namespaces; needs root
+	@demo/demo.sh

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Makes this machine able to run the recipes of the Makefile: Debian packages, Rust, and a kernel that has what
+# the tests load. Installs what is missing where it may (root and apt-get), else says exactly what to install.
+# Changes nothing when nothing is missing. Asks nothing.
+# Usage: hack/prepare.sh [tools]      tools: without root and the kernel, which `make check` does not need
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What is needed, by the command that shows it: command=package.
+needs=(
+    ip=iproute2 iptables-nft=iptables iptables-legacy=iptables conntrack=conntrack nft=nftables
+    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk
+)
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+fail() {
+    echo "prepare: $1" >&2
+    exit 1
+}
+
+packages() {
+    local need missing=()
+    for need in "${needs[@]}"; do
+        has "${need%%=*}" || missing+=("${need##*=}")
+    done
+    # The compiler needs the headers and start files of the C library, and curl the certificates.
+    if has dpkg; then
+        for need in libc6-dev ca-certificates; do
+            dpkg -s "$need" >/dev/null 2>&1 || missing+=("$need")
+        done
+    fi
+    ((${#missing[@]})) || return 0
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    has apt-get || fail "these programs are missing, by the name of their Debian package: ${missing[*]}"
+    ((EUID == 0)) || fail "these packages are missing: run as root: apt-get install ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    hack/step.sh "Refresh the package lists" apt-get -qq update
+    hack/step.sh "Install ${missing[*]}" apt-get -qq -y --no-install-recommends install "${missing[@]}"
+}
+
+# The oldest Rust that compiles this, from Cargo.toml; with the parts that `make check` runs.
+rust() {
+    local oldest current
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! has cargo; then
+        has rustup || hack/step.sh "Install Rust for $(id -un) by rustup" bash -c install_rustup
+        has cargo || fail "there is no cargo after installing Rust: look into ${CARGO_HOME:-$HOME/.cargo}/bin"
+    fi
+    current=$(cargo --version | cut -d' ' -f2)
+    if [[ $(printf '%s\n' "$oldest" "$current" | sort -V | head -n 1) != "$oldest" ]]; then
+        fail "Rust $oldest or newer is needed, this is $current: rustup update stable && rustup default stable"
+    fi
+    if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
+        has rustup || fail "cargo clippy and cargo fmt are missing: install the packages rust-clippy and rustfmt of this Rust"
+        hack/step.sh "Install clippy and rustfmt" rustup component add clippy rustfmt
+    fi
+}
+
+install_rustup() {
+    curl --proto '=https' --tlsv1.2 -sSf --retry 3 https://sh.rustup.rs | sh -s -- -y --no-modify-path --profile minimal ||
+        fail "Rust cannot be installed: no way to https://sh.rustup.rs; install Rust by hand, then come again"
+}
+# step.sh runs it in a shell of its own, which takes functions from the environment.
+export -f install_rustup fail
+
+# What the rules use, tried in a namespace that is gone at once.
+kernel() {
+    local variant rules
+    rules=$(printf '%s\n' '*nat' '-A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 1 -j DNAT --to-destination 127.0.0.1:1' \
+        '-A POSTROUTING -m conntrack --ctstate DNAT --ctproto 6 -j MASQUERADE' COMMIT)
+    for variant in nft legacy; do
+        unshare --net "iptables-$variant-restore" <<<"$rules" || fail "this kernel, or this container, refuses iptables-$variant: \
+it needs root with NET_ADMIN and, as modules or built in, ip_tables, iptable_nat, nf_tables, nft_compat, nf_nat, xt_addrtype, xt_conntrack"
+    done
+}
+
+packages
+rust
+[[ ${1:-} != tools ]] || exit 0
+((EUID == 0)) || fail "the tests and the demo make network namespaces: run as root, for example: sudo make test"
+kernel

@@ -1,0 +1,207 @@
+//! The agent as a process on a proxy of the bed, and the folder of manifests that it reads.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::Proxy;
+use super::kernel::Variant;
+use super::netns::output;
+use super::wait::{eventually, until};
+
+/// The binary under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
+
+/// How long the agent may take for anything a test waits for; generous, because beds share few cores.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder of manifests, with the name of a file as its only key.
+#[derive(Debug)]
+pub(crate) struct Manifests {
+    folder: PathBuf,
+}
+
+impl Manifests {
+    /// The empty folder `manifests` among a proxy's files.
+    pub(crate) fn new(proxy: &Proxy) -> Self {
+        let folder = proxy.files().join("manifests");
+        fs::create_dir_all(&folder).expect("the proxy's folder can be written");
+        Self { folder }
+    }
+
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes or replaces one file at once, as a careful editor does: a new file, renamed over the old.
+    pub(crate) fn put(&self, file: &str, yaml: &str) {
+        // Neither the suffix nor the leading dot is a manifest's.
+        let new = self.folder.join(format!(".{file}.new"));
+        fs::write(&new, yaml).expect("the folder can be written");
+        fs::rename(&new, self.folder.join(file)).expect("a file can be renamed in its folder");
+    }
+
+    /// Removes one file.
+    pub(crate) fn remove(&self, file: &str) {
+        fs::remove_file(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentOptions {
+    /// `--iptables`.
+    pub(crate) variant: Variant,
+    /// `--node-name`.
+    pub(crate) node_name: String,
+    /// `--node-label`, each `key=value`.
+    pub(crate) labels: Vec<String>,
+    /// Anything else.
+    pub(crate) extra: Vec<String>,
+}
+
+impl AgentOptions {
+    /// The node `proxy` without labels.
+    pub(crate) fn new(variant: Variant) -> Self {
+        Self { variant, node_name: "proxy".to_owned(), labels: Vec::new(), extra: Vec::new() }
+    }
+}
+
+/// A running agent; killed when dropped, and its log shown if the test failed.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    process: Child,
+    status_file: PathBuf,
+    log_file: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent on a proxy; state and status lie among the proxy's files and outlive it.
+    pub(crate) fn start(proxy: &Proxy, manifests: &Manifests, options: &AgentOptions) -> Self {
+        let status_file = proxy.files().join("status.json");
+        let log_file = proxy.files().join("agent.log");
+        // What an earlier agent left would be taken for this one's word.
+        let _ = fs::remove_file(&status_file);
+        let log = File::options().create(true).append(true).open(&log_file).expect("the proxy's folder can be written");
+        let mut command = proxy.command(PROGRAM);
+        command.arg("agent").arg("--manifests").arg(manifests.folder()).arg("--node-name").arg(&options.node_name);
+        command.arg("--state-dir").arg(state_folder(proxy)).arg("--status-file").arg(&status_file);
+        command.args(["--iptables", &options.variant.to_string(), "--log-format", "text"]);
+        for label in &options.labels {
+            command.args(["--node-label", label]);
+        }
+        // nsenter becomes the agent by exec(2): the child's pid is the agent's.
+        let process = command.args(&options.extra).stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
+        Self { process, status_file, log_file }
+    }
+
+    /// What the agent has logged, and the agents before it on this proxy.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log_file).unwrap_or_default()
+    }
+
+    /// The status file: a `List` of every forward and what each file of the folder said.
+    pub(crate) fn report(&self) -> Option<Value> {
+        serde_json::from_slice(&fs::read(&self.status_file).ok()?).ok()
+    }
+
+    /// The forward `namespace/name` with its status, once the report has it.
+    pub(crate) fn forward(&self, key: &str) -> Option<Value> {
+        let named = |item: &&Value| {
+            let part = |field: &str| item["metadata"][field].as_str().unwrap_or_default();
+            format!("{}/{}", part("namespace"), part("name")) == key
+        };
+        self.report()?["items"].as_array()?.iter().find(named).cloned()
+    }
+
+    /// The error that the report gives for a file of the folder, if it gives one.
+    pub(crate) fn file_error(&self, file: &str) -> Option<String> {
+        let report = self.report()?;
+        let entry = report["files"].as_array()?.iter().find(|entry| {
+            entry["path"].as_str().is_some_and(|path| Path::new(path).file_name().is_some_and(|name| name == file))
+        })?;
+        entry["error"].as_str().map(str::to_owned)
+    }
+
+    /// The `(status, reason)` of a condition that judges the forward's present content; `None` while it judges an older one.
+    pub(crate) fn condition(&self, key: &str, condition: &str) -> Option<(String, String)> {
+        let forward = self.forward(key)?;
+        let found = forward["status"]["conditions"].as_array()?.iter().find(|each| each["type"] == condition)?.clone();
+        let text = |field: &str| found[field].as_str().map(str::to_owned);
+        (found["observedGeneration"] == forward["metadata"]["generation"]).then_some((text("status")?, text("reason")?))
+    }
+
+    /// Waits for a condition to have this status and reason; panics with the report and the log if it does not come.
+    pub(crate) fn wait_condition(&self, key: &str, condition: &str, status: &str, reason: &str) {
+        let wanted = Some((status.to_owned(), reason.to_owned()));
+        if !eventually(PATIENCE, || self.condition(key, condition) == wanted) {
+            self.give_up(&format!("{key} never became {condition}={status} {reason}"));
+        }
+    }
+
+    /// Waits for `Ready=True` with any reason.
+    pub(crate) fn wait_ready(&self, key: &str) {
+        if !eventually(PATIENCE, || self.condition(key, "Ready").is_some_and(|(status, _)| status == "True")) {
+            self.give_up(&format!("{key} never became ready"));
+        }
+    }
+
+    /// Waits for the report to hold.
+    pub(crate) fn wait_report(&self, claim: &str, holds: impl Fn(&Value) -> bool) {
+        if !eventually(PATIENCE, || self.report().is_some_and(|report| holds(&report))) {
+            self.give_up(claim);
+        }
+    }
+
+    /// SIGTERM, as an init system stops it; waits for the end.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("the agent runs until it is stopped");
+        let ended = until(PATIENCE, || self.process.try_wait().expect("a child can be waited for"));
+        ended.unwrap_or_else(|| self.give_up("the agent did not end after SIGTERM"))
+    }
+
+    /// SIGKILL, at whatever it was doing.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().expect("a child can be killed");
+        self.process.wait().expect("a child can be waited for");
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    fn give_up(&self, claim: &str) -> ! {
+        let report = self.report().map_or_else(|| "none".to_owned(), |report| format!("{report:#}"));
+        panic!("{claim}\n--- report\n{report}");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the agent\n{}", self.log());
+        }
+    }
+}
+
+/// Where the record of a proxy lies.
+pub(crate) fn state_folder(proxy: &Proxy) -> PathBuf {
+    proxy.files().join("state")
+}
+
+/// Runs another command of the program on a proxy, such as `["cleanup", "--iptables", "nft"]`.
+pub(crate) fn operator<S: AsRef<std::ffi::OsStr>>(proxy: &Proxy, arguments: impl IntoIterator<Item = S>) -> Output {
+    output(proxy.command(PROGRAM).args(arguments))
+}

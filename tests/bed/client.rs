@@ -1,0 +1,269 @@
+//! Real clients inside a namespace: what became of a request, and what the server says it saw.
+
+use std::fmt;
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+
+use super::netns::Netns;
+use super::server::{Pattern, Request, Seen};
+use super::wait::eventually;
+
+/// How long an answer may take before it counts as none; a lost SYN is sent again after one second (RFC 6298).
+pub(crate) const ANSWER: Duration = Duration::from_millis(2500);
+
+/// Why there was no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Silence {
+    /// Nobody listens: RST, or ICMP port unreachable.
+    Refused,
+    /// ICMP host, network or administratively unreachable, or no route.
+    Unreachable,
+    /// Nothing came back in time.
+    TimedOut,
+    /// The connection ended, or was reset, before everything was there.
+    Broken,
+    /// Something came, and it was not what was asked for.
+    Garbled,
+}
+
+/// Asks over a new TCP connection.
+pub(crate) fn tcp_ask(
+    netns: &Netns,
+    from: impl Into<IpAddr>,
+    to: impl Into<SocketAddr>,
+    limit: Duration,
+) -> Result<Seen, Silence> {
+    Connection::open(netns, (from.into(), 0), to, limit).map(|connection| connection.seen)
+}
+
+/// Asks with one datagram from a new socket.
+pub(crate) fn udp_ask(
+    netns: &Netns,
+    from: impl Into<IpAddr>,
+    to: impl Into<SocketAddr>,
+    limit: Duration,
+) -> Result<Seen, Silence> {
+    UdpFlow::open(netns, (from.into(), 0), to)?.ask(limit)
+}
+
+/// A TCP connection to a server of the bed.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    lines: BufReader<TcpStream>,
+    asked: u64,
+    /// What the server saw.
+    pub(crate) seen: Seen,
+}
+
+impl Connection {
+    /// Connects from an address and port (0: any) and reads what the server saw.
+    pub(crate) fn open(
+        netns: &Netns,
+        from: impl Into<SocketAddr>,
+        to: impl Into<SocketAddr>,
+        limit: Duration,
+    ) -> Result<Self, Silence> {
+        let (from, to) = (from.into(), to.into());
+        let stream = netns.run(|| connected(from, to, limit))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(limit))?;
+        let mut lines = BufReader::new(stream.try_clone()?);
+        let seen = line(&mut lines)?.parse()?;
+        Ok(Self { stream, lines, asked: 0, seen })
+    }
+
+    /// The client's own end.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connected socket has an address")
+    }
+
+    /// Sends the next number and wants it back: the connection lives.
+    pub(crate) fn exchange(&mut self, limit: Duration) -> Result<(), Silence> {
+        self.asked += 1;
+        self.limit(limit)?;
+        writeln!(self.stream, "{}", Request::Echo(self.asked))?;
+        if line(&mut self.lines)? == self.asked.to_string() { Ok(()) } else { Err(Silence::Garbled) }
+    }
+
+    /// Fetches so many bytes, each compared; `limit` is how long it may stand still.
+    pub(crate) fn download(&mut self, bytes: u64, limit: Duration) -> Result<(), Silence> {
+        self.limit(limit)?;
+        writeln!(self.stream, "{}", Request::Download(bytes))?;
+        let mut pattern = Pattern::default();
+        io::copy(&mut (&mut self.lines).take(bytes), &mut pattern)?;
+        if pattern.offset == bytes { Ok(()) } else { Err(Silence::Broken) }
+    }
+
+    /// Sends so many bytes, which the server compares; `limit` is how long it may stand still.
+    pub(crate) fn upload(&mut self, bytes: u64, limit: Duration) -> Result<(), Silence> {
+        self.limit(limit)?;
+        writeln!(self.stream, "{}", Request::Upload(bytes))?;
+        io::copy(&mut Pattern::default().take(bytes), &mut self.stream)?;
+        if line(&mut self.lines)? == bytes.to_string() { Ok(()) } else { Err(Silence::Broken) }
+    }
+
+    /// Makes it a download that goes on in the background until [`Download::finish`].
+    pub(crate) fn stream(mut self) -> Result<Download, Silence> {
+        self.limit(STANDSTILL)?;
+        writeln!(self.stream, "{}", Request::Stream)?;
+        Ok(Download::start(self))
+    }
+
+    fn limit(&self, limit: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(limit))?;
+        self.stream.set_write_timeout(Some(limit))
+    }
+}
+
+/// How long a download may stand still before it counts as interrupted: some retransmissions, so that a
+/// short outage that TCP heals is seen by [`Download::goes_on`] and not taken for an end.
+const STANDSTILL: Duration = Duration::from_secs(20);
+
+/// The pause between two reads of a [`Download`]: about 3 MB/s, so that it outlives what happens beside it.
+const PACE: Duration = Duration::from_millis(5);
+
+/// A download without end, in the background; every byte is compared.
+#[derive(Debug)]
+pub(crate) struct Download {
+    bytes: Arc<AtomicU64>,
+    stop: mpsc::Sender<()>,
+    reading: JoinHandle<Result<u64, Silence>>,
+}
+
+impl Download {
+    fn start(mut connection: Connection) -> Self {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = mpsc::channel();
+        let counted = Arc::clone(&bytes);
+        let reading = thread::spawn(move || {
+            let mut pattern = Pattern::default();
+            loop {
+                if io::copy(&mut (&mut connection.lines).take(16 * 1024), &mut pattern)? == 0 {
+                    return Err(Silence::Broken);
+                }
+                counted.store(pattern.offset, Ordering::Relaxed);
+                match stopped.recv_timeout(PACE) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            connection.stream.shutdown(Shutdown::Write)?;
+            io::copy(&mut connection.lines, &mut pattern)?;
+            Ok(pattern.offset)
+        });
+        Self { bytes, stop, reading }
+    }
+
+    /// How many bytes have come.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether more comes within `limit`; counted from now, so that buffered data alone does not pass for it.
+    pub(crate) fn goes_on(&self, limit: Duration) -> bool {
+        // More than both ends can hold in their buffers (tcp_rmem and tcp_wmem, tcp(7), as the bed sets them).
+        let enough = self.bytes() + 512 * 1024;
+        eventually(limit, || self.bytes() >= enough || self.reading.is_finished()) && !self.reading.is_finished()
+    }
+
+    /// Ends it in good order; the bytes that came, or how it had been interrupted.
+    pub(crate) fn finish(self) -> Result<u64, Silence> {
+        let _ = self.stop.send(());
+        self.reading.join().expect("reading does not panic")
+    }
+}
+
+/// A UDP socket that stays, and with it the flow that the kernel tracks.
+#[derive(Debug)]
+pub(crate) struct UdpFlow {
+    socket: UdpSocket,
+    asked: u64,
+}
+
+impl UdpFlow {
+    /// A socket from an address and port (0: any), connected so that ICMP errors reach it.
+    pub(crate) fn open(netns: &Netns, from: impl Into<SocketAddr>, to: impl Into<SocketAddr>) -> Result<Self, Silence> {
+        let (from, to) = (from.into(), to.into());
+        let socket = netns.run(|| {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(to).map(|()| socket)
+        })?;
+        Ok(Self { socket, asked: 0 })
+    }
+
+    /// The client's own end.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.socket.local_addr().expect("a connected socket has an address")
+    }
+
+    /// Sends one datagram and waits for the answer to it; late answers to earlier ones are passed over.
+    pub(crate) fn ask(&mut self, limit: Duration) -> Result<Seen, Silence> {
+        self.asked += 1;
+        self.socket.set_read_timeout(Some(limit))?;
+        self.socket.send(self.asked.to_string().as_bytes())?;
+        let mut datagram = [0; 2048];
+        loop {
+            let length = self.socket.recv(&mut datagram)?;
+            let text = String::from_utf8_lossy(&datagram[..length]);
+            let (number, seen) = text.split_once(' ').ok_or(Silence::Garbled)?;
+            if number == self.asked.to_string() {
+                return Ok(seen.parse()?);
+            }
+        }
+    }
+}
+
+/// A TCP socket bound before it connects, which `std` cannot do.
+fn connected(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &from)?;
+    // Bounds connect(2) as well, which then says EINPROGRESS (socket(7)).
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    connect(&socket, &to).map_err(|error| if error == Errno::INPROGRESS { Errno::TIMEDOUT } else { error })?;
+    Ok(socket.into())
+}
+
+fn line(lines: &mut impl io::BufRead) -> Result<String, Silence> {
+    let mut line = String::new();
+    match lines.read_line(&mut line)? {
+        0 => Err(Silence::Broken),
+        _ => Ok(line.trim_end().to_owned()),
+    }
+}
+
+impl From<io::Error> for Silence {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Self::Broken,
+            io::ErrorKind::InvalidData | io::ErrorKind::Other => Self::Garbled,
+            kind => panic!("a probe met what no probe should: {kind}: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "no answer",
+            Self::Broken => "broken off",
+            Self::Garbled => "garbled",
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! What the kernel of a proxy holds, as the system's own tools show it, for tests to compare.
+//!
+//! Reads by the tools and never by code of ours, so that a fault of ours cannot hide itself.
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use super::Proxy;
+use super::netns::{must, output};
+
+/// The two ways in which iptables reaches the kernel (xtables-nft(8), xtables-legacy(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Variant {
+    /// By the kernel's `nf_tables`.
+    Nft,
+    /// By the older `ip_tables`.
+    Legacy,
+}
+
+impl Variant {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
+impl Proxy {
+    /// `iptables -w ARGUMENTS`, which has to succeed.
+    pub(crate) fn iptables(&self, variant: Variant, arguments: &str) -> String {
+        must(self.command(&format!("iptables-{variant}")).arg("-w").args(arguments.split_whitespace()))
+    }
+
+    /// `iptables-restore --noflush -w` of a text, which has to succeed.
+    pub(crate) fn iptables_restore(&self, variant: Variant, rules: &str) {
+        let mut restore = self
+            .command(&format!("iptables-{variant}-restore"))
+            .args(["--noflush", "-w"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nsenter is installed");
+        restore.stdin.take().expect("the input is piped").write_all(rules.as_bytes()).expect("iptables-restore reads");
+        let output = restore.wait_with_output().expect("iptables-restore can be waited for");
+        assert!(output.status.success(), "{}\n{rules}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// `iptables-save` without what differs between two equal rulesets: comments with times, and counters.
+    pub(crate) fn iptables_save(&self, variant: Variant) -> Vec<String> {
+        let text = must(&mut self.command(&format!("iptables-{variant}-save")));
+        let kept = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        kept.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
+    }
+
+    /// The chains, jumps and rules of ours, each line with its table before it.
+    pub(crate) fn our_rules(&self, variant: Variant) -> Vec<String> {
+        let mut table = String::new();
+        let mut ours = Vec::new();
+        for line in self.iptables_save(variant) {
+            if let Some(name) = line.strip_prefix('*') {
+                name.clone_into(&mut table);
+            } else if is_ours(&line) {
+                ours.push(format!("{table} {line}"));
+            }
+        }
+        ours
+    }
+
+    /// Everything that is not ours, byte by byte; of a table with no rule and no policy in it (iptables makes such
+    /// ones by looking) nothing.
+    pub(crate) fn foreign_rules(&self, variant: Variant) -> Vec<String> {
+        let all = self.iptables_save(variant);
+        let tables = all.split_inclusive(|line| line == "COMMIT");
+        let foreign = tables.map(|table| table.iter().filter(|line| !is_ours(line)).cloned().collect::<Vec<_>>());
+        let says_something = |line: &String| line.starts_with('-') || (line.starts_with(':') && !line.ends_with(" ACCEPT"));
+        foreign.filter(|table| table.iter().any(says_something)).flatten().collect()
+    }
+
+    /// The native nftables ruleset, without counters and handles; what another program may have beside iptables.
+    pub(crate) fn nft_ruleset(&self) -> String {
+        must(self.command("nft").args(["--stateless", "list", "ruleset"]))
+    }
+
+    /// The IPv4 routes of the main table, as `ip -j` gives them.
+    pub(crate) fn routes(&self) -> Vec<serde_json::Value> {
+        let text = must(self.command("ip").args(["-j", "-4", "-d", "route", "show", "table", "main"]));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j route: {error}: {text}"))
+    }
+
+    /// The routes to one destination, as `ip` writes it (a host without a prefix length).
+    pub(crate) fn routes_to(&self, destination: &str) -> Vec<serde_json::Value> {
+        self.routes().into_iter().filter(|route| route["dst"] == destination).collect()
+    }
+
+    /// The entries of the connection tracking that `conntrack -L FILTER` lists, one line each.
+    pub(crate) fn conntrack(&self, filter: &str) -> Vec<String> {
+        let listed = must(self.command("conntrack").arg("-L").args(filter.split_whitespace()));
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// Deletes the entries that `conntrack -D FILTER` matches; how many went.
+    pub(crate) fn conntrack_delete(&self, filter: &str) -> usize {
+        // Exits 1 when nothing matched (conntrack(8)).
+        let deleted = output(self.command("conntrack").arg("-D").args(filter.split_whitespace()));
+        String::from_utf8_lossy(&deleted.stdout).lines().count()
+    }
+
+    /// The neighbour entries, as `ip -j` gives them.
+    pub(crate) fn neighbours(&self) -> Vec<serde_json::Value> {
+        let text = must(self.command("ip").args(["-j", "-4", "neigh", "show"]));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j neigh: {error}: {text}"))
+    }
+}
+
+/// Whether a line of `iptables-save` declares, fills or names a chain of ours.
+fn is_ours(line: &str) -> bool {
+    line.starts_with(":PF-") || line.split_whitespace().any(|word| word.starts_with("PF-"))
+}

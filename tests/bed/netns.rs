@@ -1,0 +1,147 @@
+//! Network namespaces that belong to one test bed: made, entered, and removed with all that runs in them.
+//!
+//! Touches only namespaces whose name says that a test process made them: `pf-<pid>-<bed>-<host>`.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where `ip netns` keeps its namespaces (ip-netns(8)).
+const NAMESPACES: &str = "/run/netns";
+
+/// The prefix of every namespace of ours.
+const PREFIX: &str = "pf-";
+
+/// A named network namespace; removed, with every process in it, when dropped.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes the namespace `pf-<pid>-<bed>-<host>`, its loopback up.
+    pub(crate) fn create(bed: u32, host: &str) -> Self {
+        static LEFTOVERS: Once = Once::new();
+        LEFTOVERS.call_once(remove_leftovers);
+        let name = format!("{PREFIX}{}-{bed}-{host}", std::process::id());
+        must(Command::new("ip").args(["netns", "add", &name]));
+        let netns = Self { name };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// The name, as `ip netns list` shows it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file by which the namespace is entered.
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.name)
+    }
+
+    /// Runs `task` on a thread of its own inside the namespace; sockets made there stay there.
+    pub(crate) fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let file = File::open(self.path()).expect("the namespace exists while its bed does");
+                move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter a namespace");
+                task()
+            });
+            inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// A command that will run inside the namespace. Unlike `ip netns exec` it leaves /sys as it is.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// `ip ARGUMENTS` inside the namespace; the output. Panics when `ip` refuses.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        must(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
+    }
+
+    /// Several lines for `ip -batch` inside the namespace: one process, however many lines.
+    pub(crate) fn ip_batch(&self, lines: impl IntoIterator<Item = impl Display>) {
+        let text = lines.into_iter().map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
+        let mut ip = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ip is installed");
+        ip.stdin.take().expect("the input is piped").write_all(text.as_bytes()).expect("ip reads its batch");
+        let output = ip.wait_with_output().expect("ip can be waited for");
+        assert!(output.status.success(), "ip -batch in {}: {}\n{text}", self.name, String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Writes a setting below `/proc/sys/net`, such as `ipv4/ip_forward`, inside the namespace.
+    pub(crate) fn set(&self, key: &str, value: &str) {
+        // /proc/sys/net shows the namespace of the thread that opens the file.
+        self.run(|| fs::write(Path::new("/proc/sys/net").join(key), value))
+            .unwrap_or_else(|error| panic!("net/{key} in {}: {error}", self.name));
+    }
+
+    /// Reads a setting below `/proc/sys/net` inside the namespace, trimmed.
+    pub(crate) fn setting(&self, key: &str) -> String {
+        self.run(|| fs::read_to_string(Path::new("/proc/sys/net").join(key)))
+            .unwrap_or_else(|error| panic!("net/{key} in {}: {error}", self.name))
+            .trim()
+            .to_owned()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+/// Runs a command that has to succeed; its output. Panics with what it said otherwise.
+pub(crate) fn must(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command whose failure the caller judges.
+pub(crate) fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; hack/prepare.sh installs what the tests need"))
+}
+
+/// Kills what still runs in a namespace of ours and removes it; quiet, because it also runs while a test fails.
+fn remove(name: &str) {
+    if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() {
+        for pid in String::from_utf8_lossy(&pids.stdout).lines().filter_map(|line| line.trim().parse().ok()) {
+            // A test that panicked inside `run` may still have its own thread in there.
+            if let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid()) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+    let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
+}
+
+/// Removes the namespaces of test processes that are gone; those of living ones stay.
+pub(crate) fn remove_leftovers() {
+    let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let creator = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+        if creator.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            remove(&name);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Real servers inside a namespace: each tells its peer what it saw, and keeps a list of it.
+//!
+//! Over TCP the first line is what was seen; then the client asks, line by line, for what is in [`Request`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::netns::Netns;
+
+/// What a server saw of a connection or datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seen {
+    /// Who connected.
+    pub(crate) peer: SocketAddr,
+    /// The server's own address, as the packet carried it when it arrived.
+    pub(crate) local: SocketAddr,
+}
+
+/// What a client may ask for on a TCP connection, one line each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// The number back, as a line.
+    Echo(u64),
+    /// So many bytes of the pattern.
+    Download(u64),
+    /// The pattern without end, until the client shuts its direction.
+    Stream,
+    /// So many bytes of the pattern follow; the server answers with the number it found in order.
+    Upload(u64),
+}
+
+/// A TCP or UDP server on one address and any number of ports; gone, with its connections, when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    wake: UnixStream,
+    serving: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    seen: Mutex<Vec<Seen>>,
+    open: Mutex<BTreeMap<SocketAddr, TcpStream>>,
+}
+
+impl Server {
+    /// Listens by TCP; bound when this returns.
+    pub(crate) fn tcp(netns: &Netns, address: impl Into<IpAddr>, ports: impl IntoIterator<Item = u16>) -> Self {
+        let (address, ports) = (address.into(), ports.into_iter().collect::<Vec<_>>());
+        let listeners = netns.run(|| bind(&ports, |port| TcpListener::bind((address, port))));
+        for listener in &listeners {
+            listener.set_nonblocking(true).expect("a socket can be made not to block");
+        }
+        Self::serve(listeners, |listener, shared| {
+            while let Ok((stream, peer)) = listener.accept() {
+                let shared = Arc::clone(shared);
+                thread::spawn(move || shared.converse(stream, peer));
+            }
+        })
+    }
+
+    /// Answers datagrams; bound when this returns.
+    pub(crate) fn udp(netns: &Netns, address: impl Into<IpAddr>, ports: impl IntoIterator<Item = u16>) -> Self {
+        let (address, ports) = (address.into(), ports.into_iter().collect::<Vec<_>>());
+        let sockets = netns.run(|| bind(&ports, |port| UdpSocket::bind((address, port))));
+        for socket in &sockets {
+            socket.set_nonblocking(true).expect("a socket can be made not to block");
+        }
+        Self::serve(sockets, |socket, shared| {
+            let mut datagram = [0; 2048];
+            while let Ok((length, peer)) = socket.recv_from(&mut datagram) {
+                let Ok(local) = socket.local_addr() else { continue };
+                let seen = shared.note(Seen { peer, local });
+                let number = String::from_utf8_lossy(&datagram[..length]);
+                // A client that is gone shows itself in its own test, not here.
+                let _ = socket.send_to(format!("{number} {seen}").as_bytes(), peer);
+            }
+        })
+    }
+
+    /// What this server has seen so far, in order of arrival.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// Forgets what it has seen.
+    pub(crate) fn forget(&self) {
+        lock(&self.shared.seen).clear();
+    }
+
+    fn serve<S: AsFd + Send + 'static>(sockets: Vec<S>, take: impl Fn(&S, &Arc<Shared>) + Send + 'static) -> Self {
+        let (wake, woken) = UnixStream::pair().expect("a process may have one more socket");
+        let shared = Arc::new(Shared::default());
+        let for_thread = Arc::clone(&shared);
+        let serving = thread::spawn(move || {
+            loop {
+                let ready = readable(sockets.iter().map(AsFd::as_fd).chain([woken.as_fd()]), None);
+                if ready.contains(&sockets.len()) {
+                    return;
+                }
+                for index in ready {
+                    take(&sockets[index], &for_thread);
+                }
+            }
+        });
+        Self { shared, wake, serving: Some(serving) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.wake.shutdown(Shutdown::Both);
+        if let Some(serving) = self.serving.take() {
+            let _ = serving.join();
+        }
+        for stream in lock(&self.shared.open).values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn note(&self, seen: Seen) -> Seen {
+        lock(&self.seen).push(seen);
+        seen
+    }
+
+    /// One TCP connection, to its end; a peer that breaks it off is the client's matter.
+    fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+        let (Ok(copy), Ok(local)) = (stream.try_clone(), stream.local_addr()) else { return };
+        lock(&self.open).insert(peer, copy);
+        let seen = self.note(Seen { peer, local });
+        let _ = answer(stream, seen);
+        lock(&self.open).remove(&peer);
+    }
+}
+
+/// Greets, then does what the client asks, until it closes.
+fn answer(mut stream: TcpStream, seen: Seen) -> io::Result<()> {
+    // Accepted sockets do not inherit it on Linux, but nothing here may depend on that.
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    writeln!(stream, "{seen}")?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while lines.read_line(&mut line)? > 0 {
+        match line.trim_end().parse().map_err(io::Error::other)? {
+            Request::Echo(number) => writeln!(stream, "{number}")?,
+            Request::Download(bytes) => io::copy(&mut Pattern::default().take(bytes), &mut stream).map(drop)?,
+            Request::Stream => stream_until_shut(&mut stream)?,
+            Request::Upload(bytes) => {
+                let mut pattern = Pattern::default();
+                io::copy(&mut (&mut lines).take(bytes), &mut pattern)?;
+                writeln!(stream, "{}", pattern.offset)?;
+            }
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+fn stream_until_shut(stream: &mut TcpStream) -> io::Result<()> {
+    let mut pattern = Pattern::default();
+    while readable([stream.as_fd()], Some(&Timespec::default())).is_empty() {
+        io::copy(&mut (&mut pattern).take(8192), stream)?;
+    }
+    stream.shutdown(Shutdown::Write)
+}
+
+/// The bytes of 0, 1, 2, ... as little-endian words: read, it makes them; written to, it checks them.
+#[derive(Debug, Default)]
+pub(crate) struct Pattern {
+    /// How many bytes have gone by, all in order.
+    pub(crate) offset: u64,
+}
+
+impl Pattern {
+    fn next_byte(&mut self) -> u8 {
+        // Below 8, so no cast can cut it.
+        let byte = (self.offset / 8).to_le_bytes()[(self.offset % 8) as usize];
+        self.offset += 1;
+        byte
+    }
+}
+
+impl io::Read for Pattern {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        buffer.fill_with(|| self.next_byte());
+        Ok(buffer.len())
+    }
+}
+
+impl io::Write for Pattern {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if self.next_byte() != *byte {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("other data at byte {}", self.offset - 1)));
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.peer, self.local)
+    }
+}
+
+impl FromStr for Seen {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let address = |text: &str| text.parse().map_err(io::Error::other);
+        let (peer, local) = text.trim().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { peer: address(peer)?, local: address(local)? })
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Echo(number) => write!(f, "echo {number}"),
+            Self::Download(bytes) => write!(f, "download {bytes}"),
+            Self::Stream => write!(f, "stream 0"),
+            Self::Upload(bytes) => write!(f, "upload {bytes}"),
+        }
+    }
+}
+
+impl FromStr for Request {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (verb, number) = text.split_once(' ').ok_or_else(|| format!("no request: {text}"))?;
+        let number = number.parse().map_err(|error| format!("{text}: {error}"))?;
+        match verb {
+            "echo" => Ok(Self::Echo(number)),
+            "download" => Ok(Self::Download(number)),
+            "stream" => Ok(Self::Stream),
+            "upload" => Ok(Self::Upload(number)),
+            _ => Err(format!("no request: {text}")),
+        }
+    }
+}
+
+/// Binds every port, after making room for as many files as the system lets this process open.
+fn bind<S>(ports: &[u16], one: impl Fn(u16) -> io::Result<S>) -> Vec<S> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("a process may use its own limit");
+    ports.iter().map(|port| one(*port).unwrap_or_else(|error| panic!("port {port}: {error}"))).collect()
+}
+
+/// Which of the sockets can be read, closed or failed ones among them; waits as long as `limit` says.
+fn readable<'a>(sockets: impl IntoIterator<Item = BorrowedFd<'a>>, limit: Option<&Timespec>) -> Vec<usize> {
+    let mut sockets: Vec<_> = sockets.into_iter().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
+    // An interrupted wait found nothing: the caller comes again.
+    let _ = poll(&mut sockets, limit);
+    (0..sockets.len()).filter(|index| !sockets[*index].revents().is_empty()).collect()
+}
+
+/// What a panicking thread leaves in these lists is still a list.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

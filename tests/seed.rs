@@ -1,0 +1,93 @@
+//! The six steps that an administrator does by hand, on the bed: what they give, and what they do besides.
+//!
+//! This also proves the bed: its hosts, servers and probes see what the design's first page says.
+
+mod bed;
+
+use bed::client::{ANSWER, Connection, Silence};
+use bed::kernel::Variant;
+use bed::observe::{Observation, Observations, answered, observe};
+use bed::server::Server;
+use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, Proxy, SECOND_CLIENT, SERVER};
+
+/// The six steps of the design, section 1, word for word (the route as `ip` writes it).
+fn do_by_hand(proxy: &Proxy, variant: Variant) {
+    for rule in [
+        "-t nat -A PREROUTING -i eth1 -d 192.168.0.2 -p tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
+        "-t nat -A POSTROUTING -s 1.1.1.1 -p tcp -j SNAT --to-source 2.2.2.2",
+        "-t nat -A PREROUTING -i eth0 -s 3.3.3.3 -p tcp -j DNAT --to-destination 1.1.1.1:80",
+        "-t nat -A POSTROUTING -s 3.3.3.3 -p tcp -j SNAT --to-source 192.168.0.2",
+        "-t nat -A POSTROUTING -o eth0 -s 2.2.2.2 -j MASQUERADE",
+    ] {
+        proxy.iptables(variant, rule);
+    }
+    proxy.netns.ip(&format!("route add {CLIENT}/32 via {GATEWAY} dev eth1"));
+}
+
+fn expect(seen: &Observations, probe: &str, expected: Observation) {
+    assert_eq!(seen[probe], expected, "{probe}\n{seen:#?}");
+}
+
+fn the_hand_made_node(variant: Variant) {
+    let bed = Bed::new();
+    do_by_hand(bed.proxy(), variant);
+    let seen = observe(&bed);
+
+    // What the seed wants.
+    expect(&seen, "client to internal:80", answered((SERVER, 80), EXTERNAL));
+    expect(&seen, "server to external:80", answered((CLIENT, 80), INTERNAL));
+    expect(&seen, "server to external:8443", answered((CLIENT, 80), INTERNAL));
+    expect(&seen, "client to internal:81", Observation::Silent(Silence::Refused));
+    expect(&seen, "client to internal:80/udp", Observation::Silent(Silence::Refused));
+    expect(&seen, "server to external:80/udp", Observation::Silent(Silence::Refused));
+    expect(&seen, "proxy to server:80", answered((SERVER, 80), EXTERNAL));
+
+    // Rule 1 serves anybody on the line.
+    expect(&seen, "neighbour to internal:80", answered((SERVER, 80), NEIGHBOUR));
+    expect(&seen, "second client to internal:80", answered((SERVER, 80), SECOND_CLIENT));
+    // Rule 2 rewrites everything that the client sends by TCP.
+    expect(&seen, "client past the forward to server:8080", answered((SERVER, 8080), EXTERNAL));
+    expect(&seen, "client past the forward to server:53/udp", answered((SERVER, 53), CLIENT));
+    // Rule 3 takes every TCP port from the server, whatever it wanted to reach.
+    expect(&seen, "server past the forward to client:8443", answered((CLIENT, 80), INTERNAL));
+    expect(&seen, "server past the forward to neighbour:80", answered((CLIENT, 80), INTERNAL));
+}
+
+#[test]
+fn the_literal_rules_forward_both_ways_and_too_much_by_nft() {
+    the_hand_made_node(Variant::Nft);
+}
+
+#[test]
+fn the_literal_rules_forward_both_ways_and_too_much_by_legacy() {
+    the_hand_made_node(Variant::Legacy);
+}
+
+#[test]
+fn a_bare_proxy_translates_nothing() {
+    let bed = Bed::new();
+    let seen = observe(&bed);
+    expect(&seen, "client to internal:80", Observation::Silent(Silence::TimedOut));
+    expect(&seen, "second client to internal:80", Observation::Silent(Silence::Refused));
+    expect(&seen, "neighbour to internal:80", Observation::Silent(Silence::Refused));
+    expect(&seen, "neighbour past the forward to server:80", answered((SERVER, 80), NEIGHBOUR));
+    expect(&seen, "server to external:80", Observation::Silent(Silence::Refused));
+    expect(&seen, "router to the proxy's own service", answered((EXTERNAL, bed::observe::OWN_SERVICE), bed::ROUTER));
+}
+
+#[test]
+fn a_download_notices_an_interruption_and_an_orderly_end() {
+    let bed = Bed::new();
+    do_by_hand(bed.proxy(), Variant::Nft);
+    let server = Server::tcp(&bed.server, SERVER, [80]);
+    let connection = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    let download = connection.stream().unwrap();
+    assert!(download.goes_on(ANSWER));
+    assert!(download.finish().unwrap() > 0);
+
+    let broken = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap().stream().unwrap();
+    assert!(broken.goes_on(ANSWER));
+    drop(server);
+    assert!(!broken.goes_on(ANSWER));
+    assert_eq!(broken.finish(), Err(Silence::Broken));
+}
