@@ -8,6 +8,7 @@ pub(crate) mod route;
 
 use std::future::poll_fn;
 use std::os::fd::AsFd;
+use std::sync::Once;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -21,7 +22,7 @@ use tracing::warn;
 
 pub(crate) use frame::{Frame, frames};
 
-/// The most that one read takes, in bytes; the kernel fills at most 32 KiB of it (`netlink_dump`, net/netlink/af_netlink.c).
+/// The most that one read takes, in bytes; the kernel fills at most 32 KiB of it (`netlink_dump`, `net/netlink/af_netlink.c`).
 const READ_LEN: usize = 64 * 1024;
 
 /// How many changes are sent at once. The refusals of all of them fit into the default receive buffer.
@@ -32,6 +33,9 @@ const DUMP_TRIES: usize = 8;
 
 /// How long the kernel may take for one answer. It answers at once; only a fault makes it silent.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Says once that something could not be decoded; it is found again at every reading.
+static UNREAD: Once = Once::new();
 
 /// What can go wrong between this process and the kernel's netlink.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +83,7 @@ pub(crate) struct Change<T> {
 
 /// A netlink socket to the kernel, in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
-    socket: TokioSocket,
+    inner: TokioSocket,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -92,29 +96,29 @@ impl Socket {
         socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
         socket.socket_ref().set_ext_ack(true)?;
         socket.socket_ref().set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(READ_LEN) })
+        Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(READ_LEN) })
     }
 
     /// Opens a socket for links, addresses and routes, on which the kernel honours every filter of a request or refuses it.
     pub(crate) fn open_route() -> Result<Self, NetlinkError> {
         let socket = Self::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-        socket.socket.socket_ref().set_netlink_get_strict_chk(true)?;
+        socket.inner.socket_ref().set_netlink_get_strict_chk(true)?;
         Ok(socket)
     }
 
     /// Joins the multicast groups `groups` (rtnetlink(7), `RTNLGRP_*`; `NFNLGRP_*`).
     pub(crate) fn join(&self, groups: &[u32]) -> Result<(), NetlinkError> {
-        Ok(groups.iter().try_for_each(|&group| self.socket.socket_ref().add_membership(group))?)
+        Ok(groups.iter().try_for_each(|&group| self.inner.socket_ref().add_membership(group))?)
     }
 
     /// The index of the interface `name` (netdevice(7)).
     pub(crate) fn index_of(&self, name: &str) -> Result<u32, Errno> {
-        rustix::net::netdevice::name_to_index(self.socket.socket_ref().as_fd(), name)
+        rustix::net::netdevice::name_to_index(self.inner.socket_ref().as_fd(), name)
     }
 
     /// The name of the interface `index` (netdevice(7)).
     pub(crate) fn name_of(&self, index: u32) -> Result<String, Errno> {
-        rustix::net::netdevice::index_to_name(self.socket.socket_ref().as_fd(), index)
+        rustix::net::netdevice::index_to_name(self.inner.socket_ref().as_fd(), index)
     }
 
     /// Lists a table: what `keep` makes of every message of the answer. A message that cannot be decoded is left out.
@@ -158,7 +162,7 @@ impl Socket {
     /// Waits for the next datagram, whatever it holds; its messages are then in [`Self::received`].
     pub(crate) async fn receive(&mut self) -> io::Result<()> {
         self.buffer.clear();
-        poll_fn(|cx| self.socket.poll_recv(cx, &mut self.buffer)).await
+        poll_fn(|cx| self.inner.poll_recv(cx, &mut self.buffer)).await
     }
 
     /// The datagram that [`Self::receive`] read last.
@@ -181,7 +185,7 @@ impl Socket {
     }
 
     async fn send(&mut self) -> Result<(), NetlinkError> {
-        let sent = poll_fn(|cx| self.socket.poll_send(cx, &self.buffer)).await;
+        let sent = poll_fn(|cx| self.inner.poll_send(cx, &self.buffer)).await;
         self.buffer.clear();
         sent?;
         Ok(())
@@ -213,7 +217,7 @@ impl Socket {
                 if let Some(outcome) = frame.end() {
                     outcome.map_err(NetlinkError::Refused)?;
                     if unread > 0 {
-                        warn!(unread, "left out what the kernel listed in a form that this version cannot decode");
+                        UNREAD.call_once(|| warn!(unread, "the kernel lists things that this version cannot decode; left out"));
                     }
                     return Ok((!interrupted).then_some(found));
                 }

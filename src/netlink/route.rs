@@ -84,8 +84,9 @@ fn read(message: &RouteMessage) -> Option<KernelRoute> {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
             RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
-            RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+                gateway = Some(IpAddr::V4(*address));
+            }
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::MultiPath(_) => several = true,

@@ -76,7 +76,7 @@ fn source_validation(folder: &str) -> Result<u8, FactsError> {
     Ok(text.trim().parse().unwrap_or(0))
 }
 
-/// What the kernel makes of a value: everything above 1 is loose (`__fib_validate_source`, net/ipv4/fib_frontend.c).
+/// What the kernel makes of a value: everything above 1 is loose (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
 fn rp_filter(value: u8) -> RpFilter {
     match value {
         0 => RpFilter::Off,

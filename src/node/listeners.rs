@@ -1,4 +1,4 @@
-//! The ports on which programs of this node listen, from /proc/net (proc_pid_net(5)).
+//! The ports on which programs of this node listen, from /proc/net (`proc_pid_net(5)`).
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use super::{FactsError, proc_file};
 use crate::model::{Listener, Protocol};
 
 /// The state of a socket that listens: `TCP_LISTEN`, and for UDP `TCP_CLOSE`, which means not connected
-/// (include/net/tcp_states.h).
+/// (`include/net/tcp_states.h`).
 const fn listening(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "0A",

@@ -1,5 +1,5 @@
 //! Wakes a waiter when something in this network namespace may have changed: a link, an address, a route, a rule, a
-//! neighbour that stops or begins to answer, a setting of the stack, or anything in nf_tables.
+//! neighbour that stops or begins to answer, a setting of the stack, or anything in `nf_tables`.
 //!
 //! Says only "look again". Never ends for an error: it reports it once, waits and subscribes anew, and wakes then too,
 //! because it may have missed something. Changes of legacy iptables make no event at all.
@@ -15,17 +15,18 @@ use rtnetlink::MulticastGroup;
 use rustix::io::Errno;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::addresses;
 use crate::netlink::{Frame, NetlinkError, Socket, frames};
 
 /// The shortest and the longest time between two attempts to subscribe.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// The message types about neighbours (rtnetlink(7)).
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
-/// Every change of nf_tables, by whichever program (include/uapi/linux/netfilter/nfnetlink.h).
+/// Every change of `nf_tables`, by whichever program (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 
 /// Watches for as long as it is held.
@@ -56,7 +57,7 @@ pub fn watch(wake: &Arc<Notify>) -> WatchTask {
 enum Source {
     /// Links, addresses, routes, rules, neighbours, settings.
     Network,
-    /// nf_tables, iptables-nft included.
+    /// `nf_tables`, iptables-nft included.
     NfTables,
 }
 
@@ -86,23 +87,24 @@ impl Source {
 
     async fn follow(self, first: Result<Socket, NetlinkError>, wake: Arc<Notify>) {
         let (shortest, longest) = BACKOFF;
-        let (mut attempt, mut pause, mut lost) = (first, shortest, false);
+        let (mut attempt, mut pause, mut reported) = (first, shortest, false);
         loop {
+            let begun = Instant::now();
             let error = match attempt {
                 Ok(mut socket) => {
-                    if lost {
-                        info!(source = ?self, "changes are watched again");
-                        wake.notify_one();
-                    }
-                    (lost, pause) = (false, shortest);
+                    // What changed between two subscriptions was not heard.
+                    wake.notify_one();
                     hear(&mut socket, &wake).await
                 }
                 Err(error) => error,
             };
-            if !lost {
-                let error = &error as &dyn std::error::Error;
-                warn!(source = ?self, error, "changes are not watched; they are found by the next full comparison");
-                lost = true;
+            if begun.elapsed() > longest {
+                (pause, reported) = (shortest, false);
+            }
+            if !reported {
+                let error = &error as &(dyn std::error::Error + Send + Sync);
+                warn!(source = ?self, error, "changes are not heard; subscribing again until they are");
+                reported = true;
             }
             tokio::time::sleep(pause).await;
             pause = longest.min(pause * 2);

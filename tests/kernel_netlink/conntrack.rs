@@ -106,16 +106,13 @@ fn an_entry_that_is_gone_or_has_a_successor_is_no_error() {
 #[test]
 fn a_table_of_many_entries_is_read_and_purged_whole() {
     inside(|| async {
-        let lines: String = (0..3_000_u16)
-            .map(|n| {
-                format!(
-                    "-I -p udp -t 300 -s 1.1.1.1 -d 192.168.0.2 --sport {} --dport 53 --reply-src 3.3.3.3 --reply-dst 2.2.2.2 \
-                     --reply-port-src 53 --reply-port-dst {}\n",
-                    2000 + n,
-                    2000 + n
-                )
-            })
-            .collect();
+        let line = |port: u16| {
+            format!(
+                "-I -p udp -t 300 -s 1.1.1.1 -d 192.168.0.2 --sport {port} --dport 53 --reply-src 3.3.3.3 --reply-dst 2.2.2.2 \
+                 --reply-port-src 53 --reply-port-dst {port}\n"
+            )
+        };
+        let lines = (2_000..5_000).map(line).collect::<Vec<_>>().concat();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), lines).unwrap();
         run(&format!("conntrack -R {}", file.path().display()));

@@ -7,3 +7,18 @@ mod facts;
 mod namespace;
 mod routes;
 mod watch;
+
+use std::collections::BTreeSet;
+
+use portforward_operator::dataplane::{conntrack::purge, routes as host_routes};
+use portforward_operator::node::Observer;
+
+#[test]
+fn every_operation_may_run_on_any_thread_of_a_runtime() {
+    fn may_move<T: Send>(_: T) {}
+    let (observer, translations, wanted) = (Observer::default(), BTreeSet::new(), BTreeSet::new());
+    may_move(observer.facts());
+    may_move(host_routes::apply(&wanted));
+    may_move(host_routes::remove_all());
+    may_move(purge(&translations, &translations));
+}

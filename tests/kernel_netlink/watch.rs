@@ -13,12 +13,21 @@ use crate::namespace::{inside, run, run_all};
 /// Far more than an event takes; a test that waits so long fails.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long nothing happens until nothing more is expected of what was done before.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Takes the wakes of what was done before, so that the next is that of what is done next.
+async fn settle(wake: &Notify) {
+    while timeout(QUIET, wake.notified()).await.is_ok() {}
+}
+
 /// Sets up `before`, begins to watch, makes the one change `change`, and waits for the wake.
 fn wakes_on(before: &str, change: &str) {
     inside(|| async {
         run_all(before);
         let wake = Arc::new(Notify::new());
         let _watch = watch(&wake);
+        settle(&wake).await;
         run(change);
         timeout(LIMIT, wake.notified()).await.unwrap_or_else(|_| panic!("no wake on {change}"));
     });
@@ -63,6 +72,7 @@ fn a_neighbour_that_stops_and_one_that_begins_to_answer_wake() {
         run("sysctl -qw net.ipv4.neigh.eth1.retrans_time_ms=10");
         let wake = Arc::new(Notify::new());
         let _watch = watch(&wake);
+        settle(&wake).await;
         let sender = UdpSocket::bind("192.168.0.2:0").unwrap();
         sender.send_to(b"anybody?", "192.168.0.1:9").unwrap();
         timeout(LIMIT, wake.notified()).await.expect("a wake when nobody answers");
@@ -83,12 +93,13 @@ fn more_changes_than_the_socket_holds_wake_and_the_watch_goes_on() {
         run_all(LINK);
         let wake = Arc::new(Notify::new());
         let _watch = watch(&wake);
-        let flood: String = (0..20_000).map(|n| format!("route add 10.{}.{}.1/32 dev eth1\n", n / 250, n % 250)).collect();
+        settle(&wake).await;
+        let flood: Vec<_> = (0..20_000).map(|n| format!("route add 10.{}.{}.1/32 dev eth1", n / 250, n % 250)).collect();
         let batch = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(batch.path(), flood).unwrap();
+        std::fs::write(batch.path(), flood.join("\n")).unwrap();
         run(&format!("ip -batch {}", batch.path().display()));
         timeout(LIMIT, wake.notified()).await.expect("a wake on the flood");
-        run("nft add table ip test");
+        settle(&wake).await;
         run("ip link add eth2 type veth peer name peer2");
         timeout(LIMIT, wake.notified()).await.expect("a wake after the flood");
     });

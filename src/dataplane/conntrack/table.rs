@@ -1,5 +1,5 @@
 //! The conntrack table of this network namespace: its IPv4 entries of TCP and UDP (ctnetlink,
-//! include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+//! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 //!
 //! Reads and deletes; decides nothing. Entries outside of zone 0 belong to programs that keep them apart and are not seen.
 
@@ -45,7 +45,7 @@ pub struct Entry {
     pub original: Tuple,
     /// How answers look before they are translated back.
     pub reply: Tuple,
-    /// What has happened to it (`IPS_*`, include/uapi/linux/netfilter/nf_conntrack_common.h).
+    /// What has happened to it (`IPS_*`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
     pub status: Status,
     /// Its identity, as the kernel gives it.
     pub id: Option<u32>,
@@ -126,8 +126,8 @@ fn tuple(parts: &[KernelTuple]) -> Option<(Protocol, Tuple)> {
                     }
                 }
             }
-            KernelTuple::Proto(ports) => {
-                for port in ports {
+            KernelTuple::Proto(transport) => {
+                for port in transport {
                     match port {
                         ProtoTuple::Protocol(number) => protocol = Protocol::from_number(u8::from(*number)),
                         ProtoTuple::SourcePort(port) => source_port = Some(*port),

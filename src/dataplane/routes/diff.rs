@@ -52,7 +52,7 @@ pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wan
 pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
     let foreign = foreign(wanted, table);
     let kept: Vec<&Wanted> =
-        wanted.iter().filter(|wanted| !foreign.get(&wanted.destination).is_some_and(|f| !leads_to(f, wanted))).collect();
+        wanted.iter().filter(|wanted| foreign.get(&wanted.destination).is_none_or(|f| leads_to(f, wanted))).collect();
     let keys: HashSet<_> = kept.iter().map(|wanted| (wanted.destination, wanted.gateway, wanted.interface)).collect();
     let mut present = HashSet::new();
     let mut steps: BTreeMap<Ipv4Net, Vec<Step>> = BTreeMap::new();
@@ -64,8 +64,12 @@ pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
             None => steps.entry(route.destination).or_default().push(Step::Remove(route.clone())),
         }
     }
+    // The kernel holds one route per destination, type of service and metric.
+    let taken = |route: &&KernelRoute| !is_ours(route) && route.tos == 0 && route.metric == METRIC;
+    let taken: HashSet<_> = table.iter().filter(taken).map(|route| route.destination).collect();
     for wanted in kept {
-        if !present.contains(&(wanted.destination, wanted.gateway, wanted.interface)) {
+        let present = present.contains(&(wanted.destination, wanted.gateway, wanted.interface));
+        if !present && !taken.contains(&wanted.destination) {
             steps.entry(wanted.destination).or_default().push(Step::Add(wanted.clone()));
         }
     }

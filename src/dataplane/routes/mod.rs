@@ -100,12 +100,12 @@ pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesE
     Ok(report)
 }
 
-/// Removes every route of ours from the main table; gives how many.
+/// Removes every route of ours from the main table, and reports how many and which the kernel did not remove.
 ///
 /// # Errors
 /// When the table cannot be read or written.
-pub async fn remove_all() -> Result<usize, RoutesError> {
-    Ok(apply(&BTreeSet::new()).await?.removed)
+pub async fn remove_all() -> Result<RoutesReport, RoutesError> {
+    apply(&BTreeSet::new()).await
 }
 
 /// What to say of a route that was not removed; nothing when it was gone already.

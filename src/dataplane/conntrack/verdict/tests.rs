@@ -122,9 +122,9 @@ fn masquerade_accepts_any_source_but_the_clients_and_the_one_named_until_now() {
 #[test]
 fn an_entry_that_no_rule_of_ours_matched_stays() {
     for protocol in Protocol::ALL {
-        let elsewhere = translation(protocol, "9.9.9.9/32", UPSTREAM, SourceNat::Masquerade);
+        let elsewhere = [translation(protocol, "9.9.9.9/32", UPSTREAM, SourceNat::Masquerade)];
         for upstream in [UPSTREAM, LISTEN] {
-            assert!(!is_wrong(&entry(protocol, upstream, EXTERNAL), &[elsewhere.clone()], &[elsewhere.clone()]));
+            assert!(!is_wrong(&entry(protocol, upstream, EXTERNAL), &elsewhere, &elsewhere));
         }
         assert!(!is_wrong(&entry(protocol, LISTEN, CLIENT), &[ours(protocol)], &[]), "to the node itself: never ours");
     }
