@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod dataplane;
+mod durable;
 pub mod forward;
 pub mod model;
 pub mod netlink;
 pub mod node;
 pub mod plan;
+pub mod source;
 pub mod status;
