@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tracing::{info, warn};
+
 use super::iptables::{Iptables, Ruleset, Variant};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
@@ -10,13 +12,36 @@ use crate::model::{Desired, Translation};
 #[derive(Debug)]
 pub struct Kernel {
     iptables: Iptables,
+    forwarding: Forwarding,
 }
+
+/// What becomes of `net.ipv4.ip_forward` (ip-sysctl) where it is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// It stays; status tells.
+    Leave,
+    /// It is set to 1, while anything is to be forwarded.
+    Enable,
+}
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
-    pub fn new(variant: Variant) -> Self {
-        Self { iptables: Iptables::new(variant) }
+    pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
+        Self { iptables: Iptables::new(variant), forwarding }
+    }
+
+    /// Switches routing on where that was asked for. Status reads the setting back, so a failure shows there.
+    fn enable_forwarding(&self, desired: &Desired) {
+        let wanted = self.forwarding == Forwarding::Enable && !desired.translations.is_empty();
+        if wanted && std::fs::read_to_string(IP_FORWARD).is_ok_and(|value| value.trim() == "0") {
+            match std::fs::write(IP_FORWARD, "1") {
+                Ok(()) => info!(setting = IP_FORWARD, "routing of packets switched on"),
+                Err(error) => warn!(setting = IP_FORWARD, %error, "routing of packets could not be switched on"),
+            }
+        }
     }
 }
 
@@ -24,6 +49,7 @@ impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> Applied {
         let rules = self.iptables.apply(&Ruleset::of(&desired.translations)).await;
         let routes = routes::apply(&desired.routes).await;
+        self.enable_forwarding(desired);
         let conntrack = match &rules {
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
             Ok(report) if report.changed() || *before != desired.translations => {

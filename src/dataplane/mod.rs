@@ -8,7 +8,7 @@ pub mod routes;
 use std::collections::BTreeSet;
 use std::future::Future;
 
-pub use kernel::Kernel;
+pub use kernel::{Forwarding, Kernel};
 
 use crate::model::{Desired, Translation};
 use conntrack::{ConntrackError, Purged};

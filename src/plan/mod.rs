@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
-use crate::api::{PortForward, Role};
+use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};
 use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, PortRange};
 use claims::Claims;
@@ -54,15 +54,19 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Which object this is.
+    #[must_use]
+    pub fn key(object: &PortForward) -> ForwardKey {
+        let namespace = object.metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        ForwardKey { namespace, name: object.metadata.name.clone().unwrap_or_default() }
+    }
+
     /// Reads an object, trusting nothing about it.
     #[must_use]
     pub fn of(object: &PortForward) -> Self {
         let metadata = &object.metadata;
         Self {
-            key: ForwardKey {
-                namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-                name: metadata.name.clone().unwrap_or_default(),
-            },
+            key: Self::key(object),
             uid: metadata.uid.clone(),
             generation: metadata.generation.unwrap_or(0),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),

@@ -27,6 +27,13 @@ pub async fn choose() -> Result<Variant, NoVariant> {
     preferred(&found).ok_or(NoVariant)
 }
 
+impl Variant {
+    /// Whether this node has the variant's programs and, in the older xtables, any table.
+    pub async fn is_in_use(self) -> bool {
+        saved(self).await.is_some_and(|saved| !saved.trim().is_empty())
+    }
+}
+
 /// Everything that the tables of `variant` hold, if its programs can be run.
 async fn saved(variant: Variant) -> Option<String> {
     match variant {
