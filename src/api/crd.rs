@@ -107,7 +107,7 @@ mod tests {
         }
         assert!(
             std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
-            "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml"
+            "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml (or this test with UPDATE_GOLDEN=1)"
         );
     }
 

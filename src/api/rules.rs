@@ -4,7 +4,7 @@
 //! The API server runs every rule even where another has failed, so each guards its own calls. `crate::forward`
 //! checks the same again; a test holds the two together.
 
-use kube::core::{Reason, Rule};
+use kube::core::Rule;
 
 /// The networks that no host of ours can have an address in, as a CEL list: "this network" (RFC 791), loopback
 /// (RFC 1122), link-local (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
@@ -86,14 +86,13 @@ pub(super) fn port_entry() -> Rule {
     .field_path(".endPort")
 }
 
-/// For a port list: no port twice for one protocol.
+/// For a port list: no port twice for one protocol. (With the reason `FieldValueDuplicate` the API server would drop the message.)
 pub(super) fn port_list() -> Rule {
     let apart = apart("a", "b");
     rule(
         format!("self.all(a, self.all(b, a.name == b.name || a.protocol != b.protocol || {apart}))"),
         "two entries of one protocol share a port; write each port once, or end one range before the other begins",
     )
-    .reason(Reason::FieldValueDuplicate)
 }
 
 /// That the port entries `a` and `b` share no port.
