@@ -1,5 +1,7 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 
 pub mod api;
+mod durable;
 pub mod forward;
 pub mod model;
+pub mod source;

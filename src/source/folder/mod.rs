@@ -1,0 +1,163 @@
+//! `PortForward` manifests in a folder: read, watched, and kept at their last good content.
+//!
+//! Decides which files count and what is in force of each. Must not decide what a forward means: the check
+//! that refuses an object is handed in.
+
+mod contents;
+mod document;
+mod events;
+mod reading;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use crate::api::PortForward;
+
+use super::{Snapshot, Source, Sourced};
+use contents::Contents;
+use events::Events;
+use reading::Reading;
+
+pub use reading::FolderError;
+
+/// Judges what an object says; the error is for people and names the place.
+pub type Check = fn(&PortForward) -> Result<(), String>;
+
+/// When a folder is read again.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// How long no event must come before a burst of changes counts as finished.
+    quiet: Duration,
+    /// The longest that a burst may delay reading.
+    burst: Duration,
+    /// How often the folder is read without any event: events get lost, and links lead out of the folder.
+    again: Duration,
+    /// How often a folder is tried that cannot be read.
+    retry: Duration,
+}
+
+impl Pace {
+    const USUAL: Self = Self {
+        quiet: Duration::from_millis(100),
+        burst: Duration::from_secs(1),
+        again: Duration::from_secs(10),
+        retry: Duration::from_secs(1),
+    };
+}
+
+/// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir` until the last [`Source`] is dropped.
+///
+/// - A file is one unit: where it does not parse, or one of its objects is refused by decoding or by `check`, its
+///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations.
+/// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
+///   content less such objects.
+/// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
+/// - `wake` is notified after every change.
+///
+/// Call it within a tokio runtime.
+#[must_use]
+pub fn watch(dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
+    watch_at(Pace::USUAL, dir, remembered, wake, check)
+}
+
+/// Reads the manifests in `dir` once, by the rules of [`watch`]; nothing is remembered, every generation is 1.
+///
+/// # Errors
+/// When the folder as a whole cannot be read. What is wrong with one file is in its report.
+pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
+    Ok(Contents::default().update(&reading::read(dir, &Reading::default(), check)?))
+}
+
+fn watch_at(pace: Pace, dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
+    let (sender, receiver) = watch::channel(None);
+    let contents = Contents::remembering(remembered);
+    tokio::spawn(keep(pace, dir, contents, check, sender, wake));
+    Source::new(receiver)
+}
+
+/// Reads the folder again and again; ends when nobody looks at `current` any more.
+async fn keep(
+    pace: Pace,
+    dir: PathBuf,
+    mut contents: Contents,
+    check: Check,
+    current: watch::Sender<Option<Arc<Snapshot>>>,
+    wake: Arc<Notify>,
+) {
+    let mut events = Events::new();
+    let mut last = Arc::new(Reading::default());
+    let mut trouble = None;
+    loop {
+        // Watched before it is read, so that no change falls in between.
+        events.arm(&dir);
+        let pause = match read_aside(dir.clone(), last.clone(), check).await {
+            Ok(reading) => {
+                if trouble.take().is_some() {
+                    info!(folder = %dir.display(), "manifest folder can be read again");
+                }
+                last = Arc::new(reading);
+                offer(contents.update(&last), &current, &wake);
+                pace.again
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if trouble.as_ref() != Some(&error) {
+                    warn!(folder = %dir.display(), error, "manifest folder cannot be read; nothing changes until it can");
+                    trouble = Some(error);
+                }
+                pace.retry
+            }
+        };
+        tokio::select! {
+            () = current.closed() => return,
+            () = events.settled(pace.quiet, pace.burst) => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn read_aside(dir: PathBuf, last: Arc<Reading>, check: Check) -> Result<Reading, FolderError> {
+    spawn_blocking(move || reading::read(&dir, &last, check)).await.unwrap_or_else(|stopped| Err(stopped.into()))
+}
+
+/// Hands `snapshot` on if it says anything new.
+fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wake: &Notify) {
+    let changed = current.send_if_modified(|old| {
+        if old.as_deref() == Some(&snapshot) {
+            return false;
+        }
+        log(old.as_deref(), &snapshot);
+        *old = Some(Arc::new(snapshot));
+        true
+    });
+    if changed {
+        wake.notify_one();
+    }
+}
+
+/// One line for each file whose report changed.
+fn log(old: Option<&Snapshot>, new: &Snapshot) {
+    let errors = |snapshot: &Snapshot| -> BTreeMap<PathBuf, String> {
+        snapshot.files.iter().filter_map(|file| Some((file.path.clone(), file.error.clone()?))).collect()
+    };
+    let before = old.map(errors).unwrap_or_default();
+    for file in &new.files {
+        let path = file.path.display();
+        match (&file.error, before.get(&file.path)) {
+            (Some(error), was) if was != Some(error) => {
+                warn!(file = %path, error, "manifest refused; its last good content stays in force");
+            }
+            (None, Some(_)) => info!(file = %path, "manifest is good again"),
+            (Some(_), _) | (None, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Where forwards come from, as the sync loop sees it: one complete set at a time.
+//!
+//! Decides nothing about what the objects say. Must never hand out an incomplete set: what is absent from a
+//! set is removed from the kernel.
+
+pub mod folder;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::api::PortForward;
+
+/// An object and where it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sourced {
+    /// The object; `metadata.name`, `metadata.namespace` and `metadata.generation` are set.
+    pub object: PortForward,
+    /// The file, relative to its folder; `None` for one from the API server.
+    pub origin: Option<PathBuf>,
+}
+
+/// The complete set of objects at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Every object, ordered by namespace and name, no two of the same.
+    pub forwards: Vec<Sourced>,
+    /// Every file that was read, ordered by path; empty where objects come from the API server.
+    pub files: Vec<FileReport>,
+}
+
+/// What reading one file gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileReport {
+    /// The file, relative to its folder.
+    pub path: PathBuf,
+    /// What is wrong with it, for people; its last good content then stays in force.
+    pub error: Option<String>,
+}
+
+/// The objects, as a task of their own keeps them; that task wakes the sync loop after each change.
+#[derive(Clone, Debug)]
+pub struct Source {
+    current: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+impl Source {
+    /// The source whose task sends what it reads to the other end of `current`.
+    #[must_use]
+    pub fn new(current: watch::Receiver<Option<Arc<Snapshot>>>) -> Self {
+        Self { current }
+    }
+
+    /// The newest complete set; `None` until there was one.
+    #[must_use]
+    pub fn complete(&self) -> Option<Arc<Snapshot>> {
+        self.current.borrow().clone()
+    }
+}
+
+/// What tells one object from another: namespace, then name.
+pub(crate) type Key = (String, String);
+
+/// The key of `object`.
+pub(crate) fn key(object: &PortForward) -> Key {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    (text(&object.metadata.namespace), text(&object.metadata.name))
+}
