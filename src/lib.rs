@@ -4,4 +4,5 @@ pub mod api;
 mod durable;
 pub mod forward;
 pub mod model;
+pub mod record;
 pub mod source;
