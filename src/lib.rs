@@ -4,5 +4,6 @@ pub mod api;
 mod durable;
 pub mod forward;
 pub mod model;
+pub mod publish;
 pub mod record;
 pub mod source;
