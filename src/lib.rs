@@ -8,5 +8,7 @@ pub mod model;
 pub mod netlink;
 pub mod node;
 pub mod plan;
+pub mod publish;
+pub mod record;
 pub mod source;
 pub mod status;

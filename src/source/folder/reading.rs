@@ -111,7 +111,8 @@ fn is_manifest(name: &Path) -> bool {
 }
 
 fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
-    let bytes = match bytes(&dir.join(name)) {
+    let named = name.to_str().ok_or_else(|| "its name is not UTF-8 text; rename it".to_owned());
+    let bytes = match named.and_then(|_| bytes(&dir.join(name))) {
         Ok(bytes) => bytes,
         Err(error) => return FileContent { digest: None, objects: Err(error) },
     };

@@ -1,6 +1,8 @@
 //! Real files, a real watcher; every wait is bounded and ends with the event it waits for.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
@@ -221,9 +223,12 @@ fn what_is_no_file_is_reported_and_holds_nobody_up() {
     fs::create_dir(path("dir.yaml")).unwrap();
     symlink("/nowhere", path("link.yaml")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, path("fifo.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let foreign: &OsStr = OsStr::from_bytes(b"\xff.yaml");
+    fs::write(folder.dir.path().join(foreign), manifest("b", "3.3.3.3")).unwrap();
     folder.write("good.yaml", manifest("a", "3.3.3.3"));
     let snapshot = folder.read();
     assert_eq!(in_force(&snapshot), [forward("a", "3.3.3.3", 1)]);
+    assert!(snapshot.files.iter().any(|file| file.path == foreign && file.error.as_ref().unwrap().contains("rename it")));
     for (file, wanted) in [("dir.yaml", "regular file"), ("fifo.yaml", "regular file"), ("link.yaml", "No such file")] {
         assert!(error(&snapshot, file).contains(wanted), "{file}");
     }

@@ -1,0 +1,141 @@
+//! The status of every forward as a table for a terminal, as `kubectl get` prints one.
+
+use comfy_table::{ContentArrangement, Row, Table, presets};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::{PortForward, PortForwardStatus, Role};
+
+/// The most characters of a message; the whole text is in the status file.
+const MESSAGE_WIDTH: usize = 100;
+
+/// The conditions, in the order in which a forward reaches them.
+const CONDITIONS: [&str; 3] = ["Accepted", "Programmed", "Ready"];
+
+/// One line for each object, in the order given. Reason and message are those of the first condition that is
+/// not `True`, else of `Ready`. Ends with a newline.
+#[must_use]
+pub fn table(objects: &[PortForward]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
+    table.add_rows(objects.iter().map(row));
+    // Three spaces between the columns and none before the first.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    table.trim_fmt() + "\n"
+}
+
+fn row(object: &PortForward) -> Row {
+    let none = PortForwardStatus::default();
+    let status = object.status.as_ref().unwrap_or(&none);
+    let [accepted, programmed, ready] = CONDITIONS.map(|kind| find(status, kind));
+    let telling = [accepted, programmed, ready].into_iter().flatten().find(|condition| condition.status != "True").or(ready);
+    let state = |condition: Option<&Condition>| condition.map_or("Unknown", |condition| &condition.status).to_owned();
+    Row::from([
+        plain(object.metadata.namespace.as_deref().unwrap_or_default()),
+        plain(object.metadata.name.as_deref().unwrap_or_default()),
+        plain(&node(status)),
+        state(accepted),
+        state(programmed),
+        state(ready),
+        plain(telling.map_or("Pending", |condition| &condition.reason)),
+        shortened(&plain(telling.map_or("", |condition| &condition.message))),
+    ])
+}
+
+fn find<'a>(status: &'a PortForwardStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// The one node and its role; of several nodes the active one.
+fn node(status: &PortForwardStatus) -> String {
+    match (&status.nodes[..], &status.active_node) {
+        ([only], _) => format!("{}({})", only.node_name, role(only.role)),
+        (_, Some(active)) => format!("{active}({})", role(Role::Active)),
+        (_, None) => "<none>".to_owned(),
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Active => "Active",
+        Role::Standby => "Standby",
+    }
+}
+
+/// One line, without anything that a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= MESSAGE_WIDTH {
+        return text.to_owned();
+    }
+    text.chars().take(MESSAGE_WIDTH - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::publish::file::tests::{condition, object};
+
+    use super::*;
+
+    #[test]
+    fn each_forward_is_a_line_with_the_condition_that_tells_most() {
+        let objects = [
+            object(
+                "web",
+                &[
+                    condition("Accepted", "True", "Accepted", ""),
+                    condition("Programmed", "True", "Programmed", ""),
+                    condition("Ready", "True", "Ready", "Traffic can flow."),
+                ],
+            ),
+            object(
+                "conflicting",
+                &[
+                    condition("Accepted", "False", "Conflict", "default/web\nhas it\u{1b}[2J"),
+                    condition("Programmed", "False", "NotAccepted", "no"),
+                    condition("Ready", "False", "NotAccepted", "no"),
+                ],
+            ),
+            object(
+                "slow",
+                &[
+                    condition("Accepted", "True", "Accepted", ""),
+                    condition("Programmed", "True", "Programmed", ""),
+                    condition("Ready", "False", "NoRoute", &"x".repeat(101)),
+                ],
+            ),
+            PortForward { status: None, ..object("unseen", &[]) },
+        ];
+        let long = "x".repeat(99) + "…";
+        let wanted = format!(
+            "\
+NAMESPACE   NAME          NODE(ROLE)        ACCEPTED   PROGRAMMED   READY     REASON     MESSAGE
+default     web           proxy-1(Active)   True       True         True      Ready      Traffic can flow.
+default     conflicting   proxy-1(Active)   False      False        False     Conflict   default/web has it [2J
+default     slow          proxy-1(Active)   True       True         False     NoRoute    {long}
+default     unseen        <none>            Unknown    Unknown      Unknown   Pending
+"
+        );
+        assert_eq!(table(&objects), wanted);
+    }
+
+    #[test]
+    fn of_several_nodes_the_active_one_is_named() {
+        let mut object = object("web", &[]);
+        let status = object.status.as_mut().unwrap();
+        let mut other = status.nodes[0].clone();
+        other.node_name = "proxy-2".into();
+        other.role = Role::Standby;
+        status.nodes.push(other);
+        assert_eq!(node(status), "<none>");
+        status.active_node = Some("proxy-1".into());
+        assert_eq!(node(status), "proxy-1(Active)");
+        status.nodes.remove(0);
+        assert_eq!(node(status), "proxy-2(Standby)");
+    }
+}

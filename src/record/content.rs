@@ -1,0 +1,120 @@
+//! The text of a record: an envelope with format and checksum around what was applied.
+//!
+//! Decides what of a text is believed. Must not touch a disk.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::api;
+use crate::source::Sourced;
+
+use super::translation::Written;
+use super::{Loaded, Record, RecordError};
+
+/// The format that this program writes and reads.
+const FORMAT: u64 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    format: u64,
+    sha256: String,
+    content: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Content {
+    node: String,
+    forwards: Vec<Value>,
+    in_force: Vec<Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    object: Value,
+    origin: Option<PathBuf>,
+}
+
+/// The text of `record`; equal records have equal texts.
+pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
+    let entry = |sourced: &Sourced| {
+        let mut object = serde_json::to_value(&sourced.object)?;
+        // What changes with every report was not asked for, and would have the record written each time.
+        for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
+            object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
+        }
+        serde_json::to_value(Entry { object, origin: sourced.origin.clone() })
+    };
+    let content = Content {
+        node: record.node.clone(),
+        forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
+        in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
+    };
+    let content = serde_json::to_value(content)?;
+    Ok(serde_json::to_vec(&Envelope { format: FORMAT, sha256: checksum(&content), content })?)
+}
+
+/// Reads the text of a record for `node`; `path` is where it came from, for the errors.
+pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, RecordError> {
+    let damaged = |detail: String| RecordError::Damaged { path: path.to_owned(), detail };
+    let document: Value = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    // The format is looked at first: another one may have another envelope.
+    match document.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => {}
+        Some(found) => return Err(RecordError::Version { path: path.to_owned(), found, known: FORMAT }),
+        None => return Err(damaged("no format is named".to_owned())),
+    }
+    let envelope: Envelope = serde_json::from_value(document).map_err(|error| damaged(error.to_string()))?;
+    if checksum(&envelope.content) != envelope.sha256 {
+        return Err(damaged("the checksum does not match".to_owned()));
+    }
+    let content: Content = serde_json::from_value(envelope.content).map_err(|error| damaged(error.to_string()))?;
+    if content.node != node {
+        let found = content.node.chars().take(253).collect::<String>().escape_debug().to_string();
+        return Err(RecordError::OtherNode { path: path.to_owned(), found, node: node.to_owned() });
+    }
+    Ok(believe(content))
+}
+
+/// Takes over each entry that is sound by itself.
+fn believe(content: Content) -> Loaded {
+    let mut lost = Vec::new();
+    let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
+    let mut record = Record { node: content.node, forwards: Vec::new(), in_force: Vec::new() };
+    for (number, entry) in content.forwards.into_iter().enumerate() {
+        match forward(entry) {
+            Ok(sourced) => record.forwards.push(sourced),
+            Err(error) => keep("forwards", number, error),
+        }
+    }
+    for (number, entry) in content.in_force.into_iter().enumerate() {
+        let written: Result<Written, _> = serde_json::from_value(entry).map_err(|error| error.to_string());
+        match written.and_then(|written| written.parse()) {
+            Ok(translation) => record.in_force.push(translation),
+            Err(error) => keep("inForce", number, error),
+        }
+    }
+    Loaded { record, lost }
+}
+
+fn forward(entry: Value) -> Result<Sourced, String> {
+    let Entry { object, origin } = serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let object = api::decode(object).map_err(|error| error.to_string())?;
+    Ok(Sourced { object, origin })
+}
+
+/// SHA-256 of the compact JSON of `content`, in hexadecimal.
+pub(super) fn checksum(content: &Value) -> String {
+    let digest = Sha256::digest(content.to_string());
+    digest.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,98 @@
+//! The file of the record and its directory: who may write them, and nothing of what they say.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::durable::{self, Stored};
+
+use super::RecordError;
+
+/// The name of the file in the state directory.
+pub(super) const FILE: &str = "record.json";
+
+/// The most bytes of a record.
+pub(super) const MOST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The bytes of the record, or `None` where there is no file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
+    let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
+    let file = match OpenOptions::new().read(true).custom_flags(durable::nofollow()).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(untrusted(path, "is a symbolic link".to_owned()));
+        }
+        Err(error) => return Err(io("open it")(error)),
+    };
+    let metadata = file.metadata().map_err(io("look at it"))?;
+    check_file(path, &metadata)?;
+    let too_large = || RecordError::TooLarge { path: path.to_owned(), most: MOST_BYTES };
+    if metadata.len() > MOST_BYTES {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(io("read it"))?;
+    if bytes.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(Some(bytes)) }
+}
+
+/// Replaces the record in `dir`, unless it holds the same already.
+pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
+    make(dir)?;
+    let path = dir.join(FILE);
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(RecordError::TooLarge { path, most: MOST_BYTES });
+    }
+    if matches!(read(&path), Ok(Some(old)) if old == bytes) {
+        return Ok(Stored::Unchanged);
+    }
+    durable::replace(&path, bytes, 0o600).map_err(|source| RecordError::Io { path, action: "write it", source })?;
+    Ok(Stored::Written)
+}
+
+/// Makes the state directory, or checks the one that is there.
+pub(super) fn make(dir: &Path) -> Result<(), RecordError> {
+    let io = |action| move |source| RecordError::Io { path: dir.to_owned(), action, source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("make this directory"))?;
+    let metadata = fs::metadata(dir).map_err(io("look at it"))?;
+    check_owner(dir, &metadata)?;
+    if metadata.mode() & 0o022 != 0 {
+        return Err(untrusted(dir, format!("others may write to this directory (mode {:o})", metadata.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+/// Whether only root and this user could have written `path`, and nobody else may read it.
+pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), RecordError> {
+    if !metadata.is_file() {
+        return Err(untrusted(path, "is not a regular file".to_owned()));
+    }
+    check_owner(path, metadata)?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(untrusted(path, format!("is open to others (mode {:o}, wanted 600)", metadata.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), RecordError> {
+    let ours = rustix::process::geteuid().as_raw();
+    if metadata.uid() == 0 || metadata.uid() == ours {
+        return Ok(());
+    }
+    Err(untrusted(path, format!("belongs to user {}, not to root or user {ours}", metadata.uid())))
+}
+
+fn untrusted(path: &Path, what: String) -> RecordError {
+    RecordError::Untrusted { path: path.to_owned(), what }
+}
+
+/// Opens a file of ours for reading and writing, and makes it where it is missing.
+pub(super) fn open_or_make(path: &Path) -> Result<File, RecordError> {
+    let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(durable::nofollow());
+    let file = options.open(path).map_err(io("open it"))?;
+    check_file(path, &file.metadata().map_err(io("look at it"))?)?;
+    Ok(file)
+}

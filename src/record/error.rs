@@ -1,0 +1,74 @@
+//! Why a record could not be read, kept or locked.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a record could not be read, kept or locked. The state directory and the file are named.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The reason of the system.
+        source: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error("{}: {what}; look who made it so, then remove it: a new one is written at the next change", path.display())]
+    Untrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is suspicious.
+        what: String,
+    },
+    /// It is larger than a record may be.
+    #[error("{}: is larger than {most} bytes; remove it, a new one is written at the next change", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes.
+        most: u64,
+    },
+    /// It is not what was written.
+    #[error("{}: is damaged ({detail}); remove it, a new one is written at the next change", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        detail: String,
+    },
+    /// Another version of this program wrote it.
+    #[error("{}: has format {found}, this program reads format {known}; remove it, or run the version that wrote it", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format of the file.
+        found: u64,
+        /// The format that is read.
+        known: u64,
+    },
+    /// It belongs to another node.
+    #[error("{}: belongs to node {found}, this is node {node}; remove it, or give the node its name back", path.display())]
+    OtherNode {
+        /// The file.
+        path: PathBuf,
+        /// The node that it belongs to.
+        found: String,
+        /// The node that asked.
+        node: String,
+    },
+    /// Another agent runs on this node.
+    #[error("{}: another agent{} holds this node; stop it first, or name another state directory for another node", path.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// The process that holds it, where it is known.
+        pid: Option<u32>,
+    },
+    /// It could not be written as JSON.
+    #[error("the record cannot be written as JSON: {0}")]
+    Unwritable(#[from] serde_json::Error),
+}

@@ -1,0 +1,270 @@
+//! On real files; what cannot be trusted is made so here.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::api;
+use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+
+use super::*;
+
+const NODE: &str = "proxy-1";
+
+fn object(name: &str) -> Value {
+    json!({
+        "apiVersion": "portforward.dev/v1alpha1",
+        "kind": "PortForward",
+        "metadata": {"name": name, "namespace": "leased-lines", "generation": 3, "labels": {"a": "b"}},
+        "spec": {
+            "client": {"addresses": ["1.1.1.1"]},
+            "internal": {"addresses": ["192.168.0.2"], "interface": "eth1", "gateways": ["192.168.0.1"]},
+            "upstream": {"targets": [{"address": "3.3.3.3"}]},
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "endPort": 90}],
+        },
+    })
+}
+
+fn translation(interface: Option<&str>, port: Option<u16>, source: SourceNat) -> Translation {
+    Translation {
+        flows: FlowMatch {
+            protocol: Protocol::Udp,
+            destination: "192.168.0.2".parse().unwrap(),
+            ports: "80:90".parse::<PortRange>().unwrap(),
+            source: "1.1.1.0/24".parse().unwrap(),
+            interface: interface.map(|name| name.parse().unwrap()),
+        },
+        destination: Destination { address: "3.3.3.3".parse().unwrap(), port },
+        source,
+    }
+}
+
+fn record() -> Record {
+    let sourced = |name: &str, origin: Option<&str>| Sourced {
+        object: api::decode(object(name)).unwrap(),
+        origin: origin.map(PathBuf::from),
+    };
+    Record {
+        node: NODE.into(),
+        forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
+        in_force: vec![
+            translation(Some("eth1"), Some(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
+            translation(None, None, SourceNat::Masquerade),
+        ],
+    }
+}
+
+/// A state directory with a record in it.
+fn stored() -> (TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("state");
+    assert_eq!(store(&dir, &record()).unwrap(), Stored::Written);
+    (parent, dir)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_was_stored_is_loaded_and_only_root_can_read_it() {
+    let (_parent, dir) = stored();
+    assert_eq!(load(&dir, NODE).unwrap(), Some(Loaded { record: record(), lost: Vec::new() }));
+    assert_eq!((mode(&dir), mode(&dir.join("record.json"))), (0o700, 0o600));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[test]
+fn no_record_is_no_error() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_eq!(load(parent.path(), NODE).unwrap(), None);
+    assert_eq!(load(&parent.path().join("no/such"), NODE).unwrap(), None);
+}
+
+#[test]
+fn equal_content_is_not_written_again() {
+    let (_parent, dir) = stored();
+    let mut record = record();
+    record.forwards[0].object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
+    record.forwards[0].object.metadata.resource_version = Some("8".into());
+    assert_eq!(store(&dir, &record).unwrap(), Stored::Unchanged);
+    record.in_force.pop();
+    assert_eq!(store(&dir, &record).unwrap(), Stored::Written);
+    set_mode(&dir.join("record.json"), 0o644);
+    assert_eq!(store(&dir, &record).unwrap(), Stored::Written);
+    assert_eq!(mode(&dir.join("record.json")), 0o600);
+}
+
+#[test]
+fn a_record_that_others_could_have_written_is_refused() {
+    let (parent, dir) = stored();
+    let path = dir.join("record.json");
+    let refusal = |wanted: &str| {
+        let error = load(&dir, NODE).unwrap_err();
+        assert!(matches!(error, RecordError::Untrusted { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("record.json: ") && text.contains(wanted) && text.contains("remove it"), "{text}");
+    };
+    set_mode(&path, 0o640);
+    refusal("is open to others (mode 640, wanted 600)");
+    set_mode(&path, 0o602);
+    refusal("is open to others (mode 602, wanted 600)");
+    set_mode(&path, 0o600);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        refusal("belongs to user 12345");
+    }
+    let elsewhere = parent.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    symlink(&elsewhere, &path).unwrap();
+    refusal("is a symbolic link");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refusal("is not a regular file");
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_holds_no_record() {
+    let (_parent, dir) = stored();
+    set_mode(&dir, 0o770);
+    let error = store(&dir, &record()).unwrap_err().to_string();
+    assert!(error.contains("others may write to this directory (mode 770)"), "{error}");
+    assert!(lock(&dir).is_err());
+}
+
+#[test]
+fn a_record_that_is_too_large_is_refused() {
+    let (_parent, dir) = stored();
+    fs::File::options().write(true).open(dir.join("record.json")).unwrap().set_len(disk::MOST_BYTES + 1).unwrap();
+    assert!(matches!(load(&dir, NODE).unwrap_err(), RecordError::TooLarge { most: disk::MOST_BYTES, .. }));
+}
+
+#[test]
+fn a_record_of_another_node_or_format_is_refused() {
+    let (_parent, dir) = stored();
+    let error = load(&dir, "proxy-2").unwrap_err().to_string();
+    assert!(error.contains("belongs to node proxy-1, this is node proxy-2"), "{error}");
+    let text = fs::read_to_string(dir.join("record.json")).unwrap();
+    fs::write(dir.join("record.json"), text.replace("\"format\":1", "\"format\":2")).unwrap();
+    let error = load(&dir, NODE).unwrap_err().to_string();
+    assert!(error.contains("has format 2, this program reads format 1"), "{error}");
+}
+
+/// A record whose content was changed by somebody who knows the checksum.
+fn forged(change: impl FnOnce(&mut Value)) -> Loaded {
+    let path = Path::new("record.json");
+    let mut document: Value = serde_json::from_slice(&content::render(&record()).unwrap()).unwrap();
+    change(&mut document["content"]);
+    document["sha256"] = content::checksum(&document["content"]).into();
+    content::parse(path, &serde_json::to_vec(&document).unwrap(), NODE).unwrap()
+}
+
+#[test]
+fn an_entry_that_does_not_decode_costs_only_itself() {
+    for (field, value) in [
+        ("protocol", json!("SCTP")),
+        ("address", json!("010.0.0.1")),
+        ("address", json!("0.0.0.0")),
+        ("address", json!("224.0.0.1")),
+        ("address", json!("255.255.255.255")),
+        ("address", json!("::1")),
+        ("ports", json!("90:80")),
+        ("ports", json!("0")),
+        ("client", json!("1.1.1.1/24")),
+        ("client", json!("1.1.1.1")),
+        ("interface", json!("eth0\nCOMMIT")),
+        ("toAddress", json!("3.3.3.3 -j ACCEPT")),
+        ("toPort", json!(0)),
+        ("toPort", json!(65536)),
+        ("asAddress", json!("")),
+        ("more", json!(1)),
+    ] {
+        let loaded = forged(|content| content["inForce"][0][field] = value.clone());
+        assert_eq!(loaded.record.in_force, record().in_force[1..], "{field} {value}");
+        assert_eq!(loaded.record.forwards, record().forwards);
+        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("inForce[0]: "), "{:?}", loaded.lost);
+    }
+    let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
+    assert_eq!(loaded.record.forwards, record().forwards[..1]);
+    assert!(loaded.lost[0].starts_with("forwards[1]: ") && loaded.lost[0].contains("spec.prot"), "{:?}", loaded.lost);
+}
+
+#[test]
+fn two_agents_exclude_each_other() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("state");
+    let held = lock(&dir).unwrap();
+    let error = lock(&dir).unwrap_err().to_string();
+    assert!(error.contains("state/lock: ") && error.contains(&format!("process {}", std::process::id())), "{error}");
+    drop(held);
+    fs::write(dir.join("lock"), "4194304999 left by a crash").unwrap();
+    drop(lock(&dir).unwrap());
+    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap(), format!("{}\n", std::process::id()));
+}
+
+/// One change to some bytes.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(usize, u8),
+    Insert(usize, u8),
+    Remove(usize, usize),
+    Truncate(usize),
+    Repeat(usize, usize),
+}
+
+impl Damage {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let place = |at: usize| at % bytes.len().max(1);
+        let end = |at: usize, count: usize| (place(at) + count).min(bytes.len());
+        match *self {
+            Self::Flip(at, bits) => {
+                let at = place(at);
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= bits;
+                }
+            }
+            Self::Insert(at, byte) => bytes.insert(place(at), byte),
+            Self::Remove(at, count) => drop(bytes.drain(place(at).min(bytes.len())..end(at, count))),
+            Self::Truncate(at) => bytes.truncate(place(at)),
+            Self::Repeat(at, count) => bytes.extend_from_within(place(at).min(bytes.len())..end(at, count)),
+        }
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<usize>(), 1..=255u8).prop_map(|(at, bits)| Damage::Flip(at, bits)),
+        (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+        (any::<usize>(), 1..64usize).prop_map(|(at, count)| Damage::Remove(at, count)),
+        any::<usize>().prop_map(Damage::Truncate),
+        (any::<usize>(), 1..64usize).prop_map(|(at, count)| Damage::Repeat(at, count)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_damaged_record_is_refused_or_reads_as_it_was(damages in prop::collection::vec(damage(), 1..4)) {
+        let mut bytes = content::render(&record()).unwrap();
+        for damage in &damages {
+            damage.apply(&mut bytes);
+        }
+        if let Ok(loaded) = content::parse(Path::new("record.json"), &bytes, NODE) {
+            prop_assert_eq!(loaded, Loaded { record: record(), lost: Vec::new() });
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        prop_assert!(content::parse(Path::new("record.json"), &bytes, NODE).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! A translation on disk: text for every address and range, parsed by the types of the model when it is read.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Destination, Family, FlowMatch, Protocol, SourceNat, Translation};
+
+/// A [`Translation`] as the record writes it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Written {
+    protocol: String,
+    address: String,
+    ports: String,
+    client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
+    to_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_port: Option<u16>,
+    /// Absent: masquerade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_address: Option<String>,
+}
+
+impl From<&Translation> for Written {
+    fn from(translation: &Translation) -> Self {
+        let Translation { flows, destination, source } = translation;
+        Self {
+            protocol: flows.protocol.to_string(),
+            address: flows.destination.to_string(),
+            ports: flows.ports.to_string(),
+            client: flows.source.to_string(),
+            interface: flows.interface.as_ref().map(ToString::to_string),
+            to_address: destination.address.to_string(),
+            to_port: destination.port,
+            as_address: match source {
+                SourceNat::Address(address) => Some(address.to_string()),
+                SourceNat::Masquerade => None,
+            },
+        }
+    }
+}
+
+impl Written {
+    /// The translation, if every part of it is one that this program could have written.
+    pub(super) fn parse(&self) -> Result<Translation, String> {
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == self.protocol);
+        Ok(Translation {
+            flows: FlowMatch {
+                protocol: protocol.ok_or_else(|| wrong("protocol", &self.protocol))?,
+                destination: address("address", &self.address)?,
+                ports: self.ports.parse().map_err(|_| wrong("ports", &self.ports))?,
+                source: network("client", &self.client)?,
+                interface: self.interface.as_ref().map(|name| name.parse().map_err(|_| wrong("interface", name))).transpose()?,
+            },
+            destination: Destination {
+                address: address("toAddress", &self.to_address)?,
+                port: match self.to_port {
+                    Some(0) => return Err(wrong("toPort", "0")),
+                    port => port,
+                },
+            },
+            source: match &self.as_address {
+                Some(text) => SourceNat::Address(address("asAddress", text)?),
+                None => SourceNat::Masquerade,
+            },
+        })
+    }
+}
+
+/// A unicast address of a family that forwards can be written for.
+fn address(field: &str, text: &str) -> Result<IpAddr, String> {
+    let parsed: IpAddr = text.parse().map_err(|_| wrong(field, text))?;
+    let broadcast = matches!(parsed, IpAddr::V4(address) if address.is_broadcast());
+    if Family::of(parsed).is_none() || parsed.is_unspecified() || parsed.is_multicast() || broadcast {
+        return Err(wrong(field, text));
+    }
+    Ok(parsed)
+}
+
+/// A network with host bits zero.
+fn network(field: &str, text: &str) -> Result<IpNet, String> {
+    let parsed: IpNet = text.parse().map_err(|_| wrong(field, text))?;
+    if Family::of(parsed.addr()).is_none() || parsed != parsed.trunc() {
+        return Err(wrong(field, text));
+    }
+    Ok(parsed)
+}
+
+fn wrong(field: &str, text: &str) -> String {
+    format!("{field}: \"{}\" is not one", text.chars().take(64).collect::<String>().escape_debug())
+}
