@@ -1,6 +1,13 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
+//!
+//! The objects ([`api`]) come from a source ([`source`]), are read into types that need no second look ([`forward`]), and are
+//! planned with the facts of the node ([`node`]) into what its kernel should hold ([`plan`], [`model`]). The dataplane
+//! ([`dataplane`]) makes it so and reads it back, and status ([`status`]) says what is true. The loop that does this for one
+//! node is [`agent`].
 
+pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod dataplane;
 mod durable;
 pub mod forward;

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in whatever order the set comes.
 
+mod assumed;
 mod claims;
 mod node_rules;
 mod obstacles;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use assumed::{assumed_facts, is_assumed};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};

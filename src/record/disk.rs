@@ -51,6 +51,16 @@ pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
     Ok(Stored::Written)
 }
 
+/// Removes the record, if there is one.
+pub(super) fn remove(path: &Path) -> Result<(), RecordError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RecordError::Io { path: path.to_owned(), action: "remove it", source: error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Makes the state directory, or checks the one that is there.
 pub(super) fn make(dir: &Path) -> Result<(), RecordError> {
     let io = |action| move |source| RecordError::Io { path: dir.to_owned(), action, source };

@@ -62,5 +62,13 @@ pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
     disk::write(dir, &content::render(record)?)
 }
 
+/// Removes the record from the state directory `dir`; none there is fine.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove(dir: &Path) -> Result<(), RecordError> {
+    disk::remove(&dir.join(disk::FILE))
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ pub use layout::{FANOUT, Ruleset, Stage, Table};
 pub use program::ProgramError;
 pub use rule::{ForeignRule, Matches, Original, Rule, Target};
 pub use saved::{Builtin, JumpState, SavedTable};
-pub use transaction::rewrite;
+pub use transaction::{rewrite, whole};
 pub use variant::Variant;
 
 use crate::model::Translation;

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::chain::{ChainName, Chains};
-use super::layout::{Stage, Table};
+use super::layout::{Ruleset, Stage, Table};
 use super::rule::Rule;
 use super::variant::Variant;
 
@@ -45,9 +45,23 @@ pub fn rewrite<'a>(
     texts
 }
 
+/// The text of everything, chains and jumps, as one would load it into a kernel that holds nothing of ours.
+#[must_use]
+pub fn whole(variant: Variant, ruleset: &Ruleset) -> String {
+    let mut text = String::new();
+    for table in Table::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
+        let chains = ruleset.chains(table);
+        text.extend(rewrite(variant, table, chains, chains.keys()));
+        let stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table);
+        let jumps: String = stages.map(|stage| format!("-I {} 1 {}\n", stage.builtin(), stage.jump())).collect();
+        text += &committed(table, &jumps);
+    }
+    text
+}
+
 /// The text that deletes the chains `stale`, which nothing desired jumps to: declared, and so emptied, then deleted in one COMMIT.
 #[must_use]
-pub fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a ChainName>) -> Option<String> {
+pub(super) fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a ChainName>) -> Option<String> {
     let mut names: Vec<&ChainName> = stale.into_iter().collect();
     if names.is_empty() {
         return None;

@@ -74,6 +74,14 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
     Ok(Contents::default().update(&reading::read(dir, &Reading::default(), check)?))
 }
 
+/// The objects of one manifest, given as its text; all or none.
+///
+/// # Errors
+/// When it does not parse or one of its objects is refused: which, where and why, for people.
+pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
+    document::objects(text, check)
+}
+
 fn watch_at(pace: Pace, dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
     let (sender, receiver) = watch::channel(None);
     let contents = Contents::remembering(remembered);

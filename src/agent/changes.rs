@@ -1,0 +1,100 @@
+//! What changed from one sync to the next, told once: repairs, failures and each forward's state.
+
+use std::collections::BTreeMap;
+
+use tracing::{error, info, warn};
+
+use super::SourceText;
+use crate::dataplane::Applied;
+use crate::forward::ForwardKey;
+use crate::model::Desired;
+use crate::plan::Plan;
+use crate::status::{Judgement, Type};
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    applied: Option<Desired>,
+    troubles: BTreeMap<&'static str, String>,
+    told: BTreeMap<ForwardKey, String>,
+    repairs: u64,
+}
+
+impl Changes {
+    /// How often something of ours was put back.
+    pub(super) const fn repairs(&self) -> u64 {
+        self.repairs
+    }
+
+    /// Logs what is new.
+    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        self.note_writes(plan, applied);
+        self.note_troubles(applied);
+        self.note_forwards(judgements);
+    }
+
+    /// The same was desired before and all of it was there: what had to be written now, somebody had changed.
+    fn note_writes(&mut self, plan: &Plan, applied: &Applied) {
+        let same = self.applied.as_ref() == Some(&plan.desired);
+        if applied.changed() {
+            let rules = applied.rules.as_ref().ok();
+            let chains = rules.map_or(0, |rules| rules.written.len() + rules.deleted.len());
+            let jumps = rules.map_or(0, |rules| rules.jumps.len());
+            let routes = applied.routes.as_ref().map_or(0, |routes| routes.added + routes.removed);
+            let connections = applied.conntrack.as_ref().map_or(0, |purged| purged.count);
+            if same {
+                self.repairs += 1;
+                warn!(
+                    chains,
+                    jumps,
+                    routes,
+                    connections,
+                    repairs = self.repairs,
+                    "another program had changed what is ours; repaired"
+                );
+            } else {
+                info!(chains, jumps, routes, connections, "kernel written");
+            }
+        }
+        self.applied = applied.is_complete().then(|| plan.desired.clone());
+    }
+
+    fn note_troubles(&mut self, applied: &Applied) {
+        self.note_trouble("rules", applied.rules.as_ref().err());
+        self.note_trouble("routes", applied.routes.as_ref().err());
+        self.note_trouble("conntrack", applied.conntrack.as_ref().err());
+    }
+
+    fn note_trouble<E: std::error::Error>(&mut self, part: &'static str, error: Option<&E>) {
+        match error {
+            None => {
+                if self.troubles.remove(part).is_some() {
+                    info!(part, "works again");
+                }
+            }
+            Some(error) => {
+                let text = error.to_string();
+                if self.troubles.insert(part, text.clone()).as_ref() != Some(&text) {
+                    error!(part, %error, cause = error.source_text(), "the kernel could not be made as planned; retrying");
+                }
+            }
+        }
+    }
+
+    fn note_forwards(&mut self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        for (forward, judgement) in judgements {
+            let Some(ready) = judgement.condition(Type::Ready) else { continue };
+            let text = format!("{:?} {} {}", ready.state, ready.reason, ready.message);
+            if self.told.insert(forward.clone(), text.clone()).as_ref() != Some(&text) {
+                info!(%forward, generation = judgement.generation, ready = ready.state.as_str(), reason = %ready.reason, message = ready.message, "forward");
+            }
+        }
+        self.told.retain(|forward, _| {
+            let present = judgements.contains_key(forward);
+            if !present {
+                info!(%forward, "forward gone");
+            }
+            present
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! The sync loop of one node: the complete set of forwards and the facts in, the kernel as planned, a report out.
+//!
+//! Level-triggered: every event only says "look again". Knows both sides, Kubernetes and kernel, and decides nothing itself.
+
+mod changes;
+mod publisher;
+mod remembered;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+pub use publisher::{Publisher, Statuses, objects, publish};
+pub use remembered::Memory;
+
+use crate::dataplane::{Applied, Dataplane};
+use crate::forward::ForwardKey;
+use crate::node::{FactsError, Observer};
+use crate::plan::{Candidate, Plan, Policy, plan};
+use crate::source::{Snapshot, Source};
+use crate::status::{Judgement, judge};
+use changes::Changes;
+
+/// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
+const COALESCE: Duration = Duration::from_millis(50);
+/// How long the agent waits for a first complete set before it goes on with what the record holds.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How soon a sync that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How often the kernel is compared with the plan although nothing was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The shortest time between two comparisons.
+    pub every: Duration,
+}
+
+/// What one sync came to, for whoever publishes it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The objects that were planned from.
+    pub snapshot: Arc<Snapshot>,
+    /// What this node says of each.
+    pub judgements: BTreeMap<ForwardKey, Judgement>,
+    /// How often something of ours was put back that another program had changed, since the agent started.
+    pub repairs: u64,
+}
+
+/// One node and everything that its sync loop needs.
+pub struct Node<D> {
+    /// The forwards.
+    pub source: Source,
+    /// The facts.
+    pub observer: Observer,
+    /// The kernel.
+    pub dataplane: D,
+    /// What the administrator decides.
+    pub policy: Policy,
+    /// What was last applied, here and on disk.
+    pub memory: Memory,
+    /// Says "look again".
+    pub wake: Arc<Notify>,
+    /// Where the newest report goes.
+    pub reports: watch::Sender<Option<Arc<Report>>>,
+    /// How often to look although nothing was heard.
+    pub pace: Pace,
+}
+
+/// Keeps the node's kernel as its forwards ask for, until the future is dropped. What is in the kernel then stays.
+pub async fn run<D: Dataplane>(mut node: Node<D>) {
+    let mut changes = Changes::default();
+    let started = Instant::now();
+    let (mut pause, mut coalesce) = (Duration::ZERO, COALESCE);
+    loop {
+        let _ = tokio::time::timeout(pause, node.wake.notified()).await;
+        tokio::time::sleep(coalesce).await;
+        let Some(snapshot) = node.snapshot(started.elapsed()) else {
+            pause = PATIENCE;
+            continue; // never plan from a half-read list
+        };
+        let begun = Instant::now();
+        let outcome = node.sync(&snapshot, &mut changes).await;
+        let took = begun.elapsed();
+        coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
+        pause = match outcome {
+            // A comparison that nothing asked for takes no more than a fiftieth of the time.
+            Outcome::Done => node.pace.every.max(took * 50),
+            Outcome::Failed => RETRY,
+        };
+    }
+}
+
+enum Outcome {
+    Done,
+    Failed,
+}
+
+impl<D: Dataplane> Node<D> {
+    /// The newest complete set; if there is none yet after a while, the one that this node last applied.
+    fn snapshot(&self, waited: Duration) -> Option<Arc<Snapshot>> {
+        self.source.complete().or_else(|| if waited < PATIENCE { None } else { self.memory.snapshot() })
+    }
+
+    async fn sync(&mut self, snapshot: &Arc<Snapshot>, changes: &mut Changes) -> Outcome {
+        match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
+            Ok(synced) => self.conclude(snapshot, synced, changes),
+            Err(error) => {
+                error!(%error, cause = error.source_text(), "the facts of this node cannot be read; the kernel stays as it is");
+                Outcome::Failed
+            }
+        }
+    }
+
+    /// Remembers what is done and reports what is true.
+    fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, changes: &mut Changes) -> Outcome {
+        let Synced { plan, applied, judgements } = synced;
+        changes.note(&plan, &applied, &judgements);
+        if applied.is_complete() {
+            let carried = plan.verdicts.iter().filter(|(_, verdict)| verdict.is_carried());
+            self.memory.advance(snapshot, &plan.desired, carried.map(|(key, _)| key.clone()).collect());
+        }
+        debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
+        let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
+        self.reports.send_replace(Some(Arc::new(report)));
+        if applied.is_complete() { Outcome::Done } else { Outcome::Failed }
+    }
+}
+
+/// What one sync planned and did, and what that means for each forward.
+#[derive(Debug)]
+pub struct Synced {
+    /// The plan.
+    pub plan: Plan,
+    /// What became of it.
+    pub applied: Applied,
+    /// What this node says of each forward.
+    pub judgements: BTreeMap<ForwardKey, Judgement>,
+}
+
+/// Syncs once: plans the node from `snapshot`, makes its kernel so and judges what came of it.
+///
+/// # Errors
+/// When the facts of the node cannot be read; the kernel then stays as it is.
+pub async fn sync<D: Dataplane>(
+    observer: &Observer,
+    dataplane: &D,
+    policy: &Policy,
+    memory: &Memory,
+    snapshot: &Snapshot,
+) -> Result<Synced, FactsError> {
+    let facts = observer.facts().await?;
+    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+    let plan = plan(&facts, &candidates, policy, memory.served());
+    let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
+    let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
+    Ok(Synced { plan, applied, judgements })
+}
+
+/// An error's causes, for a log field.
+trait SourceText {
+    fn source_text(&self) -> String;
+}
+
+impl<E: std::error::Error> SourceText for E {
+    fn source_text(&self) -> String {
+        let causes = std::iter::successors(self.source(), |cause| cause.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+}

@@ -1,0 +1,101 @@
+//! Publishes the newest report of a node that works on a folder: a table on standard output and the status file.
+//!
+//! A task of its own: whatever it waits for never delays the kernel.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Report, SourceText};
+use crate::api::{PortForward, PortForwardStatus};
+use crate::forward::ForwardKey;
+use crate::plan::Candidate;
+use crate::publish::{StatusFile, table};
+use crate::source::Snapshot;
+use crate::status::{Judgement, merge};
+
+/// The status of each forward, by its name.
+pub type Statuses = BTreeMap<ForwardKey, PortForwardStatus>;
+
+/// Publishes for people and scripts on this node.
+#[derive(Debug)]
+pub struct Publisher {
+    node: String,
+    file: StatusFile,
+    statuses: Statuses,
+    printed: String,
+    writable: bool,
+}
+
+impl Publisher {
+    /// Publishes as `node`, to `file`.
+    #[must_use]
+    pub fn new(node: String, file: StatusFile) -> Self {
+        Self { node, file, statuses: Statuses::new(), printed: String::new(), writable: true }
+    }
+
+    async fn write(&mut self, report: &Report) {
+        let objects = objects(&self.node, &report.snapshot, &report.judgements, &self.statuses);
+        self.statuses =
+            objects.iter().map(|object| (Candidate::key(object), object.status.clone().unwrap_or_default())).collect();
+        self.print(&objects, report);
+        let written = self.file.write(&objects, &report.snapshot.files).await;
+        match written {
+            Ok(_) if !self.writable => {
+                self.writable = true;
+                info!("the status file can be written again");
+            }
+            Err(error) if self.writable => {
+                self.writable = false;
+                warn!(%error, cause = error.source_text(), "the status file cannot be written");
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Prints the table if it is another one than before.
+    fn print(&mut self, objects: &[PortForward], report: &Report) {
+        let mut text = table(objects);
+        for file in &report.snapshot.files {
+            if let Some(error) = &file.error {
+                text = format!("{text}\n{}: {error} (its last good content stays in force)", file.path.display());
+            }
+        }
+        if text != self.printed {
+            // Whoever reads the table may have gone; the status file stays.
+            let _ = writeln!(std::io::stdout().lock(), "{text}\n");
+            self.printed = text;
+        }
+    }
+}
+
+/// Publishes the newest report, again and again; skips those that were overtaken. Ends when nobody reports any more.
+pub async fn publish(mut publisher: Publisher, mut reports: watch::Receiver<Option<Arc<Report>>>) {
+    while reports.changed().await.is_ok() {
+        let newest = reports.borrow_and_update().clone();
+        if let Some(report) = newest {
+            publisher.write(&report).await;
+        }
+    }
+}
+
+/// The objects of `snapshot` with the status that `node` gives them; `previous` keeps transition times.
+#[must_use]
+pub fn objects(
+    node: &str,
+    snapshot: &Snapshot,
+    judgements: &BTreeMap<ForwardKey, Judgement>,
+    previous: &Statuses,
+) -> Vec<PortForward> {
+    let now = Timestamp::now();
+    let with_status = |object: &PortForward| {
+        let key = Candidate::key(object);
+        let status = judgements.get(&key).map(|judgement| merge(node, judgement, previous.get(&key), now));
+        PortForward { status, ..object.clone() }
+    };
+    snapshot.forwards.iter().map(|sourced| with_status(&sourced.object)).collect()
+}

@@ -1,0 +1,84 @@
+//! What this node last applied: in memory for the next sync, on disk for the next start.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::SourceText;
+use crate::forward::{Forward, ForwardKey};
+use crate::model::{Desired, Translation};
+use crate::record::{self, Record};
+use crate::source::{Snapshot, Sourced};
+
+/// What this node last applied.
+#[derive(Debug)]
+pub struct Memory {
+    state_dir: PathBuf,
+    record: Record,
+    in_force: BTreeSet<Translation>,
+    served: BTreeSet<ForwardKey>,
+    /// Whether the record on disk could be written last time; a change is told once.
+    storable: bool,
+}
+
+impl Memory {
+    /// Goes on from `record`, or from nothing.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, node: &str, record: Option<Record>) -> Self {
+        let record = record.unwrap_or_else(|| Record { node: node.to_owned(), forwards: Vec::new(), in_force: Vec::new() });
+        let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
+        let serves = |forward: &Forward| {
+            forward.is_in_force() && forward.translations().iter().all(|translation| in_force.contains(translation))
+        };
+        let forwards = record.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok());
+        let served = forwards.filter(serves).map(|forward| forward.key).collect();
+        Self { state_dir, record, in_force, served, storable: true }
+    }
+
+    /// The translations that are, or may be, in force.
+    #[must_use]
+    pub fn in_force(&self) -> &BTreeSet<Translation> {
+        &self.in_force
+    }
+
+    /// The forwards that this node carries.
+    #[must_use]
+    pub fn served(&self) -> &BTreeSet<ForwardKey> {
+        &self.served
+    }
+
+    /// The objects that were last applied.
+    #[must_use]
+    pub fn forwards(&self) -> &[Sourced] {
+        &self.record.forwards
+    }
+
+    /// The objects that were last applied, as a complete set; `None` if there never were any.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        let forwards = self.record.forwards.clone();
+        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, files: Vec::new() }))
+    }
+
+    /// Remembers that everything is done: rules, routes and connections.
+    pub fn advance(&mut self, snapshot: &Snapshot, desired: &Desired, served: BTreeSet<ForwardKey>) {
+        self.record.forwards.clone_from(&snapshot.forwards);
+        self.record.in_force = desired.translations.iter().cloned().collect();
+        self.in_force.clone_from(&desired.translations);
+        self.served = served;
+        match record::store(&self.state_dir, &self.record) {
+            Ok(_) if !self.storable => {
+                self.storable = true;
+                info!("the record can be written again");
+            }
+            Ok(_) => {}
+            Err(error) if self.storable => {
+                self.storable = false;
+                warn!(%error, cause = error.source_text(), "the record cannot be written: a reboot would bring back an older state");
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The command line: what a person types, and what each command gives back to the shell.
+
+mod agent;
+mod cleanup;
+mod crd;
+mod exit;
+mod logging;
+mod options;
+mod render;
+mod restore;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Turns `PortForward` objects into NAT rules and host routes on a proxy node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portforward-operator",
+    version,
+    about = "Turns PortForward objects into NAT rules and host routes on a proxy node",
+    after_help = "Exit status:\n  0  done\n  1  something failed; the message says what, where and what to do\n  2  the command line is wrong; nothing was touched\n  3  render: some manifests are refused or in conflict; the others are shown\n\nA first look, touching nothing:\n  portforward-operator render examples/bank-a-web.yaml"
+)]
+struct Cli {
+    #[command(flatten)]
+    log: logging::LogOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep this node's kernel as the PortForwards of a folder ask for, until stopped; what is in the kernel then stays
+    Agent(agent::AgentOptions),
+    /// Show what manifests become, rules and routes, without touching anything
+    Render(render::RenderOptions),
+    /// Put back what this node last applied, once, from its record; for a boot without manifests or API server
+    Restore(restore::RestoreOptions),
+    /// Remove everything of ours from this node's kernel: chains, jumps, routes, connections; twice is fine
+    Cleanup(cleanup::CleanupOptions),
+    /// Print the CustomResourceDefinition
+    Crd,
+}
+
+/// Parses the command line and carries it out.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = Cli::parse();
+    logging::start(&cli.log);
+    let result = match cli.command {
+        Command::Agent(options) => exit::with_runtime(agent::run(options)),
+        Command::Render(options) => render::run(&options),
+        Command::Restore(options) => exit::with_runtime(restore::run(options)),
+        Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),
+        Command::Crd => crd::run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::Failed
+    })
+}

@@ -1,0 +1,127 @@
+//! Options that several commands share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tracing::warn;
+
+use crate::dataplane::iptables::{Variant, choose};
+use crate::model::PortRange;
+use crate::record::{self, Loaded, Record};
+
+/// Ports that a node commonly keeps for itself: SSH, DNS, DHCP, BGP, etcd, the API server, the kubelet and its neighbours, Calico, NodePorts.
+const RESERVED_PORTS: &str = "22,53,68,179,2379:2381,6443,9099,10250,10255:10259,30000:32767";
+
+#[derive(Args, Debug)]
+pub(super) struct StateOptions {
+    /// The name of this node; default: its host name
+    #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
+    pub(super) node_name: Option<String>,
+    /// Where this node keeps the record of what it last applied; root only
+    #[arg(long, default_value = "/var/lib/portforward-operator", value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
+    pub(super) state_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct KernelOptions {
+    /// Which iptables programs to use; auto: the one that the kubelet hints at, else the one with more rules, else nft
+    #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
+    pub(super) iptables: VariantChoice,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PolicyOptions {
+    /// A label of this node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) node_labels: Vec<(String, String)>,
+    /// Ports, and ranges FIRST:LAST, on which no forward of two legs may listen; empty for none
+    #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS", value_parser = ports)]
+    pub(super) reserved_ports: ReservedPorts,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ReservedPorts(pub(super) Vec<PortRange>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum VariantChoice {
+    Auto,
+    Nft,
+    Legacy,
+}
+
+impl StateOptions {
+    /// The name of this node.
+    pub(super) fn node_name(&self) -> anyhow::Result<String> {
+        match &self.node_name {
+            Some(name) => Ok(name.clone()),
+            None => node_name(&rustix::system::uname().nodename().to_string_lossy().to_lowercase())
+                .map_err(anyhow::Error::msg)
+                .context("the host name of this node cannot serve as its name; give --node-name"),
+        }
+    }
+}
+
+/// What this node last applied. A record that cannot be believed is said so and not used: the kernel shows what is in force.
+pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
+    match record::load(state_dir, node) {
+        Ok(loaded) => loaded.map(believed),
+        Err(error) => {
+            warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "the record is not used; what is in the kernel is taken as it is"
+            );
+            None
+        }
+    }
+}
+
+/// What can be believed of a record; what cannot is logged.
+pub(super) fn believed(loaded: Loaded) -> Record {
+    for lost in loaded.lost {
+        warn!(entry = lost, "an entry of the record is not used");
+    }
+    loaded.record
+}
+
+impl KernelOptions {
+    /// The variant that was asked for, or that this node uses.
+    pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
+        match self.iptables {
+            VariantChoice::Auto => Ok(choose().await?),
+            VariantChoice::Nft => Ok(Variant::Nft),
+            VariantChoice::Legacy => Ok(Variant::Legacy),
+        }
+    }
+}
+
+impl PolicyOptions {
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        self.node_labels.iter().cloned().collect()
+    }
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let well_formed = text.starts_with(ends) && text.ends_with(ends) && text.chars().all(plain) && text.len() <= 253;
+    if well_formed {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not the name of a node: lower-case letters, digits, '-' and '.', 253 at most (RFC 1123)"))
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    if key.is_empty() { Err("a label has a key: KEY=VALUE".into()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+fn ports(text: &str) -> Result<ReservedPorts, String> {
+    let ranges = text.split(',').filter(|part| !part.trim().is_empty());
+    ranges
+        .map(|part| part.trim().parse().map_err(|error| format!("{part:?}: {error}")))
+        .collect::<Result<_, _>>()
+        .map(ReservedPorts)
+}

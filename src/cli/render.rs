@@ -1,0 +1,141 @@
+//! `render`: what manifests become, without touching anything.
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+use super::Exit;
+use super::exit::{print, with_runtime};
+use super::options::PolicyOptions;
+use crate::api::PortForward;
+use crate::dataplane::iptables::{Ruleset, Variant, whole};
+use crate::dataplane::routes::{METRIC, PROTOCOL};
+use crate::model::{Facts, HostRoute};
+use crate::node::Observer;
+use crate::plan::{Acceptance, Candidate, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
+use crate::source::folder;
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The rules are printed as iptables-restore --noflush takes them, the routes as comments.\nWithout --this-node, a node is assumed that holds every internal and external address of the manifests.\nWhat is refused, or in conflict, is said on standard error, and the exit status is 3.\n\nExample:\n  portforward-operator render examples/bank-a-web.yaml"
+)]
+pub(super) struct RenderOptions {
+    /// Manifests: files, folders, or - for standard input
+    #[arg(required = true, value_name = "FILE|DIR|-")]
+    manifests: Vec<PathBuf>,
+    /// For which iptables programs
+    #[arg(long, value_enum, default_value_t = RenderVariant::Nft, value_name = "VARIANT")]
+    iptables: RenderVariant,
+    /// Plan for this node, as it is now, and not for one that holds every address
+    #[arg(long)]
+    this_node: bool,
+    #[command(flatten)]
+    policy: PolicyOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RenderVariant {
+    Nft,
+    Legacy,
+}
+
+pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
+    let mut objects = Vec::new();
+    let mut exit = Exit::Done;
+    for manifests in &options.manifests {
+        for (place, read) in read(manifests)? {
+            match read {
+                Ok(read) => objects.extend(read),
+                Err(error) => {
+                    eprintln!("{place}: {error}");
+                    exit = Exit::Refused;
+                }
+            }
+        }
+    }
+    let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
+    let policy = Policy { reserved_ports: options.policy.reserved_ports.0.clone() };
+    let plan = plan(&facts(options, &candidates)?, &candidates, &policy, &[].into());
+    if complain(&plan) {
+        exit = Exit::Refused;
+    }
+    let variant = match options.iptables {
+        RenderVariant::Nft => Variant::Nft,
+        RenderVariant::Legacy => Variant::Legacy,
+    };
+    print(&(whole(variant, &Ruleset::of(&plan.desired.translations)) + &routes(&plan)))?;
+    Ok(exit)
+}
+
+fn facts(options: &RenderOptions, candidates: &[Candidate]) -> anyhow::Result<Facts> {
+    let labels = options.policy.labels();
+    if options.this_node {
+        let observer = Observer::new(labels, [].into());
+        let mut facts = None;
+        with_runtime(async {
+            facts = Some(observer.facts().await?);
+            Ok(Exit::Done)
+        })?;
+        facts.context("the facts of this node were not read")
+    } else {
+        Ok(assumed_facts(labels, candidates))
+    }
+}
+
+type Contents = Vec<(String, Result<Vec<PortForward>, String>)>;
+
+/// What each file of `manifests` holds, or what is wrong with it.
+fn read(manifests: &Path) -> anyhow::Result<Contents> {
+    if manifests.is_dir() {
+        let snapshot = folder::read(manifests, super::agent::check)?;
+        let broken = snapshot.files.iter().filter_map(|file| Some((file.path.display().to_string(), Err(file.error.clone()?))));
+        let objects = snapshot.forwards.iter().map(|sourced| sourced.object.clone()).collect();
+        return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
+    }
+    let mut text = String::new();
+    if manifests == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+    } else {
+        text = std::fs::read_to_string(manifests).with_context(|| format!("{} cannot be read", manifests.display()))?;
+    }
+    Ok(vec![(manifests.display().to_string(), folder::objects(&text, super::agent::check))])
+}
+
+/// Says on standard error what is not carried and why; gives whether there was any.
+fn complain(plan: &Plan) -> bool {
+    let mut any = false;
+    for (key, verdict) in &plan.verdicts {
+        let said = match &verdict.acceptance {
+            Acceptance::Refused(refusal) => format!("{}: {}", refusal.reason, refusal.message),
+            Acceptance::RefusedHere(refusal) => format!("{}: {}", refusal.reason.as_str(), refusal.message),
+            Acceptance::Conflict(conflict) => format!("Conflict: {}", conflict.message),
+            Acceptance::Accepted if verdict.role.is_none() => {
+                eprintln!("{key}: this node is no candidate: its labels or addresses do not fit");
+                continue;
+            }
+            Acceptance::Accepted | Acceptance::Disabled => continue,
+        };
+        eprintln!("{key}: {said}");
+        any = true;
+    }
+    any
+}
+
+/// The routes as `ip route` takes them, and those that are withheld, as comments.
+fn routes(plan: &Plan) -> String {
+    let mut text: String = plan.desired.routes.iter().map(route).collect();
+    for withheld in plan.verdicts.values().flat_map(|verdict| &verdict.routes) {
+        if let RoutePlan::Withheld(obstacle) = withheld {
+            let _ = writeln!(text, "# {}: {}", obstacle.reason.as_str(), obstacle.message);
+        }
+    }
+    text
+}
+
+fn route(HostRoute { destination, gateway, interface }: &HostRoute) -> String {
+    let by = if is_assumed(interface) { String::new() } else { format!(" dev {interface}") };
+    format!("# ip route add {destination} via {gateway}{by} proto {PROTOCOL} metric {METRIC}\n")
+}

@@ -1,0 +1,56 @@
+//! The facts of a node that is only assumed: it holds every internal and external address that the objects name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Candidate;
+use crate::forward::Forward;
+use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RpFilter};
+
+/// What the interface of a leg is called where the object names none.
+const UNNAMED: &str = "unnamed";
+
+/// Whether `interface` is one that no object named.
+#[must_use]
+pub fn is_assumed(interface: &InterfaceName) -> bool {
+    interface.as_str() == UNNAMED
+}
+
+/// The facts of a node with `labels` that is active for each of `candidates` whose selector matches.
+#[must_use]
+pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate]) -> Facts {
+    let forwards = || candidates.iter().filter_map(|candidate| candidate.forward.as_ref().ok());
+    let addresses: BTreeSet<LocalAddress> = forwards().flat_map(addresses).collect();
+    let interfaces = addresses.iter().filter_map(|local| local.interface.clone());
+    let links = interfaces
+        .zip(1..)
+        .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, master: None }))
+        .collect();
+    let anywhere = IpNet::from(ipnet::Ipv4Net::default());
+    let routes = vec![Route { destination: anywhere, gateway: None, interface: None, metric: 0, ours: false }];
+    Facts { labels, links, addresses, routes, ip_forward: true, ..Facts::default() }
+}
+
+fn addresses(forward: &Forward) -> Vec<LocalAddress> {
+    let internal = LocalAddress {
+        address: forward.internal.address,
+        prefix_len: forward.gateway.map_or(24, |gateway| shared_prefix(forward.internal.address, gateway)),
+        interface: named(forward.internal.interface.as_ref()),
+    };
+    let external = forward.external.filter(|external| *external != forward.internal.address);
+    let external =
+        external.map(|address| LocalAddress { address, prefix_len: 32, interface: named(forward.external_interface.as_ref()) });
+    std::iter::once(internal).chain(external).collect()
+}
+
+fn named(interface: Option<&InterfaceName>) -> Option<InterfaceName> {
+    interface.cloned().or_else(|| UNNAMED.parse().ok())
+}
+
+/// The length of the longest prefix of at most 24 bits that both have: the subnet that the leg is assumed to be in.
+fn shared_prefix(a: IpAddr, b: IpAddr) -> u8 {
+    let network = |address: IpAddr, length: u8| IpNet::new(address, length).map(|network| network.trunc());
+    (0..=24).rev().find(|length| network(a, *length).is_ok_and(|network| network.contains(&b))).unwrap_or(0)
+}
