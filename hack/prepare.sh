@@ -45,7 +45,7 @@ rust() {
     local oldest current
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if ! has cargo; then
-        has rustup || hack/step.sh "Install Rust for $(id -un) by rustup" bash -c install_rustup
+        has rustup || hack/step.sh "Install Rust $oldest for $(id -un) by rustup" bash -c "install_rustup $oldest"
         has cargo || fail "there is no cargo after installing Rust: look into ${CARGO_HOME:-$HOME/.cargo}/bin"
     fi
     current=$(cargo --version | cut -d' ' -f2)
@@ -58,9 +58,22 @@ rust() {
     fi
 }
 
+# install_rustup VERSION: by the installer itself, with its checksum: what the script of https://rustup.rs fetches, from where it fetches it.
 install_rustup() {
-    curl --proto '=https' --tlsv1.2 -sSf --retry 3 https://sh.rustup.rs | sh -s -- -y --no-modify-path --profile minimal ||
-        fail "Rust cannot be installed: no way to https://sh.rustup.rs; install Rust by hand, then come again"
+    local folder from
+    from=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        for file in rustup-init rustup-init.sha256; do
+            curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$file" "$from/$file" || exit
+        done
+        # The published line names a path of the builder.
+        echo "$(cut -d' ' -f1 rustup-init.sha256)  rustup-init" | sha256sum --check --quiet || exit
+        chmod +x rustup-init
+        ./rustup-init -q -y --no-modify-path --profile minimal --default-toolchain "$1" --component clippy --component rustfmt
+    ) || fail "Rust cannot be installed from $from: install it by hand (https://rustup.rs), then come again"
+    rm -rf "$folder"
 }
 # step.sh runs it in a shell of its own, which takes functions from the environment.
 export -f install_rustup fail

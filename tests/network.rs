@@ -3,8 +3,11 @@
 mod bed;
 
 use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::panic::catch_unwind;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use bed::client::{ANSWER, Connection, Silence, UdpFlow, tcp_ask, udp_ask};
 use bed::kernel::Variant;
@@ -129,19 +132,21 @@ fn what_is_ours_and_what_is_foreign_is_told_apart_in_both_variants() {
 
 #[test]
 fn nothing_of_a_bed_outlives_it_after_a_panic_either() {
-    let (names, panic) = {
-        let names = std::sync::Mutex::new(Vec::new());
-        let panic = std::panic::catch_unwind(|| {
-            let bed = Bed::new();
-            let _left_running = bed.proxy().command("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-            names.lock().unwrap().extend([bed.client.path(), bed.proxy().netns.path(), bed.proxy().files().to_owned()]);
-            panic!("on purpose");
-        });
-        (names.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), panic)
-    };
+    let left = Mutex::new((Vec::new(), None));
+    let panic = catch_unwind(|| {
+        let bed = Bed::new();
+        let running = bed.proxy().command("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let paths = [bed.client.path(), bed.proxy().netns.path(), bed.proxy().files().to_owned()];
+        *left.lock().unwrap() = (paths.to_vec(), Some(running));
+        panic!("on purpose");
+    });
     assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
-    assert_eq!(names.len(), 3);
-    assert!(names.iter().all(|path| !path.exists()), "{names:?}");
+    let (paths, running) = left.into_inner().unwrap();
+    assert!(paths.len() == 3 && paths.iter().all(|path| !path.exists()), "{paths:?}");
+    let mut running = running.unwrap();
+    // Held open, so that only a signal can have ended it.
+    let _input = running.stdin.take();
+    assert_eq!(running.wait().unwrap().signal(), Some(9));
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Netns {
         })
     }
 
-    /// A command that will run inside the namespace. Unlike `ip netns exec` it leaves /sys as it is.
+    /// A command that will run inside the namespace. Unlike `ip netns exec` and `ip -n` it leaves the mounts as they are.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program).stdin(Stdio::null());
@@ -71,14 +71,15 @@ impl Netns {
 
     /// `ip ARGUMENTS` inside the namespace; the output. Panics when `ip` refuses.
     pub(crate) fn ip(&self, arguments: &str) -> String {
-        must(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
+        must(self.command("ip").args(arguments.split_whitespace()))
     }
 
     /// Several lines for `ip -batch` inside the namespace: one process, however many lines.
     pub(crate) fn ip_batch(&self, lines: impl IntoIterator<Item = impl Display>) {
         let text = lines.into_iter().map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
-        let mut ip = Command::new("ip")
-            .args(["-n", &self.name, "-batch", "-"])
+        let mut ip = self
+            .command("ip")
+            .args(["-batch", "-"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

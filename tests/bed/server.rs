@@ -61,7 +61,9 @@ impl Server {
         for listener in &listeners {
             listener.set_nonblocking(true).expect("a socket can be made not to block");
         }
-        Self::serve(listeners, |listener, shared| {
+        // Shut, a listener stops at once. Closing alone does not do it: see below.
+        let close = |listener: &TcpListener| rustix::net::shutdown(listener, rustix::net::Shutdown::Both).is_ok();
+        Self::serve(listeners, close, |listener, shared| {
             while let Ok((stream, peer)) = listener.accept() {
                 let shared = Arc::clone(shared);
                 thread::spawn(move || shared.converse(stream, peer));
@@ -76,7 +78,10 @@ impl Server {
         for socket in &sockets {
             socket.set_nonblocking(true).expect("a socket can be made not to block");
         }
-        Self::serve(sockets, |socket, shared| {
+        // A child that another test is about to start holds a copy of every socket between fork(2) and execve(2), and
+        // a bound socket then swallows datagrams that nobody reads. Connected elsewhere, it takes none.
+        let close = |socket: &UdpSocket| socket.local_addr().and_then(|local| socket.connect((local.ip(), 1))).is_ok();
+        Self::serve(sockets, close, |socket, shared| {
             let mut datagram = [0; 2048];
             while let Ok((length, peer)) = socket.recv_from(&mut datagram) {
                 let Ok(local) = socket.local_addr() else { continue };
@@ -98,7 +103,11 @@ impl Server {
         lock(&self.shared.seen).clear();
     }
 
-    fn serve<S: AsFd + Send + 'static>(sockets: Vec<S>, take: impl Fn(&S, &Arc<Shared>) + Send + 'static) -> Self {
+    fn serve<S: AsFd + Send + 'static>(
+        sockets: Vec<S>,
+        close: impl Fn(&S) -> bool + Send + 'static,
+        take: impl Fn(&S, &Arc<Shared>) + Send + 'static,
+    ) -> Self {
         let (wake, woken) = UnixStream::pair().expect("a process may have one more socket");
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
@@ -106,6 +115,7 @@ impl Server {
             loop {
                 let ready = readable(sockets.iter().map(AsFd::as_fd).chain([woken.as_fd()]), None);
                 if ready.contains(&sockets.len()) {
+                    assert!(sockets.iter().all(close), "a server's socket can be closed");
                     return;
                 }
                 for index in ready {
