@@ -181,7 +181,7 @@ say "The network: client 1.1.1.1 - gateway 192.168.0.1 - proxy 192.168.0.2 | 2.2
 build_network
 serve srv TCP 3.3.3.3 80
 serve srv TCP 3.3.3.4 80
-serve srv UDP 3.3.3.4 53
+serve srv UDP 3.3.3.4 514
 serve srv TCP 3.3.3.3 5042
 serve cli TCP 1.1.1.1 80
 serve cli TCP 1.1.1.2 443
@@ -202,8 +202,8 @@ say "bank-a-web: the server reaches the client, which sees the proxy's internal 
 show srv TCP 3.3.3.3 2.2.2.2 8443 1.1.1.1 80 192.168.0.2
 say "bank-b-web: no external address named, the node's own is seen (MASQUERADE)"
 show cli TCP 1.1.1.2 192.168.0.2 8081 3.3.3.4 80 2.2.2.2
-say "bank-a-dns: UDP"
-show cli UDP 1.1.1.1 192.168.0.2 53 3.3.3.4 53 2.2.2.2
+say "bank-a-syslog: UDP"
+show cli UDP 1.1.1.1 192.168.0.2 514 3.3.3.4 514 2.2.2.2
 say "branches: any host of 10.7.0.0/16, a port within a range"
 show cli TCP 10.7.3.4 192.168.0.2 5042 3.3.3.3 5042 2.2.2.2
 say "bank-b-callback: the upstream calls back on the one port that reverse names"

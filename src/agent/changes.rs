@@ -86,7 +86,7 @@ impl Changes {
             let Some(ready) = judgement.condition(Type::Ready) else { continue };
             let text = format!("{:?} {} {}", ready.state, ready.reason, ready.message);
             if self.told.insert(forward.clone(), text.clone()).as_ref() != Some(&text) {
-                info!(%forward, generation = judgement.generation, ready = ready.state.as_str(), reason = %ready.reason, message = ready.message, "forward");
+                info!(%forward, generation = judgement.generation, ready = ready.state.as_str(), reason = %ready.reason, detail = ready.message, "forward");
             }
         }
         self.told.retain(|forward, _| {
