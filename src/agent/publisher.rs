@@ -44,17 +44,12 @@ impl Publisher {
             objects.iter().map(|object| (Candidate::key(object), object.status.clone().unwrap_or_default())).collect();
         self.print(&objects, report);
         let written = self.file.write(&objects, &report.snapshot.files).await;
-        match written {
-            Ok(_) if !self.writable => {
-                self.writable = true;
-                info!("the status file can be written again");
-            }
-            Err(error) if self.writable => {
-                self.writable = false;
-                warn!(%error, cause = error.source_text(), "the status file cannot be written");
-            }
-            Ok(_) | Err(_) => {}
+        match (&written, self.writable) {
+            (Ok(_), false) => info!("the status file can be written again"),
+            (Err(error), true) => warn!(%error, cause = error.source_text(), "the status file cannot be written"),
+            (Ok(_), true) | (Err(_), false) => {}
         }
+        self.writable = written.is_ok();
     }
 
     /// Prints the table if it is another one than before.

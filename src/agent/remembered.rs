@@ -33,8 +33,8 @@ impl Memory {
             forward.is_in_force() && forward.translations().iter().all(|translation| in_force.contains(translation))
         };
         let forwards = record.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok());
-        let served = forwards.filter(serves).map(|forward| forward.key).collect();
-        Self { state_dir, record, in_force, served, storable: true }
+        let carried = forwards.filter(serves).map(|forward| forward.key).collect();
+        Self { state_dir, record, in_force, served: carried, storable: true }
     }
 
     /// The translations that are, or may be, in force.
@@ -68,17 +68,14 @@ impl Memory {
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.in_force.clone_from(&desired.translations);
         self.served = served;
-        match record::store(&self.state_dir, &self.record) {
-            Ok(_) if !self.storable => {
-                self.storable = true;
-                info!("the record can be written again");
-            }
-            Ok(_) => {}
-            Err(error) if self.storable => {
-                self.storable = false;
+        let stored = record::store(&self.state_dir, &self.record);
+        match (&stored, self.storable) {
+            (Ok(_), false) => info!("the record can be written again"),
+            (Err(error), true) => {
                 warn!(%error, cause = error.source_text(), "the record cannot be written: a reboot would bring back an older state");
             }
-            Err(_) => {}
+            (Ok(_), true) | (Err(_), false) => {}
         }
+        self.storable = stored.is_ok();
     }
 }

@@ -1,5 +1,7 @@
 //! The command line: what a person types, and what each command gives back to the shell.
 
+#![allow(clippy::doc_markdown, reason = "the comments on options are the help text, which is no Markdown")]
+
 mod agent;
 mod cleanup;
 mod crd;

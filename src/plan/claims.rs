@@ -32,7 +32,10 @@ pub(super) struct Claims {
 /// Ranges of about the same width lie in one map (under the number of bits of their width), so those that overlap a given
 /// one are few neighbours in each of the sixteen.
 #[derive(Debug, Default)]
-struct PortClaims(BTreeMap<u32, BTreeMap<(u16, u16), NetworkMap<(ForwardKey, Translation)>>>);
+struct PortClaims(BTreeMap<u32, BTreeMap<(u16, u16), ClientClaims>>);
+
+/// Who serves which client on the same ports.
+type ClientClaims = NetworkMap<(ForwardKey, Translation)>;
 
 /// Values by network, and those of every network that overlaps a given one.
 #[derive(Debug)]

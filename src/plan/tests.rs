@@ -9,6 +9,7 @@ use super::*;
 use crate::api;
 use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RpFilter};
 
+#[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn object(name: &str, spec: Value) -> Candidate {
     let document =
         json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": name}, "spec": spec});
@@ -29,12 +30,11 @@ fn spec() -> Value {
 fn with(changes: &[(&str, Value)]) -> Value {
     let mut spec = spec();
     for (pointer, value) in changes {
-        match spec.pointer_mut(pointer) {
-            Some(place) => *place = value.clone(),
-            None => {
-                let (parent, field) = pointer.rsplit_once('/').unwrap();
-                spec.pointer_mut(parent).unwrap()[field] = value.clone();
-            }
+        if let Some(place) = spec.pointer_mut(pointer) {
+            *place = value.clone();
+        } else {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[field] = value.clone();
         }
     }
     spec

@@ -10,7 +10,7 @@ use super::rule::Rule;
 pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
 
 /// The name of a chain of ours: `PF-`, then letters, digits and `+-._`, 28 characters at most
-/// (`XT_EXTENSION_MAXNAMELEN` less one, linux/netfilter/x_tables.h).
+/// (`XT_EXTENSION_MAXNAMELEN` less one, `linux/netfilter/x_tables.h`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(String);
 

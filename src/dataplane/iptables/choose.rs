@@ -36,15 +36,12 @@ impl Variant {
 
 /// Everything that the tables of `variant` hold, if its programs can be run.
 async fn saved(variant: Variant) -> Option<String> {
-    match variant {
-        Variant::Nft => program::run(variant.save(), &[], "").await.ok(),
-        // The mere question loads the kernel's modules where they are not loaded yet; no table in use, nothing to ask.
-        Variant::Legacy if !legacy_in_use() => {
-            let missing = matches!(program::run(variant.command(), &["--version"], "").await, Err(ProgramError::Missing { .. }));
-            (!missing).then(String::new)
-        }
-        Variant::Legacy => program::run(variant.save(), &[], "").await.ok(),
+    // The mere question loads the kernel's modules where they are not loaded yet; no table in use, nothing to ask.
+    if variant == Variant::Legacy && !legacy_in_use() {
+        let missing = matches!(program::run(variant.command(), &["--version"], "").await, Err(ProgramError::Missing { .. }));
+        return (!missing).then(String::new);
     }
+    program::run(variant.save(), &[], "").await.ok()
 }
 
 /// Whether the kernel holds a table of the older xtables for this network namespace.

@@ -30,10 +30,10 @@ use crate::model::Translation;
 use program::LOCK_WAIT_SECS;
 
 /// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
-const MOVE_INTERVAL: Duration = Duration::from_secs(60);
+const MOVE_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a table is read whole, to find chains of ours that nothing should jump to. Between, only the chains that
 /// should be there are: on `nf_tables`, reading a table costs the square of everybody's chains.
-const AUDIT_INTERVAL: Duration = Duration::from_secs(600);
+const AUDIT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Our chains in the kernel, by the programs of one variant.
 #[derive(Debug)]
@@ -219,13 +219,11 @@ impl Iptables {
         for table in Table::ALL {
             let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
             let known = if audited { self.read_known(table, ruleset.chains(table)).await } else { None };
-            let saved = match known {
-                Some(saved) => saved,
-                None => {
-                    let saved = self.read_whole(table).await?;
-                    memory.audited.insert(table, Instant::now());
-                    saved
-                }
+            let saved = if let Some(saved) = known {
+                saved
+            } else {
+                memory.audited.insert(table, Instant::now());
+                self.read_whole(table).await?
             };
             tables.insert(table, saved);
         }

@@ -52,8 +52,7 @@ impl Events {
 /// Whether an event is only that somebody read; our own reading makes such.
 fn is_reading(kind: EventKind) -> bool {
     match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-        EventKind::Access(_) => true,
+        EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
         EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => false,
     }
 }

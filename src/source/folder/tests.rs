@@ -315,7 +315,7 @@ fn with_one(dir: &Path) {
     fs::write(dir.join("manifests/a.yaml"), manifest("a", "3.3.3.3")).unwrap();
 }
 
-const NEVER: Duration = Duration::from_secs(3600);
+const NEVER: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn changes_are_seen_by_events_and_wake_the_sync_loop() {

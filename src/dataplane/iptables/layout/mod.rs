@@ -14,7 +14,7 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use stage::{Stage, Table};
 pub use trie::FANOUT;
@@ -30,14 +30,14 @@ pub struct Ruleset(BTreeMap<Table, Chains>);
 impl Ruleset {
     /// The chains for `translations`, no two of which match one packet. Without any, no chain at all.
     #[must_use]
-    pub fn of<'a>(translations: impl IntoIterator<Item = &'a Translation> + Clone) -> Self {
+    pub fn of(translations: &BTreeSet<Translation>) -> Self {
         let mut tables = BTreeMap::<Table, Chains>::new();
-        if translations.clone().into_iter().next().is_some() {
+        if !translations.is_empty() {
             for stage in Stage::ALL {
                 let rules: Vec<Rule> = match stage {
-                    Stage::Prerouting => prerouting::rules(translations.clone()),
-                    Stage::Postrouting => postrouting::rules(translations.clone()),
-                    Stage::Forward => forward::rules(translations.clone()),
+                    Stage::Prerouting => prerouting::rules(translations),
+                    Stage::Postrouting => postrouting::rules(translations),
+                    Stage::Forward => forward::rules(translations),
                 };
                 tables.entry(stage.table()).or_default().extend(trie::grow(stage, rules));
             }
