@@ -1,4 +1,4 @@
-//! What is known of this node's network namespace: [`Observer`] reads it, [`watch`] tells when it may have changed.
+//! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed.
 //!
 //! Reading only. Decides nothing about forwards, keeps nothing between two readings.
 

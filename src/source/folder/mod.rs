@@ -66,7 +66,7 @@ pub fn watch(dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: C
     watch_at(Pace::USUAL, dir, remembered, wake, check)
 }
 
-/// Reads the manifests in `dir` once, by the rules of [`watch`]; nothing is remembered, every generation is 1.
+/// Reads the manifests in `dir` once, by the rules of [`watch()`]; nothing is remembered, every generation is 1.
 ///
 /// # Errors
 /// When the folder as a whole cannot be read. What is wrong with one file is in its report.
