@@ -5,7 +5,6 @@ use crate::api::Role;
 use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
 use crate::dataplane::routes::RouteState;
-use crate::forward::RefusalReason;
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
@@ -219,11 +218,5 @@ impl Judgement {
     #[must_use]
     pub fn condition(&self, kind: Type) -> Option<&Judged> {
         self.conditions.iter().find(|condition| condition.kind == kind)
-    }
-}
-
-impl From<RefusalReason> for Reason {
-    fn from(reason: RefusalReason) -> Self {
-        Self::Refused(reason)
     }
 }
