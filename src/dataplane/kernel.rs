@@ -49,7 +49,7 @@ impl Kernel {
         };
         match swept {
             Ok(report) if report.changed() => {
-                info!(variant = %other, chains = report.deleted.len(), "rules of ours in the other iptables removed")
+                info!(variant = %other, chains = report.deleted.len(), "rules of ours in the other iptables removed");
             }
             Ok(_) => {}
             Err(error) => return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again"),
