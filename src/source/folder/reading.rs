@@ -30,7 +30,7 @@ const MOST_PASSES: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is missing, is no directory or may not be read.
-    #[error("{}: {source}; make it a directory that this program can read", path.display())]
+    #[error("{}: cannot be read; make it a directory that this program can read", path.display())]
     Unreadable {
         /// The folder.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum FolderError {
         most: usize,
     },
     /// The task that read it stopped.
-    #[error("reading stopped: {0}")]
+    #[error("reading stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
