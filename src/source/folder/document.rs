@@ -101,6 +101,7 @@ fn options() -> Options {
             max_nodes: 1_000_000,
             max_events: 2_500_000,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -106,7 +107,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         (String::new(), vec!["empty"]),
         (format!("a: 1\n? {}\n: 1\na: 1\n", "x".repeat(100_000)), vec!["line"]),
         ("[".repeat(100_000), vec!["line"]),
-        ("a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\n".to_owned() + &"c: [*b,*b]\n".repeat(2), vec!["duplicate"]),
+        (format!("{good}bomb:\n{}", bomb()), vec!["line"]),
     ];
     for (text, wanted) in cases {
         let refusal = folder.refusal(&text);
@@ -117,6 +118,40 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
     }
     assert!(folder.refusal(b"kind: \xff\xfe").contains("UTF-8"));
     assert!(folder.refusal(vec![b'#'; 8 * 1024 * 1024 + 1]).contains("larger than 8388608"));
+}
+
+/// Few bytes that would become a billion strings.
+fn bomb() -> String {
+    let level = |level: usize| format!("- &l{} [{}]\n", level + 1, vec![format!("*l{level}"); 10].join(","));
+    "- &l0 x\n".to_owned() + &(0..9).map(level).collect::<String>()
+}
+
+#[test]
+fn a_file_that_brings_the_reader_down_harms_no_other() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", manifest("a", "255.255.255.255"));
+    folder.write("b.yaml", manifest("b", "3.3.3.3"));
+    let snapshot = folder.read();
+    assert!(error(&snapshot, "a.yaml").contains("brings its reader down"));
+    assert_eq!(in_force(&snapshot), [forward("b", "3.3.3.3", 1)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_text_brings_the_reader_down(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..6usize, "[\\PC\n\t:&*!%|>{}\\[\\]\"'#-]{0,4}"), 1..6)
+    ) {
+        let mut text: Vec<char> = (manifest("a", "3.3.3.3") + "---\n" + &manifest("b", "3.3.3.3")).chars().collect();
+        for (at, removed, inserted) in edits {
+            let at = at.index(text.len());
+            text.splice(at..(at + removed).min(text.len()), inserted.chars());
+        }
+        let text: String = text.into_iter().collect();
+        // Either is fine; a panic is not.
+        let _ = document::objects(&text, |_| Ok(()));
+    }
 }
 
 #[test]
