@@ -54,7 +54,8 @@ impl Pace {
 /// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir` until the last [`Source`] is dropped.
 ///
 /// - A file is one unit: where it does not parse, or one of its objects is refused by decoding or by `check`, its
-///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations.
+///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations; it is
+///   not checked again here, the plan does that for every object.
 /// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
 ///   content less such objects.
 /// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
@@ -114,7 +115,7 @@ async fn keep(
                 pace.again
             }
             Err(error) => {
-                let error = error.to_string();
+                let error = format!("{:#}", anyhow::Error::from(error));
                 if trouble.as_ref() != Some(&error) {
                     warn!(folder = %dir.display(), error, "manifest folder cannot be read; nothing changes until it can");
                     trouble = Some(error);
@@ -149,8 +150,9 @@ fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wak
     }
 }
 
-/// One line for each file whose report changed.
+/// One line for the change, and one for each file whose report changed.
 fn log(old: Option<&Snapshot>, new: &Snapshot) {
+    info!(forwards = new.forwards.len(), files = new.files.len(), "manifests read");
     let errors = |snapshot: &Snapshot| -> BTreeMap<PathBuf, String> {
         snapshot.files.iter().filter_map(|file| Some((file.path.clone(), file.error.clone()?))).collect()
     };
