@@ -5,7 +5,7 @@ mod plane;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bed::netns::output;
@@ -29,6 +29,18 @@ fn ask(proxy: &Proxy, plane: &Plane, kubeconfig: &Kubeconfig, path: &str, second
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').unwrap_or_default();
     (status.parse().unwrap_or(0), serde_json::from_str(body).unwrap_or_default())
+}
+
+/// A watch that has begun and goes on until its server ends.
+fn proxy_watch(proxy: &Proxy, plane: &Plane, kubeconfig: &Kubeconfig) -> Child {
+    let token = std::fs::read_to_string(kubeconfig.path.with_extension("token")).unwrap();
+    let mut curl = proxy.command("curl");
+    curl.args(["--silent", "--no-buffer", "--output", "/dev/null", "--cacert"]).arg(plane.authority());
+    curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+    let before = plane.audit().len();
+    let watch = curl.arg(format!("{}{}?watch=true&timeoutSeconds=300", plane::URL, forwards())).spawn().unwrap();
+    assert!(eventually(PATIENCE, || plane.audit_of(AGENT_USER, before).iter().any(|call| call.verb == "watch")));
+    watch
 }
 
 fn forward() -> String {
@@ -65,7 +77,9 @@ fn stopped_killed_frozen_and_back_it_has_its_objects() {
     plane.apply(&forward());
     let object = plane.forward("leased-lines/bank-a-web").unwrap();
     for end in [Plane::stop, Plane::kill] {
+        let mut watch = proxy_watch(bed.proxy(), &plane, &agent);
         end(&plane);
+        assert!(eventually(PATIENCE, || watch.try_wait().unwrap().is_some()), "the watch goes on without its server");
         assert_eq!(status(5), 0);
         plane.start();
         plane.wait_served();
