@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use super::follow::follow as follow_resource;
+use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
 use crate::source::{Key, Snapshot, Sourced, Undecoded, key};
 
@@ -21,6 +22,7 @@ type Labels = Option<Arc<BTreeMap<String, String>>>;
 /// Sends the complete set of forwards whenever it changes, together with the labels of this node.
 pub(super) async fn follow(
     client: Client,
+    outage: Outage,
     remembered: Snapshot,
     mut labels: watch::Receiver<Labels>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -50,7 +52,7 @@ pub(super) async fn follow(
             }
         }
     };
-    tokio::join!(follow_resource("PortForwards", api, Config::default(), take), join);
+    tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);
 }
 
 /// Hands a set on; wakes the sync loop where more than status changed.

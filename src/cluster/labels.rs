@@ -10,10 +10,16 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::follow::follow as follow_resource;
+use super::trouble::{Outage, Trouble};
 
 /// Sends the labels of `node` as they change. A Node that is gone keeps the labels it had, so its forwards stay; one that
 /// never was has none.
-pub(super) async fn follow(client: Client, node: String, labels: watch::Sender<Option<Arc<BTreeMap<String, String>>>>) {
+pub(super) async fn follow(
+    client: Client,
+    outage: Outage,
+    node: String,
+    labels: watch::Sender<Option<Arc<BTreeMap<String, String>>>>,
+) {
     let config = Config::default().fields(&format!("metadata.name={node}"));
     let api: Api<PartialObjectMeta<Node>> = Api::all(client);
     let send = |newest: BTreeMap<String, String>| {
@@ -23,7 +29,7 @@ pub(super) async fn follow(client: Client, node: String, labels: watch::Sender<O
             changed
         })
     };
-    follow_resource("this Node", api, config, |event| match event {
+    follow_resource(Trouble::new("this Node", outage), api, config, |event| match event {
         Event::Apply(node) | Event::InitApply(node) => {
             send(node.metadata.labels.unwrap_or_default());
         }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::follow::follow as follow_resource;
 use super::patches::hashed;
-use super::trouble::Trouble;
+use super::trouble::{Outage, Trouble};
 use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
 
 /// The label of the Leases of agents.
@@ -27,11 +27,11 @@ const LABEL: &str = "portforward.dev/agent";
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Renews the Lease of `node` for as long as it runs.
-pub(super) async fn renew(client: Client, node: String, namespace: String) {
+pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
     let name = hashed("portforward-agent", &node);
-    let mut trouble = Trouble::new("the Lease of this agent");
+    let mut trouble = Trouble::new("the Lease of this agent", outage);
     let mut tick = tokio::time::interval(RENEW_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -61,7 +61,7 @@ fn lease(name: &str, node: &str) -> serde_json::Value {
 }
 
 /// Sends the nodes whose agents live, `node` always among them, as that changes.
-pub(super) async fn follow(client: Client, node: String, namespace: String, live: watch::Sender<Live>) {
+pub(super) async fn follow(client: Client, outage: Outage, node: String, namespace: String, live: watch::Sender<Live>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let leases = std::sync::Mutex::new(Leases::default());
     let with = |act: &mut dyn FnMut(&mut Leases)| {
@@ -77,7 +77,7 @@ pub(super) async fn follow(client: Client, node: String, namespace: String, live
         }
     };
     let config = Config::default().labels(&format!("{LABEL}=true"));
-    let watched = follow_resource("the agents' Leases", api, config, |event| {
+    let watched = follow_resource(Trouble::new("the agents' Leases", outage), api, config, |event| {
         let mut event = Some(event);
         with(&mut |leases| {
             if let Some(event) = event.take() {

@@ -25,6 +25,7 @@ pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use publisher::publish;
 
 use crate::source::{Snapshot, Source};
+use trouble::Outage;
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ pub struct Cluster {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The agents that live.
     pub live: watch::Receiver<Live>,
+    outage: Outage,
     _tasks: JoinSet<()>,
 }
 
@@ -59,9 +61,11 @@ pub fn join(client: Client, node: &str, namespace: &str, remembered: &Snapshot, 
     let (label_sender, label_receiver) = watch::channel(None::<Arc<BTreeMap<String, String>>>);
     let (sender, snapshots) = watch::channel(None);
     let (live_sender, live) = watch::channel(None);
-    tasks.spawn(labels::follow(client.clone(), node.to_owned(), label_sender));
-    tasks.spawn(forwards::follow(client.clone(), remembered.clone(), label_receiver, sender, Arc::clone(wake)));
-    tasks.spawn(leases::follow(client.clone(), node.to_owned(), namespace.to_owned(), live_sender));
-    tasks.spawn(leases::renew(client.clone(), node.to_owned(), namespace.to_owned()));
-    Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, _tasks: tasks }
+    let outage = Outage::default();
+    let (node, namespace) = (node.to_owned(), namespace.to_owned());
+    tasks.spawn(labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
+    tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), label_receiver, sender, Arc::clone(wake)));
+    tasks.spawn(leases::follow(client.clone(), outage.clone(), node.clone(), namespace.clone(), live_sender));
+    tasks.spawn(leases::renew(client.clone(), outage.clone(), node, namespace));
+    Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, outage, _tasks: tasks }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::debug;
 
+use super::follow::retries;
 use super::recorder::Events;
 use super::trouble::Trouble;
 use super::{Cluster, DEADLINE, patches};
@@ -24,8 +25,6 @@ use crate::status::{Judgement, View, Write};
 
 /// How many writes are under way at once.
 const AT_ONCE: usize = 8;
-/// How long it waits after a write that failed: at first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// An object as far as status goes.
 #[derive(Clone)]
@@ -57,10 +56,11 @@ pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver
         client: cluster.client.clone(),
         node: node.to_owned(),
         answers: BTreeMap::new(),
-        trouble: Trouble::new("status"),
-        events: Events::new(cluster.client.clone(), node),
+        trouble: Trouble::new("status", cluster.outage.clone()),
+        events: Events::new(cluster.client.clone(), cluster.outage.clone(), node),
     };
-    let mut retry = None;
+    let mut pauses = retries();
+    let mut retry: Option<Duration> = None;
     loop {
         let pause = async {
             match retry {
@@ -82,12 +82,9 @@ pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver
                 (reports.borrow_and_update().clone(), snapshots.borrow_and_update().clone(), live.borrow_and_update().clone());
             let (Some(report), Some(snapshot), Some(live)) = known else { break None };
             match publisher.round(&report, &snapshot, &live).await {
-                Round::Wrote => {}
+                Round::Wrote => pauses = retries(),
                 Round::Rest => break None,
-                Round::Failed => {
-                    let longer = retry.map_or(RETRY.0, |last: Duration| (last * 2).min(RETRY.1));
-                    break Some(longer);
-                }
+                Round::Failed => break pauses.next(),
             }
         };
     }
@@ -104,7 +101,7 @@ enum Outcome {
     Written(Box<PortForward>),
     /// It is another object by now, or another version: the watch will tell.
     Overtaken,
-    Failed(String),
+    Failed(Box<dyn std::error::Error + Send>),
 }
 
 impl Publisher {
@@ -143,7 +140,7 @@ impl Publisher {
                 }
                 Outcome::Overtaken => debug!(forward = %subject.key, "another version by now"),
                 Outcome::Failed(error) => {
-                    self.trouble.failed(&Failed(error));
+                    self.trouble.failed(&*error);
                     round = Round::Failed;
                 }
             }
@@ -192,10 +189,6 @@ fn is_about(judgement: &Judgement, metadata: &ObjectMeta) -> bool {
     judgement.uid == metadata.uid && metadata.generation.is_none_or(|generation| judgement.generation <= generation)
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Failed(String);
-
 async fn perform(client: &Client, node: &str, subject: &Subject, write: &Write) -> Outcome {
     let (manager, body): (String, Value) = match write {
         Write::Entry(entry) => (patches::entry_manager(node), patches::entry(&subject.metadata, Some(entry))),
@@ -208,7 +201,7 @@ async fn perform(client: &Client, node: &str, subject: &Subject, write: &Write) 
     match tokio::time::timeout(DEADLINE, api.patch_status(&subject.key.name, &manager, &patch)).await {
         Ok(Ok(object)) => Outcome::Written(Box::new(object)),
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Outcome::Overtaken,
-        Ok(Err(error)) => Outcome::Failed(error.to_string()),
-        Err(late) => Outcome::Failed(late.to_string()),
+        Ok(Err(error)) => Outcome::Failed(Box::new(error)),
+        Err(late) => Outcome::Failed(Box::new(late)),
     }
 }

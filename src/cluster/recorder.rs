@@ -7,7 +7,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use super::DEADLINE;
-use super::trouble::Trouble;
+use super::trouble::{Outage, Trouble};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::status::{State, Type};
 
@@ -21,9 +21,9 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(client: Client, node: &str) -> Self {
+    pub(super) fn new(client: Client, outage: Outage, node: &str) -> Self {
         let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
-        Self { recorder: Recorder::new(client, reporter), trouble: Trouble::new("events") }
+        Self { recorder: Recorder::new(client, reporter), trouble: Trouble::new("events", outage) }
     }
 
     /// Records what changed between two summaries of the object with `metadata`.
