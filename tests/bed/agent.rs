@@ -119,6 +119,15 @@ impl Agent {
         self.report()?["items"].as_array()?.iter().find(named).cloned()
     }
 
+    /// Every forward of the report with the generation of its content.
+    pub(crate) fn generations(&self) -> Vec<(String, i64)> {
+        let report = self.report().unwrap_or_default();
+        let generation = |item: &Value| {
+            Some((item["metadata"]["name"].as_str()?.to_owned(), item["metadata"]["generation"].as_i64()?))
+        };
+        report["items"].as_array().into_iter().flatten().filter_map(generation).collect()
+    }
+
     /// The error that the report gives for a file of the folder, if it gives one.
     pub(crate) fn file_error(&self, file: &str) -> Option<String> {
         let report = self.report()?;
