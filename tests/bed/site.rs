@@ -21,22 +21,19 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Starts an agent on every proxy, and returns once each calls every forward `Ready`.
+    /// Starts an agent on every proxy, and returns once each says that nothing stops any forward there.
     ///
     /// A forward is its name and its spec, as the inside of a YAML mapping in flow style.
     pub(crate) fn serve(variant: Variant, bed: Bed, forwards: &[(&str, &str)]) -> Self {
         let site = Self::start(variant, bed, forwards);
-        for (agent, _) in &site.nodes {
-            // All of them are in one report: one look at each, and mostly one wait.
-            forwards.iter().for_each(|(name, _)| agent.wait_ready(&key(name)));
-        }
+        site.nodes.iter().for_each(|(agent, _)| agent.wait_nodes("Ready", forwards.len()));
         site
     }
 
-    /// Starts an agent on every proxy, and returns once each says that the kernel holds every forward, `Ready` or not.
+    /// Starts an agent on every proxy, and returns once each says that its kernel holds every forward, `Ready` or not.
     pub(crate) fn programme(variant: Variant, bed: Bed, forwards: &[(&str, &str)]) -> Self {
         let site = Self::start(variant, bed, forwards);
-        site.wait_programmed(forwards);
+        site.nodes.iter().for_each(|(agent, _)| agent.wait_nodes("Programmed", forwards.len()));
         site
     }
 
@@ -47,7 +44,7 @@ impl Site {
             manifests.put(FILE, &manifest(forwards));
             agent.wait_report("the forwards were never replaced", |_| agent.generations() != before);
         }
-        self.wait_programmed(forwards);
+        self.nodes.iter().for_each(|(agent, _)| agent.wait_nodes("Programmed", forwards.len()));
     }
 
     /// The agent of a proxy.
@@ -64,12 +61,6 @@ impl Site {
             (Agent::start(proxy, &manifests, &options), manifests)
         };
         Self { nodes: bed.proxies.iter().enumerate().map(start).collect(), bed }
-    }
-
-    fn wait_programmed(&self, forwards: &[(&str, &str)]) {
-        for (agent, _) in &self.nodes {
-            forwards.iter().for_each(|(name, _)| agent.wait_condition(&key(name), "Programmed", "True", "Programmed"));
-        }
     }
 }
 

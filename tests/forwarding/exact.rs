@@ -87,7 +87,7 @@ struct Forward {
 
 impl Forward {
     fn random(random: &mut Random, externals: &[Ipv4Addr], upstreams: &[Ipv4Addr]) -> Self {
-        let host = Ipv4Addr::new(10, 7, random.byte(0, 3), random.byte(0, 255));
+        let host = Ipv4Addr::new(10, 7, random.byte(2, 5), random.byte(0, 255));
         let client = Ipv4Net::new(host, *random.one_of(&[32, 32, 32, 28, 24, 23])).unwrap().trunc();
         let external = random.one_of(&[None, Some(())]).map(|()| *random.one_of(externals));
         let first = u16::from(random.byte(0, 23));
@@ -173,8 +173,8 @@ fn a_random_set_of_forwards_lands_exactly_where_it_says(variant: Variant) {
     }
     let bed = bed_of_many(externals);
     bed.server.ip_batch(upstreams[2..].iter().map(|upstream| format!("addr add {upstream}/24 dev eth0")));
-    // Every refusal is to be heard, and not only the first of many (icmp_ratelimit, ip-sysctl.rst).
-    bed.proxy().netns.set("ipv4/icmp_ratelimit", "0");
+    // Every refusal is to be heard, and not only the first of many (icmp_ratemask, ip-sysctl.rst).
+    bed.proxy().netns.set("ipv4/icmp_ratemask", "0");
     let forwards = set.iter().enumerate().map(|(number, forward)| (format!("f{number}"), forward.spec()));
     let site = serve(variant, bed, forwards);
     let bed = &site.bed;

@@ -20,8 +20,8 @@ fn two_proxies(variant: Variant) -> Site {
 }
 
 fn expect_active(site: &Site, active: usize) {
-    site.agent(active).wait_condition(&key("web"), "Ready", "True", "Ready");
-    site.agent(1 - active).wait_condition(&key("web"), "Ready", "True", "Standby");
+    site.agent(active).wait_node_reason(&key("web"), "Ready", "Ready");
+    site.agent(1 - active).wait_node_reason(&key("web"), "Ready", "Standby");
 }
 
 /// How many connections each proxy has translated and still remembers.
