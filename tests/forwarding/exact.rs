@@ -76,6 +76,8 @@ const TARGETS: RangeInclusive<u16> = 1000..=1031;
 #[derive(Clone, Debug)]
 struct Forward {
     client: Ipv4Net,
+    /// Nothing, or the named interface as the spec writes it.
+    interface: &'static str,
     external: Option<Ipv4Addr>,
     upstream: Ipv4Addr,
     udp: bool,
@@ -87,11 +89,13 @@ struct Forward {
 
 impl Forward {
     fn random(random: &mut Random, externals: &[Ipv4Addr], upstreams: &[Ipv4Addr]) -> Self {
-        let host = Ipv4Addr::new(10, 7, random.byte(2, 5), random.byte(0, 255));
-        let client = Ipv4Net::new(host, *random.one_of(&[32, 32, 32, 28, 24, 23])).unwrap().trunc();
+        // Few networks and few ports, so that many forwards share a port and neighbouring clients differ.
+        let host = Ipv4Addr::new(10, 7, random.byte(2, 3), random.byte(0, 255));
+        let client = Ipv4Net::new(host, *random.one_of(&[32, 32, 32, 30, 28, 27])).unwrap().trunc();
         let external = random.one_of(&[None, Some(())]).map(|()| *random.one_of(externals));
-        let first = u16::from(random.byte(0, 23));
-        let last = first + *random.one_of(&[0_u16, 0, 1, 7]);
+        // Ports that all share alone, neighbours that may merge, and ranges that overlap in part.
+        let first = *random.one_of(&[1000, 1000, 1004, 1005, 1010, 1012]);
+        let last = first + if first < 1010 { 0 } else { *random.one_of(&[0, 1, 7]) };
         let udp = *random.one_of(&[true, false]);
         let calls_back = client.prefix_len() == 32 && external.is_some() && !udp;
         Self {
@@ -99,7 +103,8 @@ impl Forward {
             external,
             upstream: *random.one_of(upstreams),
             udp,
-            ports: (1000 + first, 1000 + last),
+            interface: *random.one_of(&["", "", ", interface: eth1"]),
+            ports: (first, last),
             target: random.one_of(&[None, Some(())]).map(|()| 1000 + u16::from(random.byte(0, 31))),
             reverse: calls_back.then(|| 2000 + u16::from(random.byte(0, 99))),
         }
@@ -115,7 +120,7 @@ impl Forward {
     }
 
     fn spec(&self) -> String {
-        let Self { client, external, upstream, ports: (first, last), .. } = self;
+        let Self { client, interface, external, upstream, ports: (first, last), .. } = self;
         let client = if client.prefix_len() == 32 { client.addr().to_string() } else { client.to_string() };
         let external = external.map(|external| format!("external: {{addresses: [{external}]}}, ")).unwrap_or_default();
         let protocol = if self.udp { "UDP" } else { "TCP" };
@@ -123,7 +128,7 @@ impl Forward {
         let target = self.target.map(|target| format!(", targetPort: {target}")).unwrap_or_default();
         let reverse = self.reverse.map(|port| format!(", reverse: {{ports: [{{name: r, port: {port}, targetPort: 1000}}]}}"));
         format!(
-            "client: {{addresses: [{client}]}}, internal: {{addresses: [{INTERNAL}]}}, {external}\
+            "client: {{addresses: [{client}]}}, internal: {{addresses: [{INTERNAL}]{interface}}}, {external}\
              upstream: {{targets: [{{address: {upstream}}}]}}, \
              ports: [{{name: p, protocol: {protocol}, port: {first}{end}{target}}}]{}",
             reverse.unwrap_or_default()
