@@ -103,7 +103,8 @@ impl Forward {
             external,
             upstream: *random.one_of(upstreams),
             udp,
-            interface: *random.one_of(&["", "", ", interface: eth1"]),
+            // By TCP nowhere: forwards that differ in it are told apart in another way.
+            interface: if udp { *random.one_of(&["", "", ", interface: eth1"]) } else { "" },
             ports: (first, last),
             target: random.one_of(&[None, Some(())]).map(|()| 1000 + u16::from(random.byte(0, 31))),
             reverse: calls_back.then(|| 2000 + u16::from(random.byte(0, 99))),
