@@ -2,6 +2,7 @@
 
 mod bed;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use bed::agent::{Agent, AgentOptions, Manifests};
@@ -119,6 +120,13 @@ impl Node {
         assert_eq!(seen, wanted.map(|(peer, local)| Ok((peer.to_owned(), local.to_owned()))), "{step}: new connections");
     }
 
+    /// The entries of the connection tracking that carry a session or a UDP flow, by the kernel's own number.
+    fn tracked(&self) -> BTreeSet<String> {
+        let entries = self.bed.proxy().conntrack("-o id");
+        let carrying = entries.iter().filter(|entry| entry.contains("ESTABLISHED") || entry.starts_with("udp"));
+        carrying.filter_map(|entry| entry.rsplit_once("id=").map(|(_, id)| id.trim().to_owned())).collect()
+    }
+
     fn remove_rule(&self, rule: &str) {
         self.bed.proxy().iptables(self.variant, &format!("-t nat -D {rule}"));
     }
@@ -150,8 +158,9 @@ fn open(bed: &Bed) -> Connection {
 
 fn a_hand_made_node_is_taken_over_with_no_connection_lost(variant: Variant) {
     let mut node = Node::made_by_hand(variant);
-    let foreign = node.bed.proxy().foreign_rules(variant);
+    let (foreign, tracked) = (node.bed.proxy().foreign_rules(variant), node.tracked());
     let (agent, _manifests) = node.take_over();
+    assert!(tracked.len() >= 5 && node.tracked().is_superset(&tracked), "{tracked:?} {:?}", node.tracked());
     node.expect_service("agent beside the rules");
     assert_eq!(node.bed.proxy().foreign_rules(variant), foreign, "the agent leaves them alone");
     for rule in RULES {

@@ -122,9 +122,8 @@ impl Agent {
     /// Every forward of the report with the generation of its content.
     pub(crate) fn generations(&self) -> Vec<(String, i64)> {
         let report = self.report().unwrap_or_default();
-        let generation = |item: &Value| {
-            Some((item["metadata"]["name"].as_str()?.to_owned(), item["metadata"]["generation"].as_i64()?))
-        };
+        let generation =
+            |item: &Value| Some((item["metadata"]["name"].as_str()?.to_owned(), item["metadata"]["generation"].as_i64()?));
         report["items"].as_array().into_iter().flatten().filter_map(generation).collect()
     }
 

@@ -210,10 +210,8 @@ fn a_random_set_of_forwards_lands_exactly_where_it_says(variant: Variant) {
         .filter_map(|forward| Some(((forward.external?, forward.upstream, forward.reverse?), forward.client.addr())))
         .collect();
     let ports: std::collections::BTreeSet<u16> = calls.keys().map(|(_, _, port)| *port).collect();
-    let all: Vec<_> = ports
-        .iter()
-        .flat_map(|port| externals.iter().flat_map(|e| upstreams.iter().map(|u| (*e, *u, *port))))
-        .collect();
+    let all: Vec<_> =
+        ports.iter().flat_map(|port| externals.iter().flat_map(|e| upstreams.iter().map(|u| (*e, *u, *port)))).collect();
     in_parallel(&all, |call| {
         let expected = calls.get(call).map_or(Err(Silence::Refused), |client| seen_from(INTERNAL, (*client, 1000)));
         let (external, upstream, port) = *call;

@@ -19,9 +19,7 @@ fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant)
     proxy.iptables(variant, "-A FORWARD -s 1.1.1.1 -j DROP");
     proxy.iptables(variant, "-A FORWARD -j DROP");
     let before = proxy.foreign_rules(variant);
-    let both = format!(
-        "{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}"
-    );
+    let both = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
     let syslog = super::spec("external: {addresses: [2.2.2.2]},", "ports: [{name: syslog, protocol: UDP, port: 514}]");
     let site = Site::serve(variant, bed, &[("web", &both), ("syslog", &syslog)]);
     let bed = &site.bed;

@@ -4,9 +4,7 @@ use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
 use super::bed::kernel::{Variant, on_both_variants};
 use super::bed::server::Server;
 use super::bed::site::Site;
-use super::bed::{
-    Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SECOND_CLIENT, SECOND_SERVER, SERVER, Topology,
-};
+use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SECOND_CLIENT, SECOND_SERVER, SERVER, Topology};
 use super::{TCP, UDP, WEB, arrival, client_asks, know_way_back, of_clients, seen_from, spec};
 
 on_both_variants![
