@@ -179,7 +179,9 @@ fn connections_made_by_hand_made_rules_outlive_a_removal_of_all_of_them_at_once(
     let mut node = Node::made_by_hand(variant);
     let (agent, _manifests) = node.take_over();
     node.remove_route();
-    RULES.iter().for_each(|rule| node.remove_rule(rule));
+    for rule in RULES {
+        node.remove_rule(rule);
+    }
     node.expect_service("without rules and route");
     node.expect_only_ours(&agent);
     node.expect_service("ours alone");

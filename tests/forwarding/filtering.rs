@@ -2,10 +2,11 @@
 
 use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
 use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::observe::Observation;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SECOND_CLIENT, SECOND_SERVER, SERVER};
-use super::{WEB, arrival, client_asks, know_way_back, seen_from};
+use super::{WEB, arrival, client_asks, know_way_back, seen_from, web_both_ways};
 
 on_both_variants![
     flows_pass_a_forward_chain_that_drops_and_nothing_else_does,
@@ -19,7 +20,7 @@ fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant)
     proxy.iptables(variant, "-A FORWARD -s 1.1.1.1 -j DROP");
     proxy.iptables(variant, "-A FORWARD -j DROP");
     let before = proxy.foreign_rules(variant);
-    let both = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
+    let both = web_both_ways();
     let syslog = super::spec("external: {addresses: [2.2.2.2]},", "ports: [{name: syslog, protocol: UDP, port: 514}]");
     let site = Site::serve(variant, bed, &[("web", &both), ("syslog", &syslog)]);
     let bed = &site.bed;
@@ -55,6 +56,6 @@ fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(va
     assert_eq!(other(81), seen_from(SECOND_CLIENT, (SECOND_SERVER, 80)), "on another port it is left alone");
     bed.proxy().iptables(variant, "-P FORWARD DROP");
     assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
-    assert_eq!(other(81), Err(Silence::TimedOut));
+    assert_eq!(other(81), Observation::Silent(Silence::TimedOut));
     assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "the client that is served");
 }

@@ -6,7 +6,7 @@ use super::bed::netns::Netns;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Legs, NEIGHBOUR, SERVER, Topology};
-use super::{WEB, arrival, client_asks, seen_from};
+use super::{arrival, client_asks, seen_from, web_both_ways};
 
 on_both_variants![
     one_leg_forwards_both_ways_and_to_a_host_on_its_own_line,
@@ -54,7 +54,7 @@ fn pass_a_small_path_mtu(variant: Variant, prepare: impl Fn(&Bed)) {
     let bed = Bed::with(&Topology { path_mtu: Some(1280), ..Topology::default() });
     prepare(&bed);
     bed.gateway.ip("route replace 1.1.1.0/24 dev cli mtu lock 1200");
-    let both = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
+    let both = web_both_ways();
     let site = Site::serve(variant, bed, &[("web", &both)]);
     let bed = &site.bed;
     let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.client, CLIENT, [80])];

@@ -10,16 +10,22 @@ mod moving;
 mod parties;
 mod ports;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use bed::client::{ANSWER, Silence, tcp_ask, udp_ask};
 use bed::netns::Netns;
+use bed::observe::{Observation, answered};
 use bed::server::Seen;
 use bed::{Bed, CLIENT, GATEWAY, INTERNAL};
 
 /// The seed's forward, without its reverse.
 const WEB: &str = "client: {addresses: [1.1.1.1]}, internal: {addresses: [192.168.0.2], interface: eth1, gateways: [192.168.0.1]}, \
     external: {addresses: [2.2.2.2], interface: eth0}, upstream: {targets: [{address: 3.3.3.3}]}, ports: [{name: http, port: 80}]";
+
+/// The seed's forward with its reverse.
+fn web_both_ways() -> String {
+    format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}")
+}
 
 /// A spec for the seed's client, with its gateway, and the seed's server.
 fn spec(external: &str, ports: &str) -> String {
@@ -39,15 +45,18 @@ fn client_asks(bed: &Bed, port: u16) -> Result<Seen, Silence> {
     tcp_ask(&bed.client, CLIENT, (INTERNAL, port), ANSWER)
 }
 
-/// Who connected, and where the connection arrived.
-fn arrival(answer: Result<Seen, Silence>) -> Result<(IpAddr, (IpAddr, u16)), Silence> {
-    answer.map(|seen| (seen.peer.ip(), (seen.local.ip(), seen.local.port())))
+/// What became of a probe.
+fn arrival(answer: Result<Seen, Silence>) -> Observation {
+    answer.into()
 }
 
 /// The arrival of a connection that looks as if it came from `peer`.
-fn seen_from(peer: Ipv4Addr, at: (Ipv4Addr, u16)) -> Result<(IpAddr, (IpAddr, u16)), Silence> {
-    Ok((peer.into(), (at.0.into(), at.1)))
+fn seen_from(peer: Ipv4Addr, at: (Ipv4Addr, u16)) -> Observation {
+    answered(at, peer)
 }
+
+/// Nobody listens there.
+const REFUSED: Observation = Observation::Silent(Silence::Refused);
 
 /// Both transports.
 type Ask = fn(&Netns, Ipv4Addr, (Ipv4Addr, u16), std::time::Duration) -> Result<Seen, Silence>;

@@ -5,12 +5,12 @@ use super::bed::kernel::{Variant, on_both_variants};
 use super::bed::server::Server;
 use super::bed::site::{Site, key};
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER, Topology};
-use super::{ANSWER, WEB, arrival, client_asks, seen_from, tcp_ask};
+use super::{ANSWER, arrival, client_asks, seen_from, tcp_ask, web_both_ways};
 
 on_both_variants![a_standby_that_routes_leaves_the_flows_to_the_active_node, addresses_that_move_are_served_where_they_arrive,];
 
 fn two_proxies(variant: Variant) -> Site {
-    let both = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
+    let both = web_both_ways();
     let site = Site::serve(variant, Bed::with(&Topology { proxies: 2, ..Topology::default() }), &[("web", &both)]);
     expect_active(&site, 0);
     site

@@ -5,7 +5,7 @@ use super::bed::kernel::{Variant, on_both_variants};
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SECOND_CLIENT, SECOND_SERVER, SERVER, Topology};
-use super::{TCP, UDP, WEB, arrival, client_asks, know_way_back, of_clients, seen_from, spec};
+use super::{REFUSED, TCP, UDP, WEB, arrival, client_asks, know_way_back, of_clients, seen_from, spec, web_both_ways};
 
 on_both_variants![
     the_server_sees_the_external_address,
@@ -28,7 +28,7 @@ fn the_server_sees_the_external_address(variant: Variant) {
 }
 
 fn the_client_sees_the_internal_address_when_the_server_calls(variant: Variant) {
-    let all = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
+    let all = web_both_ways();
     let site = Site::serve(variant, Bed::new(), &[("web", &all)]);
     let bed = &site.bed;
     let _client = Server::tcp(&bed.client, CLIENT, [80]);
@@ -66,7 +66,7 @@ fn another_host_on_the_line_is_not_forwarded(variant: Variant) {
 }
 
 fn other_traffic_of_client_and_server_is_not_rewritten(variant: Variant) {
-    let all = format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}");
+    let all = web_both_ways();
     let site = Site::serve(variant, Bed::new(), &[("web", &all)]);
     let bed = &site.bed;
     let _servers = (Server::tcp(&bed.server, SERVER, [80, 8080]), Server::udp(&bed.server, SERVER, [53]));
@@ -151,7 +151,7 @@ fn a_packet_that_enters_elsewhere_than_at_the_named_interface_is_not_forwarded(v
 
     let forward = || arrival(tcp_ask(&bed.router, client, (INTERNAL, 80), ANSWER));
     let reverse = || arrival(tcp_ask(&bed.neighbour, upstream, (EXTERNAL, 8080), ANSWER));
-    assert_eq!((forward(), reverse()), (Err(Silence::Refused), Err(Silence::Refused)));
+    assert_eq!((forward(), reverse()), (REFUSED, REFUSED));
     site.replace(&[("misplaced", &unnamed)]);
     assert_eq!((forward(), reverse()), (seen_from(EXTERNAL, (upstream, 80)), seen_from(INTERNAL, (client, 80))));
 }

@@ -1,11 +1,12 @@
 //! Ranges of both kinds: each port keeps its number, or all of them go to one.
 
-use super::bed::client::{ANSWER, Silence};
+use super::bed::client::ANSWER;
 use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::observe::Observation;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER};
-use super::{Ask, TCP, UDP, arrival, seen_from, spec};
+use super::{Ask, REFUSED, TCP, UDP, arrival, seen_from, spec};
 
 on_both_variants![
     a_range_without_target_port_keeps_every_number,
@@ -15,7 +16,7 @@ on_both_variants![
 
 const EXTERNAL_LEG: &str = "external: {addresses: [2.2.2.2]},";
 
-fn ask(bed: &Bed, transport: Ask, port: u16) -> Result<(std::net::IpAddr, (std::net::IpAddr, u16)), Silence> {
+fn ask(bed: &Bed, transport: Ask, port: u16) -> Observation {
     arrival(transport(&bed.client, CLIENT, (INTERNAL, port), ANSWER))
 }
 
@@ -28,8 +29,8 @@ fn a_range_without_target_port_keeps_every_number(variant: Variant) {
         for port in 5000..=5099 {
             assert_eq!(ask(bed, transport, port), seen_from(EXTERNAL, (SERVER, port)));
         }
-        assert_eq!(ask(bed, transport, 4999), Err(Silence::Refused));
-        assert_eq!(ask(bed, transport, 5100), Err(Silence::Refused));
+        assert_eq!(ask(bed, transport, 4999), REFUSED);
+        assert_eq!(ask(bed, transport, 5100), REFUSED);
     }
 }
 
@@ -43,8 +44,8 @@ fn a_range_with_target_port_goes_to_that_one(variant: Variant) {
         for port in 6000..=6009 {
             assert_eq!(ask(bed, transport, port), seen_from(EXTERNAL, (SERVER, target)), "port {port}");
         }
-        assert_eq!(ask(bed, transport, 5999), Err(Silence::Refused));
-        assert_eq!(ask(bed, transport, 6010), Err(Silence::Refused));
+        assert_eq!(ask(bed, transport, 5999), REFUSED);
+        assert_eq!(ask(bed, transport, 6010), REFUSED);
     }
 }
 
@@ -57,5 +58,5 @@ fn a_range_of_reverse_keeps_every_number_too(variant: Variant) {
     for port in 7000..=7031 {
         assert_eq!(call(port), seen_from(INTERNAL, (CLIENT, port)));
     }
-    assert_eq!((call(6999), call(7032)), (Err(Silence::Refused), Err(Silence::Refused)));
+    assert_eq!((call(6999), call(7032)), (REFUSED, REFUSED));
 }
