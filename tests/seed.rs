@@ -7,9 +7,9 @@ mod bed;
 
 use std::collections::BTreeMap;
 
-use bed::agent::{Agent, AgentOptions, Manifests};
+use bed::agent::{Agent, AgentOptions, Manifests, operator};
 use bed::client::{ANSWER, Connection, Silence};
-use bed::kernel::Variant;
+use bed::kernel::{Variant, on_both_variants};
 use bed::observe::{Observation, Observations, answered, observe};
 use bed::server::Server;
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, Proxy, SECOND_CLIENT, SERVER};
@@ -86,7 +86,9 @@ fn stricter() -> BTreeMap<&'static str, [Observation; 2]> {
     ])
 }
 
-fn the_manifest_against_the_hand_made_rules(variant: Variant) {
+/// Sets one node up by hand and another by the manifest, and compares what every probe saw; `by_manifest` gives what has
+/// to live until then.
+fn compare<T>(variant: Variant, by_manifest: impl FnOnce(&Bed) -> T) {
     let (by_hand, by_manifest) = std::thread::scope(|scope| {
         let by_hand = scope.spawn(|| {
             let bed = Bed::new();
@@ -94,31 +96,47 @@ fn the_manifest_against_the_hand_made_rules(variant: Variant) {
             observe(&bed)
         });
         let bed = Bed::new();
-        let manifests = Manifests::new(bed.proxy());
-        manifests.put("bank-a-web.yaml", MANIFEST);
-        let agent = Agent::start(bed.proxy(), &manifests, &AgentOptions::new(variant));
-        agent.wait_ready("leased-lines/bank-a-web");
+        let living = by_manifest(&bed);
         let by_manifest = observe(&bed);
-        drop(agent);
+        drop(living);
         (by_hand.join().unwrap(), by_manifest)
     });
-    let probes = by_hand.keys().chain(by_manifest.keys());
-    let both = probes.map(|probe| (*probe, [by_hand[probe], by_manifest[probe]]));
+    let both = by_hand.keys().map(|probe| (*probe, [by_hand[probe], by_manifest[probe]]));
     let differing: BTreeMap<_, _> = both.filter(|(_, [by_hand, by_manifest])| by_hand != by_manifest).collect();
     assert_eq!(differing, stricter());
+    assert_eq!(by_hand.len(), by_manifest.len());
     expect(&by_manifest, "client to internal:80", answered((SERVER, 80), EXTERNAL));
     expect(&by_manifest, "server to external:8443", answered((CLIENT, 80), INTERNAL));
 }
 
-#[test]
-fn the_manifest_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so_by_nft() {
-    the_manifest_against_the_hand_made_rules(Variant::Nft);
+fn the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so(variant: Variant) {
+    compare(variant, |bed| {
+        let manifests = Manifests::new(bed.proxy());
+        manifests.put("bank-a-web.yaml", MANIFEST);
+        let agent = Agent::start(bed.proxy(), &manifests, &AgentOptions::new(variant));
+        agent.wait_ready("leased-lines/bank-a-web");
+        agent
+    });
 }
 
-#[test]
-fn the_manifest_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so_by_legacy() {
-    the_manifest_against_the_hand_made_rules(Variant::Legacy);
+fn what_render_prints_does_the_same_once_it_is_loaded(variant: Variant) {
+    compare(variant, |bed| {
+        let proxy = bed.proxy();
+        let file = proxy.files().join("bank-a-web.yaml");
+        std::fs::write(&file, MANIFEST).unwrap();
+        let options = ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()];
+        let rendered = operator(proxy, options);
+        assert!(rendered.status.success(), "{rendered:?}");
+        let text = String::from_utf8(rendered.stdout).unwrap();
+        proxy.iptables_restore(variant, &text);
+        text.lines().filter_map(|line| line.strip_prefix("# ip ")).for_each(|route| drop(proxy.netns.ip(route)));
+    });
 }
+
+on_both_variants![
+    the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so,
+    what_render_prints_does_the_same_once_it_is_loaded,
+];
 
 #[test]
 fn a_bare_proxy_translates_nothing() {
