@@ -304,7 +304,7 @@ fn proxy_addresses(legs: Legs, own: Option<u8>, holds: bool) -> Vec<String> {
 }
 
 /// A cable between two hosts, both ends up.
-fn wire((one, at_one): (&Netns, &str), (other, at_other): (&Netns, &str)) {
+pub(crate) fn wire((one, at_one): (&Netns, &str), (other, at_other): (&Netns, &str)) {
     let [one_name, other_name] = [one.name(), other.name()];
     let veth = format!("link add {at_one} netns {one_name} type veth peer name {at_other} netns {other_name}");
     must(Command::new("ip").args(veth.split_whitespace()));

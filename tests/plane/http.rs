@@ -1,0 +1,118 @@
+//! Raw calls of the API, many over one connection: `curl` inside the plane's namespace.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::bed::netns::{Netns, output};
+
+/// How long one call may take, in seconds.
+const LIMIT_SECS: u32 = 60;
+
+/// One call.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// The method.
+    pub(crate) method: &'static str,
+    /// Path and query, from `/` on.
+    pub(crate) path: String,
+    /// What is sent, with its content type.
+    pub(crate) body: Option<(&'static str, Value)>,
+}
+
+impl Request {
+    /// Reads.
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), body: None }
+    }
+
+    /// Deletes.
+    pub(crate) fn delete(path: impl Into<String>) -> Self {
+        Self { method: "DELETE", path: path.into(), body: None }
+    }
+
+    /// Creates, or calls what takes a POST.
+    pub(crate) fn post(path: impl Into<String>, body: Value) -> Self {
+        Self { method: "POST", path: path.into(), body: Some(("application/json", body)) }
+    }
+
+    /// Replaces.
+    pub(crate) fn put(path: impl Into<String>, body: Value) -> Self {
+        Self { method: "PUT", path: path.into(), body: Some(("application/json", body)) }
+    }
+
+    /// Changes the fields that the body names (RFC 7386).
+    pub(crate) fn merge(path: impl Into<String>, body: Value) -> Self {
+        Self { method: "PATCH", path: path.into(), body: Some(("application/merge-patch+json", body)) }
+    }
+
+    /// Server-side apply; the query names the field manager.
+    pub(crate) fn apply(path: impl Into<String>, body: Value) -> Self {
+        Self { method: "PATCH", path: path.into(), body: Some(("application/apply-patch+yaml", body)) }
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    /// The status of HTTP; 0 where nothing answered.
+    pub(crate) status: u16,
+    /// The answer; null where it is not JSON.
+    pub(crate) body: Value,
+}
+
+impl Response {
+    /// Whether it was done.
+    pub(crate) fn done(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// How a server is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer<'a> {
+    /// From where.
+    pub(crate) netns: &'a Netns,
+    /// Such as `https://192.0.2.1:6443`.
+    pub(crate) url: &'a str,
+    /// The certificate of its authority, and the token that is shown to it.
+    pub(crate) credentials: Option<(&'a Path, &'a str)>,
+}
+
+/// Sends the calls one after the other; one answer to each, in their order.
+pub(crate) fn send(peer: Peer<'_>, requests: &[Request]) -> Vec<Response> {
+    let folder = tempfile::Builder::new().prefix("pf-plane-http-").tempdir().expect("a temporary folder can be made");
+    let file = |name: &str, index: usize| folder.path().join(format!("{name}-{index}"));
+    let mut config = String::from("silent\n");
+    for (index, request) in requests.iter().enumerate() {
+        let Request { method, path, body } = request;
+        let mut line = |text: std::fmt::Arguments<'_>| writeln!(config, "{text}").expect("text can grow");
+        if index > 0 {
+            line(format_args!("next"));
+        }
+        line(format_args!("url = \"{}{path}\"\nrequest = {method}\nmax-time = {LIMIT_SECS}", peer.url));
+        line(format_args!("output = \"{}\"\nwrite-out = \"%{{http_code}}\\n\"", file("answer", index).display()));
+        if let Some((authority, token)) = peer.credentials {
+            line(format_args!("cacert = \"{}\"\nheader = \"Authorization: Bearer {token}\"", authority.display()));
+        }
+        if let Some((kind, body)) = body {
+            let file = file("body", index);
+            fs::write(&file, body.to_string()).expect("the folder can be written");
+            line(format_args!("header = \"Content-Type: {kind}\"\ndata-binary = \"@{}\"", file.display()));
+        }
+    }
+    let config_file = file("config", 0);
+    fs::write(&config_file, config).expect("the folder can be written");
+    // The status of curl is that of its last call alone; that of each call says more.
+    let said = output(peer.netns.command("curl").arg("--disable").arg("--config").arg(config_file));
+    let statuses = String::from_utf8_lossy(&said.stdout);
+    let mut statuses = statuses.lines();
+    let mut answer = |index| {
+        let status = statuses.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+        let body = fs::read(file("answer", index)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Response { status, body: body.unwrap_or_default() }
+    };
+    (0..requests.len()).map(&mut answer).collect()
+}

@@ -1,0 +1,328 @@
+//! A real `etcd` and `kube-apiserver` in a network namespace of their own, which the proxies of a bed reach by a
+//! management network, so that nothing listens outside of the namespaces.
+//!
+//! ```text
+//! cp 172.31.255.1 ──┬── mgmt px0 172.31.255.11
+//!                   └── mgmt px1 172.31.255.12 ...
+//! ```
+//!
+//! No controller runs: a namespace ends by [`Plane::delete_namespace`], a node exists by [`Plane::add_node`].
+//! Dropped, killed or forgotten in a `static`, a plane leaves nothing behind.
+#![allow(dead_code, reason = "every test binary builds the whole plane and uses its own part of it")]
+
+pub(crate) mod access;
+pub(crate) mod audit;
+mod guard;
+pub(crate) mod http;
+pub(crate) mod objects;
+mod programs;
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::bed::netns::Netns;
+use crate::bed::wait::{eventually, until};
+use crate::bed::{Bed, wire};
+
+pub(crate) use objects::Resource;
+
+/// The API server, as a node of the bed reaches it.
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 31, 255, 1);
+/// The same as a URL.
+pub(crate) const URL: &str = "https://172.31.255.1:6443";
+/// The store, on the loopback of the plane's namespace.
+const ETCD: &str = "http://127.0.0.1:2379";
+
+/// How long a start may take; generous, because planes share few cores.
+const START: Duration = Duration::from_secs(90);
+/// How long an orderly end may take.
+const END: Duration = Duration::from_secs(20);
+
+/// What is applied to a new plane, in this order.
+const DEPLOYED: [&str; 3] = ["deploy/namespace.yaml", "deploy/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];
+
+/// A running API server and what it needs.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    // Fields are dropped in this order.
+    apiserver: Mutex<Option<Process>>,
+    _etcd: Process,
+    netns: Netns,
+    folder: TempDir,
+    _guard: guard::Guard,
+}
+
+impl Plane {
+    /// A plane for the proxies of a bed, with the definition, the access rules and the namespace of this project.
+    pub(crate) fn new(bed: &Bed) -> Self {
+        let plane = Self::bare(bed);
+        plane.install();
+        plane
+    }
+
+    /// The same without anything of this project: [`Plane::install`] is still to come.
+    pub(crate) fn bare(bed: &Bed) -> Self {
+        Self::with(Some(bed), &[])
+    }
+
+    /// A plane that no node reaches, for tests of the API alone.
+    pub(crate) fn alone() -> Self {
+        let plane = Self::with(None, &[]);
+        plane.install();
+        plane
+    }
+
+    /// A bare plane whose API server takes more options.
+    pub(crate) fn with(bed: Option<&Bed>, options: &[&str]) -> Self {
+        static PLANES: AtomicU32 = AtomicU32::new(0);
+        // Before anything is there that the wait would hold up: it may take minutes.
+        programs::folder();
+        let netns = Netns::create(PLANES.fetch_add(1, Ordering::Relaxed), "cp");
+        let folder = tempfile::Builder::new().prefix("pf-plane-").tempdir().expect("a temporary folder can be made");
+        let guard = guard::Guard::over(&netns, folder.path());
+        connect(&netns, bed);
+        let etcd = start_etcd(&netns, folder.path());
+        prepare(folder.path());
+        fs::write(folder.path().join("options"), options.join("\n")).expect("the plane's folder can be written");
+        let plane = Self { apiserver: Mutex::new(None), _etcd: etcd, netns, folder, _guard: guard };
+        plane.start();
+        plane.kubeconfig("admin", access::ADMIN);
+        plane
+    }
+
+    /// Applies what `deploy/` and `crds/` hold, and waits until the API serves forwards.
+    pub(crate) fn install(&self) {
+        let read = |file: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        self.apply(&DEPLOYED.map(read).join("\n---\n"));
+        self.wait_served();
+    }
+
+    /// Starts the API server again, on the data and with the certificate that it had, and waits until it is ready.
+    pub(crate) fn start(&self) {
+        let mut apiserver = self.apiserver();
+        assert!(apiserver.is_none(), "the API server runs already");
+        let process = start_apiserver(&self.netns, self.folder.path());
+        let running = apiserver.insert(process);
+        let mut ended = None;
+        // Until its certificate is there, the first start has no authority to trust.
+        let ready = eventually(START, || {
+            ended = running.child.try_wait().expect("a child can be waited for");
+            ended.is_some() || (self.keep_authority() && self.send_one(&http::Request::get("/readyz")).done())
+        });
+        assert!(ready && ended.is_none(), "the API server is not ready ({ended:?})\n{}", self.log());
+    }
+
+    /// Stops the API server in order (SIGTERM): its watches end, and connections are refused from then on.
+    pub(crate) fn stop(&self) {
+        let mut process = self.apiserver().take().expect("the API server runs");
+        process.signal(Signal::TERM);
+        let ended = until(END, || process.child.try_wait().expect("a child can be waited for"));
+        assert!(ended.is_some(), "the API server did not end after SIGTERM\n{}", self.log());
+    }
+
+    /// Kills the API server (SIGKILL).
+    pub(crate) fn kill(&self) {
+        drop(self.apiserver().take().expect("the API server runs"));
+    }
+
+    /// Freezes the API server (SIGSTOP): connections are made, and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.apiserver().as_ref().expect("the API server runs").signal(Signal::STOP);
+    }
+
+    /// Lets a frozen one go on.
+    pub(crate) fn thaw(&self) {
+        self.apiserver().as_ref().expect("the API server runs").signal(Signal::CONT);
+    }
+
+    /// Makes the store forget every older state, after one change of its own: whoever then asks the store for what
+    /// happened since gets 410. While the API server runs, its watch cache still knows; stop it before, start it after.
+    pub(crate) fn compact(&self) {
+        let etcd = |path: &str, body| {
+            let peer = http::Peer { netns: &self.netns, url: ETCD, credentials: None };
+            let answer = http::send(peer, &[http::Request::post(path, body)]).remove(0);
+            assert!(answer.done(), "etcd {path}: {answer:?}");
+            answer.body
+        };
+        // `/test` and `x` in base 64, as etcd's JSON has them.
+        let put = etcd("/v3/kv/put", serde_json::json!({"key": "L3Rlc3Q=", "value": "eA=="}));
+        etcd("/v3/kv/compaction", serde_json::json!({"revision": put["header"]["revision"], "physical": true}));
+    }
+
+    /// `kubectl` as the administrator, whose outcome the caller judges.
+    pub(crate) fn kubectl<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
+        self.kubectl_with(arguments, "")
+    }
+
+    /// The same with an input.
+    pub(crate) fn kubectl_with<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &str) -> Output {
+        let mut kubectl = self.netns.command(programs::folder().join("kubectl"));
+        kubectl.args(arguments).env("KUBECONFIG", self.file("admin.kubeconfig")).env("HOME", self.folder.path());
+        kubectl.env("KUBECACHEDIR", self.file("kubectl-cache"));
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut kubectl = kubectl.spawn().expect("nsenter is installed");
+        // Where it ends without reading, its own word says more than the broken pipe.
+        let _ = kubectl.stdin.take().expect("the input is piped").write_all(input.as_bytes());
+        kubectl.wait_with_output().expect("kubectl can be waited for")
+    }
+
+    /// Sends calls as the administrator, in their order over one connection.
+    pub(crate) fn send(&self, requests: &[http::Request]) -> Vec<http::Response> {
+        let authority = self.authority();
+        http::send(http::Peer { netns: &self.netns, url: URL, credentials: Some((&authority, access::ADMIN)) }, requests)
+    }
+
+    /// Sends one call as the administrator.
+    pub(crate) fn send_one(&self, request: &http::Request) -> http::Response {
+        self.send(std::slice::from_ref(request)).remove(0)
+    }
+
+    /// The certificate that vouches for the API server, as PEM.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.file("ca.crt")
+    }
+
+    /// The plane's namespace.
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// What the API server logged, its warnings and errors only.
+    pub(crate) fn log(&self) -> String {
+        let text = fs::read_to_string(self.file("kube-apiserver.log")).unwrap_or_default();
+        text.lines().filter(|line| !line.starts_with('I')).fold(String::new(), |mut kept, line| {
+            let _ = writeln!(kept, "{line}");
+            kept
+        })
+    }
+
+    /// A file of the plane's folder.
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn apiserver(&self) -> MutexGuard<'_, Option<Process>> {
+        // A start that panicked leaves a process or none, both of which are told apart here.
+        self.apiserver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the authority of the certificate that the API server has made for itself: the last of that file. False before.
+    fn keep_authority(&self) -> bool {
+        let Ok(chain) = fs::read_to_string(self.file("certificates/apiserver.crt")) else { return false };
+        let Some(last) = chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
+        else {
+            return false;
+        };
+        fs::write(self.authority(), &chain[last..]).expect("the plane's folder can be written");
+        true
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- warnings and errors of the API server\n{}", self.log());
+        }
+    }
+}
+
+/// A child that ends with its owner.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program in a namespace; it logs to a file beside its data.
+    fn start(mut command: Command, folder: &Path, name: &str) -> Self {
+        let log = File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
+        let log = log.expect("the plane's folder can be written");
+        // nsenter becomes the program by exec(2): the child's pid is the program's.
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
+        Self { child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a child that was not waited for has its pid");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The management network.
+fn connect(netns: &Netns, bed: Option<&Bed>) {
+    netns.ip_batch([
+        "link add mgmt type bridge".to_owned(),
+        format!("addr add {ADDRESS}/24 dev mgmt"),
+        "link set mgmt up".to_owned(),
+    ]);
+    for (index, proxy) in bed.into_iter().flat_map(|bed| &bed.proxies).enumerate() {
+        let port = format!("px{index}");
+        wire((&proxy.netns, "mgmt"), (netns, &port));
+        netns.ip(&format!("link set {port} master mgmt"));
+        proxy.netns.ip(&format!("addr add {}/24 dev mgmt", proxy_address(index)));
+    }
+}
+
+/// The management address of a proxy of the bed, by its index.
+pub(crate) fn proxy_address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(172, 31, 255, 11 + u8::try_from(index).expect("a bed has few proxies"))
+}
+
+fn start_etcd(netns: &Netns, folder: &Path) -> Process {
+    let mut etcd = netns.command(programs::folder().join("etcd"));
+    etcd.arg("--data-dir").arg(folder.join("etcd"));
+    etcd.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
+    etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
+    // Nothing here has to outlive the machine.
+    etcd.args(["--initial-cluster", "default=http://127.0.0.1:2380", "--unsafe-no-fsync", "--log-level", "warn"]);
+    Process::start(etcd, folder, "etcd")
+}
+
+/// The files that the API server reads.
+fn prepare(folder: &Path) {
+    access::make_key(&folder.join("sa.key"));
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("the plane's folder can be written");
+    write("tokens.csv", &format!("{},admin,admin,system:masters\n", access::ADMIN));
+    write("audit-policy.yaml", audit::POLICY);
+}
+
+fn start_apiserver(netns: &Netns, folder: &Path) -> Process {
+    let mut apiserver = netns.command(programs::folder().join("kube-apiserver"));
+    for (option, file) in [
+        ("cert-dir", "certificates"),
+        ("service-account-key-file", "sa.key"),
+        ("service-account-signing-key-file", "sa.key"),
+        ("token-auth-file", "tokens.csv"),
+        ("audit-policy-file", "audit-policy.yaml"),
+        ("audit-log-path", "audit.log"),
+    ] {
+        apiserver.arg(format!("--{option}={}", folder.join(file).display()));
+    }
+    apiserver.arg(format!("--etcd-servers={ETCD}")).arg(format!("--advertise-address={ADDRESS}"));
+    apiserver.arg(format!("--service-account-issuer={}", access::ISSUER));
+    apiserver.args(["--bind-address=0.0.0.0", "--secure-port=6443", "--authorization-mode=Node,RBAC"]);
+    apiserver.args(["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--allow-privileged=true"]);
+    apiserver.args(["--kubelet-preferred-address-types=InternalIP"]);
+    apiserver.args(fs::read_to_string(folder.join("options")).unwrap_or_default().lines());
+    Process::start(apiserver, folder, "kube-apiserver")
+}

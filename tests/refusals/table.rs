@@ -1,0 +1,66 @@
+//! The table of bad and good input, and what the agent's own types say to an object. Also read by `tests/schema.rs`.
+
+use std::collections::BTreeMap;
+
+use portforward_operator::api;
+use portforward_operator::forward::{Forward, Refusal};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One row.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    /// What is tried.
+    pub(crate) claim: String,
+    /// What is changed in the base, by JSON pointer.
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, Value>,
+    /// How the agent's own types refuse it; they take it without.
+    pub(crate) reason: Option<String>,
+    /// What refuses it at `kubectl apply`.
+    pub(crate) by: Option<By>,
+}
+
+/// What refuses an object at `kubectl apply`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum By {
+    /// The API server's own words.
+    Schema,
+    /// A message of ours.
+    Rule,
+    /// The API server does not look, or one object does not show it.
+    Nobody,
+}
+
+/// Every row of `table.yaml`.
+pub(crate) fn rows() -> Vec<Row> {
+    serde_saphyr::from_str(include_str!("table.yaml")).unwrap()
+}
+
+/// The object that every row changes.
+pub(crate) fn base() -> Value {
+    serde_saphyr::from_str(include_str!("base.yaml")).unwrap()
+}
+
+/// The base with these changes.
+pub(crate) fn changed(set: &BTreeMap<String, Value>) -> Value {
+    let mut object = base();
+    for (pointer, value) in set {
+        let (parent, last) = pointer.rsplit_once('/').unwrap();
+        match object.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer} leads nowhere")) {
+            Value::Object(fields) if value.is_null() => drop(fields.remove(last)),
+            Value::Object(fields) => drop(fields.insert(last.to_owned(), value.clone())),
+            Value::Array(items) if last == "-" => items.push(value.clone()),
+            Value::Array(items) => items[last.parse::<usize>().unwrap()] = value.clone(),
+            other => panic!("{pointer}: {other} has no parts"),
+        }
+    }
+    object
+}
+
+/// What the agent's own types say.
+pub(crate) fn own(object: &Value) -> Result<Forward, Refusal> {
+    Forward::parse(&api::decode(object.clone())?)
+}

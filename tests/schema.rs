@@ -1,0 +1,253 @@
+//! The definition of `PortForward` in a real API server: what it takes and refuses, explains, defaults and shows,
+//! and that what is foreseen for it can be added without touching an object.
+
+#[path = "refusals/any.rs"]
+mod any;
+mod bed;
+#[path = "schema/later.rs"]
+mod later;
+mod plane;
+#[path = "refusals/table.rs"]
+mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use plane::http::{Request, Response};
+use plane::{Plane, Resource};
+use serde_json::{Value, json};
+use table::{By, Row, base, changed, own, rows};
+
+/// The namespace of the table's base and of the examples.
+const NAMESPACE: &str = "leased-lines";
+
+/// For the tests that leave nothing in it.
+static PLANE: LazyLock<Plane> = LazyLock::new(|| {
+    let plane = Plane::alone();
+    plane.add_namespace(NAMESPACE);
+    plane
+});
+
+/// What `kubectl create --dry-run=server --validate=strict` sends.
+fn create(object: &Value) -> Request {
+    let path = Resource::Forwards.path(Some(NAMESPACE), None);
+    Request::post(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
+}
+
+/// What `kubectl apply --server-side --dry-run=server --validate=strict` sends.
+fn apply(object: &Value) -> Request {
+    let path = Resource::Forwards.path(Some(NAMESPACE), object["metadata"]["name"].as_str());
+    Request::apply(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
+}
+
+/// The messages of the rules, of all that the definition has.
+static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    fn collect(schema: &Value, found: &mut BTreeSet<String>) {
+        let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+        found.extend(rules.map(|rule| rule["message"].as_str().expect("every rule has a message").to_owned()));
+        for inner in schema.as_object().into_iter().flat_map(|fields| fields.values()) {
+            collect(inner, found);
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect(&serde_json::to_value(portforward_operator::api::crd()).unwrap(), &mut found);
+    assert!(found.len() > 20);
+    found
+});
+
+/// What refused it, `None` where it was taken.
+fn refused_by(response: &Response) -> Option<By> {
+    if response.done() {
+        return None;
+    }
+    let causes = response.body["details"]["causes"].as_array().into_iter().flatten();
+    let said: Vec<&str> = causes.filter_map(|cause| cause["message"].as_str()).collect();
+    let ours = |said: &&str| MESSAGES.iter().any(|message| said.contains(message.as_str()));
+    // Rules run only where the schema finds nothing, apart from parts that it could still read.
+    Some(if !said.is_empty() && said.iter().all(ours) { By::Rule } else { By::Schema })
+}
+
+/// Whether a row is about the object's own name and kind, which another call would be.
+fn of_the_envelope(row: &Row) -> bool {
+    row.set.keys().any(|pointer| ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"].contains(&pointer.as_str()))
+}
+
+#[test]
+fn every_row_of_the_table_gets_the_verdict_of_the_types_and_of_the_rules() {
+    let rows = rows();
+    let objects: Vec<Value> = rows.iter().map(|row| changed(&row.set)).collect();
+    let created = PLANE.send(&objects.iter().map(create).collect::<Vec<_>>());
+    let applied = PLANE.send(&objects.iter().map(apply).collect::<Vec<_>>());
+    let mut wrong = Vec::new();
+    for (row, (created, applied)) in rows.iter().zip(created.iter().zip(&applied)) {
+        if of_the_envelope(row) {
+            // The API server refuses these for reasons of its own.
+            if !(400..500).contains(&created.status) {
+                wrong.push(format!("{}: {created:?}", row.claim));
+            }
+            continue;
+        }
+        let expected = row.by.filter(|by| *by != By::Nobody);
+        for (call, response) in [("create", created), ("apply", applied)] {
+            let clean = response.done() || (400..500).contains(&response.status);
+            if refused_by(response) != expected || !clean {
+                wrong.push(format!("{} by {call}: {} {}", row.claim, response.status, response.body["message"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+#[test]
+fn any_spec_gets_the_verdict_of_the_types() {
+    let objects = any::objects(1_000);
+    let answers = PLANE.send(&objects.iter().map(create).collect::<Vec<_>>());
+    let taken = answers.iter().filter(|answer| answer.done()).count();
+    assert!((30..900).contains(&taken), "{taken} of {} were taken", objects.len());
+    for (object, answer) in objects.iter().zip(&answers) {
+        assert_eq!(own(object).is_ok(), answer.done(), "{object:#}\n{answer:?}");
+    }
+}
+
+#[test]
+fn the_definition_is_taken_without_a_warning_and_established() {
+    let text = portforward_operator::api::crd_yaml();
+    let output = PLANE.apply_output(&text);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let definition = PLANE.get(Resource::Definitions, "portforwards.portforward.dev").unwrap();
+    let conditions = definition["status"]["conditions"].as_array().unwrap();
+    let is = |kind: &str, status: &str| conditions.iter().any(|one| one["type"] == kind && one["status"] == status);
+    assert!(is("Established", "True") && is("NamesAccepted", "True"), "{conditions:#?}");
+    assert!(!is("NonStructuralSchema", "True"), "{conditions:#?}");
+}
+
+#[test]
+fn a_slip_of_the_pen_is_refused_by_name() {
+    let refusal = |slip: &str| {
+        let yaml = serde_json::to_string(&base()).unwrap().replace("\"targetPort\"", slip);
+        PLANE.try_apply(&yaml).expect_err("strict validation refuses unknown and double fields")
+    };
+    let said = refusal("\"targetport\"");
+    assert!(said.contains("unknown field") && said.contains("targetport"), "{said}");
+    let said = refusal("\"port\"");
+    assert!(said.contains("port") && said.contains("already set"), "{said}");
+}
+
+#[test]
+fn every_example_is_taken_without_a_warning() {
+    for (path, text) in examples() {
+        let output = PLANE.kubectl_with(["create", "--dry-run=server", "--validate=strict", "-f", "-"], &text);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("Warning"), "{path}: {said}");
+    }
+}
+
+/// The examples, by their file names.
+fn examples() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut found: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "yaml"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap()))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty());
+    found
+}
+
+#[test]
+fn kubectl_explains_every_field() {
+    let explain = |arguments: &[&str]| {
+        let output = PLANE.kubectl([&["explain"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let all = explain(&["pf", "--recursive"]);
+    for field in ["spec", "mode", "nodeSelector", "gateways", "endPort", "reverse", "activeNode", "observedGeneration", "role"] {
+        assert!(all.lines().any(|line| line.split_whitespace().next() == Some(field)), "{field} is missing\n{all}");
+    }
+    let definition = serde_json::to_value(portforward_operator::api::crd()).unwrap();
+    let mut parts = vec!["portforward".to_owned()];
+    parts_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "portforward", &mut parts);
+    assert!(parts.len() > 10, "{parts:?}");
+    for part in parts {
+        let text = explain(&[&part]);
+        assert!(!text.contains("<no description>") && !text.contains("<empty>"), "{part}\n{text}");
+    }
+}
+
+/// The parts of a schema that have fields of their own, as `kubectl explain` names them.
+fn parts_of(schema: &Value, path: &str, found: &mut Vec<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let inner = field.get("items").unwrap_or(field);
+        if inner.get("properties").is_some() {
+            let path = format!("{path}.{name}");
+            parts_of(inner, &path, found);
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn what_is_left_out_is_filled_in_and_an_unseen_object_is_not_taken_for_healthy() {
+    let mut object = base();
+    object["spec"].as_object_mut().unwrap().remove("mode");
+    object["spec"]["ports"][0].as_object_mut().unwrap().remove("protocol");
+    let stored = PLANE.must(&create(&object));
+    assert_eq!((&stored["spec"]["mode"], &stored["spec"]["ports"][0]["protocol"]), (&json!("Enabled"), &json!("TCP")));
+    assert_eq!(stored["spec"]["ports"][0]["name"], "http");
+    let status = &stored["status"];
+    assert_eq!(status["observedGeneration"], -1);
+    assert_eq!(status.as_object().unwrap().keys().collect::<Vec<_>>(), ["conditions", "observedGeneration"]);
+    let seen: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| (&one["type"], &one["status"], &one["reason"])).collect();
+    let unseen = ["Accepted", "Programmed", "Ready"].map(Value::from);
+    let (unknown, pending) = (json!("Unknown"), json!("Pending"));
+    assert_eq!(seen, unseen.each_ref().map(|kind| (kind, &unknown, &pending)));
+    // Nothing else is invented.
+    for absent in ["/spec/reverse/ports/0/name", "/spec/ports/0/endPort"] {
+        assert_eq!(stored.pointer(absent), object.pointer(absent), "{absent}");
+    }
+}
+
+#[test]
+fn a_user_cannot_write_the_status_with_the_object() {
+    let mut object = base();
+    object["status"] = json!({"observedGeneration": 7, "activeNode": "mine"});
+    let stored = PLANE.must(&create(&object));
+    assert_eq!(stored["status"]["observedGeneration"], -1);
+    assert_eq!(stored["status"].get("activeNode"), None);
+}
+
+#[test]
+fn kubectl_get_shows_what_an_administrator_asks_for_first() {
+    let plane = &*PLANE;
+    plane.add_namespace("shown");
+    let mut object = base();
+    object["metadata"]["namespace"] = "shown".into();
+    plane.apply(&object.to_string());
+    let shown = |options: &[&str]| {
+        let output = plane.kubectl([&["get", "pf", "-n", "shown"], options].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let narrow = shown(&[]);
+    assert_eq!(narrow[0], ["NAME", "READY", "REASON", "CLIENT", "INTERNAL", "PORT", "UPSTREAM", "NODE", "AGE"]);
+    let line = ["bank-a-web", "Unknown", "Pending", "1.1.1.1", "192.168.0.2", "80", "3.3.3.3"];
+    assert_eq!(&narrow[1][..line.len()], line);
+    let wide = shown(&["-o", "wide"]);
+    assert_eq!(wide[0][..9], narrow[0][..]);
+    assert_eq!(wide[0][9..], ["MESSAGE"]);
+    assert!(wide[1].join(" ").ends_with("No agent has looked at this object yet."), "{wide:?}");
+}
+
+#[test]
+fn what_is_deployed_for_the_agents_is_taken_without_a_warning() {
+    for file in ["namespace.yaml", "rbac.yaml"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).unwrap();
+        let output = PLANE.apply_output(&text);
+        assert!(output.status.success() && output.stderr.is_empty(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
