@@ -202,7 +202,8 @@ fn what_is_left_out_is_filled_in_and_an_unseen_object_is_not_taken_for_healthy()
     let status = &stored["status"];
     assert_eq!(status["observedGeneration"], -1);
     assert_eq!(status.as_object().unwrap().keys().collect::<Vec<_>>(), ["conditions", "observedGeneration"]);
-    let seen: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| (&one["type"], &one["status"], &one["reason"])).collect();
+    let seen: Vec<_> =
+        status["conditions"].as_array().unwrap().iter().map(|one| (&one["type"], &one["status"], &one["reason"])).collect();
     let unseen = ["Accepted", "Programmed", "Ready"].map(Value::from);
     let (unknown, pending) = (json!("Unknown"), json!("Pending"));
     assert_eq!(seen, unseen.each_ref().map(|kind| (kind, &unknown, &pending)));

@@ -223,7 +223,8 @@ impl Plane {
     /// Keeps the authority of the certificate that the API server has made for itself: the last of that file. False before.
     fn keep_authority(&self) -> bool {
         let Ok(chain) = fs::read_to_string(self.file("certificates/apiserver.crt")) else { return false };
-        let Some(last) = chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
+        let Some(last) =
+            chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
         else {
             return false;
         };
