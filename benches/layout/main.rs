@@ -26,11 +26,13 @@ use report::{Rounds, micros, millis, print_table, ratio};
 use shapes::{Forward, MANY, Shape};
 
 /// How many times every set is visited.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
+/// How many times every load is done.
+const LOAD_ROUNDS: usize = 5;
 /// How many batches of packets are timed on each visit, where a packet costs microseconds.
-const BATCHES: u32 = 20;
+const BATCHES: u32 = 100;
 /// The same, where it may cost hundreds.
-const BATCHES_BY_HAND: u32 = 3;
+const BATCHES_BY_HAND: u32 = 8;
 /// How many times as long as the goal says a packet may take before the run fails; less than that may be noise.
 const MARGIN: f64 = 2.0;
 
@@ -178,8 +180,16 @@ fn report_packets(costs: &Costs) -> Vec<String> {
         rows.push([&row[..], &medians[..], &ratios[..]].concat());
     }
     let head = [
-        "iptables", "rules", "packet", "1, min us", "10,000, min us", "1, median us", "10,000, median us", "ratio of min",
-        "median ratio", "goal",
+        "iptables",
+        "rules",
+        "packet",
+        "1, min us",
+        "10,000, min us",
+        "1, median us",
+        "10,000, median us",
+        "ratio of min",
+        "median ratio",
+        "goal",
     ];
     print_table("One packet on its whole way, with 1 and with 10,000 forwards", &head, &rows);
     far_off
@@ -188,8 +198,8 @@ fn report_packets(costs: &Costs) -> Vec<String> {
 fn measure_loads(variant: Variant) -> BTreeMap<Shape, Times> {
     let [ours, hand] = ["ours", "hand"].map(|name| network::host(&format!("{variant}-{name}")));
     let mut loads = BTreeMap::<Shape, Times>::new();
-    for round in 1..=ROUNDS {
-        progress(&format!("loading by {variant}, round {round} of {ROUNDS}"));
+    for round in 1..=LOAD_ROUNDS {
+        progress(&format!("loading by {variant}, round {round} of {LOAD_ROUNDS}"));
         for shape in Shape::ALL {
             load::round(variant, &ours, &hand, &shape.forwards(MANY), loads.entry(shape).or_default());
         }
@@ -204,9 +214,8 @@ fn report_loads(variant: Variant, loads: &BTreeMap<Shape, Times>) {
         for (step, taken) in times {
             let taken = Rounds(taken.clone());
             let by_hand = step.by_hand().and_then(|step| times.get(&step)).map(|by_hand| Rounds(by_hand.clone()));
-            let against = by_hand.map_or([String::new(), String::new()], |by_hand| {
-                [millis(by_hand.minimum()), ratio(taken.times(&by_hand))]
-            });
+            let against = by_hand
+                .map_or([String::new(), String::new()], |by_hand| [millis(by_hand.minimum()), ratio(taken.times(&by_hand))]);
             let size = format!("{rules} rules, {chains} chains");
             let row = [shape.to_string(), size, step.to_string(), millis(taken.minimum()), millis(taken.median())];
             rows.push([&row[..], &against[..]].concat());

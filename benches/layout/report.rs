@@ -47,7 +47,9 @@ pub(crate) fn print_table(title: &str, head: &[&str], rows: &[Vec<String>]) {
     println!("\n{title}\n");
     line(&head);
     line(&widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    for row in rows {
+        line(row);
+    }
 }
 
 /// In microseconds.
