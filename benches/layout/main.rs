@@ -26,11 +26,11 @@ use report::{Rounds, micros, millis, print_table, ratio};
 use shapes::{Forward, MANY, Shape};
 
 /// How many times every set is visited.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 7;
 /// How many times every load is done.
-const LOAD_ROUNDS: usize = 5;
+const LOAD_ROUNDS: usize = 3;
 /// How many batches of packets are timed on each visit, where a packet costs microseconds.
-const BATCHES: u32 = 100;
+const BATCHES: u32 = 50;
 /// The same, where it may cost hundreds.
 const BATCHES_BY_HAND: u32 = 8;
 /// How many times as long as the goal says a packet may take before the run fails; less than that may be noise.

@@ -47,10 +47,12 @@ impl Network {
         for (index, proxy) in network.proxies.iter().enumerate() {
             wire((proxy, "eth1"), (&network.gateway, &format!("px{index}")));
             wire((proxy, "eth0"), (&network.server, &format!("px{index}")));
-            let inside = shapes::listen_addresses().map(|address| format!("addr add {address}/16 dev eth1"));
+            // Routes make them local; as addresses of the link, each rule for a UDP port would load slower by their number.
+            let inside = shapes::listen_addresses().map(|address| format!("route add local {address} dev eth1"));
+            let own = ["addr add 192.168.0.2/16 dev eth1".to_owned()].into_iter();
             let outside = (2..6).map(|last| format!("addr add 2.2.2.{last}/24 dev eth0"));
             let routes = ["route add 10.0.0.0/8 via 192.168.0.1 dev eth1", "route add 3.3.0.0/16 via 2.2.2.1 dev eth0"];
-            proxy.ip_batch(inside.chain(outside).chain(routes.map(str::to_owned)));
+            proxy.ip_batch(own.chain(inside).chain(outside).chain(routes.map(str::to_owned)));
         }
         network
     }

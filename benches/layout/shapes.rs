@@ -95,9 +95,9 @@ impl Forward {
     }
 }
 
-/// The addresses on which some shape listens.
+/// The addresses on which some shape listens, less the first, 192.168.0.2.
 pub(crate) fn listen_addresses() -> impl Iterator<Item = Ipv4Addr> {
-    (0..8).map(first_listen_addresses).chain((0..ADDRESSES).map(scattered_address))
+    (1..8).map(first_listen_addresses).chain((0..ADDRESSES).map(scattered_address))
 }
 
 /// The whole `nat` table as written by hand: a DNAT rule and an SNAT rule for each forward, one after the other.
