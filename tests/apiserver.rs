@@ -48,10 +48,10 @@ fn a_proxy_reaches_it_with_the_rights_of_an_agent_and_the_audit_log_says_so() {
     assert_eq!(ask(bed.proxy(), &plane, &agent, &forwards(), 20).0, 200);
     assert_eq!(ask(bed.proxy(), &plane, &agent, "/api/v1/secrets", 20).0, 403);
     let calls = plane.audit_of(AGENT_USER, before);
-    assert_eq!(calls.iter().map(|call| (call.permission(), call.code)).collect::<Vec<_>>(), [
-        ("list portforward.dev/portforwards".to_owned(), 200),
-        ("list secrets".to_owned(), 403),
-    ]);
+    assert_eq!(
+        calls.iter().map(|call| (call.permission(), call.code)).collect::<Vec<_>>(),
+        [("list portforward.dev/portforwards".to_owned(), 200), ("list secrets".to_owned(), 403),]
+    );
     assert!(calls.iter().all(|call| call.source == Some(proxy_address(0).into()) && !call.writes()), "{calls:#?}");
     // The API server answers in namespaces alone.
     let outside = Command::new("curl").args(["--silent", "--insecure", "--max-time", "1", plane::URL]).output().unwrap();

@@ -16,7 +16,6 @@ use super::options::{KernelOptions, PolicyOptions, StateOptions, remembered};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
 use crate::cluster::{self, Connection, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
-use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::Forward;
 use crate::node::{Observer, watch};
 use crate::plan::Policy;
@@ -41,9 +40,6 @@ pub(super) struct AgentOptions {
     /// The namespace of the agents, where each keeps its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
-    #[arg(long)]
-    set_ip_forward: bool,
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
@@ -74,7 +70,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let node = |source, observer, memory| Node {
         source,
         observer,
-        dataplane: Kernel::new(variant, if options.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave }),
+        dataplane: options.kernel.kernel(variant),
         policy: Policy { reserved_ports: options.policy.reserved_ports.0.clone() },
         memory,
         wake: Arc::clone(&wake),

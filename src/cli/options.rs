@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use tracing::warn;
 
 use crate::dataplane::iptables::{Variant, choose};
+use crate::dataplane::{Forwarding, Kernel};
 use crate::model::PortRange;
 use crate::record::{self, Loaded, Record};
 
@@ -29,6 +30,9 @@ pub(super) struct KernelOptions {
     /// Which iptables programs to use; auto: the one that the kubelet hints at, else the one with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     pub(super) iptables: VariantChoice,
+    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
+    #[arg(long)]
+    set_ip_forward: bool,
 }
 
 #[derive(Args, Debug)]
@@ -93,6 +97,11 @@ impl KernelOptions {
             VariantChoice::Nft => Ok(Variant::Nft),
             VariantChoice::Legacy => Ok(Variant::Legacy),
         }
+    }
+
+    /// The kernel, with its rules written by the programs of `variant`.
+    pub(super) fn kernel(&self, variant: Variant) -> Kernel {
+        Kernel::new(variant, if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave })
     }
 }
 
