@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use super::Exit;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, remembered};
+use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
 use crate::cluster::{self, Connection, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
@@ -34,6 +34,9 @@ pub(super) struct AgentOptions {
     /// With --manifests: where the status of every forward is kept as JSON; default: status.json in the state directory
     #[arg(long, value_name = "FILE", requires = "manifests")]
     status_file: Option<PathBuf>,
+    /// With --manifests: a label of this node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label, requires = "manifests")]
+    node_labels: Vec<(String, String)>,
     /// How to reach the API server; default: KUBECONFIG, ~/.kube/config, or what a pod is given
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -80,7 +83,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let state = state_dir.display();
     if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
-        let source = folder::watch(folder.clone(), options.policy.labels(), memory.forwards().to_vec(), Arc::clone(&wake), check);
+        let labels = options.node_labels.iter().cloned().collect();
+        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let publisher = Publisher::new(name, StatusFile::new(status_file));
         until_stopped(agent::run(node(source, Observer::default(), memory)), agent::publish(publisher, newest)).await

@@ -1,6 +1,5 @@
 //! Options that several commands share.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -37,9 +36,6 @@ pub(super) struct KernelOptions {
 
 #[derive(Args, Debug)]
 pub(super) struct PolicyOptions {
-    /// A label of this node, for nodeSelector; may be given several times
-    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
-    pub(super) node_labels: Vec<(String, String)>,
     /// Ports, and ranges FIRST:LAST, on which no forward of two legs may listen; empty for none
     #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS", value_parser = ports)]
     pub(super) reserved_ports: ReservedPorts,
@@ -105,12 +101,6 @@ impl KernelOptions {
     }
 }
 
-impl PolicyOptions {
-    pub(super) fn labels(&self) -> BTreeMap<String, String> {
-        self.node_labels.iter().cloned().collect()
-    }
-}
-
 fn node_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -122,7 +112,8 @@ fn node_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+/// Reads a label, KEY=VALUE.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
     if key.is_empty() { Err("a label has a key: KEY=VALUE".into()) } else { Ok((key.to_owned(), value.to_owned())) }
 }
