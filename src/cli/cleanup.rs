@@ -43,6 +43,7 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
             routes.removed,
             connections.count
         ))?;
+        rules.stuck().map_or(Ok(()), Err).with_context(|| format!("the chains of iptables {variant} are not all removed"))?;
     }
     record::remove(&state_dir)?;
     Ok(Exit::Done)

@@ -10,7 +10,7 @@ mod saved;
 mod transaction;
 mod variant;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -42,11 +42,13 @@ pub struct Iptables {
     memory: Mutex<Memory>,
 }
 
-/// When things were last done. Never what the kernel holds: that is read.
+/// When things were last done, and which chains to look at. Never what they hold: that is read.
 #[derive(Debug, Default)]
 struct Memory {
     moved: BTreeMap<Stage, Instant>,
     audited: BTreeMap<Table, Instant>,
+    /// The chains of ours that were last read back: what is stale after the next change is among them.
+    present: Present,
 }
 
 /// What one apply found, did and read back.
@@ -58,6 +60,8 @@ pub struct RulesReport {
     pub written: Vec<ChainName>,
     /// The chains that were deleted.
     pub deleted: Vec<ChainName>,
+    /// The chains that should be gone, and hold nothing any more, but that a rule of another program jumps to.
+    pub stuck: BTreeSet<ChainName>,
     /// The built-in chains in which our jump was put first.
     pub jumps: Vec<Stage>,
     /// Read back: the chains that are still not as they should be.
@@ -97,7 +101,23 @@ pub enum RulesError {
     },
 }
 
+/// Chains of ours that should be gone are still there, empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{count} chains of ours, {first} among them, are empty but cannot be deleted: rules of other programs jump to them; remove those rules"
+)]
+pub struct Stuck {
+    count: usize,
+    first: ChainName,
+}
+
 impl RulesReport {
+    /// The chains that could not be deleted, if there are any.
+    #[must_use]
+    pub fn stuck(&self) -> Option<Stuck> {
+        self.stuck.first().map(|first| Stuck { count: self.stuck.len(), first: first.clone() })
+    }
+
     /// Whether anything was written.
     #[must_use]
     pub fn changed(&self) -> bool {
@@ -112,6 +132,7 @@ impl RulesReport {
 }
 
 type Tables = BTreeMap<Table, SavedTable>;
+type Present = BTreeMap<Table, BTreeSet<ChainName>>;
 
 impl Iptables {
     /// The chains of ours, by the programs of `variant`.
@@ -132,7 +153,9 @@ impl Iptables {
     /// When a program fails or a table cannot be read. What was done until then stays, and serves every flow it served before.
     pub async fn apply(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
         let mut memory = self.memory.lock().await;
-        let before = self.read_all(ruleset, &mut memory).await?;
+        // Put back at the end: after a failure everything is read.
+        let present = std::mem::take(&mut memory.present);
+        let before = self.read_all(&present, &mut memory).await?;
         let mut report = RulesReport { before: before[&Table::Nat].translations(), ..RulesReport::default() };
         if ruleset.is_empty() {
             self.take_out(&before, &mut report).await?;
@@ -140,8 +163,9 @@ impl Iptables {
             self.write(ruleset, &before, &mut memory, &mut report).await?;
         }
         self.delete_stale(ruleset, &before, &mut report).await?;
-        let after = if report.changed() { self.read_all(ruleset, &mut memory).await? } else { before };
+        let after = if report.changed() { self.read_all(&expected(ruleset, &report), &mut memory).await? } else { before };
         conclude(&mut report, ruleset, &after);
+        memory.present = after.into_iter().map(|(table, saved)| (table, saved.chains.into_keys().collect())).collect();
         Ok(report)
     }
 
@@ -201,24 +225,62 @@ impl Iptables {
     async fn delete_stale(&self, ruleset: &Ruleset, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
         for table in Table::ALL.into_iter().rev() {
             let stale: Vec<ChainName> = before[&table].stale(ruleset.chains(table)).cloned().collect();
-            if let Some(text) = transaction::delete(table, &stale) {
-                self.restore(&text).await?;
+            match self.delete(table, &stale).await {
+                Ok(()) => report.deleted.extend(stale),
+                // Most likely a rule of another program jumps to one of them, which must not hold up anything else.
+                Err(ProgramError::Refused { .. }) => self.delete_each(table, &before[&table], stale, report).await?,
+                Err(error) => return Err(error.into()),
             }
-            report.deleted.extend(stale);
         }
         Ok(())
     }
 
-    async fn restore(&self, text: &str) -> Result<(), RulesError> {
+    /// Empties the chains `stale`, then deletes those that the kernel lets go.
+    async fn delete_each(
+        &self,
+        table: Table,
+        before: &SavedTable,
+        stale: Vec<ChainName>,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
+        for text in rewrite(self.variant, table, &Chains::new(), &full) {
+            self.restore(&text).await?;
+        }
+        report.written.extend(full);
+        // Those that were jumped from come first, so that what they jumped to is free.
+        for name in stale {
+            match self.delete(table, std::slice::from_ref(&name)).await {
+                Ok(()) => report.deleted.push(name),
+                Err(ProgramError::Refused { .. }) => {
+                    report.stuck.insert(name);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, table: Table, names: &[ChainName]) -> Result<(), ProgramError> {
+        match transaction::delete(table, names) {
+            Some(text) => self.restore(&text).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), ProgramError> {
         program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
         Ok(())
     }
 
-    async fn read_all(&self, ruleset: &Ruleset, memory: &mut Memory) -> Result<Tables, RulesError> {
+    async fn read_all(&self, present: &Present, memory: &mut Memory) -> Result<Tables, RulesError> {
         let mut tables = Tables::new();
         for table in Table::ALL {
             let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
-            let known = if audited { self.read_known(table, ruleset.chains(table)).await } else { None };
+            let known = match present.get(&table) {
+                Some(chains) if audited => self.read_known(table, chains).await,
+                Some(_) | None => None,
+            };
             let saved = if let Some(saved) = known {
                 saved
             } else {
@@ -231,13 +293,13 @@ impl Iptables {
     }
 
     /// Only the chains that should be there, if they all are.
-    async fn read_known(&self, table: Table, chains: &Chains) -> Option<SavedTable> {
+    async fn read_known(&self, table: Table, chains: &BTreeSet<ChainName>) -> Option<SavedTable> {
         match self.variant {
             Variant::Legacy => None,
             Variant::Nft => {
                 let builtins =
                     Stage::ALL.into_iter().filter(|stage| stage.table() == table).map(|stage| stage.builtin().to_owned());
-                let ours = chains.keys().rev().map(ToString::to_string);
+                let ours = chains.iter().rev().map(ToString::to_string);
                 let list: String = builtins.chain(ours).map(|chain| format!("-S {chain}\n")).collect();
                 let text = format!("*{}\n{list}COMMIT\n", table.name());
                 let printed = program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &text).await.ok()?;
@@ -255,6 +317,12 @@ impl Iptables {
         }
         Ok(SavedTable::parse(&printed))
     }
+}
+
+/// The chains of ours that should be there now.
+fn expected(ruleset: &Ruleset, report: &RulesReport) -> Present {
+    let chains = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
+    Table::ALL.into_iter().map(|table| (table, chains(table))).collect()
 }
 
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
