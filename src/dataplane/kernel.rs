@@ -1,6 +1,7 @@
 //! The kernel of this node: rules, then routes, then the connections that only the old rules explain.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{info, warn};
 
@@ -13,6 +14,9 @@ use crate::model::{Desired, Translation};
 pub struct Kernel {
     iptables: Iptables,
     forwarding: Forwarding,
+    /// Whether the connections were looked at since the rules last changed. Not so at first: whoever wrote the rules
+    /// that are there may not have come to it.
+    settled: AtomicBool,
 }
 
 /// What becomes of `net.ipv4.ip_forward` (ip-sysctl) where it is 0.
@@ -30,7 +34,7 @@ impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding }
+        Self { iptables: Iptables::new(variant), forwarding, settled: AtomicBool::new(false) }
     }
 
     /// Switches routing on where that was asked for. Status reads the setting back, so a failure shows there.
@@ -50,14 +54,17 @@ impl Dataplane for Kernel {
         let rules = self.iptables.apply(&Ruleset::of(&desired.translations)).await;
         let routes = routes::apply(&desired.routes).await;
         self.enable_forwarding(desired);
+        let settled = self.settled.swap(false, Ordering::Relaxed);
         let conntrack = match &rules {
+            Ok(report) if settled && !report.changed() && *before == desired.translations => Ok(conntrack::Purged::default()),
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
-            Ok(report) if report.changed() || *before != desired.translations => {
+            Ok(report) => {
                 let before: BTreeSet<Translation> = before.iter().chain(&report.before).cloned().collect();
                 conntrack::purge(&before, &desired.translations).await
             }
-            Ok(_) | Err(_) => Ok(conntrack::Purged::default()),
+            Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) },
         };
+        self.settled.store(conntrack.is_ok(), Ordering::Relaxed);
         Applied { rules, routes, conntrack }
     }
 }

@@ -7,4 +7,5 @@ mod bed;
 mod cleanup;
 mod edits;
 mod repair;
+mod restarts;
 mod stage;
