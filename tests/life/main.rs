@@ -5,7 +5,10 @@
 mod bed;
 
 mod cleanup;
+mod cli;
+mod conditions;
 mod edits;
+mod folder;
 mod repair;
 mod restarts;
 mod stage;
