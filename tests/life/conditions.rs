@@ -11,7 +11,7 @@ use crate::bed::client::{ANSWER, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
 
 on_both_variants! {
     routing_that_is_off_is_told_and_switched_on_only_where_asked,
@@ -148,7 +148,7 @@ fn a_foreign_route_that_says_the_same_is_enough(variant: Variant) {
     ready(&stage);
     assert!(stage.proxy().routes_to(&CLIENT.to_string()).contains(&foreign[0]));
     stage.manifests.remove(FILE);
-    stage.wait("only the foreign one stays", || stage.proxy().routes_to(&CLIENT.to_string()) == foreign);
+    wait("only the foreign one stays", || stage.proxy().routes_to(&CLIENT.to_string()) == foreign);
 }
 
 fn a_missing_way_to_the_upstream_is_told(variant: Variant) {
@@ -284,7 +284,7 @@ fn times_move_only_with_the_status_and_nothing_is_written_at_rest(variant: Varia
     for address in ["addr add 10.200.0.1/32 dev lo", "addr del 10.200.0.1/32 dev lo"] {
         let before = syncs();
         stage.proxy().netns.ip(address);
-        stage.wait("the agent looks again", || syncs() > before);
+        wait("the agent looks again", || syncs() > before);
     }
     assert_eq!(file(), written, "nothing to say");
 
@@ -302,7 +302,7 @@ fn times_move_only_with_the_status_and_nothing_is_written_at_rest(variant: Varia
     });
     let changed = changed.expect("the time moves with the status");
     stage.edit_unready(&Manifest::seed().with("/spec/external/interface", "eth7"));
-    stage.wait("another message", || stage.message(SEED, "Ready").contains("eth7"));
+    wait("another message", || stage.message(SEED, "Ready").contains("eth7"));
     assert_eq!(time("Ready"), changed, "it was False before");
     assert_eq!([time("Accepted"), time("Programmed")], begun[..2]);
 }

@@ -30,7 +30,7 @@ fn another_upstream_keeps_tcp_and_moves_udp_with_the_next_datagram(variant: Vari
     let stage = Stage::seed(variant);
     let _servers = servers(&stage.bed);
     let (mut session, mut flow) = (session(&stage.bed, CLIENT), flow(&stage.bed));
-    stage.edit(&Manifest::seed().to_second_server());
+    stage.edit(&Manifest::seed().for_second_server());
 
     assert_eq!(way(flow.ask(ANSWER)), by(SECOND_SERVER, EXTERNAL));
     assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
@@ -145,7 +145,7 @@ fn connections_of_others_stay_through_every_edit(variant: Variant) {
     };
     let before = foreign();
     assert_eq!(before.len(), 5);
-    stage.edit(&Manifest::seed().to_second_server());
+    stage.edit(&Manifest::seed().for_second_server());
     stage.edit(&Manifest::seed().with("/spec/client/addresses/0", SECOND_CLIENT.to_string()));
     stage.edit(&Manifest::seed().with("/spec/mode", "Disabled"));
     stage.edit(&Manifest::seed());
@@ -158,7 +158,7 @@ fn the_loser_of_a_conflict_names_the_winner_and_takes_over(variant: Variant) {
     let stage = Stage::seed(variant);
     let _servers = servers(&stage.bed);
     // In a folder the name decides: `rival` comes before `seed`.
-    stage.manifests.put("rival.yaml", &Manifest::seed().to_second_server().named("rival").text());
+    stage.manifests.put("rival.yaml", &Manifest::seed().for_second_server().named("rival").text());
     stage.agent.wait_condition(SEED, "Accepted", "False", "Conflict");
     stage.agent.wait_ready("lines/rival");
     assert!(stage.message(SEED, "Accepted").contains("lines/rival"), "{}", stage.message(SEED, "Accepted"));

@@ -11,7 +11,7 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::wait::until;
 use crate::bed::{CLIENT, EXTERNAL, INTERNAL, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp, wait};
 
 on_both_variants! {
     what_does_not_parse_leaves_the_last_good_content_in_force,
@@ -25,7 +25,7 @@ fn refused(stage: &Stage, says: &[&str]) -> String {
 }
 
 fn good(stage: &Stage) {
-    stage.wait("the file is good", || stage.agent.report().is_some() && stage.agent.file_error(FILE).is_none());
+    wait("the file is good", || stage.agent.report().is_some() && stage.agent.file_error(FILE).is_none());
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
 }
 
@@ -49,9 +49,9 @@ fn what_does_not_parse_leaves_the_last_good_content_in_force(variant: Variant) {
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
     assert_eq!(stage.proxy().iptables_save(variant), before);
 
-    stage.manifests.put(FILE, &Manifest::seed().to_second_server().text());
+    stage.manifests.put(FILE, &Manifest::seed().for_second_server().text());
     good(&stage);
-    stage.wait("the new content is in force", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
+    wait("the new content is in force", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
     assert!(download.goes_on(ANSWER));
 }
 
@@ -59,7 +59,7 @@ fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
     let stage = Stage::seed(variant);
     let _servers = servers(&stage.bed);
     let wrong = Manifest::seed().named("wrong").with("/spec/upstream/targets/0/address", "010.0.0.1");
-    let both = format!("{}---\n{}", Manifest::seed().to_second_server().text(), wrong.text());
+    let both = format!("{}---\n{}", Manifest::seed().for_second_server().text(), wrong.text());
     stage.manifests.put(FILE, &both);
     stage.manifests.put(
         "other.yaml",
@@ -74,7 +74,7 @@ fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
         .with("/spec/upstream/targets/0/address", SERVER.to_string())
         .with("/spec/ports/0/port", 82)
         .with("/spec/ports/1/port", 515);
-    stage.manifests.put(FILE, &format!("{}---\n{}", Manifest::seed().to_second_server().text(), right.text()));
+    stage.manifests.put(FILE, &format!("{}---\n{}", Manifest::seed().for_second_server().text(), right.text()));
     good(&stage);
     stage.agent.wait_condition("lines/wrong", "Ready", "True", "Ready");
     assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::bed::Bed;
 use crate::bed::kernel::Variant;
 use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
 
 on_both_variants! {
     whatever_is_done_to_our_rules_is_repaired_logged_and_counted,
@@ -48,8 +48,8 @@ fn foreign_routes(proxy: &Proxy) -> Vec<serde_json::Value> {
 
 /// The number in the last `repairs=` of the log.
 fn repairs(log: &str) -> u32 {
-    let counts = log.lines().filter(|line| line.contains("repaired")).filter_map(|line| line.rsplit_once("repairs="));
-    counts.last().map_or(0, |(_, count)| count.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap())
+    let mut counts = log.lines().filter(|line| line.contains("repaired")).filter_map(|line| line.rsplit_once("repairs="));
+    counts.next_back().map_or(0, |(_, count)| count.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap())
 }
 
 /// Does one piece of damage; it is repaired in time, counted once or more, and the forward works.
@@ -58,8 +58,8 @@ fn repaired(stage: &Stage, variant: Variant, damage: &str, done: impl FnOnce(&Pr
     let before = proxy.our_rules(variant);
     let begun = Instant::now();
     done(proxy);
-    stage.wait(&format!("{damage}: repaired"), || whole(proxy) && proxy.our_rules(variant) == before);
-    stage.wait(&format!("{damage}: counted"), || repairs(&stage.agent.log()) > counted);
+    wait(&format!("{damage}: repaired"), || whole(proxy) && proxy.our_rules(variant) == before);
+    wait(&format!("{damage}: counted"), || repairs(&stage.agent.log()) > counted);
     assert!(begun.elapsed() < bound(variant), "{damage}: took {:?}", begun.elapsed());
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{damage}");
 }
@@ -102,7 +102,9 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
     let empty = |commands: &[&str]| {
         let done = |proxy: &Proxy| {
             for table in ["nat", "filter"] {
-                commands.iter().for_each(|command| drop(proxy.iptables(variant, &format!("-t {table} {command}"))));
+                for command in commands {
+                    proxy.iptables(variant, &format!("-t {table} {command}"));
+                }
             }
         };
         repaired(&stage, variant, &commands.join(" "), done, |_| true);
@@ -129,7 +131,7 @@ fn a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most(
     let message = stage.message(SEED, "Ready");
     assert!(message.contains("PREROUTING") && message.contains("9.9.9.9/32"), "{message}");
     // An edit and the sync that follows leave the order alone.
-    stage.edit_unready(&Manifest::seed().to_second_server());
+    stage.edit_unready(&Manifest::seed().for_second_server());
     assert!(first().contains(rule), "{}", first());
     assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL), "nothing else suffers");
     // It is told as long as it is so, and no longer.
@@ -168,7 +170,7 @@ fn a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back(variant
     let routes = || stage.proxy().routes_to(&CLIENT.to_string()).len();
     let back = || {
         let begun = Instant::now();
-        stage.wait("the route is back", || routes() == 1);
+        wait("the route is back", || routes() == 1);
         assert!(begun.elapsed() < bound(variant), "{:?}", begun.elapsed());
         stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
         assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
@@ -196,14 +198,14 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
     proxy.iptables(variant, "-t nat -A OTHERS -s 9.9.9.9 -j PF-PRE");
     let others = || proxy.iptables(variant, "-t nat -S OTHERS");
     let before = others();
-    stage.edit(&Manifest::seed().to_second_server());
+    stage.edit(&Manifest::seed().for_second_server());
     stage.agent.wait_condition(SEED, "Programmed", "True", "Programmed");
     assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL));
 
     // Now every chain is stale, and one of them cannot go.
     stage.manifests.remove(FILE);
     stage.agent.wait_log("rules of other programs jump to them");
-    stage.wait("what can go is gone", || proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]);
+    wait("what can go is gone", || proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]);
     assert_eq!(others(), before);
     stage.manifests.put(FILE, &Manifest::seed().text());
     stage.agent.wait_ready(SEED);
@@ -211,5 +213,5 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
 
     proxy.iptables(variant, "-t nat -F OTHERS");
     stage.manifests.remove(FILE);
-    stage.wait("all of it is gone", || proxy.our_rules(variant).is_empty());
+    wait("all of it is gone", || proxy.our_rules(variant).is_empty());
 }

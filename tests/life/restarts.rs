@@ -78,7 +78,7 @@ fn a_crash_between_rules_and_purge_leaves_no_flow_with_the_old_upstream(variant:
     let mut flow = flow(&bed);
     agent.kill();
 
-    let edited = Manifest::seed().to_second_server();
+    let edited = Manifest::seed().for_second_server();
     manifests.put(FILE, &edited.text());
     let file = manifests.folder().join(FILE);
     let rendered = operator(bed.proxy(), ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()]);
@@ -244,10 +244,10 @@ fn a_record_that_others_may_write_is_refused_and_nothing_is_lost() {
 #[test]
 fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     let stage = Stage::seed(Variant::Nft);
-    let (state, folder) = (state_folder(stage.proxy()), stage.manifests.folder());
+    let (kept, folder) = (state_folder(stage.proxy()), stage.manifests.folder());
     let second = operator(
         stage.proxy(),
-        ["agent", "--node-name", "proxy", "--manifests", folder.to_str().unwrap(), "--state-dir", state.to_str().unwrap()],
+        ["agent", "--node-name", "proxy", "--manifests", folder.to_str().unwrap(), "--state-dir", kept.to_str().unwrap()],
     );
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();

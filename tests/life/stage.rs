@@ -82,7 +82,7 @@ impl Manifest {
     }
 
     /// To the second server.
-    pub(crate) fn to_second_server(self) -> Self {
+    pub(crate) fn for_second_server(self) -> Self {
         self.with("/spec/upstream/targets/0/address", SECOND_SERVER.to_string())
     }
 
@@ -138,12 +138,7 @@ impl Stage {
     pub(crate) fn edit_unready(&self, manifest: &Manifest) {
         let generation = self.generation();
         self.manifests.put(FILE, &manifest.text());
-        self.wait("the edit is taken in", || self.generation() > generation);
-    }
-
-    /// Waits for something outside of the agent's report.
-    pub(crate) fn wait(&self, claim: &str, holds: impl FnMut() -> bool) {
-        assert!(eventually(SOON, holds), "{claim}");
+        wait("the edit is taken in", || self.generation() > generation);
     }
 
     /// The proxy.
@@ -162,6 +157,11 @@ impl Stage {
     fn generation(&self) -> Option<i64> {
         self.agent.forward(SEED)?["metadata"]["generation"].as_i64()
     }
+}
+
+/// Waits for something outside of the agent's report.
+pub(crate) fn wait(claim: &str, holds: impl FnMut() -> bool) {
+    assert!(eventually(SOON, holds), "{claim}");
 }
 
 /// Both servers, each by TCP and UDP on the ports of the seed's forward.
@@ -186,6 +186,7 @@ pub(crate) fn way(seen: Result<Seen, Silence>) -> Way {
 }
 
 /// A way, to be compared.
+#[expect(clippy::unnecessary_wraps, reason = "compared with what may have failed")]
 pub(crate) fn by(server: Ipv4Addr, external: Ipv4Addr) -> Way {
     Ok((server.into(), external.into()))
 }
