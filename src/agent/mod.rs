@@ -19,10 +19,11 @@ pub use remembered::Memory;
 
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::ForwardKey;
+use crate::model::Facts;
 use crate::node::{FactsError, Observer};
 use crate::plan::{Candidate, Plan, Policy, plan};
-use crate::source::{Snapshot, Source};
-use crate::status::{Judgement, judge};
+use crate::source::{Snapshot, Source, Undecoded};
+use crate::status::{Judgement, judge, unknown_form};
 use changes::Changes;
 
 /// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
@@ -164,12 +165,34 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let facts = observer.facts().await?;
+    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
     let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
     let plan = plan(&facts, &candidates, policy, memory.served());
     let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
-    let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
+    let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
+}
+
+/// What this node says of every object, also of those whose newest content it cannot decode.
+fn judgements(snapshot: &Snapshot, plan: &Plan, applied: &Applied) -> BTreeMap<ForwardKey, Judgement> {
+    let mut judgements: BTreeMap<ForwardKey, Judgement> =
+        plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, applied))).collect();
+    for sourced in &snapshot.forwards {
+        let key = Candidate::key(&sourced.object);
+        if let Some(error) = &sourced.trouble
+            && let Some(judgement) = judgements.remove(&key)
+        {
+            judgements.insert(key, judgement.outdated(error));
+        }
+    }
+    for Undecoded { metadata, error, .. } in &snapshot.undecoded {
+        let key = ForwardKey {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        };
+        judgements.insert(key, unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
+    }
+    judgements
 }
 
 /// An error's causes, for a log field.

@@ -8,9 +8,9 @@ use clap::Args;
 use super::Exit;
 use super::exit::print;
 use super::options::{StateOptions, remembered};
-use crate::dataplane::iptables::Variant;
-use crate::dataplane::{Dataplane, Forwarding, Kernel};
-use crate::model::{Desired, Translation};
+use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
+use crate::dataplane::{conntrack, routes};
+use crate::model::Translation;
 use crate::record;
 
 #[derive(Args, Debug)]
@@ -28,23 +28,30 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     let _lock = record::lock(&state_dir)?;
     let record = remembered(&state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
+    let mut stuck = None;
     for variant in Variant::ALL {
-        if !variant.is_in_use().await {
-            continue;
+        if variant.is_in_use().await {
+            stuck = stuck.or(remove(variant, &before).await?);
         }
-        let applied = Kernel::new(variant, Forwarding::Leave).apply(&Desired::default(), &before).await;
-        let rules = applied.rules.with_context(|| format!("the rules of iptables {variant} are not all removed"))?;
-        let routes = applied.routes.context("the routes are not all removed")?;
-        let connections = applied.conntrack.context("the connections are not all cut")?;
-        print(&format!(
-            "iptables {variant}: {} chains and {} jumps removed; {} routes removed; {} connections cut\n",
-            rules.deleted.len(),
-            rules.jumps.len(),
-            routes.removed,
-            connections.count
-        ))?;
-        rules.stuck().map_or(Ok(()), Err).with_context(|| format!("the chains of iptables {variant} are not all removed"))?;
     }
+    // Routes are there without any iptables too.
+    let routes = routes::remove_all().await.context("the routes are not all removed")?;
+    print(&format!("{} routes removed\n", routes.removed))?;
     record::remove(&state_dir)?;
-    Ok(Exit::Done)
+    stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
+}
+
+/// Takes everything of ours out of one variant; tells what another program holds on to.
+async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Result<Option<Stuck>> {
+    let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
+    let rules = rules.with_context(|| format!("the rules of iptables {variant} are not all removed"))?;
+    let before = before.iter().chain(&rules.before).cloned().collect();
+    let connections = conntrack::purge(&before, &BTreeSet::new()).await.context("the connections are not all cut")?;
+    print(&format!(
+        "iptables {variant}: {} chains and {} jumps removed, {} connections cut\n",
+        rules.deleted.len(),
+        rules.jumps.len(),
+        connections.count
+    ))?;
+    Ok(rules.stuck())
 }

@@ -73,13 +73,13 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
 fn facts(options: &RenderOptions, candidates: &[Candidate]) -> anyhow::Result<Facts> {
     let labels = options.policy.labels();
     if options.this_node {
-        let observer = Observer::new(labels, [].into());
         let mut facts = None;
         with_runtime(async {
-            facts = Some(observer.facts().await?);
+            facts = Some(Observer::default().facts().await?);
             Ok(Exit::Done)
         })?;
-        facts.context("the facts of this node were not read")
+        let facts = facts.context("the facts of this node were not read")?;
+        Ok(Facts { labels, ..facts })
     } else {
         Ok(assumed_facts(labels, candidates))
     }
@@ -92,7 +92,7 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
     if manifests.is_dir() {
         let snapshot = folder::read(manifests, super::agent::check)?;
         let broken = snapshot.files.iter().filter_map(|file| Some((file.path.display().to_string(), Err(file.error.clone()?))));
-        let objects = snapshot.forwards.iter().map(|sourced| sourced.object.clone()).collect();
+        let objects = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
         return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
     }
     let mut text = String::new();

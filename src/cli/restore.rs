@@ -40,7 +40,7 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     };
     let memory = Memory::new(state_dir, &name, Some(believed(loaded)));
-    let observer = Observer::new(options.policy.labels(), [].into());
+    let observer = Observer::default();
     let forwarding = if options.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
     let kernel = Kernel::new(options.kernel.variant().await?, forwarding);
     let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{info, warn};
 
-use super::iptables::{Iptables, Ruleset, Variant};
+use super::iptables::{Iptables, RulesReport, Ruleset, Variant};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -17,6 +17,8 @@ pub struct Kernel {
     /// Whether the connections were looked at since the rules last changed. Not so at first: whoever wrote the rules
     /// that are there may not have come to it.
     settled: AtomicBool,
+    /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
+    swept: AtomicBool,
 }
 
 /// What becomes of `net.ipv4.ip_forward` (ip-sysctl) where it is 0.
@@ -34,7 +36,28 @@ impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding, settled: AtomicBool::new(false) }
+        Self { iptables: Iptables::new(variant), forwarding, settled: AtomicBool::new(false), swept: AtomicBool::new(false) }
+    }
+
+    /// Takes out, once, what a former choice of variant left in the other one. Ours are in place by then, so no flow is lost.
+    async fn sweep_other_variant(&self) {
+        let other = self.iptables.variant().other();
+        if self.swept.load(Ordering::Relaxed) {
+            return;
+        }
+        let swept = if other.is_in_use().await {
+            Iptables::new(other).apply(&Ruleset::default()).await
+        } else {
+            Ok(RulesReport::default())
+        };
+        match swept {
+            Ok(report) if report.changed() => {
+                info!(variant = %other, chains = report.deleted.len(), "rules of ours in the other iptables removed");
+            }
+            Ok(_) => {}
+            Err(error) => return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again"),
+        }
+        self.swept.store(true, Ordering::Relaxed);
     }
 
     /// Switches routing on where that was asked for. Status reads the setting back, so a failure shows there.
@@ -52,6 +75,9 @@ impl Kernel {
 impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> Applied {
         let rules = self.iptables.apply(&Ruleset::of(&desired.translations)).await;
+        if rules.is_ok() {
+            self.sweep_other_variant().await;
+        }
         let routes = routes::apply(&desired.routes).await;
         self.enable_forwarding(desired);
         let settled = self.settled.swap(false, Ordering::Relaxed);

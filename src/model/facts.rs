@@ -17,7 +17,7 @@ pub struct Facts {
     /// The addresses of this node, less 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
     /// The unicast routes of the main table, ours among them.
-    pub routes: Vec<Route>,
+    pub routes: RouteTable,
     /// Next hops that do not answer: their neighbour entry is in state `FAILED` (ip-neighbour(8)).
     pub unreachable: BTreeSet<IpAddr>,
     /// Whether packets are routed at all: `net.ipv4.ip_forward` (ip-sysctl).
@@ -127,9 +127,68 @@ impl Facts {
     /// The route that a packet to `address` takes: the longest prefix, then the lowest metric.
     #[must_use]
     pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
-        self.routes
-            .iter()
-            .filter(|route| route.destination.contains(&address))
-            .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)))
+        self.routes.lookup(address)
+    }
+}
+
+/// The routes of a table; of several to one destination, the one that the kernel takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteTable(BTreeMap<IpNet, Route>);
+
+impl RouteTable {
+    /// The route with the longest prefix that holds `address`.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<&Route> {
+        let host = IpNet::from(address);
+        (0..=host.prefix_len()).rev().find_map(|length| self.0.get(&IpNet::new(address, length).ok()?.trunc()))
+    }
+
+    /// Every route that is taken, by destination.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.values()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Route> for RouteTable {
+    fn from_iter<T: IntoIterator<Item = Route>>(routes: T) -> Self {
+        let mut table = BTreeMap::<IpNet, Route>::new();
+        for route in routes {
+            let better = table.get(&route.destination).is_none_or(|other| route.metric < other.metric);
+            if better {
+                table.insert(route.destination, route);
+            }
+        }
+        Self(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins_then_the_lowest_metric() {
+        let route = |destination: &str, metric| Route {
+            destination: destination.parse().unwrap(),
+            gateway: None,
+            interface: None,
+            metric,
+            ours: false,
+        };
+        let table: RouteTable =
+            [route("10.0.0.0/8", 0), route("10.1.0.0/16", 5), route("10.1.0.0/16", 3), route("10.1.0.0/16", 9)]
+                .into_iter()
+                .collect();
+        let found =
+            |address: &str| table.lookup(address.parse().unwrap()).map(|route| (route.destination.to_string(), route.metric));
+        assert_eq!(found("10.1.2.3"), Some(("10.1.0.0/16".to_owned(), 3)));
+        assert_eq!(found("10.9.9.9"), Some(("10.0.0.0/8".to_owned(), 0)));
+        assert_eq!(found("11.0.0.0"), None);
     }
 }

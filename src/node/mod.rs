@@ -1,4 +1,4 @@
-//! What is known of this node's network namespace: [`Observer`] reads it, [`watch`] tells when it may have changed.
+//! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed.
 //!
 //! Reading only. Decides nothing about forwards, keeps nothing between two readings.
 
@@ -42,15 +42,14 @@ pub enum FactsError {
 /// Reads the facts of this node.
 #[derive(Clone, Debug, Default)]
 pub struct Observer {
-    labels: BTreeMap<String, String>,
     api_servers: BTreeSet<IpAddr>,
 }
 
 impl Observer {
-    /// An observer that states `labels` and `api_servers`, which the kernel does not know.
+    /// An observer that states `api_servers`, which the kernel does not know. Nor does it know the labels of the node: there are none.
     #[must_use]
-    pub fn new(labels: BTreeMap<String, String>, api_servers: BTreeSet<IpAddr>) -> Self {
-        Self { labels, api_servers }
+    pub fn new(api_servers: BTreeSet<IpAddr>) -> Self {
+        Self { api_servers }
     }
 
     /// The facts as they are now, of the network namespace of the calling thread.
@@ -63,7 +62,7 @@ impl Observer {
         let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
         let links = links::read(&mut socket).await?;
         Ok(Facts {
-            labels: self.labels.clone(),
+            labels: BTreeMap::new(),
             addresses: addresses::read(&mut socket, &links).await?,
             routes: routes::read(&mut socket, &links).await?,
             unreachable: addresses::unreachable(&mut socket).await?,

@@ -8,14 +8,14 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::links::Links;
 use super::{FactsError, listing};
 use crate::dataplane::routes::PROTOCOL;
-use crate::model::Route;
+use crate::model::{Route, RouteTable};
 use crate::netlink::Socket;
 use crate::netlink::route::main_table;
 
 /// The rules that the kernel makes by itself, as priority and table: `local`, `main` and `default` (ip-rule(8)).
 const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
 
-pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Route>, FactsError> {
+pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<RouteTable, FactsError> {
     let table = main_table(socket).await.map_err(listing("routes"))?;
     let unicast = table.into_iter().filter(|route| route.kind == RouteType::Unicast);
     Ok(unicast

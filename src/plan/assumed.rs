@@ -29,7 +29,7 @@ pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate])
         .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, master: None }))
         .collect();
     let anywhere = IpNet::from(ipnet::Ipv4Net::default());
-    let routes = vec![Route { destination: anywhere, gateway: None, interface: None, metric: 0, ours: false }];
+    let routes = [Route { destination: anywhere, gateway: None, interface: None, metric: 0, ours: false }].into_iter().collect();
     Facts { labels, links, addresses, routes, ip_forward: true, ..Facts::default() }
 }
 

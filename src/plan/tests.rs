@@ -60,11 +60,13 @@ fn facts() -> Facts {
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
         links: BTreeMap::from([(name("eth0"), link(2)), (name("eth1"), link(3))]),
         addresses: BTreeSet::from([address("192.168.0.2", "eth1"), address("2.2.2.2", "eth0")]),
-        routes: vec![
+        routes: [
             route("192.168.0.0/24", None, "eth1"),
             route("2.2.2.0/24", None, "eth0"),
             route("0.0.0.0/0", Some("2.2.2.1"), "eth0"),
-        ],
+        ]
+        .into_iter()
+        .collect(),
         ip_forward: true,
         ..Facts::default()
     }
@@ -263,7 +265,7 @@ fn every_obstacle_is_seen() {
     assert_eq!(worst(&facts(), swapped), Some(ObstacleReason::AddressNotOnInterface));
     assert_eq!(worst(&facts(), with(&[("/internal/gateways", json!(["10.9.9.9"]))])), Some(ObstacleReason::GatewayNotOnLink));
     let mut no_default = facts();
-    no_default.routes.pop();
+    no_default.routes = facts().routes.iter().filter(|route| route.destination.prefix_len() > 0).cloned().collect();
     assert_eq!(worst(&no_default, spec()), Some(ObstacleReason::NoRouteToUpstream));
     assert_eq!(
         worst(&Facts { policy_routing: true, ..no_default.clone() }, spec()),
@@ -276,7 +278,8 @@ fn every_obstacle_is_seen() {
     strict.links.values_mut().for_each(|link| link.rp_filter = RpFilter::Strict);
     assert_eq!(worst(&strict, no_gateway), Some(ObstacleReason::AsymmetricRoute));
     let mut inside = facts();
-    inside.routes[2].interface = Some("eth1".parse().unwrap());
+    let by_eth1 = |route: &Route| Route { interface: Some("eth1".parse().unwrap()), ..route.clone() };
+    inside.routes = facts().routes.iter().map(by_eth1).collect();
     assert_eq!(worst(&inside, spec()), Some(ObstacleReason::UpstreamNotOnInterface));
     let silent = Facts { unreachable: ["192.168.0.1".parse().unwrap()].into(), ..facts() };
     assert_eq!(worst(&silent, spec()), Some(ObstacleReason::GatewayUnreachable));

@@ -18,7 +18,7 @@ const MODE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The system refused.
-    #[error("{}: cannot write status: {source}; name a file in a directory that exists and that this program may write", path.display())]
+    #[error("{}: cannot write status; name a file in a directory that exists and that this program may write", path.display())]
     Io {
         /// The status file.
         path: PathBuf,
@@ -26,10 +26,10 @@ pub enum PublishError {
         source: io::Error,
     },
     /// It could not be written as JSON.
-    #[error("status cannot be written as JSON: {0}")]
+    #[error("status cannot be written as JSON")]
     Unwritable(#[from] serde_json::Error),
     /// The task that wrote it stopped.
-    #[error("writing status stopped: {0}")]
+    #[error("writing status stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
@@ -205,6 +205,6 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_file_that_cannot_be_written_is_named() {
         let error = StatusFile::new("/nowhere/status.json".into()).write(&[], &[]).await.unwrap_err().to_string();
-        assert!(error.starts_with("/nowhere/status.json: cannot write status: "), "{error}");
+        assert!(error.starts_with("/nowhere/status.json: cannot write status; "), "{error}");
     }
 }

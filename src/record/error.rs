@@ -3,11 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why a record could not be read, kept or locked. The state directory and the file are named.
+/// Why a record could not be read, kept or locked. The file or directory is named; the
+/// reason of the system is the source.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The system refused.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -69,6 +70,6 @@ pub enum RecordError {
         pid: Option<u32>,
     },
     /// It could not be written as JSON.
-    #[error("the record cannot be written as JSON: {0}")]
+    #[error("the record cannot be written as JSON")]
     Unwritable(#[from] serde_json::Error),
 }

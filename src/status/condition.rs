@@ -61,6 +61,10 @@ pub enum Reason {
     NoActiveNode,
     /// More than one node holds the internal address.
     AddressOnSeveralNodes,
+    /// The agent of the only active node is gone.
+    AgentUnavailable,
+    /// The agent is older than the object's form.
+    UnsupportedSchema,
     /// The object is wrong by itself.
     Refused(RefusalReason),
     /// The object is wrong on this node.
@@ -157,6 +161,8 @@ impl Reason {
             Self::Overridden => "Overridden",
             Self::NoActiveNode => "NoActiveNode",
             Self::AddressOnSeveralNodes => "AddressOnSeveralNodes",
+            Self::AgentUnavailable => "AgentUnavailable",
+            Self::UnsupportedSchema => "UnsupportedSchema",
             Self::Refused(reason) => reason.as_str(),
             Self::RefusedHere(reason) => reason.as_str(),
             Self::Obstacle(reason) => reason.as_str(),
@@ -180,6 +186,8 @@ impl Reason {
             Self::Overridden,
             Self::NoActiveNode,
             Self::AddressOnSeveralNodes,
+            Self::AgentUnavailable,
+            Self::UnsupportedSchema,
         ];
         all.extend(RefusalReason::ALL.iter().copied().map(Self::Refused));
         all.extend(NodeRefusalReason::ALL.iter().copied().map(Self::RefusedHere));

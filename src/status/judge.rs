@@ -5,19 +5,37 @@ use crate::api::Role;
 use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
 use crate::dataplane::routes::RouteState;
-use crate::forward::RefusalReason;
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// What this node says of one forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
+    /// The `uid` of the object; `None` from a folder.
+    pub uid: Option<String>,
+    /// Where the forward stands with this node.
+    pub standing: Standing,
     /// The generation of the spec that was dealt with.
     pub generation: i64,
     /// What this node is to it; `None` if it is no candidate.
     pub role: Option<Role>,
     /// The conditions, each type once.
     pub conditions: Vec<Judged>,
+}
+
+/// Where a forward stands with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This node carries it.
+    Carried,
+    /// It is fine, but this node is no candidate.
+    Elsewhere,
+    /// It is switched off or on its way out, for every node.
+    Withdrawn,
+    /// It is wrong by itself, for every node.
+    Refused,
+    /// This node cannot carry it, or an older forward claims the same here.
+    RefusedHere,
 }
 
 /// Judges one forward by what was planned and what became of it.
@@ -32,7 +50,25 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
         Acceptance::Conflict(conflict) => refused(Reason::Conflict, &conflict.message),
     };
     conditions.extend(stalled(&verdict.acceptance));
-    Judgement { generation: verdict.generation, role: verdict.role, conditions }
+    let standing = match &verdict.acceptance {
+        Acceptance::Accepted if verdict.role.is_none() => Standing::Elsewhere,
+        Acceptance::Accepted => Standing::Carried,
+        Acceptance::Disabled => Standing::Withdrawn,
+        Acceptance::Refused(_) => Standing::Refused,
+        Acceptance::RefusedHere(_) | Acceptance::Conflict(_) => Standing::RefusedHere,
+    };
+    Judgement { uid: verdict.uid.clone(), standing, generation: verdict.generation, role: verdict.role, conditions }
+}
+
+/// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
+#[must_use]
+pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
+    let conditions = refused(Reason::UnsupportedSchema, &upgrade(error));
+    Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
+}
+
+fn upgrade(error: &str) -> String {
+    format!("this agent does not know the form of the object ({error}); upgrade the agent")
 }
 
 fn accepted() -> Judged {
@@ -219,10 +255,24 @@ impl Judgement {
     pub fn condition(&self, kind: Type) -> Option<&Judged> {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
-}
 
-impl From<RefusalReason> for Reason {
-    fn from(reason: RefusalReason) -> Self {
-        Self::Refused(reason)
+    /// Whether the object asks for anything to be in force.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        match self.standing {
+            Standing::Carried | Standing::Elsewhere | Standing::RefusedHere => true,
+            Standing::Withdrawn | Standing::Refused => false,
+        }
+    }
+
+    /// The same of a last good content, now that the newest one cannot be decoded because of `error`.
+    #[must_use]
+    pub fn outdated(mut self, error: &str) -> Self {
+        let message = format!("{}; its last good content, of generation {}, stays in force", upgrade(error), self.generation);
+        let accepted = Judged::new(Type::Accepted, State::False, Reason::UnsupportedSchema, message);
+        for judged in self.conditions.iter_mut().filter(|judged| judged.kind == Type::Accepted) {
+            *judged = accepted.clone();
+        }
+        self
     }
 }

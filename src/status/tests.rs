@@ -1,1 +1,337 @@
+//! What must hold of conditions and the summary.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::*;
+use crate::api::{NodeStatus, PortForwardStatus, Role};
+use crate::dataplane::Applied;
+use crate::dataplane::conntrack::Purged;
+use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage};
+use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::forward::{Refusal, RefusalReason};
+use crate::model::HostRoute;
+use crate::plan::{Acceptance, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+
+fn verdict(acceptance: Acceptance, role: Option<Role>) -> Verdict {
+    Verdict::new(None, 3, acceptance, role)
+}
+
+fn active() -> Verdict {
+    verdict(Acceptance::Accepted, Some(Role::Active))
+}
+
+fn applied(rules: RulesReport) -> Applied {
+    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) }
+}
+
+fn exact() -> Applied {
+    applied(RulesReport::default())
+}
+
+/// The conditions as text: type, status, reason.
+fn text(judgement: &Judgement) -> Vec<String> {
+    let line = |judged: &Judged| format!("{}={} {}", judged.kind.as_str(), judged.state.as_str(), judged.reason);
+    judgement.conditions.iter().map(line).collect()
+}
+
+fn route() -> HostRoute {
+    HostRoute {
+        destination: "1.1.1.1/32".parse().unwrap(),
+        gateway: "192.168.0.1".parse().unwrap(),
+        interface: "eth1".parse().unwrap(),
+    }
+}
+
+fn refusal() -> Refusal {
+    Refusal { reason: RefusalReason::LoopbackAddress, message: "spec.upstream: …".to_owned() }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+#[test]
+fn a_forward_that_the_kernel_holds_is_ready() {
+    assert_eq!(text(&judge(&active(), &exact())), ["Accepted=True Accepted", "Programmed=True Programmed", "Ready=True Ready"]);
+    let standby = judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact());
+    assert_eq!(text(&standby), ["Accepted=True Accepted", "Programmed=True Programmed", "Ready=True Standby"]);
+}
+
+#[test]
+fn programmed_is_true_only_from_a_read_back_that_equals_the_plan() {
+    let programmed = |applied: &Applied| text(&judge(&active(), applied))[1..].to_vec();
+    let differing = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+    assert_eq!(programmed(&applied(differing)), ["Programmed=False Drifted", "Ready=False Drifted"]);
+    let overridden =
+        RulesReport { overridden: BTreeMap::from([(Stage::Prerouting, "-j DNAT".to_owned())]), ..RulesReport::default() };
+    assert_eq!(programmed(&applied(overridden)), ["Programmed=False Overridden", "Ready=False Overridden"]);
+    let missing = Applied { rules: Err(ProgramError::Missing { program: "iptables-nft-save" }.into()), ..exact() };
+    assert_eq!(programmed(&missing), ["Programmed=False ApplyFailed", "Ready=False ApplyFailed"]);
+}
+
+#[test]
+fn a_route_that_is_not_there_is_neither_programmed_nor_ready() {
+    let mut verdict = active();
+    verdict.routes.push(RoutePlan::Install(route()));
+    let with = |state: Option<RouteState>| {
+        let routes =
+            RoutesReport { states: state.map(|state| (route(), state)).into_iter().collect(), ..RoutesReport::default() };
+        text(&judge(&verdict, &Applied { routes: Ok(routes), ..exact() }))[1..].to_vec()
+    };
+    assert_eq!(with(Some(RouteState::Installed)), ["Programmed=True Programmed", "Ready=True Ready"]);
+    assert_eq!(with(Some(RouteState::Satisfied)), ["Programmed=True Programmed", "Ready=True Ready"]);
+    let contested = RouteState::Contested { foreign: "1.1.1.1 via 192.168.0.9".to_owned() };
+    assert_eq!(with(Some(contested)), ["Programmed=False RouteContested", "Ready=False RouteContested"]);
+    let refused = RouteState::Refused { error: "Network is unreachable".to_owned() };
+    assert_eq!(with(Some(refused)), ["Programmed=False RouteRefused", "Ready=False RouteRefused"]);
+    assert_eq!(
+        with(None),
+        ["Programmed=False RouteRefused", "Ready=False RouteRefused"],
+        "nothing is taken for true that was not read"
+    );
+}
+
+#[test]
+fn the_worst_obstacle_names_the_reason_and_the_message_tells_all() {
+    let mut verdict = active();
+    let obstacle = |reason, message: &str| Obstacle { reason, message: message.to_owned() };
+    verdict.obstacles = vec![
+        obstacle(ObstacleReason::ForwardingDisabled, "ip_forward is 0"),
+        obstacle(ObstacleReason::GatewayUnreachable, "no answer"),
+    ];
+    let judgement = judge(&verdict, &exact());
+    assert_eq!(text(&judgement)[1..], ["Programmed=True Programmed", "Ready=False ForwardingDisabled"]);
+    assert_eq!(judgement.condition(Type::Ready).unwrap().message, "ip_forward is 0; no answer");
+}
+
+#[test]
+fn what_stops_nothing_is_said_and_stays_ready() {
+    let mut verdict = active();
+    verdict.notes.push(Note("reverse covers TCP 22".to_owned()));
+    let drop = RulesReport { forward_policy: ForwardPolicy::Drop, ..RulesReport::default() };
+    let judgement = judge(&verdict, &applied(drop));
+    let ready = judgement.condition(Type::Ready).unwrap();
+    assert_eq!(ready.state, State::True);
+    assert!(ready.message.contains("DROP") && ready.message.contains("TCP 22"), "{}", ready.message);
+}
+
+#[test]
+fn a_refused_object_is_stalled_and_a_lost_conflict_is_not() {
+    let refused = judge(&verdict(Acceptance::Refused(refusal()), None), &exact());
+    assert_eq!(
+        text(&refused),
+        [
+            "Accepted=False LoopbackAddress",
+            "Programmed=False NotAccepted",
+            "Ready=False LoopbackAddress",
+            "Stalled=True LoopbackAddress"
+        ]
+    );
+}
+
+#[test]
+fn a_disabled_forward_is_true_all_over_once_it_is_withdrawn() {
+    let disabled = verdict(Acceptance::Disabled, None);
+    assert_eq!(text(&judge(&disabled, &exact())), ["Accepted=True Disabled", "Programmed=True Disabled", "Ready=True Disabled"]);
+    let stuck = Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() };
+    assert_eq!(
+        text(&judge(&disabled, &stuck)),
+        ["Accepted=True Disabled", "Programmed=False ApplyFailed", "Ready=False ApplyFailed"]
+    );
+}
+
+#[test]
+fn a_transition_time_moves_only_with_the_status() {
+    let ready = judge(&active(), &exact());
+    let first = merge("a", &ready, None, at(100));
+    let mut noted = active();
+    noted.notes.push(Note("another message".to_owned()));
+    let second = merge("a", &judge(&noted, &exact()), Some(&first), at(200));
+    assert!(second.conditions.iter().all(|condition| condition.last_transition_time.0 == at(100)));
+    let overridden = RulesReport { overridden: BTreeMap::from([(Stage::Forward, "-j X".to_owned())]), ..RulesReport::default() };
+    let third = merge("a", &judge(&active(), &applied(overridden)), Some(&second), at(300));
+    let times: Vec<_> =
+        third.conditions.iter().map(|condition| (condition.type_.as_str(), condition.last_transition_time.0)).collect();
+    assert_eq!(times, [("Accepted", at(100)), ("Programmed", at(300)), ("Ready", at(300))]);
+    assert_eq!(third.nodes[0].conditions[0].last_transition_time.0, at(100));
+}
+
+#[test]
+fn the_summary_follows_the_one_active_node() {
+    let own = judge(&active(), &exact());
+    let status = merge("a", &own, None, at(1));
+    assert_eq!((status.active_node.as_deref(), status.observed_generation, status.nodes.len()), (Some("a"), Some(3), 1));
+    let standby = judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact());
+    let nobody = merge("b", &standby, None, at(1));
+    assert_eq!(summary_text(&nobody), ["Accepted=True Accepted", "Programmed=True Programmed", "Ready=False NoActiveNode"]);
+    assert_eq!(nobody.active_node, None);
+    let entry = |node: &str| -> NodeStatus { node_status(node, &own, None, at(1)).unwrap() };
+    let held = PortForwardStatus { nodes: vec![entry("a"), entry("b")], ..PortForwardStatus::default() };
+    let both = summary(&own, &held, &["a".to_owned(), "b".to_owned()].into(), at(1));
+    assert_eq!(
+        summary_text(&both),
+        ["Accepted=True Accepted", "Programmed=True Programmed", "Ready=False AddressOnSeveralNodes"]
+    );
+    let elsewhere = merge("c", &judge(&verdict(Acceptance::Accepted, None), &exact()), None, at(1));
+    assert_eq!(summary_text(&elsewhere), ["Accepted=True Accepted", "Programmed=False NoActiveNode", "Ready=False NoActiveNode"]);
+    assert!(elsewhere.nodes.is_empty(), "a node that is no candidate has no entry");
+}
+
+fn summary_text(status: &PortForwardStatus) -> Vec<String> {
+    status.conditions.iter().map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.reason)).collect()
+}
+
+#[test]
+fn every_reason_is_one_word_that_metav1_takes() {
+    let all = Reason::all();
+    for reason in &all {
+        assert!(
+            reason.as_str().chars().all(|c| c.is_ascii_alphanumeric())
+                && reason.as_str().starts_with(|c: char| c.is_ascii_uppercase())
+        );
+    }
+    assert!(all.len() > 50);
+}
+
+#[test]
+fn a_message_is_cut_to_a_sane_length() {
+    assert_eq!(Judged::new(Type::Ready, State::True, Reason::Ready, "é".repeat(5000)).message.chars().count(), 1025);
+}
+
+/// A small cluster: what the API server holds of one object, and what the agents that live say.
+struct Agents {
+    status: PortForwardStatus,
+    says: BTreeMap<String, Judgement>,
+}
+
+impl Agents {
+    fn new(says: &[(&str, Judgement)]) -> Self {
+        let says = says.iter().map(|(node, judgement)| ((*node).to_owned(), judgement.clone())).collect();
+        Self { status: PortForwardStatus::default(), says }
+    }
+
+    /// Lets every live agent write until none has anything to write; gives how many writes that took.
+    fn settle(&mut self) -> usize {
+        let live = self.says.keys().cloned().collect();
+        for writes in 0..100 {
+            let next = |(node, judgement): (&String, &Judgement)| {
+                View { node, judgement, status: &self.status, live: &live }.next(at(7))
+            };
+            let Some(write) = self.says.iter().find_map(next) else { return writes };
+            match write {
+                Write::Entry(entry) => {
+                    self.status.nodes.retain(|other| other.node_name != entry.node_name);
+                    self.status.nodes.push(entry);
+                }
+                Write::Withdraw(node) => self.status.nodes.retain(|entry| entry.node_name != node),
+                Write::Summary(summary) => self.status = summary,
+            }
+        }
+        panic!("the agents never come to rest: {:?}", self.status);
+    }
+
+    fn entries(&self) -> Vec<String> {
+        self.status.nodes.iter().map(|entry| format!("{} {:?}", entry.node_name, entry.role)).collect()
+    }
+
+    fn ready(&self) -> String {
+        summary_text(&self.status).into_iter().find(|line| line.starts_with("Ready")).unwrap()
+    }
+}
+
+fn as_active() -> Judgement {
+    judge(&active(), &exact())
+}
+
+fn as_standby() -> Judgement {
+    judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact())
+}
+
+#[test]
+fn at_rest_nobody_writes() {
+    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
+    assert_eq!(agents.settle(), 3, "two entries and one summary");
+    assert_eq!(agents.settle(), 0);
+    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (Some("a"), "Ready=True Ready"));
+}
+
+#[test]
+fn the_address_moves_and_the_summary_follows() {
+    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
+    agents.settle();
+    agents.says = BTreeMap::from([("a".to_owned(), as_standby()), ("b".to_owned(), as_standby())]);
+    agents.settle();
+    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (None, "Ready=False NoActiveNode"));
+    agents.says.insert("b".to_owned(), as_active());
+    agents.settle();
+    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (Some("b"), "Ready=True Ready"));
+    agents.says.insert("a".to_owned(), as_active());
+    agents.settle();
+    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (None, "Ready=False AddressOnSeveralNodes"));
+}
+
+#[test]
+fn the_only_active_node_dies_and_nobody_knows_until_another_is_active() {
+    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby()), ("c", as_standby())]);
+    agents.settle();
+    agents.says.remove("a");
+    agents.says.remove("c");
+    agents.settle();
+    assert_eq!((agents.ready().as_str(), agents.status.active_node.as_deref()), ("Ready=Unknown AgentUnavailable", None));
+    assert_eq!(
+        agents.entries(),
+        ["a Active", "b Standby"],
+        "a dead standby tells nothing; a dead active node tells why nobody knows"
+    );
+    assert_eq!(agents.settle(), 0);
+    agents.says.insert("b".to_owned(), as_active());
+    agents.settle();
+    assert_eq!((agents.ready().as_str(), agents.entries()), ("Ready=True Ready", vec!["b Active".to_owned()]));
+}
+
+#[test]
+fn disabled_is_true_only_after_every_live_node_has_withdrawn() {
+    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
+    agents.settle();
+    let disabled = judge(&verdict(Acceptance::Disabled, None), &exact());
+    agents.says.insert("b".to_owned(), disabled.clone());
+    agents.settle();
+    assert_eq!(agents.entries(), ["a Active"]);
+    assert_ne!(agents.ready(), "Ready=True Disabled");
+    agents.says.insert("a".to_owned(), disabled);
+    agents.settle();
+    assert_eq!((agents.ready().as_str(), agents.entries().len()), ("Ready=True Disabled", 0));
+}
+
+#[test]
+fn a_refused_object_is_summed_up_by_the_first_live_agent() {
+    let refused = judge(&verdict(Acceptance::Refused(refusal()), None), &exact());
+    let mut agents = Agents::new(&[("a", refused.clone()), ("b", refused)]);
+    assert_eq!(agents.settle(), 1);
+    assert_eq!(agents.ready(), "Ready=False LoopbackAddress");
+}
+
+#[test]
+fn a_standby_stays_silent_once_sixteen_entries_exist_and_an_active_node_speaks() {
+    let nodes: Vec<String> = (0..20).map(|n| format!("n{n:02}")).collect();
+    let mut agents = Agents::new(&nodes.iter().map(|node| (node.as_str(), as_standby())).collect::<Vec<_>>());
+    agents.settle();
+    assert_eq!(agents.entries().len(), 16);
+    agents.says.insert("n19".to_owned(), as_active());
+    agents.settle();
+    assert_eq!((agents.entries().len(), agents.status.active_node.as_deref()), (17, Some("n19")));
+}
+
+#[test]
+fn a_content_of_unknown_form_is_said_and_the_last_good_one_stays() {
+    let judgement = as_active().outdated("spec.mode: unknown variant");
+    assert_eq!(text(&judgement), ["Accepted=False UnsupportedSchema", "Programmed=True Programmed", "Ready=True Ready"]);
+    assert_eq!(judgement.generation, 3);
+    let unknown = unknown_form(None, 1, "spec.mode");
+    assert_eq!(
+        text(&unknown),
+        ["Accepted=False UnsupportedSchema", "Programmed=False NotAccepted", "Ready=False UnsupportedSchema"]
+    );
+}

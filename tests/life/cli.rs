@@ -72,7 +72,6 @@ fn exit_codes_are_as_the_help_says() {
         (1, &["agent", "--node-name", "a", "--manifests", fresh, "--state-dir", &good]),
         (1, &["cleanup", "--node-name", "a", "--state-dir", &good]),
         (2, &[]),
-        (2, &["agent"]),
         (2, &["agent", "--manifests", fresh, "--node-name", "Not A Name"]),
         (2, &["agent", "--manifests", fresh, "--iptables", "ipfw"]),
         (2, &["agent", "--manifests", fresh, "--reserved-ports", "0"]),

@@ -31,8 +31,8 @@ use program::LOCK_WAIT_SECS;
 
 /// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
 const MOVE_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a table is read whole, to find chains of ours that nothing should jump to. Between, only the chains that
-/// should be there are: on `nf_tables`, reading a table costs the square of everybody's chains.
+/// How often a table is read whole, to find chains of ours that somebody else made. Between, only the chains that were
+/// there last are: on `nf_tables`, reading a table costs the square of everybody's chains.
 const AUDIT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Our chains in the kernel, by the programs of one variant.
@@ -42,13 +42,13 @@ pub struct Iptables {
     memory: Mutex<Memory>,
 }
 
-/// When things were last done, and which chains to look at. Never what they hold: that is read.
+/// When things were last done, and where to look. Never what the kernel holds: that is read.
 #[derive(Debug, Default)]
 struct Memory {
     moved: BTreeMap<Stage, Instant>,
     audited: BTreeMap<Table, Instant>,
-    /// The chains of ours that were last read back: what is stale after the next change is among them.
-    present: Present,
+    /// The chains of ours that were there when the table was last read.
+    seen: BTreeMap<Table, BTreeSet<ChainName>>,
 }
 
 /// What one apply found, did and read back.
@@ -132,7 +132,6 @@ impl RulesReport {
 }
 
 type Tables = BTreeMap<Table, SavedTable>;
-type Present = BTreeMap<Table, BTreeSet<ChainName>>;
 
 impl Iptables {
     /// The chains of ours, by the programs of `variant`.
@@ -153,9 +152,7 @@ impl Iptables {
     /// When a program fails or a table cannot be read. What was done until then stays, and serves every flow it served before.
     pub async fn apply(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
         let mut memory = self.memory.lock().await;
-        // Put back at the end: after a failure everything is read.
-        let present = std::mem::take(&mut memory.present);
-        let before = self.read_all(&present, &mut memory).await?;
+        let before = self.read_all(&mut memory).await?;
         let mut report = RulesReport { before: before[&Table::Nat].translations(), ..RulesReport::default() };
         if ruleset.is_empty() {
             self.take_out(&before, &mut report).await?;
@@ -163,9 +160,14 @@ impl Iptables {
             self.write(ruleset, &before, &mut memory, &mut report).await?;
         }
         self.delete_stale(ruleset, &before, &mut report).await?;
-        let after = if report.changed() { self.read_all(&expected(ruleset, &report), &mut memory).await? } else { before };
+        let after = if report.changed() {
+            let expected = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
+            memory.seen = Table::ALL.into_iter().map(|table| (table, expected(table))).collect();
+            self.read_all(&mut memory).await?
+        } else {
+            before
+        };
         conclude(&mut report, ruleset, &after);
-        memory.present = after.into_iter().map(|(table, saved)| (table, saved.chains.into_keys().collect())).collect();
         Ok(report)
     }
 
@@ -273,33 +275,35 @@ impl Iptables {
         Ok(())
     }
 
-    async fn read_all(&self, present: &Present, memory: &mut Memory) -> Result<Tables, RulesError> {
+    async fn read_all(&self, memory: &mut Memory) -> Result<Tables, RulesError> {
         let mut tables = Tables::new();
         for table in Table::ALL {
-            let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
-            let known = match present.get(&table) {
-                Some(chains) if audited => self.read_known(table, chains).await,
-                Some(_) | None => None,
-            };
-            let saved = if let Some(saved) = known {
-                saved
-            } else {
-                memory.audited.insert(table, Instant::now());
-                self.read_whole(table).await?
-            };
+            let saved = self.read(table, memory).await?;
+            memory.seen.insert(table, saved.chains.keys().cloned().collect());
             tables.insert(table, saved);
         }
         Ok(tables)
     }
 
-    /// Only the chains that should be there, if they all are.
-    async fn read_known(&self, table: Table, chains: &BTreeSet<ChainName>) -> Option<SavedTable> {
+    async fn read(&self, table: Table, memory: &mut Memory) -> Result<SavedTable, RulesError> {
+        let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
+        if let (true, Some(seen)) = (audited, memory.seen.get(&table))
+            && let Some(saved) = self.read_seen(table, seen).await
+        {
+            return Ok(saved);
+        }
+        memory.audited.insert(table, Instant::now());
+        self.read_whole(table).await
+    }
+
+    /// Only the chains `seen` last, if all of them are still there.
+    async fn read_seen(&self, table: Table, seen: &BTreeSet<ChainName>) -> Option<SavedTable> {
         match self.variant {
             Variant::Legacy => None,
             Variant::Nft => {
                 let builtins =
                     Stage::ALL.into_iter().filter(|stage| stage.table() == table).map(|stage| stage.builtin().to_owned());
-                let ours = chains.iter().rev().map(ToString::to_string);
+                let ours = seen.iter().rev().map(ToString::to_string);
                 let list: String = builtins.chain(ours).map(|chain| format!("-S {chain}\n")).collect();
                 let text = format!("*{}\n{list}COMMIT\n", table.name());
                 let printed = program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &text).await.ok()?;
@@ -317,12 +321,6 @@ impl Iptables {
         }
         Ok(SavedTable::parse(&printed))
     }
-}
-
-/// The chains of ours that should be there now.
-fn expected(ruleset: &Ruleset, report: &RulesReport) -> Present {
-    let chains = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
-    Table::ALL.into_iter().map(|table| (table, chains(table))).collect()
 }
 
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {

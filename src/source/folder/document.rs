@@ -17,7 +17,8 @@ use super::Check;
 ///
 /// The error is for people: which document, where in it, what is wrong.
 pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| error.to_string())?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| line(&error.to_string()))?;
     let mut seen = BTreeSet::new();
     let mut objects = Vec::new();
     for (place, document) in flatten(documents)? {
@@ -29,6 +30,11 @@ pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, Stri
         objects.push(object);
     }
     Ok(objects)
+}
+
+/// What a reader says of a text that may hold anything: one line, of bounded length.
+fn line(message: &str) -> String {
+    message.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// One object, with nothing of what only an API server may say.
@@ -95,6 +101,7 @@ fn options() -> Options {
             max_nodes: 1_000_000,
             max_events: 2_500_000,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,

@@ -54,19 +54,27 @@ impl Pace {
 /// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir` until the last [`Source`] is dropped.
 ///
 /// - A file is one unit: where it does not parse, or one of its objects is refused by decoding or by `check`, its
-///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations.
+///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations; it is
+///   not checked again here, the plan does that for every object.
 /// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
 ///   content less such objects.
 /// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
+/// - `labels` are the labels of this node, which a folder does not say.
 /// - `wake` is notified after every change.
 ///
 /// Call it within a tokio runtime.
 #[must_use]
-pub fn watch(dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
-    watch_at(Pace::USUAL, dir, remembered, wake, check)
+pub fn watch(
+    dir: PathBuf,
+    labels: BTreeMap<String, String>,
+    remembered: Vec<Sourced>,
+    wake: Arc<Notify>,
+    check: Check,
+) -> Source {
+    watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check)
 }
 
-/// Reads the manifests in `dir` once, by the rules of [`watch`]; nothing is remembered, every generation is 1.
+/// Reads the manifests in `dir` once, by the rules of [`watch()`]; nothing is remembered, every generation is 1.
 ///
 /// # Errors
 /// When the folder as a whole cannot be read. What is wrong with one file is in its report.
@@ -82,9 +90,8 @@ pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
     document::objects(text, check)
 }
 
-fn watch_at(pace: Pace, dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
+fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check) -> Source {
     let (sender, receiver) = watch::channel(None);
-    let contents = Contents::remembering(remembered);
     tokio::spawn(keep(pace, dir, contents, check, sender, wake));
     Source::new(receiver)
 }
@@ -114,7 +121,7 @@ async fn keep(
                 pace.again
             }
             Err(error) => {
-                let error = error.to_string();
+                let error = format!("{:#}", anyhow::Error::from(error));
                 if trouble.as_ref() != Some(&error) {
                     warn!(folder = %dir.display(), error, "manifest folder cannot be read; nothing changes until it can");
                     trouble = Some(error);
@@ -149,8 +156,9 @@ fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wak
     }
 }
 
-/// One line for each file whose report changed.
+/// One line for the change, and one for each file whose report changed.
 fn log(old: Option<&Snapshot>, new: &Snapshot) {
+    info!(forwards = new.forwards.len(), files = new.files.len(), "manifests read");
     let errors = |snapshot: &Snapshot| -> BTreeMap<PathBuf, String> {
         snapshot.files.iter().filter_map(|file| Some((file.path.clone(), file.error.clone()?))).collect()
     };

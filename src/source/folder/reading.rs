@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ const MOST_PASSES: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is missing, is no directory or may not be read.
-    #[error("{}: {source}; make it a directory that this program can read", path.display())]
+    #[error("{}: cannot be read; make it a directory that this program can read", path.display())]
     Unreadable {
         /// The folder.
         path: PathBuf,
@@ -46,7 +47,7 @@ pub enum FolderError {
         most: usize,
     },
     /// The task that read it stopped.
-    #[error("reading stopped: {0}")]
+    #[error("reading stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
@@ -121,8 +122,14 @@ fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
         return same.clone();
     }
     let text = str::from_utf8(&bytes).map_err(|error| format!("is not UTF-8 text: {error}"));
-    let objects = text.and_then(|text| document::objects(text, check)).map(Into::into);
+    let objects = text.and_then(|text| guarded(text, check)).map(Into::into);
     FileContent { digest, objects }
+}
+
+/// A file that brings the reader down must not take the others with it.
+fn guarded(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
+    catch_unwind(|| document::objects(text, check))
+        .unwrap_or_else(|_| Err("brings its reader down; report this file as a bug".to_owned()))
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {

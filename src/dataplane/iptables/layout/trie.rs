@@ -1,6 +1,6 @@
 //! Splits a set of rules over chains so that no chain holds more than [`FANOUT`] verdicts and [`FANOUT`] jumps.
 //!
-//! The boundaries are fixed, [`LEVEL`](super::prefix::LEVEL) bits a level, on the listen address, then the port, then
+//! The boundaries are fixed, [`LEVEL`] bits a level, on the listen address, then the port, then
 //! the client, and levels that do not split are skipped; so the chains are a function of the set alone, and a change
 //! of one rule touches one leaf and, rarely, its parents.
 

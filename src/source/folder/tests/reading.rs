@@ -1,55 +1,16 @@
-//! Real files, a real watcher; every wait is bounded and ends with the event it waits for.
+//! What one reading of a folder gives.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
-use tokio::time::timeout;
-
-use crate::source::FileReport;
 
 use super::*;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn manifest(name: &str, upstream: &str) -> String {
-    format!(
-        "apiVersion: portforward.dev/v1alpha1
-kind: PortForward
-metadata: {{name: {name}}}
-spec:
-  client: {{addresses: [1.1.1.1]}}
-  internal: {{addresses: [192.168.0.2]}}
-  upstream: {{targets: [{{address: {upstream}}}]}}
-  ports: [{{name: http, port: 80}}]
-"
-    )
-}
-
-/// Refuses one upstream, so that a refusal can be told from a mistake in the text.
-fn check(object: &PortForward) -> Result<(), String> {
-    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err("spec.upstream: is nowhere".into()) } else { Ok(()) }
-}
-
-/// What is in force: name, upstream, generation.
-fn in_force(snapshot: &Snapshot) -> Vec<(String, String, i64)> {
-    let show = |sourced: &Sourced| {
-        let (meta, spec) = (&sourced.object.metadata, &sourced.object.spec);
-        (meta.name.clone().unwrap(), spec.upstream.targets[0].address.clone(), meta.generation.unwrap())
-    };
-    snapshot.forwards.iter().map(show).collect()
-}
-
-fn forward(name: &str, upstream: &str, generation: i64) -> (String, String, i64) {
-    (name.into(), upstream.into(), generation)
-}
-
-fn error(snapshot: &Snapshot, file: &str) -> String {
-    let report = snapshot.files.iter().find(|report| report.path == Path::new(file)).unwrap();
-    report.error.clone().unwrap_or_default()
-}
+use crate::source::FileReport;
+use crate::source::folder::{document, reading};
 
 /// A folder that is read when the test says so.
 struct Folder {
@@ -144,16 +105,53 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         ("apiVersion: v1\nkind: List\nitems: {}\n".into(), vec!["document 1", "items"]),
         ("just text".into(), vec!["document 1"]),
         (String::new(), vec!["empty"]),
-        ("a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\n".to_owned() + &"c: [*b,*b]\n".repeat(2), vec!["duplicate"]),
+        (format!("a: 1\n? {}\n: 1\na: 1\n", "x".repeat(100_000)), vec!["line"]),
+        ("[".repeat(100_000), vec!["line"]),
+        (format!("{good}bomb:\n{}", bomb()), vec!["line"]),
     ];
     for (text, wanted) in cases {
         let refusal = folder.refusal(&text);
         for part in wanted {
             assert!(refusal.contains(part), "{part} is not in {refusal:?} of\n{text}");
         }
+        assert!(!refusal.contains('\n') && refusal.len() < 1024, "{refusal}");
     }
     assert!(folder.refusal(b"kind: \xff\xfe").contains("UTF-8"));
     assert!(folder.refusal(vec![b'#'; 8 * 1024 * 1024 + 1]).contains("larger than 8388608"));
+}
+
+/// Few bytes that would become a billion strings.
+fn bomb() -> String {
+    let level = |level: usize| format!("- &l{} [{}]\n", level + 1, vec![format!("*l{level}"); 10].join(","));
+    "- &l0 x\n".to_owned() + &(0..9).map(level).collect::<String>()
+}
+
+#[test]
+fn a_file_that_brings_the_reader_down_harms_no_other() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", manifest("a", "255.255.255.255"));
+    folder.write("b.yaml", manifest("b", "3.3.3.3"));
+    let snapshot = folder.read();
+    assert!(error(&snapshot, "a.yaml").contains("brings its reader down"));
+    assert_eq!(in_force(&snapshot), [forward("b", "3.3.3.3", 1)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_text_brings_the_reader_down(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..6usize, "[\\PC\n\t:&*!%|>{}\\[\\]\"'#-]{0,4}"), 1..6)
+    ) {
+        let mut text: Vec<char> = (manifest("a", "3.3.3.3") + "---\n" + &manifest("b", "3.3.3.3")).chars().collect();
+        for (at, removed, inserted) in edits {
+            let at = at.index(text.len());
+            text.splice(at..(at + removed).min(text.len()), inserted.chars());
+        }
+        let text: String = text.into_iter().collect();
+        // Either is fine; a panic is not.
+        let _ = document::objects(&text, |_| Ok(()));
+    }
 }
 
 #[test]
@@ -240,7 +238,7 @@ fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_gen
     let remembered = |name: &str, origin: Option<&str>, generation: i64| {
         let mut object = document::objects(&manifest(name, "3.3.3.3"), check).unwrap().remove(0);
         object.metadata.generation = Some(generation);
-        Sourced { object, origin: origin.map(Into::into) }
+        Sourced { object: Arc::new(object), origin: origin.map(Into::into), trouble: None }
     };
     folder.contents = Contents::remembering(vec![
         remembered("broken", Some("broken.yaml"), 3),
@@ -266,8 +264,8 @@ fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_gen
 #[test]
 fn a_folder_that_cannot_be_read_is_an_error_and_no_empty_set() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = read(&dir.path().join("no"), check).unwrap_err().to_string();
-    assert!(missing.contains("/no: ") && missing.contains("No such file"), "{missing}");
+    let missing = format!("{:#}", anyhow::Error::from(read(&dir.path().join("no"), check).unwrap_err()));
+    assert!(missing.contains("/no: cannot be read") && missing.contains("No such file"), "{missing}");
     fs::write(dir.path().join("file"), "").unwrap();
     assert!(read(&dir.path().join("file"), check).is_err());
 }
@@ -280,134 +278,4 @@ fn ten_thousand_objects_fit_into_a_file() {
     let snapshot = folder.read();
     assert_eq!(error(&snapshot, "a.yaml"), "");
     assert_eq!(snapshot.forwards.len(), 10_000);
-}
-
-/// A folder with its watcher; the slow reading is off unless a test is about it.
-struct Watched {
-    dir: TempDir,
-    source: Source,
-    wake: Arc<Notify>,
-}
-
-impl Watched {
-    fn new(again: Duration, prepare: impl FnOnce(&Path)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        prepare(dir.path());
-        let wake = Arc::new(Notify::new());
-        let pace = Pace { quiet: Duration::from_millis(20), again, retry: Duration::from_millis(50), ..Pace::USUAL };
-        let source = watch_at(pace, dir.path().join("manifests"), Vec::new(), wake.clone(), check);
-        Self { dir, source, wake }
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.dir.path().join("manifests").join(file)
-    }
-
-    /// Waits until the snapshot is as wanted; every one on the way must hold some object.
-    async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
-        let found = self.source.current.wait_for(|now| now.as_deref().is_some_and(&wanted));
-        timeout(PATIENCE, found).await.expect("the folder should have been read by now").unwrap().clone().unwrap()
-    }
-}
-
-fn with_one(dir: &Path) {
-    fs::create_dir(dir.join("manifests")).unwrap();
-    fs::write(dir.join("manifests/a.yaml"), manifest("a", "3.3.3.3")).unwrap();
-}
-
-const NEVER: Duration = Duration::from_hours(1);
-
-#[tokio::test]
-async fn changes_are_seen_by_events_and_wake_the_sync_loop() {
-    let mut watched = Watched::new(NEVER, with_one);
-    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
-    timeout(PATIENCE, watched.wake.notified()).await.unwrap();
-
-    fs::write(watched.path("b.yaml"), manifest("b", "3.3.3.3")).unwrap();
-    watched.until(|now| now.forwards.len() == 2).await;
-    timeout(PATIENCE, watched.wake.notified()).await.unwrap();
-
-    fs::write(watched.path("new"), manifest("a", "4.4.4.4")).unwrap();
-    fs::rename(watched.path("new"), watched.path("a.yaml")).unwrap();
-    watched.until(|now| in_force(now)[0] == forward("a", "4.4.4.4", 2)).await;
-
-    fs::write(watched.path("b.yaml"), "{").unwrap();
-    let snapshot = watched.until(|now| !error(now, "b.yaml").is_empty()).await;
-    assert_eq!(snapshot.forwards.len(), 2);
-
-    fs::remove_file(watched.path("b.yaml")).unwrap();
-    watched.until(|now| now.forwards.len() == 1 && now.files.len() == 1).await;
-    assert_eq!(watched.source.complete().unwrap().forwards.len(), 1);
-}
-
-#[tokio::test]
-async fn nothing_is_known_before_the_folder_was_there() {
-    let mut watched = Watched::new(NEVER, |_| ());
-    assert_eq!(watched.source.complete(), None);
-    let prepared = watched.dir.path().join("prepared");
-    fs::create_dir(&prepared).unwrap();
-    fs::write(prepared.join("a.yaml"), manifest("a", "3.3.3.3")).unwrap();
-    fs::rename(&prepared, watched.path("")).unwrap();
-    let first = watched.until(|_| true).await;
-    assert_eq!(in_force(&first), [forward("a", "3.3.3.3", 1)]);
-}
-
-#[tokio::test]
-async fn a_folder_that_is_gone_changes_nothing_and_its_successor_is_watched() {
-    let mut watched = Watched::new(NEVER, with_one);
-    watched.until(|now| now.forwards.len() == 1).await;
-    fs::remove_dir_all(watched.path("")).unwrap();
-    let prepared = watched.dir.path().join("prepared");
-    fs::create_dir(&prepared).unwrap();
-    fs::write(prepared.join("a.yaml"), manifest("a", "3.3.3.3")).unwrap();
-    fs::write(prepared.join("b.yaml"), manifest("b", "3.3.3.3")).unwrap();
-    fs::rename(&prepared, watched.path("")).unwrap();
-    watched.until(|now| now.forwards.len() == 2).await;
-    fs::write(watched.path("c.yaml"), manifest("c", "3.3.3.3")).unwrap();
-    let snapshot = watched.until(|now| now.forwards.len() == 3).await;
-    assert_eq!(in_force(&snapshot)[0], forward("a", "3.3.3.3", 1));
-}
-
-#[tokio::test]
-async fn a_mounted_config_map_is_swapped_whole() {
-    let mut watched = Watched::new(NEVER, |dir| {
-        let folder = dir.join("manifests");
-        fs::create_dir_all(folder.join("..1")).unwrap();
-        fs::write(folder.join("..1/a.yaml"), manifest("a", "3.3.3.3")).unwrap();
-        symlink("..1", folder.join("..data")).unwrap();
-        symlink("..data/a.yaml", folder.join("a.yaml")).unwrap();
-    });
-    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
-    fs::create_dir(watched.path("..2")).unwrap();
-    fs::write(watched.path("..2/a.yaml"), manifest("a", "4.4.4.4")).unwrap();
-    symlink("..2", watched.path("..data_tmp")).unwrap();
-    fs::rename(watched.path("..data_tmp"), watched.path("..data")).unwrap();
-    let snapshot = watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
-    assert_eq!(snapshot.files.len(), 1);
-}
-
-#[tokio::test]
-async fn a_change_without_an_event_is_found_by_reading_again() {
-    let mut watched = Watched::new(Duration::from_millis(50), |dir| {
-        fs::create_dir(dir.join("manifests")).unwrap();
-        fs::write(dir.join("outside"), manifest("a", "3.3.3.3")).unwrap();
-        symlink("../outside", dir.join("manifests/a.yaml")).unwrap();
-    });
-    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
-    fs::write(watched.dir.path().join("outside"), manifest("a", "4.4.4.4")).unwrap();
-    watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
-}
-
-#[tokio::test]
-async fn the_task_ends_with_its_last_source() {
-    let watched = Watched::new(NEVER, with_one);
-    let weak = Arc::downgrade(&watched.wake);
-    let Watched { dir: _dir, source, wake } = watched;
-    drop((source, wake));
-    let ended = async {
-        while weak.upgrade().is_some() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, ended).await.unwrap();
 }

@@ -1,0 +1,44 @@
+//! Real files, a real watcher; every wait is bounded and ends with the event it waits for.
+
+mod reading;
+mod watching;
+
+use super::*;
+
+fn manifest(name: &str, upstream: &str) -> String {
+    format!(
+        "apiVersion: portforward.dev/v1alpha1
+kind: PortForward
+metadata: {{name: {name}}}
+spec:
+  client: {{addresses: [1.1.1.1]}}
+  internal: {{addresses: [192.168.0.2]}}
+  upstream: {{targets: [{{address: {upstream}}}]}}
+  ports: [{{name: http, port: 80}}]
+"
+    )
+}
+
+/// Refuses one upstream, so that a refusal can be told from a mistake in the text.
+fn check(object: &PortForward) -> Result<(), String> {
+    assert_ne!(object.spec.upstream.targets[0].address, "255.255.255.255", "a fault of the check");
+    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err("spec.upstream: is nowhere".into()) } else { Ok(()) }
+}
+
+/// What is in force: name, upstream, generation.
+fn in_force(snapshot: &Snapshot) -> Vec<(String, String, i64)> {
+    let show = |sourced: &Sourced| {
+        let (meta, spec) = (&sourced.object.metadata, &sourced.object.spec);
+        (meta.name.clone().unwrap(), spec.upstream.targets[0].address.clone(), meta.generation.unwrap())
+    };
+    snapshot.forwards.iter().map(show).collect()
+}
+
+fn forward(name: &str, upstream: &str, generation: i64) -> (String, String, i64) {
+    (name.into(), upstream.into(), generation)
+}
+
+fn error(snapshot: &Snapshot, file: &str) -> String {
+    let report = snapshot.files.iter().find(|report| report.path == Path::new(file)).unwrap();
+    report.error.clone().unwrap_or_default()
+}

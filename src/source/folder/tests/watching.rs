@@ -1,0 +1,144 @@
+//! What the task makes of changes, with the real watcher.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with its watcher; the slow reading is off unless a test is about it.
+struct Watched {
+    dir: TempDir,
+    source: Source,
+    wake: Arc<Notify>,
+}
+
+impl Watched {
+    fn new(again: Duration, prepare: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let wake = Arc::new(Notify::new());
+        let pace = Pace { quiet: Duration::from_millis(20), again, retry: Duration::from_millis(50), ..Pace::USUAL };
+        let source = watch_at(pace, dir.path().join("manifests"), Contents::default(), wake.clone(), check);
+        Self { dir, source, wake }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join("manifests").join(file)
+    }
+
+    /// Waits until the snapshot is as wanted; every one on the way must hold some object.
+    async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let found = self.source.current.wait_for(|now| {
+            assert!(now.as_ref().is_none_or(|now| !now.forwards.is_empty()), "an empty set in between");
+            now.as_deref().is_some_and(&wanted)
+        });
+        timeout(PATIENCE, found).await.expect("the folder should have been read by now").unwrap().clone().unwrap()
+    }
+}
+
+fn with_one(dir: &Path) {
+    fs::create_dir(dir.join("manifests")).unwrap();
+    fs::write(dir.join("manifests/a.yaml"), manifest("a", "3.3.3.3")).unwrap();
+}
+
+const NEVER: Duration = Duration::from_hours(1);
+
+#[tokio::test]
+async fn changes_are_seen_by_events_and_wake_the_sync_loop() {
+    let mut watched = Watched::new(NEVER, with_one);
+    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
+    timeout(PATIENCE, watched.wake.notified()).await.unwrap();
+
+    fs::write(watched.path("b.yaml"), manifest("b", "3.3.3.3")).unwrap();
+    watched.until(|now| now.forwards.len() == 2).await;
+    timeout(PATIENCE, watched.wake.notified()).await.unwrap();
+
+    fs::write(watched.path("new"), manifest("a", "4.4.4.4")).unwrap();
+    fs::rename(watched.path("new"), watched.path("a.yaml")).unwrap();
+    watched.until(|now| in_force(now)[0] == forward("a", "4.4.4.4", 2)).await;
+
+    fs::write(watched.path("b.yaml"), "{").unwrap();
+    let snapshot = watched.until(|now| !error(now, "b.yaml").is_empty()).await;
+    assert_eq!(snapshot.forwards.len(), 2);
+
+    fs::remove_file(watched.path("b.yaml")).unwrap();
+    watched.until(|now| now.forwards.len() == 1 && now.files.len() == 1).await;
+    assert_eq!(watched.source.complete().unwrap().forwards.len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_known_before_the_folder_was_there() {
+    let mut watched = Watched::new(NEVER, |_| ());
+    assert_eq!(watched.source.complete(), None);
+    let prepared = watched.dir.path().join("prepared");
+    fs::create_dir(&prepared).unwrap();
+    fs::write(prepared.join("a.yaml"), manifest("a", "3.3.3.3")).unwrap();
+    fs::rename(&prepared, watched.path("")).unwrap();
+    let first = watched.until(|_| true).await;
+    assert_eq!(in_force(&first), [forward("a", "3.3.3.3", 1)]);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_changes_nothing_and_its_successor_is_watched() {
+    let mut watched = Watched::new(NEVER, with_one);
+    watched.until(|now| now.forwards.len() == 1).await;
+    fs::remove_dir_all(watched.path("")).unwrap();
+    let prepared = watched.dir.path().join("prepared");
+    fs::create_dir(&prepared).unwrap();
+    fs::write(prepared.join("a.yaml"), manifest("a", "3.3.3.3")).unwrap();
+    fs::write(prepared.join("b.yaml"), manifest("b", "3.3.3.3")).unwrap();
+    fs::rename(&prepared, watched.path("")).unwrap();
+    watched.until(|now| now.forwards.len() == 2).await;
+    fs::write(watched.path("c.yaml"), manifest("c", "3.3.3.3")).unwrap();
+    let snapshot = watched.until(|now| now.forwards.len() == 3).await;
+    assert_eq!(in_force(&snapshot)[0], forward("a", "3.3.3.3", 1));
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_swapped_whole() {
+    let mut watched = Watched::new(NEVER, |dir| {
+        let folder = dir.join("manifests");
+        fs::create_dir_all(folder.join("..1")).unwrap();
+        fs::write(folder.join("..1/a.yaml"), manifest("a", "3.3.3.3")).unwrap();
+        symlink("..1", folder.join("..data")).unwrap();
+        symlink("..data/a.yaml", folder.join("a.yaml")).unwrap();
+    });
+    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
+    fs::create_dir(watched.path("..2")).unwrap();
+    fs::write(watched.path("..2/a.yaml"), manifest("a", "4.4.4.4")).unwrap();
+    symlink("..2", watched.path("..data_tmp")).unwrap();
+    fs::rename(watched.path("..data_tmp"), watched.path("..data")).unwrap();
+    let snapshot = watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
+    assert_eq!(snapshot.files.len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_without_an_event_is_found_by_reading_again() {
+    let mut watched = Watched::new(Duration::from_millis(50), |dir| {
+        fs::create_dir(dir.join("manifests")).unwrap();
+        fs::write(dir.join("outside"), manifest("a", "3.3.3.3")).unwrap();
+        symlink("../outside", dir.join("manifests/a.yaml")).unwrap();
+    });
+    watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
+    fs::write(watched.dir.path().join("outside"), manifest("a", "4.4.4.4")).unwrap();
+    watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
+}
+
+#[tokio::test]
+async fn the_task_ends_with_its_last_source() {
+    let watched = Watched::new(NEVER, with_one);
+    let weak = Arc::downgrade(&watched.wake);
+    let Watched { dir: _dir, source, wake } = watched;
+    drop((source, wake));
+    let ended = async {
+        while weak.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
+}
