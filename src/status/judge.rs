@@ -145,18 +145,19 @@ fn withdrawn(applied: &Applied) -> Vec<Judged> {
 }
 
 fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
+    if let Some((reason, message)) = failure(applied) {
+        let broken = |kind| Judged::new(kind, State::False, reason, message.clone());
+        return vec![accepted(), broken(Type::Programmed), broken(Type::Ready)];
+    }
     let obstacles = obstacles(verdict, applied);
-    let broken = failure(applied).or_else(|| unprogrammed_route(&obstacles));
-    let (programmed, ready) = match broken {
-        Some((reason, message)) => (
-            Judged::new(Type::Programmed, State::False, reason, message.clone()),
-            Judged::new(Type::Ready, State::False, reason, message),
-        ),
-        None => (
-            Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned"),
-            ready(verdict, applied, &obstacles),
-        ),
+    let programmed = match unprogrammed_route(&obstacles) {
+        Some((reason, message)) => Judged::new(Type::Programmed, State::False, reason, message),
+        None => {
+            Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned")
+        }
     };
+    // The worst of what is known: a route that the kernel refuses may have its reason in a link that is down.
+    let ready = ready(verdict, applied, &obstacles);
     vec![accepted(), programmed, ready]
 }
 
