@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod dataplane;
 mod durable;
 pub mod forward;
@@ -19,3 +20,4 @@ pub mod publish;
 pub mod record;
 pub mod source;
 pub mod status;
+mod words;

@@ -1,14 +1,21 @@
-//! The six steps that an administrator does by hand, on the bed: what they give, and what they do besides.
+//! The six steps that an administrator does by hand, on the bed: what they give, what they do besides, and where the
+//! seed's manifest gives the same and where less.
 //!
 //! This also proves the bed: its hosts, servers and probes see what the design's first page says.
 
 mod bed;
 
+use std::collections::BTreeMap;
+
+use bed::agent::{Agent, AgentOptions, Manifests, operator};
 use bed::client::{ANSWER, Connection, Silence};
-use bed::kernel::Variant;
+use bed::kernel::{Variant, on_both_variants};
 use bed::observe::{Observation, Observations, answered, observe};
 use bed::server::Server;
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, Proxy, SECOND_CLIENT, SERVER};
+
+/// The seed as a manifest: the example of the design, section 3.
+const MANIFEST: &str = include_str!("../examples/bank-a-web.yaml");
 
 /// The six steps of the design, section 1, word for word (the route as `ip` writes it).
 fn do_by_hand(proxy: &Proxy, variant: Variant) {
@@ -62,6 +69,74 @@ fn the_literal_rules_forward_both_ways_and_too_much_by_nft() {
 fn the_literal_rules_forward_both_ways_and_too_much_by_legacy() {
     the_hand_made_node(Variant::Legacy);
 }
+
+/// Every probe of which the manifest gives something else than the hand-made rules: by hand first, then by manifest.
+fn stricter() -> BTreeMap<&'static str, [Observation; 2]> {
+    let refused = Observation::Silent(Silence::Refused);
+    BTreeMap::from([
+        // Rule 1 lets anybody on the line use the forward; ours only the client.
+        ("neighbour to internal:80", [answered((SERVER, 80), NEIGHBOUR), refused]),
+        ("second client to internal:80", [answered((SERVER, 80), SECOND_CLIENT), refused]),
+        // Rule 2 rewrites everything that the client sends through the node; ours only what it sends to the forward.
+        ("client past the forward to server:80", [answered((SERVER, 80), EXTERNAL), answered((SERVER, 80), CLIENT)]),
+        ("client past the forward to server:8080", [answered((SERVER, 8080), EXTERNAL), answered((SERVER, 8080), CLIENT)]),
+        // Rule 3 takes every TCP port from the server, whomever it means; ours only what it sends to the external address.
+        ("server past the forward to client:8443", [answered((CLIENT, 80), INTERNAL), answered((CLIENT, 8443), SERVER)]),
+        ("server past the forward to neighbour:80", [answered((CLIENT, 80), INTERNAL), answered((NEIGHBOUR, 80), SERVER)]),
+    ])
+}
+
+/// Sets one node up by hand and another by the manifest, and compares what every probe saw; `by_manifest` gives what has
+/// to live until then.
+fn compare<T>(variant: Variant, by_manifest: impl FnOnce(&Bed) -> T) {
+    let (by_hand, by_manifest) = std::thread::scope(|scope| {
+        let by_hand = scope.spawn(|| {
+            let bed = Bed::new();
+            do_by_hand(bed.proxy(), variant);
+            observe(&bed)
+        });
+        let bed = Bed::new();
+        let living = by_manifest(&bed);
+        let by_manifest = observe(&bed);
+        drop(living);
+        (by_hand.join().unwrap(), by_manifest)
+    });
+    let both = by_hand.keys().map(|probe| (*probe, [by_hand[probe], by_manifest[probe]]));
+    let differing: BTreeMap<_, _> = both.filter(|(_, [by_hand, by_manifest])| by_hand != by_manifest).collect();
+    assert_eq!(differing, stricter());
+    assert_eq!(by_hand.len(), by_manifest.len());
+    expect(&by_manifest, "client to internal:80", answered((SERVER, 80), EXTERNAL));
+    expect(&by_manifest, "server to external:8443", answered((CLIENT, 80), INTERNAL));
+}
+
+fn the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so(variant: Variant) {
+    compare(variant, |bed| {
+        let manifests = Manifests::new(bed.proxy());
+        manifests.put("bank-a-web.yaml", MANIFEST);
+        let agent = Agent::start(bed.proxy(), &manifests, &AgentOptions::new(variant));
+        agent.wait_ready("leased-lines/bank-a-web");
+        agent
+    });
+}
+
+fn what_render_prints_does_the_same_once_it_is_loaded(variant: Variant) {
+    compare(variant, |bed| {
+        let proxy = bed.proxy();
+        let file = proxy.files().join("bank-a-web.yaml");
+        std::fs::write(&file, MANIFEST).unwrap();
+        let options = ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()];
+        let rendered = operator(proxy, options);
+        assert!(rendered.status.success(), "{rendered:?}");
+        let text = String::from_utf8(rendered.stdout).unwrap();
+        proxy.iptables_restore(variant, &text);
+        text.lines().filter_map(|line| line.strip_prefix("# ip ")).for_each(|route| drop(proxy.netns.ip(route)));
+    });
+}
+
+on_both_variants![
+    the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so,
+    what_render_prints_does_the_same_once_it_is_loaded,
+];
 
 #[test]
 fn a_bare_proxy_translates_nothing() {

@@ -19,10 +19,11 @@ pub use remembered::Memory;
 
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::ForwardKey;
+use crate::model::Facts;
 use crate::node::{FactsError, Observer};
 use crate::plan::{Candidate, Plan, Policy, plan};
-use crate::source::{Snapshot, Source};
-use crate::status::{Judgement, judge};
+use crate::source::{Snapshot, Source, Undecoded};
+use crate::status::{Judgement, judge, unknown_form};
 use changes::Changes;
 
 /// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
@@ -74,7 +75,7 @@ pub struct Node<D> {
 pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let mut changes = Changes::default();
     let started = Instant::now();
-    let (mut pause, mut coalesce) = (Duration::ZERO, COALESCE);
+    let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
     loop {
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
         tokio::time::sleep(coalesce).await;
@@ -86,16 +87,24 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         let outcome = node.sync(&snapshot, &mut changes).await;
         let took = begun.elapsed();
         coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
+        if matches!(outcome, Outcome::Compared) {
+            comparison = took;
+        }
         pause = match outcome {
             // A comparison that nothing asked for takes no more than a fiftieth of the time.
-            Outcome::Done => node.pace.every.max(took * 50),
+            Outcome::Compared | Outcome::Written => node.pace.every.max(comparison * 50),
             Outcome::Failed => RETRY,
         };
     }
 }
 
+/// What became of one sync.
 enum Outcome {
-    Done,
+    /// Everything was as planned.
+    Compared,
+    /// Something was written, which takes longer, and now everything is as planned.
+    Written,
+    /// Something is not as planned.
     Failed,
 }
 
@@ -126,7 +135,11 @@ impl<D: Dataplane> Node<D> {
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
-        if applied.is_complete() { Outcome::Done } else { Outcome::Failed }
+        match (applied.is_complete(), applied.changed()) {
+            (true, false) => Outcome::Compared,
+            (true, true) => Outcome::Written,
+            (false, _) => Outcome::Failed,
+        }
     }
 }
 
@@ -152,12 +165,34 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let facts = observer.facts().await?;
+    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
     let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
     let plan = plan(&facts, &candidates, policy, memory.served());
     let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
-    let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
+    let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
+}
+
+/// What this node says of every object, also of those whose newest content it cannot decode.
+fn judgements(snapshot: &Snapshot, plan: &Plan, applied: &Applied) -> BTreeMap<ForwardKey, Judgement> {
+    let mut judgements: BTreeMap<ForwardKey, Judgement> =
+        plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, applied))).collect();
+    for sourced in &snapshot.forwards {
+        let key = Candidate::key(&sourced.object);
+        if let Some(error) = &sourced.trouble
+            && let Some(judgement) = judgements.remove(&key)
+        {
+            judgements.insert(key, judgement.outdated(error));
+        }
+    }
+    for Undecoded { metadata, error, .. } in &snapshot.undecoded {
+        let key = ForwardKey {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        };
+        judgements.insert(key, unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
+    }
+    judgements
 }
 
 /// An error's causes, for a log field.

@@ -90,7 +90,7 @@ pub fn objects(
     let with_status = |object: &PortForward| {
         let key = Candidate::key(object);
         let status = judgements.get(&key).map(|judgement| merge(node, judgement, previous.get(&key), now));
-        PortForward { status, ..object.clone() }
+        PortForward { status, ..PortForward::clone(object) }
     };
     snapshot.forwards.iter().map(|sourced| with_status(&sourced.object)).collect()
 }

@@ -1,6 +1,6 @@
 //! What this node last applied: in memory for the next sync, on disk for the next start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,7 +27,12 @@ impl Memory {
     /// Goes on from `record`, or from nothing.
     #[must_use]
     pub fn new(state_dir: PathBuf, node: &str, record: Option<Record>) -> Self {
-        let record = record.unwrap_or_else(|| Record { node: node.to_owned(), forwards: Vec::new(), in_force: Vec::new() });
+        let record = record.unwrap_or_else(|| Record {
+            node: node.to_owned(),
+            labels: BTreeMap::new(),
+            forwards: Vec::new(),
+            in_force: Vec::new(),
+        });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
         let serves = |forward: &Forward| {
             forward.is_in_force() && forward.translations().iter().all(|translation| in_force.contains(translation))
@@ -58,13 +63,14 @@ impl Memory {
     /// The objects that were last applied, as a complete set; `None` if there never were any.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let forwards = self.record.forwards.clone();
-        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, files: Vec::new() }))
+        let Record { forwards, labels, .. } = self.record.clone();
+        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, ..Snapshot::default() }))
     }
 
     /// Remembers that everything is done: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Snapshot, desired: &Desired, served: BTreeSet<ForwardKey>) {
         self.record.forwards.clone_from(&snapshot.forwards);
+        self.record.labels.clone_from(&snapshot.labels);
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.in_force.clone_from(&desired.translations);
         self.served = served;

@@ -1,5 +1,6 @@
 //! `agent`: keeps this node's kernel as the forwards ask for.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use super::Exit;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, remembered};
+use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
+use crate::cluster::{self, Connection, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
-use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::Forward;
 use crate::node::{Observer, watch};
 use crate::plan::Policy;
@@ -27,15 +28,21 @@ use crate::source::folder;
     after_help = "Stopping the agent (SIGTERM, Ctrl-C) leaves rules, routes and connections as they are.\nA file that does not parse, or holds a refused object, leaves its last good content in force."
 )]
 pub(super) struct AgentOptions {
-    /// The folder of PortForward manifests (*.yaml, *.yml, *.json) to carry out, watched for changes
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
-    /// Where the status of every forward is kept as JSON; default: status.json in the state directory
-    #[arg(long, value_name = "FILE")]
+    /// Work without an API server: on the PortForward manifests (*.yaml, *.yml, *.json) of this folder, watched for changes
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "namespace"])]
+    manifests: Option<PathBuf>,
+    /// With --manifests: where the status of every forward is kept as JSON; default: status.json in the state directory
+    #[arg(long, value_name = "FILE", requires = "manifests")]
     status_file: Option<PathBuf>,
-    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
-    #[arg(long)]
-    set_ip_forward: bool,
+    /// With --manifests: a label of this node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label, requires = "manifests")]
+    node_labels: Vec<(String, String)>,
+    /// How to reach the API server; default: KUBECONFIG, ~/.kube/config, or what a pod is given
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace of the agents, where each keeps its Lease
+    #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
+    namespace: String,
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
@@ -56,32 +63,48 @@ const fn pace(variant: Variant) -> Pace {
 
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
-    let _lock = record::lock(&options.state.state_dir)?;
+    let state_dir = options.state.state_dir.clone();
+    let _lock = record::lock(&state_dir)?;
     let variant = options.kernel.variant().await?;
-    let record = remembered(&options.state.state_dir, &name);
-    info!(node = name, %variant, manifests = %options.manifests.display(), state = %options.state.state_dir.display(), "agent starts");
-    let memory = Memory::new(options.state.state_dir.clone(), &name, record);
+    let memory = Memory::new(state_dir.clone(), &name, remembered(&state_dir, &name));
     let wake = Arc::new(Notify::new());
     let _watch = watch(&wake);
-    let source = folder::watch(options.manifests, memory.forwards().to_vec(), Arc::clone(&wake), check);
     let (reports, newest) = watch::channel(None);
-    let status_file = options.status_file.unwrap_or_else(|| options.state.state_dir.join("status.json"));
-    let publisher = Publisher::new(name, StatusFile::new(status_file));
-    let node = Node {
+    let node = |source, observer, memory| Node {
         source,
-        observer: Observer::new(options.policy.labels(), [].into()),
-        dataplane: Kernel::new(variant, if options.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave }),
-        policy: Policy { reserved_ports: options.policy.reserved_ports.0 },
+        observer,
+        dataplane: options.kernel.kernel(variant),
+        policy: Policy { reserved_ports: options.policy.reserved_ports.0.clone() },
         memory,
-        wake,
+        wake: Arc::clone(&wake),
         reports,
         pace: pace(variant),
     };
+    let state = state_dir.display();
+    if let Some(folder) = &options.manifests {
+        info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
+        let labels = options.node_labels.iter().cloned().collect();
+        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
+        let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
+        let publisher = Publisher::new(name, StatusFile::new(status_file));
+        until_stopped(agent::run(node(source, Observer::default(), memory)), agent::publish(publisher, newest)).await
+    } else {
+        let Connection { client, api_servers, url } = connect(options.kubeconfig.as_deref()).await?;
+        info!(node = name, %variant, %state, server = url, namespace = options.namespace, "agent starts");
+        let remembered = memory.snapshot().unwrap_or_default();
+        let cluster = cluster::join(client, &name, &options.namespace, &remembered, &wake);
+        let node = node(cluster.source.clone(), Observer::new(api_servers), memory);
+        Box::pin(until_stopped(agent::run(node), cluster::publish(&cluster, &name, newest))).await
+    }
+}
+
+/// Runs the sync loop and the publisher until a signal says to stop.
+async fn until_stopped(run: impl Future<Output = ()>, publish: impl Future<Output = ()>) -> anyhow::Result<Exit> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
     tokio::select! {
-        () = agent::run(node) => {}
-        () = agent::publish(publisher, newest) => {}
+        () = run => {}
+        () = publish => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -5,13 +5,16 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// The client logs every failed try; this program says each outage once.
+const DEFAULT_FILTER: &str = "info,kube_client=off";
+
 #[derive(Args, Debug)]
 pub(super) struct LogOptions {
     /// How log lines look on standard error
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto, env = "PORTFORWARD_LOG_FORMAT")]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace, also by module (tracing filter syntax)
-    #[arg(long, global = true, default_value = "info", env = "PORTFORWARD_LOG")]
+    #[arg(long, global = true, default_value = DEFAULT_FILTER, env = "PORTFORWARD_LOG")]
     log: String,
 }
 
@@ -29,7 +32,7 @@ enum LogFormat {
 pub(super) fn start(options: &LogOptions) {
     let (filter, trouble) = match options.log.parse::<EnvFilter>() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
     };
     // A kubelet tells every container where the API server is.
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();

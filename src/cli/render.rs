@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use super::exit::{print, with_runtime};
-use super::options::PolicyOptions;
+use super::options::{PolicyOptions, label};
 use crate::api::PortForward;
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
@@ -32,6 +32,9 @@ pub(super) struct RenderOptions {
     /// Plan for this node, as it is now, and not for one that holds every address
     #[arg(long)]
     this_node: bool,
+    /// A label of the node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
+    node_labels: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyOptions,
 }
@@ -71,15 +74,15 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
 }
 
 fn facts(options: &RenderOptions, candidates: &[Candidate]) -> anyhow::Result<Facts> {
-    let labels = options.policy.labels();
+    let labels = options.node_labels.iter().cloned().collect();
     if options.this_node {
-        let observer = Observer::new(labels, [].into());
         let mut facts = None;
         with_runtime(async {
-            facts = Some(observer.facts().await?);
+            facts = Some(Observer::default().facts().await?);
             Ok(Exit::Done)
         })?;
-        facts.context("the facts of this node were not read")
+        let facts = facts.context("the facts of this node were not read")?;
+        Ok(Facts { labels, ..facts })
     } else {
         Ok(assumed_facts(labels, candidates))
     }
@@ -92,7 +95,7 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
     if manifests.is_dir() {
         let snapshot = folder::read(manifests, super::agent::check)?;
         let broken = snapshot.files.iter().filter_map(|file| Some((file.path.display().to_string(), Err(file.error.clone()?))));
-        let objects = snapshot.forwards.iter().map(|sourced| sourced.object.clone()).collect();
+        let objects = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
         return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
     }
     let mut text = String::new();

@@ -2,8 +2,10 @@
 //!
 //! Decides what of a text is believed. Must not touch a disk.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -30,6 +32,7 @@ struct Envelope {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Content {
     node: String,
+    labels: BTreeMap<String, String>,
     forwards: Vec<Value>,
     in_force: Vec<Value>,
 }
@@ -44,7 +47,7 @@ struct Entry {
 /// The text of `record`; equal records have equal texts.
 pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     let entry = |sourced: &Sourced| {
-        let mut object = serde_json::to_value(&sourced.object)?;
+        let mut object = serde_json::to_value(&*sourced.object)?;
         // What changes with every report was not asked for, and would have the record written each time.
         for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
             object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
@@ -53,6 +56,7 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     };
     let content = Content {
         node: record.node.clone(),
+        labels: record.labels.clone(),
         forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
@@ -86,7 +90,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
 fn believe(content: Content) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
-    let mut record = Record { node: content.node, forwards: Vec::new(), in_force: Vec::new() };
+    let mut record = Record { node: content.node, labels: content.labels, forwards: Vec::new(), in_force: Vec::new() };
     for (number, entry) in content.forwards.into_iter().enumerate() {
         match forward(entry) {
             Ok(sourced) => record.forwards.push(sourced),
@@ -105,8 +109,8 @@ fn believe(content: Content) -> Loaded {
 
 fn forward(entry: Value) -> Result<Sourced, String> {
     let Entry { object, origin } = serde_json::from_value(entry).map_err(|error| error.to_string())?;
-    let object = api::decode(object).map_err(|error| error.to_string())?;
-    Ok(Sourced { object, origin })
+    let object = Arc::new(api::decode(object).map_err(|error| error.to_string())?);
+    Ok(Sourced { object, origin, trouble: None })
 }
 
 /// SHA-256 of the compact JSON of `content`, in hexadecimal.

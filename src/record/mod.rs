@@ -10,6 +10,7 @@ mod error;
 mod lock;
 mod translation;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::Translation;
@@ -24,6 +25,8 @@ pub use lock::{Lock, lock};
 pub struct Record {
     /// The name of the node.
     pub node: String,
+    /// The labels of the node.
+    pub labels: BTreeMap<String, String>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
     /// The translations that were in force.

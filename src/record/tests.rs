@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -45,11 +46,13 @@ fn translation(interface: Option<&str>, port: Option<u16>, source: SourceNat) ->
 
 fn record() -> Record {
     let sourced = |name: &str, origin: Option<&str>| Sourced {
-        object: api::decode(object(name)).unwrap(),
+        object: Arc::new(api::decode(object(name)).unwrap()),
         origin: origin.map(PathBuf::from),
+        trouble: None,
     };
     Record {
         node: NODE.into(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
         in_force: vec![
             translation(Some("eth1"), Some(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
@@ -93,8 +96,9 @@ fn no_record_is_no_error() {
 fn equal_content_is_not_written_again() {
     let (_parent, dir) = stored();
     let mut record = record();
-    record.forwards[0].object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
-    record.forwards[0].object.metadata.resource_version = Some("8".into());
+    let object = Arc::make_mut(&mut record.forwards[0].object);
+    object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
+    object.metadata.resource_version = Some("8".into());
     assert_eq!(store(&dir, &record).unwrap(), Stored::Unchanged);
     record.in_force.pop();
     assert_eq!(store(&dir, &record).unwrap(), Stored::Written);

@@ -5,20 +5,35 @@
 
 pub mod folder;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kube::core::ObjectMeta;
 use tokio::sync::watch;
 
-use crate::api::PortForward;
+use crate::api::{PortForward, PortForwardStatus};
 
 /// An object and where it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sourced {
     /// The object; `metadata.name`, `metadata.namespace` and `metadata.generation` are set.
-    pub object: PortForward,
+    pub object: Arc<PortForward>,
     /// The file, relative to its folder; `None` for one from the API server.
     pub origin: Option<PathBuf>,
+    /// Why a newer content of the object could not be decoded; `object` is then the last one that could.
+    pub trouble: Option<String>,
+}
+
+/// An object that could not be decoded and never could before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Undecoded {
+    /// What is known of it: its metadata, and the status that it has.
+    pub metadata: ObjectMeta,
+    /// The status that it has.
+    pub status: Option<PortForwardStatus>,
+    /// What is wrong, for people.
+    pub error: String,
 }
 
 /// The complete set of objects at one moment.
@@ -28,6 +43,10 @@ pub struct Snapshot {
     pub forwards: Vec<Sourced>,
     /// Every file that was read, ordered by path; empty where objects come from the API server.
     pub files: Vec<FileReport>,
+    /// Every object that cannot be planned with, because this program does not know its form.
+    pub undecoded: Vec<Undecoded>,
+    /// The labels of this node, for `nodeSelector`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What reading one file gave.

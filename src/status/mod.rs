@@ -5,10 +5,12 @@
 mod condition;
 mod judge;
 mod summary;
+mod writes;
 
 #[cfg(test)]
 mod tests;
 
-pub use condition::{Judged, Reason, State, Type};
-pub use judge::{Judgement, judge};
+pub use condition::{Circumstance, Judged, Reason, State, Type};
+pub use judge::{Judgement, Standing, judge, unknown_form};
 pub use summary::{merge, node_status, summary};
+pub use writes::{View, Write};

@@ -1,53 +1,28 @@
-//! The status of an object: what each node says of it, and the summary that follows from that.
+//! The summary of an object's status: a pure function of what its nodes say and of which agents live.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::{Judged, Reason, State, Type};
-use super::judge::Judgement;
+use super::condition::{Circumstance, Judged, State, Type};
+use super::judge::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 
-/// This node's entry; `None` if it is no candidate.
+/// This node's entry; `None` if it has nothing to say: it is no candidate, or has nothing of the forward any more.
 #[must_use]
 pub fn node_status(node: &str, judgement: &Judgement, previous: Option<&NodeStatus>, now: Timestamp) -> Option<NodeStatus> {
-    let role = judgement.role?;
+    // What could not be withdrawn is still there: the node stays what it was until it is gone.
+    let stuck = judgement.standing == Standing::Withdrawn
+        && judgement.condition(Type::Programmed).is_some_and(|it| it.state != State::True);
+    let role = judgement.role.or_else(|| previous.filter(|_| stuck).map(|previous| previous.role))?;
     let before = previous.map_or(&[][..], |previous| &previous.conditions);
     Some(NodeStatus {
         node_name: node.to_owned(),
         role,
         observed_generation: Some(judgement.generation),
-        conditions: judgement.conditions.iter().map(|judged| judged.condition(judgement.generation, before, now)).collect(),
+        conditions: at(&judgement.conditions, judgement.generation, before, now),
     })
-}
-
-/// The summary of what the live nodes say. `own` is what the node that writes it says.
-#[must_use]
-pub fn summary(
-    own: &Judgement,
-    nodes: Vec<NodeStatus>,
-    previous: Option<&PortForwardStatus>,
-    now: Timestamp,
-) -> PortForwardStatus {
-    let before = previous.map_or(&[][..], |previous| &previous.conditions);
-    let active: Vec<&NodeStatus> = nodes.iter().filter(|node| node.role == Role::Active).collect();
-    let (active_node, generation, conditions) = match active.as_slice() {
-        [only] => (Some(only.node_name.clone()), only.observed_generation, taken_over(&only.conditions, before)),
-        [] => (
-            None,
-            Some(own.generation),
-            without_active(own).iter().map(|judged| judged.condition(own.generation, before, now)).collect(),
-        ),
-        [first, ..] => {
-            let names: Vec<&str> = active.iter().map(|node| node.node_name.as_str()).collect();
-            let message = format!("{} hold the internal address; leave it on one node", names.join(", "));
-            let several = Judged::new(Type::Ready, State::False, Reason::AddressOnSeveralNodes, message);
-            let mut conditions = taken_over(&first.conditions, before);
-            conditions.retain(|condition| condition.type_ != Type::Ready.as_str());
-            conditions.push(several.condition(own.generation, before, now));
-            (None, first.observed_generation, conditions)
-        }
-    };
-    PortForwardStatus { observed_generation: generation, conditions, active_node, nodes }
 }
 
 /// The status of an object that one node alone carries.
@@ -55,10 +30,43 @@ pub fn summary(
 pub fn merge(node: &str, judgement: &Judgement, previous: Option<&PortForwardStatus>, now: Timestamp) -> PortForwardStatus {
     let before = previous.and_then(|previous| previous.nodes.iter().find(|entry| entry.node_name == node));
     let nodes = node_status(node, judgement, before, now).into_iter().collect();
-    summary(judgement, nodes, previous, now)
+    let status = PortForwardStatus { nodes, ..previous.cloned().unwrap_or_default() };
+    summary(judgement, &status, &BTreeSet::from([node.to_owned()]), now)
 }
 
-/// The active node's conditions; a state that the summary had already keeps its time.
+/// `status` with the summary that follows from its entries and the agents that `live`. `own` is what the node that writes it says.
+#[must_use]
+pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<String>, now: Timestamp) -> PortForwardStatus {
+    let (alive, dead): (Vec<&NodeStatus>, Vec<&NodeStatus>) =
+        status.nodes.iter().partition(|entry| live.contains(&entry.node_name));
+    let active: Vec<&NodeStatus> = alive.iter().copied().filter(|entry| entry.role == Role::Active).collect();
+    let lost = dead.into_iter().find(|entry| entry.role == Role::Active);
+    let before = &status.conditions;
+    let mine = |conditions: &[Judged]| at(conditions, own.generation, before, now);
+    let (active_node, generation, conditions) = match (own.standing, active.as_slice()) {
+        (Standing::Refused, _) => (None, Some(own.generation), mine(&own.conditions)),
+        (Standing::Withdrawn, _) => (None, Some(own.generation), mine(&withdrawn(own, &alive))),
+        (_, [only]) => (Some(only.node_name.clone()), only.observed_generation, taken_over(&only.conditions, before)),
+        (_, [first, ..]) => {
+            let names: Vec<&str> = active.iter().map(|node| node.node_name.as_str()).collect();
+            let message = format!("{} hold the internal address; leave it on one node", names.join(", "));
+            let ready = Judged::new(Type::Ready, State::False, Circumstance::AddressOnSeveralNodes, message);
+            let generation = first.observed_generation;
+            (None, generation, replaced(&taken_over(&first.conditions, before), &[ready], generation, before, now))
+        }
+        (_, []) => match lost {
+            Some(lost) => (None, lost.observed_generation, unavailable(lost, before, now)),
+            None => (None, Some(own.generation), without_active(own, &alive, before, now)),
+        },
+    };
+    PortForwardStatus { observed_generation: generation, conditions, active_node, nodes: status.nodes.clone() }
+}
+
+fn at(conditions: &[Judged], generation: i64, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+    conditions.iter().map(|judged| judged.condition(generation, before, now)).collect()
+}
+
+/// A node's conditions; a state that the summary had already keeps its time.
 fn taken_over(conditions: &[Condition], before: &[Condition]) -> Vec<Condition> {
     let since = |condition: &Condition| {
         let same = before.iter().find(|before| before.type_ == condition.type_ && before.status == condition.status);
@@ -67,18 +75,59 @@ fn taken_over(conditions: &[Condition], before: &[Condition]) -> Vec<Condition> 
     conditions.iter().map(|condition| Condition { last_transition_time: since(condition), ..condition.clone() }).collect()
 }
 
-/// What is true where no node holds the address: the standby that writes this could take over, but nothing flows.
-fn without_active(own: &Judgement) -> Vec<Judged> {
+/// `conditions`, with those of the same types as `judged` replaced.
+fn replaced(
+    conditions: &[Condition],
+    judged: &[Judged],
+    generation: Option<i64>,
+    before: &[Condition],
+    now: Timestamp,
+) -> Vec<Condition> {
+    let replacement = |condition: &Condition| judged.iter().find(|judged| judged.kind.as_str() == condition.type_);
+    let one = |condition: &Condition| match replacement(condition) {
+        Some(judged) => judged.condition(generation.unwrap_or_default(), before, now),
+        None => condition.clone(),
+    };
+    conditions.iter().map(one).collect()
+}
+
+/// Switched off: withdrawn only once no live node has an entry any more.
+fn withdrawn(own: &Judgement, alive: &[&NodeStatus]) -> Vec<Judged> {
+    let mut conditions = own.conditions.clone();
+    let left: Vec<&str> = alive.iter().map(|entry| entry.node_name.as_str()).collect();
+    if !left.is_empty() {
+        let message = format!("mode is Disabled; waiting until {} has withdrawn it", left.join(", "));
+        for judged in conditions.iter_mut().filter(|judged| judged.kind != Type::Accepted && judged.state == State::True) {
+            *judged = Judged::new(judged.kind, State::False, Circumstance::Pending, message.clone());
+        }
+    }
+    conditions
+}
+
+/// The agent of the only active node is gone: its kernel may well go on, but nobody can tell.
+fn unavailable(lost: &NodeStatus, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+    let node = &lost.node_name;
+    let message = format!(
+        "the agent of {node}, the active node, has not renewed its Lease; what {node} does is not known; start its agent, or move the address"
+    );
+    let unknown = [Type::Programmed, Type::Ready]
+        .map(|kind| Judged::new(kind, State::Unknown, Circumstance::AgentUnavailable, message.clone()));
+    replaced(&taken_over(&lost.conditions, before), &unknown, lost.observed_generation, before, now)
+}
+
+/// No live node holds the address: a standby could take over, but nothing flows.
+fn without_active(own: &Judgement, alive: &[&NodeStatus], before: &[Condition], now: Timestamp) -> Vec<Condition> {
     let message = "no node holds the internal address; give it to an interface of a proxy node";
-    let flows_nowhere = |judged: &Judged| judged.kind == Type::Ready && judged.reason == Reason::Standby;
-    own.conditions
-        .iter()
-        .map(|judged| {
-            if flows_nowhere(judged) {
-                Judged::new(Type::Ready, State::False, Reason::NoActiveNode, message)
-            } else {
-                judged.clone()
-            }
-        })
-        .collect()
+    let nowhere = Judged::new(Type::Ready, State::False, Circumstance::NoActiveNode, message);
+    match alive.first() {
+        Some(first) => {
+            let conditions = taken_over(&first.conditions, before);
+            let ready = conditions
+                .iter()
+                .any(|condition| condition.type_ == Type::Ready.as_str() && condition.status == State::True.as_str());
+            let generation = first.observed_generation;
+            if ready { replaced(&conditions, &[nowhere], generation, before, now) } else { conditions }
+        }
+        None => at(&own.conditions, own.generation, before, now),
+    }
 }

@@ -119,6 +119,14 @@ impl Agent {
         self.report()?["items"].as_array()?.iter().find(named).cloned()
     }
 
+    /// Every forward of the report with the generation of its content.
+    pub(crate) fn generations(&self) -> Vec<(String, i64)> {
+        let report = self.report().unwrap_or_default();
+        let generation =
+            |item: &Value| Some((item["metadata"]["name"].as_str()?.to_owned(), item["metadata"]["generation"].as_i64()?));
+        report["items"].as_array().into_iter().flatten().filter_map(generation).collect()
+    }
+
     /// The error that the report gives for a file of the folder, if it gives one.
     pub(crate) fn file_error(&self, file: &str) -> Option<String> {
         let report = self.report()?;
@@ -151,6 +159,23 @@ impl Agent {
         }
     }
 
+    /// Waits until the report has so many forwards, and of each this node's own entry has the condition `True`, whatever
+    /// the summary says: it cannot be `Ready` where all that an agent knows of is a standby.
+    pub(crate) fn wait_nodes(&self, condition: &str, forwards: usize) {
+        self.wait_report(&format!("{forwards} forwards never became {condition} on this node"), |report| {
+            let items = report["items"].as_array().map_or(&[][..], Vec::as_slice);
+            items.len() == forwards && items.iter().all(|item| is_true_here(item, condition))
+        });
+    }
+
+    /// Waits until this node's own entry gives a condition this reason.
+    pub(crate) fn wait_node_reason(&self, key: &str, condition: &str, reason: &str) {
+        let found = || self.forward(key).and_then(|item| Some(node_condition(&item, condition)?["reason"] == reason));
+        if !eventually(PATIENCE, || found() == Some(true)) {
+            self.give_up(&format!("this node never said {condition} {reason} of {key}"));
+        }
+    }
+
     /// Waits for the report to hold.
     pub(crate) fn wait_report(&self, claim: &str, holds: impl Fn(&Value) -> bool) {
         if !eventually(PATIENCE, || self.report().is_some_and(|report| holds(&report))) {
@@ -169,6 +194,18 @@ impl Agent {
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("a child can be killed");
         self.process.wait().expect("a child can be waited for");
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) fn wait_log(&self, text: &str) {
+        if !eventually(PATIENCE, || self.log().contains(text)) {
+            self.give_up(&format!("the log never said: {text}"));
+        }
+    }
+
+    /// Its process, as others name it.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Whether it still runs.
@@ -194,6 +231,16 @@ impl Drop for Agent {
             eprintln!("--- log of the agent\n{}", self.log());
         }
     }
+}
+
+/// A condition of the one node that an agent without an API server knows: its own.
+fn node_condition<'a>(item: &'a Value, condition: &str) -> Option<&'a Value> {
+    item["status"]["nodes"][0]["conditions"].as_array()?.iter().find(|each| each["type"] == condition)
+}
+
+fn is_true_here(item: &Value, condition: &str) -> bool {
+    node_condition(item, condition)
+        .is_some_and(|found| found["status"] == "True" && found["observedGeneration"] == item["metadata"]["generation"])
 }
 
 /// Where the record of a proxy lies.

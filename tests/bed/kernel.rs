@@ -23,6 +23,19 @@ impl Variant {
     pub(crate) const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 }
 
+/// Makes tests `nft::NAME` and `legacy::NAME` of functions that take a [`Variant`].
+macro_rules! on_both_variants {
+    ($($name:ident),+ $(,)?) => {
+        mod nft {
+            $(#[test] fn $name() { super::$name($crate::bed::kernel::Variant::Nft); })+
+        }
+        mod legacy {
+            $(#[test] fn $name() { super::$name($crate::bed::kernel::Variant::Legacy); })+
+        }
+    };
+}
+pub(crate) use on_both_variants;
+
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -11,7 +11,7 @@
 //! The gateway, the neighbour and the router know the way back to everybody, so that what is not translated
 //! still arrives and shows its true address. Beds share nothing but the names' prefix and run side by side.
 //! Needs root, and the packages of `hack/prepare.sh`.
-#![allow(dead_code, reason = "every test binary builds the whole bed and uses its own part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary builds the whole bed and uses its own part of it")]
 
 pub(crate) mod agent;
 pub(crate) mod client;
@@ -19,6 +19,7 @@ pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod observe;
 pub(crate) mod server;
+pub(crate) mod site;
 pub(crate) mod wait;
 
 use std::net::Ipv4Addr;

@@ -157,11 +157,10 @@ fn listeners_of_this_namespace_are_seen_and_connections_are_not() {
 }
 
 #[test]
-fn labels_and_api_servers_are_those_given() {
+fn api_servers_are_those_given_and_labels_are_for_others_to_say() {
     inside(|| async {
-        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let servers = BTreeSet::from([address("10.0.0.1")]);
-        let facts = Observer::new(labels.clone(), servers.clone()).facts().await.unwrap();
-        assert_eq!((facts.labels, facts.api_servers), (labels, servers));
+        let facts = Observer::new(servers.clone()).facts().await.unwrap();
+        assert_eq!((facts.labels, facts.api_servers), (BTreeMap::new(), servers));
     });
 }

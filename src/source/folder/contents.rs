@@ -18,6 +18,8 @@ pub(super) struct Contents {
     good: BTreeMap<PathBuf, Arc<[PortForward]>>,
     /// How often each object's spec has changed, and what it is.
     generations: BTreeMap<Key, (i64, PortForwardSpec)>,
+    /// The labels of this node.
+    labels: BTreeMap<String, String>,
 }
 
 impl Contents {
@@ -25,14 +27,19 @@ impl Contents {
     pub(super) fn remembering(remembered: Vec<Sourced>) -> Self {
         let mut files: BTreeMap<PathBuf, Vec<PortForward>> = BTreeMap::new();
         let mut generations = BTreeMap::new();
-        for Sourced { object, origin } in remembered {
+        for Sourced { object, origin, .. } in remembered {
             let Some(origin) = origin else { continue };
             let generation = object.metadata.generation.unwrap_or(1).max(1);
             generations.insert(key(&object), (generation, object.spec.clone()));
-            files.entry(origin).or_default().push(object);
+            files.entry(origin).or_default().push(Arc::unwrap_or_clone(object));
         }
         let good = files.into_iter().map(|(path, objects)| (path, objects.into())).collect();
-        Self { good, generations }
+        Self { good, generations, labels: BTreeMap::new() }
+    }
+
+    /// The same, on a node with these labels.
+    pub(super) fn with_labels(self, labels: BTreeMap<String, String>) -> Self {
+        Self { labels, ..self }
     }
 
     /// Takes in one reading of the folder; gives what is in force now.
@@ -47,7 +54,7 @@ impl Contents {
             }
             files.push(FileReport { path: path.clone(), error });
         }
-        Snapshot { forwards: self.number(in_force), files }
+        Snapshot { forwards: self.number(in_force), files, undecoded: Vec::new(), labels: self.labels.clone() }
     }
 
     /// Makes the content of a file its last good one, if it is good and no earlier file has one of its objects in force.
@@ -75,7 +82,7 @@ impl Contents {
                 spec.clone_from(&object.spec);
             }
             object.metadata.generation = Some(*generation);
-            Sourced { object, origin: Some(origin.to_owned()) }
+            Sourced { object: Arc::new(object), origin: Some(origin.to_owned()), trouble: None }
         };
         in_force.into_iter().map(number).collect()
     }

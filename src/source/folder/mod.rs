@@ -59,12 +59,19 @@ impl Pace {
 /// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
 ///   content less such objects.
 /// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
+/// - `labels` are the labels of this node, which a folder does not say.
 /// - `wake` is notified after every change.
 ///
 /// Call it within a tokio runtime.
 #[must_use]
-pub fn watch(dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
-    watch_at(Pace::USUAL, dir, remembered, wake, check)
+pub fn watch(
+    dir: PathBuf,
+    labels: BTreeMap<String, String>,
+    remembered: Vec<Sourced>,
+    wake: Arc<Notify>,
+    check: Check,
+) -> Source {
+    watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check)
 }
 
 /// Reads the manifests in `dir` once, by the rules of [`watch()`]; nothing is remembered, every generation is 1.
@@ -83,9 +90,8 @@ pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
     document::objects(text, check)
 }
 
-fn watch_at(pace: Pace, dir: PathBuf, remembered: Vec<Sourced>, wake: Arc<Notify>, check: Check) -> Source {
+fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check) -> Source {
     let (sender, receiver) = watch::channel(None);
-    let contents = Contents::remembering(remembered);
     tokio::spawn(keep(pace, dir, contents, check, sender, wake));
     Source::new(receiver)
 }

@@ -238,7 +238,7 @@ fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_gen
     let remembered = |name: &str, origin: Option<&str>, generation: i64| {
         let mut object = document::objects(&manifest(name, "3.3.3.3"), check).unwrap().remove(0);
         object.metadata.generation = Some(generation);
-        Sourced { object, origin: origin.map(Into::into) }
+        Sourced { object: Arc::new(object), origin: origin.map(Into::into), trouble: None }
     };
     folder.contents = Contents::remembering(vec![
         remembered("broken", Some("broken.yaml"), 3),

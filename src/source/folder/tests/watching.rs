@@ -23,7 +23,7 @@ impl Watched {
         prepare(dir.path());
         let wake = Arc::new(Notify::new());
         let pace = Pace { quiet: Duration::from_millis(20), again, retry: Duration::from_millis(50), ..Pace::USUAL };
-        let source = watch_at(pace, dir.path().join("manifests"), Vec::new(), wake.clone(), check);
+        let source = watch_at(pace, dir.path().join("manifests"), Contents::default(), wake.clone(), check);
         Self { dir, source, wake }
     }
 

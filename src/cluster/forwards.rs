@@ -1,0 +1,279 @@
+//! The forwards of the cluster as a complete set.
+//!
+//! Objects are decoded one by one, so one of an unknown form costs only itself: its last good content stays in force. A set
+//! is handed on only when a list was complete; what the API server says in between is not taken for a deletion.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::core::{ApiResource, DynamicObject, ObjectMeta};
+use kube::runtime::watcher::{Config, Event};
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+
+use super::follow::follow as follow_resource;
+use super::trouble::{Outage, Trouble};
+use crate::api::{self, PortForward, PortForwardStatus};
+use crate::source::{Key, Snapshot, Sourced, Undecoded, key};
+
+type Labels = Option<Arc<BTreeMap<String, String>>>;
+
+/// Sends the complete set of forwards whenever it changes, together with the labels of this node.
+pub(super) async fn follow(
+    client: Client,
+    outage: Outage,
+    remembered: Snapshot,
+    mut labels: watch::Receiver<Labels>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    wake: Arc<Notify>,
+) {
+    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PortForward>(&()));
+    let (sets, mut newest) = watch::channel(None::<Arc<Objects>>);
+    let mut objects = Objects::remembering(remembered);
+    let take = |event| {
+        if objects.take(event) {
+            sets.send_replace(Some(Arc::new(objects.clone())));
+        }
+    };
+    let join = async {
+        loop {
+            let objects = newest.borrow_and_update().clone();
+            let known = labels.borrow_and_update().clone();
+            if let (Some(objects), Some(labels)) = (objects, known) {
+                offer(objects.snapshot(&labels), &snapshots, &wake);
+            }
+            let changed = tokio::select! {
+                changed = newest.changed() => changed,
+                changed = labels.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);
+}
+
+/// Hands a set on; wakes the sync loop where more than status changed.
+fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, wake: &Notify) {
+    let matters = snapshots.borrow().as_ref().is_none_or(|before| !same_but_status(before, &snapshot));
+    snapshots.send_replace(Some(Arc::new(snapshot)));
+    if matters {
+        wake.notify_one();
+    }
+}
+
+/// Whether two sets ask for the same.
+fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
+    let same_object = |a: &PortForward, b: &PortForward| {
+        let of = |object: &PortForward| {
+            (object.metadata.uid.clone(), object.metadata.generation, object.metadata.deletion_timestamp.clone())
+        };
+        key(a) == key(b) && of(a) == of(b)
+    };
+    let same_forward = |(a, b): (&Sourced, &Sourced)| {
+        Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
+    };
+    a.labels == b.labels
+        && a.forwards.len() == b.forwards.len()
+        && a.forwards.iter().zip(&b.forwards).all(same_forward)
+        && a.undecoded.len() == b.undecoded.len()
+        && a.undecoded
+            .iter()
+            .zip(&b.undecoded)
+            .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
+}
+
+/// What the API server holds.
+#[derive(Clone, Debug, Default)]
+struct Objects {
+    complete: BTreeMap<Key, Held>,
+    /// A list that is not complete yet.
+    coming: Option<BTreeMap<Key, Held>>,
+    /// What was applied before this start, by name; for objects that cannot be decoded any more.
+    remembered: BTreeMap<Key, Arc<PortForward>>,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// Its newest content.
+    Good(Arc<PortForward>),
+    /// Its last good content, and why its newest one cannot be decoded.
+    Outdated(Arc<PortForward>, String),
+    /// It never could be decoded.
+    Unknown(Arc<Undecoded>),
+}
+
+impl Objects {
+    fn remembering(remembered: Snapshot) -> Self {
+        let remembered = remembered.forwards.into_iter().map(|sourced| (key(&sourced.object), sourced.object)).collect();
+        Self { remembered, ..Self::default() }
+    }
+
+    /// Takes an event in; whether the complete set changed.
+    fn take(&mut self, event: Event<DynamicObject>) -> bool {
+        match event {
+            Event::Init => {
+                self.coming = Some(BTreeMap::new());
+                false
+            }
+            Event::InitApply(object) => {
+                let (key, held) = self.held(object);
+                self.coming.get_or_insert_default().insert(key, held);
+                false
+            }
+            Event::InitDone => {
+                self.complete = self.coming.take().unwrap_or_default();
+                true
+            }
+            Event::Apply(object) => {
+                let (key, held) = self.held(object);
+                self.complete.insert(key, held);
+                true
+            }
+            Event::Delete(object) => {
+                self.remembered.remove(&dynamic_key(&object));
+                self.complete.remove(&dynamic_key(&object)).is_some()
+            }
+        }
+    }
+
+    fn held(&self, object: DynamicObject) -> (Key, Held) {
+        let key = dynamic_key(&object);
+        let (metadata, status) = (object.metadata.clone(), status(&object));
+        let held = match decode(object, status.clone()) {
+            Ok(object) => Held::Good(Arc::new(object)),
+            Err(error) => match self.last_good(&key, &metadata) {
+                Some(last) => Held::Outdated(Arc::new(with_newest(&last, metadata, status)), error),
+                None => Held::Unknown(Arc::new(Undecoded { metadata, status, error })),
+            },
+        };
+        (key, held)
+    }
+
+    /// The last content of this very object that could be decoded: one of the same name with another `uid` is another object.
+    fn last_good(&self, key: &Key, metadata: &ObjectMeta) -> Option<Arc<PortForward>> {
+        let held = match self.complete.get(key) {
+            Some(Held::Good(object) | Held::Outdated(object, _)) => Some(object),
+            Some(Held::Unknown(_)) | None => self.remembered.get(key),
+        };
+        held.filter(|object| object.metadata.uid == metadata.uid).cloned()
+    }
+
+    fn snapshot(&self, labels: &BTreeMap<String, String>) -> Snapshot {
+        let mut snapshot = Snapshot { labels: labels.clone(), ..Snapshot::default() };
+        for held in self.complete.values() {
+            let sourced = |object: &Arc<PortForward>, trouble| Sourced { object: Arc::clone(object), origin: None, trouble };
+            match held {
+                Held::Good(object) => snapshot.forwards.push(sourced(object, None)),
+                Held::Outdated(object, error) => snapshot.forwards.push(sourced(object, Some(error.clone()))),
+                Held::Unknown(undecoded) => snapshot.undecoded.push(Undecoded::clone(undecoded)),
+            }
+        }
+        snapshot
+    }
+}
+
+fn dynamic_key(object: &DynamicObject) -> Key {
+    (object.metadata.namespace.clone().unwrap_or_default(), object.metadata.name.clone().unwrap_or_default())
+}
+
+/// The status, as far as this program knows its form; it is no reason to take a spec for unknown.
+fn status(object: &DynamicObject) -> Option<PortForwardStatus> {
+    serde_json::from_value(object.data.get("status")?.clone()).ok()
+}
+
+/// Strict about the spec: a field that this program does not know may change what the others mean.
+fn decode(object: DynamicObject, status: Option<PortForwardStatus>) -> Result<PortForward, String> {
+    let mut document = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("status");
+        fields.get_mut("metadata").and_then(Value::as_object_mut).map(|metadata| metadata.remove("managedFields"));
+    }
+    let decoded = api::decode(document).map_err(|error| error.to_string())?;
+    Ok(PortForward { status, ..decoded })
+}
+
+/// The last good spec, under the newest identity and status; its generation stays that of the spec.
+fn with_newest(last: &PortForward, metadata: ObjectMeta, status: Option<PortForwardStatus>) -> PortForward {
+    let metadata = ObjectMeta { generation: last.metadata.generation, managed_fields: None, ..metadata };
+    PortForward { metadata, spec: last.spec.clone(), status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, uid: &str, generation: i64, mode: &str) -> DynamicObject {
+        let spec = serde_json::json!({
+            "mode": mode, "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
+            "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
+        });
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "spec": spec,
+            "metadata": {"name": name, "namespace": "a", "uid": uid, "generation": generation},
+        }))
+        .unwrap()
+    }
+
+    fn text(objects: &Objects) -> Vec<String> {
+        let snapshot = objects.snapshot(&BTreeMap::new());
+        let forwards = snapshot.forwards.iter().map(|sourced| {
+            let metadata = &sourced.object.metadata;
+            format!(
+                "{} {}{}",
+                metadata.name.as_ref().unwrap(),
+                metadata.generation.unwrap(),
+                if sourced.trouble.is_some() { " outdated" } else { "" }
+            )
+        });
+        forwards
+            .chain(snapshot.undecoded.iter().map(|undecoded| format!("{} unknown", undecoded.metadata.name.as_ref().unwrap())))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_taken_for_deleted_before_a_list_is_complete() {
+        let mut objects = Objects::default();
+        objects.take(Event::Init);
+        objects.take(Event::InitApply(object("x", "1", 1, "Enabled")));
+        objects.take(Event::InitApply(object("y", "2", 1, "Enabled")));
+        assert!(objects.take(Event::InitDone));
+        assert!(!objects.take(Event::Init));
+        assert!(!objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))));
+        assert_eq!(text(&objects), ["x 1", "y 1"], "half a list removes nothing");
+        assert!(objects.take(Event::InitDone));
+        assert_eq!(text(&objects), ["y 1"]);
+        assert!(objects.take(Event::Delete(object("y", "2", 1, "Enabled"))));
+        assert_eq!(text(&objects), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_object_of_unknown_form_keeps_its_last_good_content_and_costs_no_other() {
+        let mut objects = Objects::default();
+        objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        objects.take(Event::Apply(object("x", "1", 2, "DryRun")));
+        objects.take(Event::Apply(object("y", "2", 1, "DryRun")));
+        objects.take(Event::Apply(object("z", "3", 1, "Enabled")));
+        assert_eq!(text(&objects), ["x 1 outdated", "z 1", "y unknown"]);
+        objects.take(Event::Apply(object("x", "9", 1, "DryRun")));
+        assert_eq!(text(&objects), ["z 1", "x unknown", "y unknown"], "another object of the same name has no last good content");
+    }
+
+    #[test]
+    fn a_change_of_status_alone_asks_for_nothing_new() {
+        let mut objects = Objects::default();
+        objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        let before = objects.snapshot(&BTreeMap::new());
+        let mut changed = object("x", "1", 1, "Enabled");
+        changed.data["status"] = serde_json::json!({"activeNode": "a"});
+        changed.metadata.resource_version = Some("7".to_owned());
+        objects.take(Event::Apply(changed));
+        let after = objects.snapshot(&BTreeMap::new());
+        assert!(same_but_status(&before, &after));
+        assert_eq!(after.forwards[0].object.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
+        objects.take(Event::Apply(object("x", "1", 2, "Disabled")));
+        assert!(!same_but_status(&before, &objects.snapshot(&BTreeMap::new())));
+    }
+}

@@ -1,0 +1,71 @@
+//! The API server: where forwards come from in a cluster, and where their status goes.
+//!
+//! One watcher per resource, each in a task of its own with a backoff of its own, so that one that stalls stalls nothing else.
+//! Writing status and renewing the Lease are tasks of their own too: a slow API server never delays the kernel.
+
+mod connect;
+mod follow;
+mod forwards;
+mod labels;
+mod leases;
+mod patches;
+mod publisher;
+mod recorder;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
+pub use publisher::publish;
+
+use crate::source::{Snapshot, Source};
+use trouble::Outage;
+
+/// How long one call may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often the Lease of an agent is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How long an agent counts as alive after its Lease was last renewed.
+const ALIVE_FOR: Duration = Duration::from_secs(40);
+
+/// The nodes whose agents live; `None` until the Leases were read once.
+pub type Live = Option<Arc<BTreeSet<String>>>;
+
+/// The cluster as this node sees it, kept by tasks that end with it.
+pub struct Cluster {
+    /// The API server.
+    pub client: Client,
+    /// The forwards and this node's labels.
+    pub source: Source,
+    /// The same, for the publisher, which also looks at what changed in status only.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The agents that live.
+    pub live: watch::Receiver<Live>,
+    outage: Outage,
+    _tasks: JoinSet<()>,
+}
+
+/// Follows forwards, this node and the agents' Leases, and renews this agent's own in `namespace`.
+///
+/// `wake` is notified when something changed that the kernel may depend on. `remembered` is what this node last applied:
+/// an object that cannot be decoded stays with the content that it had there.
+#[must_use]
+pub fn join(client: Client, node: &str, namespace: &str, remembered: &Snapshot, wake: &Arc<Notify>) -> Cluster {
+    let mut tasks = JoinSet::new();
+    let (label_sender, label_receiver) = watch::channel(None::<Arc<BTreeMap<String, String>>>);
+    let (sender, snapshots) = watch::channel(None);
+    let (live_sender, live) = watch::channel(None);
+    let outage = Outage::default();
+    let (node, namespace) = (node.to_owned(), namespace.to_owned());
+    tasks.spawn(labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
+    tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), label_receiver, sender, Arc::clone(wake)));
+    tasks.spawn(leases::follow(client.clone(), outage.clone(), node.clone(), namespace.clone(), live_sender));
+    tasks.spawn(leases::renew(client.clone(), outage.clone(), node, namespace));
+    Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, outage, _tasks: tasks }
+}

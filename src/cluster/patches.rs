@@ -1,0 +1,52 @@
+//! Field managers and the bodies of server-side apply.
+
+use kube::Resource;
+use kube::core::ObjectMeta;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::api::{NodeStatus, PortForward, PortForwardStatus};
+
+/// The field manager of the summary, shared by all agents: whoever writes it next takes over without a conflict.
+pub(super) const SUMMARY_MANAGER: &str = "portforward-summary";
+
+/// `prefix` and a hash of `node`: a node's name may be longer than a field manager (128) or an object's name takes.
+pub(super) fn hashed(prefix: &str, node: &str) -> String {
+    let hash: String = Sha256::digest(node).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}-{hash}")
+}
+
+/// The field manager of the entry of `node`.
+pub(super) fn entry_manager(node: &str) -> String {
+    hashed("portforward-node", node)
+}
+
+/// Who the status is about. The `uid` makes a write to another object of the same name fail.
+fn identity(metadata: &ObjectMeta) -> Value {
+    json!({"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid})
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "json! takes it over")]
+fn body(metadata: Value, status: Value) -> Value {
+    json!({"apiVersion": PortForward::api_version(&()), "kind": PortForward::kind(&()), "metadata": metadata, "status": status})
+}
+
+/// One node's entry; `None` takes it out, under the same manager.
+pub(super) fn entry(metadata: &ObjectMeta, entry: Option<&NodeStatus>) -> Value {
+    let status = entry.map_or_else(|| json!({}), |entry| json!({"nodes": [entry]}));
+    body(identity(metadata), status)
+}
+
+/// The summary, which holds for exactly the version of the object that it was computed from.
+pub(super) fn summary(metadata: &ObjectMeta, status: &PortForwardStatus) -> Value {
+    let mut identity = identity(metadata);
+    identity["resourceVersion"] = json!(metadata.resource_version);
+    let mut fields = json!({"conditions": status.conditions});
+    if let Some(generation) = status.observed_generation {
+        fields["observedGeneration"] = json!(generation);
+    }
+    if let Some(node) = &status.active_node {
+        fields["activeNode"] = json!(node);
+    }
+    body(identity, fields)
+}

@@ -1,0 +1,207 @@
+//! Writes status: this node's entry and, where it falls to this node, the summary. A task of its own, which takes the newest report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::ObjectMeta;
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::follow::retries;
+use super::recorder::Events;
+use super::trouble::Trouble;
+use super::{Cluster, DEADLINE, patches};
+use crate::agent::Report;
+use crate::api::{PortForward, PortForwardStatus};
+use crate::forward::ForwardKey;
+use crate::source::Snapshot;
+use crate::status::{Judgement, View, Write};
+
+/// How many writes are under way at once.
+const AT_ONCE: usize = 8;
+
+/// An object as far as status goes.
+#[derive(Clone)]
+struct Subject {
+    key: ForwardKey,
+    metadata: ObjectMeta,
+    status: PortForwardStatus,
+}
+
+/// What a write gave back, until the watch has seen it too.
+struct Answer {
+    /// The versions that it replaced.
+    replaced: BTreeSet<String>,
+    subject: Subject,
+}
+
+struct Publisher {
+    client: Client,
+    node: String,
+    answers: BTreeMap<ForwardKey, Answer>,
+    trouble: Trouble,
+    events: Events,
+}
+
+/// Publishes the reports of `node` to the API server for as long as it runs.
+pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver<Option<Arc<Report>>>) {
+    let (mut snapshots, mut live) = (cluster.snapshots.clone(), cluster.live.clone());
+    let mut publisher = Publisher {
+        client: cluster.client.clone(),
+        node: node.to_owned(),
+        answers: BTreeMap::new(),
+        trouble: Trouble::new("status", cluster.outage.clone()),
+        events: Events::new(cluster.client.clone(), cluster.outage.clone(), node),
+    };
+    let mut pauses = retries();
+    let mut retry: Option<Duration> = None;
+    loop {
+        let pause = async {
+            match retry {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let goes_on = tokio::select! {
+            changed = reports.changed() => changed.is_ok(),
+            changed = snapshots.changed() => changed.is_ok(),
+            changed = live.changed() => changed.is_ok(),
+            () = pause => true,
+        };
+        if !goes_on {
+            return;
+        }
+        retry = loop {
+            let known =
+                (reports.borrow_and_update().clone(), snapshots.borrow_and_update().clone(), live.borrow_and_update().clone());
+            let (Some(report), Some(snapshot), Some(live)) = known else { break None };
+            match publisher.round(&report, &snapshot, &live).await {
+                Round::Wrote => pauses = retries(),
+                Round::Rest => break None,
+                Round::Failed => break pauses.next(),
+            }
+        };
+    }
+}
+
+enum Round {
+    Wrote,
+    Rest,
+    Failed,
+}
+
+enum Outcome {
+    /// The object as it is now.
+    Written(Box<PortForward>),
+    /// It is another object by now, or another version: the watch will tell.
+    Overtaken,
+    Failed(Box<dyn std::error::Error + Send>),
+}
+
+impl Publisher {
+    /// Writes for every object what comes next, if anything does.
+    async fn round(&mut self, report: &Report, snapshot: &Snapshot, live: &Arc<BTreeSet<String>>) -> Round {
+        let now = Timestamp::now();
+        let mut due = Vec::new();
+        for subject in self.subjects(snapshot) {
+            let Some(judgement) = report.judgements.get(&subject.key).filter(|judgement| is_about(judgement, &subject.metadata))
+            else {
+                continue;
+            };
+            let view = View { node: &self.node, judgement, status: &subject.status, live };
+            due.extend(view.next(now).map(|write| (subject, write)));
+        }
+        let client = &self.client;
+        let writes = due.into_iter().map(async |(subject, write)| {
+            let outcome = perform(client, &self.node, &subject, &write).await;
+            (subject, write, outcome)
+        });
+        let done: Vec<_> = futures::stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+        self.conclude(done).await
+    }
+
+    async fn conclude(&mut self, done: Vec<(Subject, Write, Outcome)>) -> Round {
+        let mut round = Round::Rest;
+        for (subject, write, outcome) in done {
+            match outcome {
+                Outcome::Written(object) => {
+                    self.trouble.worked();
+                    if let Write::Summary(summary) = &write {
+                        self.events.record(&subject.metadata, &subject.status, summary).await;
+                    }
+                    self.answer(subject, *object);
+                    round = if matches!(round, Round::Failed) { round } else { Round::Wrote };
+                }
+                Outcome::Overtaken => debug!(forward = %subject.key, "another version by now"),
+                Outcome::Failed(error) => {
+                    self.trouble.failed(&*error);
+                    round = Round::Failed;
+                }
+            }
+        }
+        round
+    }
+
+    /// Remembers what the API server gave back, until the watch shows a version that this one did not replace.
+    fn answer(&mut self, before: Subject, object: PortForward) {
+        let mut replaced = self.answers.remove(&before.key).map(|answer| answer.replaced).unwrap_or_default();
+        replaced.extend(before.metadata.resource_version);
+        let subject = Subject { key: before.key.clone(), metadata: object.metadata, status: object.status.unwrap_or_default() };
+        self.answers.insert(before.key, Answer { replaced, subject });
+    }
+
+    /// Every object as it was last seen, by the watch or in an answer.
+    fn subjects(&mut self, snapshot: &Snapshot) -> Vec<Subject> {
+        let good = snapshot.forwards.iter().map(|sourced| (&sourced.object.metadata, sourced.object.status.as_ref()));
+        let unknown = snapshot.undecoded.iter().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref()));
+        let mut answers = std::mem::take(&mut self.answers);
+        good.chain(unknown)
+            .map(|(metadata, status)| {
+                let key = key(metadata);
+                let overtaken = |answer: &Answer| {
+                    !metadata.resource_version.as_ref().is_some_and(|version| answer.replaced.contains(version))
+                };
+                match answers.remove(&key).filter(|answer| !overtaken(answer)) {
+                    Some(answer) => {
+                        let subject = answer.subject.clone();
+                        self.answers.insert(key, answer);
+                        subject
+                    }
+                    None => Subject { key, metadata: metadata.clone(), status: status.cloned().unwrap_or_default() },
+                }
+            })
+            .collect()
+    }
+}
+
+fn key(metadata: &ObjectMeta) -> ForwardKey {
+    ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
+}
+
+/// Whether a judgement is about this very object and content, and not about one that it replaced.
+fn is_about(judgement: &Judgement, metadata: &ObjectMeta) -> bool {
+    judgement.uid == metadata.uid && metadata.generation.is_none_or(|generation| judgement.generation <= generation)
+}
+
+async fn perform(client: &Client, node: &str, subject: &Subject, write: &Write) -> Outcome {
+    let (manager, body): (String, Value) = match write {
+        Write::Entry(entry) => (patches::entry_manager(node), patches::entry(&subject.metadata, Some(entry))),
+        Write::Withdraw(node) => (patches::entry_manager(node), patches::entry(&subject.metadata, None)),
+        Write::Summary(summary) => (patches::SUMMARY_MANAGER.to_owned(), patches::summary(&subject.metadata, summary)),
+    };
+    let api: Api<PortForward> = Api::namespaced(client.clone(), &subject.key.namespace);
+    let patch = Patch::Apply(&body);
+    let manager = PatchParams::apply(&manager).force();
+    match tokio::time::timeout(DEADLINE, api.patch_status(&subject.key.name, &manager, &patch)).await {
+        Ok(Ok(object)) => Outcome::Written(Box::new(object)),
+        Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Outcome::Overtaken,
+        Ok(Err(error)) => Outcome::Failed(Box::new(error)),
+        Err(late) => Outcome::Failed(Box::new(late)),
+    }
+}

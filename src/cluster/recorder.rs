@@ -1,0 +1,98 @@
+//! Kubernetes events: one for each change of an object's summary, written by whoever writes that summary.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::ObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+
+use super::DEADLINE;
+use super::trouble::{Outage, Trouble};
+use crate::api::{PortForward, PortForwardStatus};
+use crate::status::{State, Type};
+
+/// The most bytes of a note (events.k8s.io/v1: "1kB").
+const NOTE_BYTES: usize = 1000;
+
+/// Records events, and says once where that does not work: an event that is lost delays nothing.
+pub(super) struct Events {
+    recorder: Recorder,
+    trouble: Trouble,
+}
+
+impl Events {
+    pub(super) fn new(client: Client, outage: Outage, node: &str) -> Self {
+        let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
+        Self { recorder: Recorder::new(client, reporter), trouble: Trouble::new("events", outage) }
+    }
+
+    /// Records what changed between two summaries of the object with `metadata`.
+    pub(super) async fn record(&mut self, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
+        let Some(event) = event(before, after) else { return };
+        let reference = ObjectReference {
+            api_version: Some(PortForward::api_version(&()).into_owned()),
+            kind: Some(PortForward::kind(&()).into_owned()),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+            ..ObjectReference::default()
+        };
+        let published = tokio::time::timeout(DEADLINE, self.recorder.publish(&event, &reference)).await;
+        match published {
+            Ok(Ok(())) => self.trouble.worked(),
+            Ok(Err(error)) => self.trouble.failed(&error),
+            Err(late) => self.trouble.failed(&late),
+        }
+    }
+}
+
+/// What is worth an event: that the forward came to be refused or accepted again, else that it came to be ready or not.
+fn event(before: &PortForwardStatus, after: &PortForwardStatus) -> Option<Event> {
+    let changed = |kind: Type| {
+        let now = condition(after, kind)?;
+        let same = condition(before, kind).is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
+        (!same).then_some(now)
+    };
+    let refused = changed(Type::Accepted).filter(|accepted| accepted.status == State::False.as_str());
+    let told = refused.or_else(|| changed(Type::Ready))?;
+    let type_ = if told.status == State::True.as_str() { EventType::Normal } else { EventType::Warning };
+    let mut note = told.message.clone();
+    note.truncate(note.floor_char_boundary(NOTE_BYTES));
+    Some(Event { type_, reason: told.reason.clone(), note: Some(note), action: "Sync".to_owned(), secondary: None })
+}
+
+fn condition(status: &PortForwardStatus, kind: Type) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str)]) -> PortForwardStatus {
+        let condition = |(type_, status, reason): &(&str, &str, &str)| Condition {
+            type_: (*type_).to_owned(),
+            status: (*status).to_owned(),
+            reason: (*reason).to_owned(),
+            message: "é".repeat(900),
+            observed_generation: Some(1),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        };
+        PortForwardStatus { conditions: conditions.iter().map(condition).collect(), ..PortForwardStatus::default() }
+    }
+
+    #[test]
+    fn only_a_transition_is_an_event() {
+        let ready = status(&[("Accepted", "True", "Accepted"), ("Ready", "True", "Ready")]);
+        let conflict = status(&[("Accepted", "False", "Conflict"), ("Ready", "False", "Conflict")]);
+        let reason = |before: &PortForwardStatus, after: &PortForwardStatus| event(before, after).map(|event| event.reason);
+        assert_eq!(reason(&status(&[]), &ready), Some("Ready".to_owned()));
+        assert_eq!(reason(&ready, &ready), None);
+        assert_eq!(reason(&ready, &conflict), Some("Conflict".to_owned()));
+        assert_eq!(reason(&conflict, &ready), Some("Ready".to_owned()));
+        assert!(event(&status(&[]), &ready).unwrap().note.unwrap().len() <= NOTE_BYTES);
+    }
+}

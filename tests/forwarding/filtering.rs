@@ -1,0 +1,61 @@
+//! Beside rules of other programs: what they drop, and what they translate on a port of ours.
+
+use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
+use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::observe::Observation;
+use super::bed::server::Server;
+use super::bed::site::Site;
+use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SECOND_CLIENT, SECOND_SERVER, SERVER};
+use super::{WEB, arrival, client_asks, know_way_back, seen_from, web_both_ways};
+
+on_both_variants![
+    flows_pass_a_forward_chain_that_drops_and_nothing_else_does,
+    anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address,
+];
+
+fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant) {
+    let bed = Bed::new();
+    let proxy = bed.proxy();
+    proxy.iptables(variant, "-P FORWARD DROP");
+    proxy.iptables(variant, "-A FORWARD -s 1.1.1.1 -j DROP");
+    proxy.iptables(variant, "-A FORWARD -j DROP");
+    let before = proxy.foreign_rules(variant);
+    let both = web_both_ways();
+    let syslog = super::spec("external: {addresses: [2.2.2.2]},", "ports: [{name: syslog, protocol: UDP, port: 514}]");
+    let site = Site::serve(variant, bed, &[("web", &both), ("syslog", &syslog)]);
+    let bed = &site.bed;
+    let server = (Server::tcp(&bed.server, SERVER, [80, 8080]), Server::udp(&bed.server, SERVER, [514]));
+    let _client = Server::tcp(&bed.client, CLIENT, [80]);
+    assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)));
+    let call = tcp_ask(&bed.server, SERVER, (EXTERNAL, 8443), ANSWER);
+    assert_eq!(arrival(call), seen_from(INTERNAL, (CLIENT, 80)));
+    let mut flow = UdpFlow::open(&bed.client, (CLIENT, 0), (INTERNAL, 514)).unwrap();
+    assert_eq!(arrival(flow.ask(ANSWER)), seen_from(EXTERNAL, (SERVER, 514)));
+    drop(server.1);
+    assert_eq!(flow.ask(ANSWER), Err(Silence::Refused), "the error about the flow passes too");
+    assert_eq!(tcp_ask(&bed.client, CLIENT, (SERVER, 8080), ANSWER), Err(Silence::TimedOut), "what is not ours is dropped");
+    assert_eq!(bed.proxy().foreign_rules(variant), before);
+}
+
+/// The one looseness of the design, section 5: POSTROUTING and FORWARD go by what conntrack remembers of the
+/// destination, and not by the client. Another program's DNAT on the very port that a forward listens on, for a client
+/// that it does not serve, so goes on as the forward's external address, and passes a FORWARD that would drop it.
+fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(variant: Variant) {
+    let bed = Bed::new();
+    know_way_back(&bed, "1.1.1.0/24");
+    for port in [80, 81] {
+        let rule = format!("-d {INTERNAL} -s {SECOND_CLIENT} -p tcp --dport {port} -j DNAT --to-destination {SECOND_SERVER}:80");
+        bed.proxy().iptables(variant, &format!("-t nat -A PREROUTING {rule}"));
+    }
+    let site = Site::serve(variant, bed, &[("web", WEB)]);
+    let bed = &site.bed;
+    let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.server, SECOND_SERVER, [80])];
+    let other = |port| arrival(tcp_ask(&bed.client, SECOND_CLIENT, (INTERNAL, port), ANSWER));
+    // It reaches the server that the other program chose: only the source is ours.
+    assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
+    assert_eq!(other(81), seen_from(SECOND_CLIENT, (SECOND_SERVER, 80)), "on another port it is left alone");
+    bed.proxy().iptables(variant, "-P FORWARD DROP");
+    assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
+    assert_eq!(other(81), Observation::Silent(Silence::TimedOut));
+    assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "the client that is served");
+}

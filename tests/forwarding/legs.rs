@@ -1,0 +1,81 @@
+//! One leg, and a path that carries less than the links at its ends.
+
+use super::bed::client::{ANSWER, Connection, tcp_ask};
+use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::netns::Netns;
+use super::bed::server::Server;
+use super::bed::site::Site;
+use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Legs, NEIGHBOUR, SERVER, Topology};
+use super::{arrival, client_asks, seen_from, web_both_ways};
+
+on_both_variants![
+    one_leg_forwards_both_ways_and_to_a_host_on_its_own_line,
+    large_transfers_pass_a_path_mtu_of_1280_both_ways,
+    large_transfers_pass_a_path_mtu_of_1280_also_where_forward_drops,
+];
+
+fn one_leg_forwards_both_ways_and_to_a_host_on_its_own_line(variant: Variant) {
+    let one_leg = |upstream, ports: &str| {
+        format!(
+            "client: {{addresses: [{CLIENT}]}}, internal: {{addresses: [{INTERNAL}], interface: eth1, gateways: [192.168.0.1]}}, \
+             external: {{addresses: [{INTERNAL}], interface: eth1}}, upstream: {{targets: [{{address: {upstream}}}]}}, {ports}"
+        )
+    };
+    let web = one_leg(SERVER, "ports: [{name: web, port: 80}], reverse: {ports: [{name: back, port: 8443, targetPort: 443}]}");
+    let printer = one_leg(NEIGHBOUR, "ports: [{name: printer, port: 9100}]");
+    let bed = Bed::with(&Topology { legs: Legs::One, ..Topology::default() });
+    let site = Site::serve(variant, bed, &[("web", &web), ("printer", &printer)]);
+    let bed = &site.bed;
+    let _servers = [
+        Server::tcp(&bed.server, SERVER, [80]),
+        Server::tcp(&bed.neighbour, NEIGHBOUR, [9100]),
+        Server::tcp(&bed.client, CLIENT, [443]),
+    ];
+    assert_eq!(arrival(client_asks(bed, 80)), seen_from(INTERNAL, (SERVER, 80)));
+    assert_eq!(arrival(client_asks(bed, 9100)), seen_from(INTERNAL, (NEIGHBOUR, 9100)));
+    let call = tcp_ask(&bed.server, SERVER, (INTERNAL, 8443), ANSWER);
+    assert_eq!(arrival(call), seen_from(INTERNAL, (CLIENT, 443)));
+}
+
+fn large_transfers_pass_a_path_mtu_of_1280_both_ways(variant: Variant) {
+    pass_a_small_path_mtu(variant, |_| {});
+}
+
+/// What the path says of a packet too big is an ICMP error about a translated flow: FORWARD has to let it pass.
+fn large_transfers_pass_a_path_mtu_of_1280_also_where_forward_drops(variant: Variant) {
+    pass_a_small_path_mtu(variant, |bed| {
+        bed.proxy().iptables(variant, "-P FORWARD DROP");
+        bed.proxy().iptables(variant, "-A FORWARD -p icmp -j DROP");
+    });
+}
+
+/// The router carries 1280 bytes and says so to the proxy's external address; the gateway 1200, to its internal one.
+fn pass_a_small_path_mtu(variant: Variant, prepare: impl Fn(&Bed)) {
+    let bed = Bed::with(&Topology { path_mtu: Some(1280), ..Topology::default() });
+    prepare(&bed);
+    bed.gateway.ip("route replace 1.1.1.0/24 dev cli mtu lock 1200");
+    let both = web_both_ways();
+    let site = Site::serve(variant, bed, &[("web", &both)]);
+    let bed = &site.bed;
+    let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.client, CLIENT, [80])];
+    transfer(Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap());
+    learnt(&bed.client, INTERNAL, 1280);
+    learnt(&bed.server, EXTERNAL, 1200);
+    for netns in [&bed.client, &bed.server] {
+        netns.ip("route flush cache");
+    }
+    transfer(Connection::open(&bed.server, (SERVER, 0), (EXTERNAL, 8443), ANSWER).unwrap());
+    learnt(&bed.client, INTERNAL, 1280);
+    learnt(&bed.server, EXTERNAL, 1200);
+}
+
+fn transfer(mut connection: Connection) {
+    connection.upload(1_000_000, ANSWER).unwrap();
+    connection.download(1_000_000, ANSWER).unwrap();
+}
+
+/// The host has been told of the path MTU, by an error that seemed to come about its own flow.
+fn learnt(netns: &Netns, peer: std::net::Ipv4Addr, mtu: u16) {
+    let route = netns.ip(&format!("route get {peer}"));
+    assert!(route.contains(&format!("mtu {mtu}")), "{route}");
+}
