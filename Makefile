@@ -19,7 +19,7 @@ tools: ## Installs the part of it that does not need root, or says what is missi
 test: prepare ## Runs every test; needs root, for the network namespaces
 	@$(step) "Compile the tests (minutes the first time)" cargo test --locked --no-run
 	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh
-	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh) $(step) "Run every test" cargo test --locked
+	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh) $(step) "Run every test" cargo test --locked --no-fail-fast
 
 check: tools ## Formatting, lints, documentation, and cargo-deny where it is installed
 	@$(step) "Formatting" cargo fmt --check

@@ -21,6 +21,8 @@ pub struct Memory {
     served: BTreeSet<ForwardKey>,
     /// Whether the record on disk could be written last time; a change is told once.
     storable: bool,
+    /// The set that the record on disk was written from.
+    stored: Option<Arc<Snapshot>>,
 }
 
 impl Memory {
@@ -39,7 +41,7 @@ impl Memory {
         };
         let forwards = record.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok());
         let carried = forwards.filter(serves).map(|forward| forward.key).collect();
-        Self { state_dir, record, in_force, served: carried, storable: true }
+        Self { state_dir, record, in_force, served: carried, storable: true, stored: None }
     }
 
     /// The translations that are, or may be, in force.
@@ -68,12 +70,16 @@ impl Memory {
     }
 
     /// Remembers that everything is done: rules, routes and connections.
-    pub fn advance(&mut self, snapshot: &Snapshot, desired: &Desired, served: BTreeSet<ForwardKey>) {
+    pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired, served: BTreeSet<ForwardKey>) {
+        let same_set = self.stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, snapshot));
+        self.served = served;
+        if same_set && self.in_force == desired.translations {
+            return;
+        }
         self.record.forwards.clone_from(&snapshot.forwards);
         self.record.labels.clone_from(&snapshot.labels);
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.in_force.clone_from(&desired.translations);
-        self.served = served;
         let stored = record::store(&self.state_dir, &self.record);
         match (&stored, self.storable) {
             (Ok(_), false) => info!("the record can be written again"),
@@ -83,5 +89,6 @@ impl Memory {
             (Ok(_), true) | (Err(_), false) => {}
         }
         self.storable = stored.is_ok();
+        self.stored = stored.is_ok().then(|| Arc::clone(snapshot));
     }
 }
