@@ -5,7 +5,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 step := hack/step.sh
 
-.PHONY: help prepare tools test check demo demo-cluster
+.PHONY: help prepare tools test check bench demo demo-cluster
 
 help: ## Shows this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ check: tools ## Formatting, lints, documentation, and cargo-deny where it is ins
 	@RUSTDOCFLAGS="-D warnings" $(step) "Documentation" cargo doc --locked --no-deps --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check; \
 	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi
+
+bench: prepare ## Measures packets and loads with 1 and with 10,000 forwards; minutes; needs root
+	@$(step) "Compile the benchmark for release (minutes the first time)" cargo bench --locked --bench layout --no-run
+	@$(step) "Measure (about 4 minutes; quiet machines give steadier ratios)" cargo bench --locked --bench layout
 
 demo: prepare ## Shows a forward at work, hop by hop, in network namespaces; needs root
 	@demo/demo.sh

@@ -20,3 +20,4 @@ pub mod publish;
 pub mod record;
 pub mod source;
 pub mod status;
+mod words;

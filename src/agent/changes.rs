@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 
 use super::SourceText;
 use crate::dataplane::Applied;
+use crate::dataplane::iptables::RulesReport;
 use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::plan::Plan;
@@ -61,6 +62,7 @@ impl Changes {
 
     fn note_troubles(&mut self, applied: &Applied) {
         self.note_trouble("rules", applied.rules.as_ref().err());
+        self.note_trouble("stale chains", applied.rules.as_ref().ok().and_then(RulesReport::stuck).as_ref());
         self.note_trouble("routes", applied.routes.as_ref().err());
         self.note_trouble("conntrack", applied.conntrack.as_ref().err());
     }

@@ -75,7 +75,7 @@ pub struct Node<D> {
 pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let mut changes = Changes::default();
     let started = Instant::now();
-    let (mut pause, mut coalesce) = (Duration::ZERO, COALESCE);
+    let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
     loop {
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
         tokio::time::sleep(coalesce).await;
@@ -87,16 +87,24 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         let outcome = node.sync(&snapshot, &mut changes).await;
         let took = begun.elapsed();
         coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
+        if matches!(outcome, Outcome::Compared) {
+            comparison = took;
+        }
         pause = match outcome {
             // A comparison that nothing asked for takes no more than a fiftieth of the time.
-            Outcome::Done => node.pace.every.max(took * 50),
+            Outcome::Compared | Outcome::Written => node.pace.every.max(comparison * 50),
             Outcome::Failed => RETRY,
         };
     }
 }
 
+/// What became of one sync.
 enum Outcome {
-    Done,
+    /// Everything was as planned.
+    Compared,
+    /// Something was written, which takes longer, and now everything is as planned.
+    Written,
+    /// Something is not as planned.
     Failed,
 }
 
@@ -127,7 +135,11 @@ impl<D: Dataplane> Node<D> {
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
-        if applied.is_complete() { Outcome::Done } else { Outcome::Failed }
+        match (applied.is_complete(), applied.changed()) {
+            (true, false) => Outcome::Compared,
+            (true, true) => Outcome::Written,
+            (false, _) => Outcome::Failed,
+        }
     }
 }
 

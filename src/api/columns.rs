@@ -7,7 +7,12 @@ type Column = (&'static str, &'static str, &'static str, &'static str);
 
 /// Always shown: about 100 characters with common names.
 const NARROW: [Column; 7] = [
-    ("Ready", r#".status.conditions[?(@.type=="Ready")].status"#, "string", "Whether traffic can flow, as far as the agents know"),
+    (
+        "Ready",
+        r#".status.conditions[?(@.type=="Ready")].status"#,
+        "string",
+        "Whether traffic can flow, as far as the agents know",
+    ),
     ("Reason", r#".status.conditions[?(@.type=="Ready")].reason"#, "string", "Why it is ready or not"),
     ("Client", ".spec.client.addresses[0]", "string", "The first entry of spec.client.addresses"),
     ("Internal", ".spec.internal.addresses[0]", "string", "Where the client connects"),

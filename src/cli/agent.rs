@@ -12,11 +12,10 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use super::Exit;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, remembered};
+use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
 use crate::cluster::{self, Connection, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
-use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::Forward;
 use crate::node::{Observer, watch};
 use crate::plan::Policy;
@@ -35,15 +34,15 @@ pub(super) struct AgentOptions {
     /// With --manifests: where the status of every forward is kept as JSON; default: status.json in the state directory
     #[arg(long, value_name = "FILE", requires = "manifests")]
     status_file: Option<PathBuf>,
+    /// With --manifests: a label of this node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label, requires = "manifests")]
+    node_labels: Vec<(String, String)>,
     /// How to reach the API server; default: KUBECONFIG, ~/.kube/config, or what a pod is given
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The namespace of the agents, where each keeps its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
-    #[arg(long)]
-    set_ip_forward: bool,
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
@@ -74,7 +73,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let node = |source, observer, memory| Node {
         source,
         observer,
-        dataplane: Kernel::new(variant, if options.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave }),
+        dataplane: options.kernel.kernel(variant),
         policy: Policy { reserved_ports: options.policy.reserved_ports.0.clone() },
         memory,
         wake: Arc::clone(&wake),
@@ -84,7 +83,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let state = state_dir.display();
     if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
-        let source = folder::watch(folder.clone(), options.policy.labels(), memory.forwards().to_vec(), Arc::clone(&wake), check);
+        let labels = options.node_labels.iter().cloned().collect();
+        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let publisher = Publisher::new(name, StatusFile::new(status_file));
         until_stopped(agent::run(node(source, Observer::default(), memory)), agent::publish(publisher, newest)).await

@@ -8,7 +8,7 @@ use clap::Args;
 use super::Exit;
 use super::exit::print;
 use super::options::{StateOptions, remembered};
-use crate::dataplane::iptables::{Iptables, Ruleset, Variant};
+use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
 use crate::model::Translation;
 use crate::record;
@@ -28,19 +28,21 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     let _lock = record::lock(&state_dir)?;
     let record = remembered(&state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
+    let mut stuck = None;
     for variant in Variant::ALL {
         if variant.is_in_use().await {
-            remove(variant, &before).await?;
+            stuck = stuck.or(remove(variant, &before).await?);
         }
     }
     // Routes are there without any iptables too.
     let routes = routes::remove_all().await.context("the routes are not all removed")?;
     print(&format!("{} routes removed\n", routes.removed))?;
     record::remove(&state_dir)?;
-    Ok(Exit::Done)
+    stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
 }
 
-async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Result<()> {
+/// Takes everything of ours out of one variant; tells what another program holds on to.
+async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Result<Option<Stuck>> {
     let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
     let rules = rules.with_context(|| format!("the rules of iptables {variant} are not all removed"))?;
     let before = before.iter().chain(&rules.before).cloned().collect();
@@ -50,5 +52,6 @@ async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Res
         rules.deleted.len(),
         rules.jumps.len(),
         connections.count
-    ))
+    ))?;
+    Ok(rules.stuck())
 }

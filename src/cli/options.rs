@@ -1,6 +1,5 @@
 //! Options that several commands share.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -8,6 +7,7 @@ use clap::{Args, ValueEnum};
 use tracing::warn;
 
 use crate::dataplane::iptables::{Variant, choose};
+use crate::dataplane::{Forwarding, Kernel};
 use crate::model::PortRange;
 use crate::record::{self, Loaded, Record};
 
@@ -29,13 +29,13 @@ pub(super) struct KernelOptions {
     /// Which iptables programs to use; auto: the one that the kubelet hints at, else the one with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     pub(super) iptables: VariantChoice,
+    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
+    #[arg(long)]
+    set_ip_forward: bool,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct PolicyOptions {
-    /// A label of this node, for nodeSelector; may be given several times
-    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
-    pub(super) node_labels: Vec<(String, String)>,
     /// Ports, and ranges FIRST:LAST, on which no forward of two legs may listen; empty for none
     #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS", value_parser = ports)]
     pub(super) reserved_ports: ReservedPorts,
@@ -94,11 +94,10 @@ impl KernelOptions {
             VariantChoice::Legacy => Ok(Variant::Legacy),
         }
     }
-}
 
-impl PolicyOptions {
-    pub(super) fn labels(&self) -> BTreeMap<String, String> {
-        self.node_labels.iter().cloned().collect()
+    /// The kernel, with its rules written by the programs of `variant`.
+    pub(super) fn kernel(&self, variant: Variant) -> Kernel {
+        Kernel::new(variant, if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave })
     }
 }
 
@@ -113,7 +112,8 @@ fn node_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+/// Reads a label, KEY=VALUE.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
     if key.is_empty() { Err("a label has a key: KEY=VALUE".into()) } else { Ok((key.to_owned(), value.to_owned())) }
 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use super::exit::{print, with_runtime};
-use super::options::PolicyOptions;
+use super::options::{PolicyOptions, label};
 use crate::api::PortForward;
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
@@ -32,6 +32,9 @@ pub(super) struct RenderOptions {
     /// Plan for this node, as it is now, and not for one that holds every address
     #[arg(long)]
     this_node: bool,
+    /// A label of the node, for nodeSelector; may be given several times
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
+    node_labels: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyOptions,
 }
@@ -71,7 +74,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
 }
 
 fn facts(options: &RenderOptions, candidates: &[Candidate]) -> anyhow::Result<Facts> {
-    let labels = options.policy.labels();
+    let labels = options.node_labels.iter().cloned().collect();
     if options.this_node {
         let mut facts = None;
         with_runtime(async {

@@ -9,7 +9,6 @@ use super::Exit;
 use super::exit::print;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, believed};
 use crate::agent::{self, Memory};
-use crate::dataplane::{Forwarding, Kernel};
 use crate::node::Observer;
 use crate::plan::Policy;
 use crate::publish::table;
@@ -20,9 +19,6 @@ use crate::record;
     after_help = "Run it at boot, before anything else needs the forwards. The agent takes over when it starts.\nWithout a record there is nothing to put back, and that is no failure."
 )]
 pub(super) struct RestoreOptions {
-    /// Switch routing of packets on (net.ipv4.ip_forward=1) if it is off
-    #[arg(long)]
-    set_ip_forward: bool,
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
@@ -41,8 +37,7 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
     };
     let memory = Memory::new(state_dir, &name, Some(believed(loaded)));
     let observer = Observer::default();
-    let forwarding = if options.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
-    let kernel = Kernel::new(options.kernel.variant().await?, forwarding);
+    let kernel = options.kernel.kernel(options.kernel.variant().await?);
     let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };
     let snapshot = memory.snapshot().unwrap_or_default();
     let synced = agent::sync(&observer, &kernel, &policy, &memory, &snapshot).await?;

@@ -14,6 +14,9 @@ use crate::model::{Desired, Translation};
 pub struct Kernel {
     iptables: Iptables,
     forwarding: Forwarding,
+    /// Whether the connections were looked at since the rules last changed. Not so at first: whoever wrote the rules
+    /// that are there may not have come to it.
+    settled: AtomicBool,
     /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
     swept: AtomicBool,
 }
@@ -33,7 +36,7 @@ impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding, swept: AtomicBool::new(false) }
+        Self { iptables: Iptables::new(variant), forwarding, settled: AtomicBool::new(false), swept: AtomicBool::new(false) }
     }
 
     /// Takes out, once, what a former choice of variant left in the other one. Ours are in place by then, so no flow is lost.
@@ -77,14 +80,17 @@ impl Dataplane for Kernel {
         }
         let routes = routes::apply(&desired.routes).await;
         self.enable_forwarding(desired);
+        let settled = self.settled.swap(false, Ordering::Relaxed);
         let conntrack = match &rules {
+            Ok(report) if settled && !report.changed() && *before == desired.translations => Ok(conntrack::Purged::default()),
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
-            Ok(report) if report.changed() || *before != desired.translations => {
+            Ok(report) => {
                 let before: BTreeSet<Translation> = before.iter().chain(&report.before).cloned().collect();
                 conntrack::purge(&before, &desired.translations).await
             }
-            Ok(_) | Err(_) => Ok(conntrack::Purged::default()),
+            Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) },
         };
+        self.settled.store(conntrack.is_ok(), Ordering::Relaxed);
         Applied { rules, routes, conntrack }
     }
 }

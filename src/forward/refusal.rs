@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::api::DecodeError;
+use crate::words::words;
 
 /// Why an object is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,95 +15,74 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Declares the reasons with the words by which status and logs name them.
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The kinds of mistake that one object can show by itself.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum RefusalReason {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl RefusalReason {
-            /// Every reason there is.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The reason as one word, as a condition carries it.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)*
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The document is not a `PortForward` of a version that is known here.
-    UnknownKind,
-    /// A field that the API does not have, most often a slip of the pen.
-    UnknownField,
-    /// A value of the wrong type, such as a text where a number belongs.
-    InvalidType,
-    /// A word that is not one of those a field takes.
-    UnsupportedValue,
-    /// Something that must be there is not.
-    Required,
-    /// More entries than a list takes.
-    TooMany,
-    /// A name that Kubernetes would not take.
-    InvalidName,
-    /// Two entries of one list have the same name.
-    DuplicateName,
-    /// A label selector that means nothing.
-    InvalidSelector,
-    /// No IP address.
-    InvalidAddress,
-    /// An IP address in a form that programs read differently.
-    NonCanonicalAddress,
-    /// An IP address of a family that is not supported yet.
-    UnsupportedFamily,
-    /// A network where an address belongs, or /32.
-    PrefixNotAllowed,
-    /// No network in CIDR notation.
-    InvalidCIDR,
-    /// A network with host bits that are not zero.
-    HostBitsSet,
-    /// In 0.0.0.0/8.
-    UnspecifiedAddress,
-    /// In 127.0.0.0/8.
-    LoopbackAddress,
-    /// In 169.254.0.0/16.
-    LinkLocalAddress,
-    /// 169.254.169.254, where clouds keep the credentials of a node.
-    MetadataAddress,
-    /// In 224.0.0.0/4.
-    MulticastAddress,
-    /// 255.255.255.255.
-    BroadcastAddress,
-    /// In 240.0.0.0/4.
-    ReservedAddress,
-    /// A client entry twice.
-    DuplicateClient,
-    /// A party that is the proxy itself.
-    ForwardLoop,
-    /// A client entry whose route would swallow an address that the forward needs.
-    RouteCapturesNode,
-    /// Not a port, 1 to 65535.
-    InvalidPort,
-    /// A range that ends before it begins.
-    InvalidPortRange,
-    /// A port, or a range, twice for one protocol.
-    DuplicatePort,
-    /// Two ranges of one protocol share ports, or both directions match one packet.
-    OverlappingPorts,
-    /// Not the name of one interface.
-    InvalidInterfaceName,
-    /// `reverse` without an external address to listen on.
-    ReverseNeedsExternalAddress,
-    /// `reverse` without the one client address that it leads to.
-    ReverseNeedsOneClient,
+words! {
+    /// The kinds of mistake that one object can show by itself.
+    RefusalReason {
+        /// The document is not a `PortForward` of a version that is known here.
+        UnknownKind,
+        /// A field that the API does not have, most often a slip of the pen.
+        UnknownField,
+        /// A value of the wrong type, such as a text where a number belongs.
+        InvalidType,
+        /// A word that is not one of those a field takes.
+        UnsupportedValue,
+        /// Something that must be there is not.
+        Required,
+        /// More entries than a list takes.
+        TooMany,
+        /// A name that Kubernetes would not take.
+        InvalidName,
+        /// Two entries of one list have the same name.
+        DuplicateName,
+        /// A label selector that means nothing.
+        InvalidSelector,
+        /// No IP address.
+        InvalidAddress,
+        /// An IP address in a form that programs read differently.
+        NonCanonicalAddress,
+        /// An IP address of a family that is not supported yet.
+        UnsupportedFamily,
+        /// A network where an address belongs, or /32.
+        PrefixNotAllowed,
+        /// No network in CIDR notation.
+        InvalidCIDR,
+        /// A network with host bits that are not zero.
+        HostBitsSet,
+        /// In 0.0.0.0/8.
+        UnspecifiedAddress,
+        /// In 127.0.0.0/8.
+        LoopbackAddress,
+        /// In 169.254.0.0/16.
+        LinkLocalAddress,
+        /// 169.254.169.254, where clouds keep the credentials of a node.
+        MetadataAddress,
+        /// In 224.0.0.0/4.
+        MulticastAddress,
+        /// 255.255.255.255.
+        BroadcastAddress,
+        /// In 240.0.0.0/4.
+        ReservedAddress,
+        /// A client entry twice.
+        DuplicateClient,
+        /// A party that is the proxy itself.
+        ForwardLoop,
+        /// A client entry whose route would swallow an address that the forward needs.
+        RouteCapturesNode,
+        /// Not a port, 1 to 65535.
+        InvalidPort,
+        /// A range that ends before it begins.
+        InvalidPortRange,
+        /// A port, or a range, twice for one protocol.
+        DuplicatePort,
+        /// Two ranges of one protocol share ports, or both directions match one packet.
+        OverlappingPorts,
+        /// Not the name of one interface.
+        InvalidInterfaceName,
+        /// `reverse` without an external address to listen on.
+        ReverseNeedsExternalAddress,
+        /// `reverse` without the one client address that it leads to.
+        ReverseNeedsOneClient,
+    }
 }
 
 impl fmt::Display for RefusalReason {

@@ -53,20 +53,27 @@ fn prefix_len(own: Ipv4Addr, peer: Ipv4Addr, given: u8) -> Option<u8> {
     Some(if subnet.contains(&own) { given } else { 32 })
 }
 
-/// The neighbours that the kernel has asked for in vain.
-pub(super) async fn unreachable(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, FactsError> {
+/// The neighbours that do not answer: the kernel asked in vain (`FAILED`), or asks again (`INCOMPLETE`) one that was `silent`
+/// before. Under traffic the kernel goes back and forth between the two every few seconds.
+pub(super) async fn unreachable(socket: &mut Socket, silent: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, FactsError> {
     let mut request = NeighbourMessage::default();
     request.header.family = AddressFamily::Inet;
-    let failed = socket
+    let neighbours = socket
         .dump(RouteNetlinkMessage::GetNeighbour(request), |message| match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) if neighbour.header.state == NeighbourState::Failed => {
-                address(&neighbour)
-            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => Some((address(&neighbour)?, neighbour.header.state)),
             _ => None,
         })
         .await
         .map_err(listing("neighbours"))?;
-    Ok(failed.into_iter().collect())
+    Ok(neighbours
+        .into_iter()
+        .filter(|(address, state)| is_silent(*state, silent.contains(address)))
+        .map(|(address, _)| address)
+        .collect())
+}
+
+fn is_silent(state: NeighbourState, before: bool) -> bool {
+    state == NeighbourState::Failed || (state == NeighbourState::Incomplete && before)
 }
 
 /// The IPv4 address that a neighbour entry is for.
@@ -80,6 +87,14 @@ pub(super) fn address(message: &NeighbourMessage) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_neighbour_that_is_asked_again_stays_silent_until_it_answers() {
+        assert!(is_silent(NeighbourState::Failed, false));
+        assert!(is_silent(NeighbourState::Incomplete, true));
+        assert!(!is_silent(NeighbourState::Incomplete, false), "the first question is no silence");
+        assert!(!is_silent(NeighbourState::Reachable, true));
+    }
 
     #[test]
     fn the_subnet_of_a_point_to_point_link_is_that_of_the_peer() {

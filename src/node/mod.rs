@@ -1,6 +1,6 @@
 //! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed.
 //!
-//! Reading only. Decides nothing about forwards, keeps nothing between two readings.
+//! Reading only. Decides nothing about forwards, keeps nothing between two readings but which neighbours were silent.
 
 mod addresses;
 mod links;
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::Facts;
 use crate::netlink::{NetlinkError, Socket};
@@ -40,16 +41,18 @@ pub enum FactsError {
 }
 
 /// Reads the facts of this node.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Observer {
     api_servers: BTreeSet<IpAddr>,
+    /// The neighbours that did not answer when last looked.
+    silent: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl Observer {
     /// An observer that states `api_servers`, which the kernel does not know. Nor does it know the labels of the node: there are none.
     #[must_use]
     pub fn new(api_servers: BTreeSet<IpAddr>) -> Self {
-        Self { api_servers }
+        Self { api_servers, silent: Mutex::default() }
     }
 
     /// The facts as they are now, of the network namespace of the calling thread.
@@ -61,17 +64,26 @@ impl Observer {
     pub async fn facts(&self) -> Result<Facts, FactsError> {
         let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
         let links = links::read(&mut socket).await?;
+        let silent = self.silent().clone();
+        let unreachable = addresses::unreachable(&mut socket, &silent).await?;
+        self.silent().clone_from(&unreachable);
         Ok(Facts {
             labels: BTreeMap::new(),
             addresses: addresses::read(&mut socket, &links).await?,
             routes: routes::read(&mut socket, &links).await?,
-            unreachable: addresses::unreachable(&mut socket).await?,
+            unreachable,
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
             listeners: listeners::read()?,
             api_servers: self.api_servers.clone(),
             links: links.into_named(),
         })
+    }
+}
+
+impl Observer {
+    fn silent(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

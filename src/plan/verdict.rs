@@ -6,6 +6,7 @@ use super::claims::Conflict;
 use crate::api::Role;
 use crate::forward::Refusal;
 use crate::model::{HostRoute, Translation};
+use crate::words::words;
 
 /// What the plan decided about one forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,30 +44,6 @@ pub enum Acceptance {
     Conflict(Conflict),
 }
 
-/// Declares reasons with the words by which status names them.
-macro_rules! reasons {
-    ($(#[$head:meta])* $type:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
-        $(#[$head])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $type {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl $type {
-            /// Every reason there is.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The reason as one word, as a condition carries it.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)*
-                }
-            }
-        }
-    };
-}
-
 /// Why a forward that is fine by itself cannot be carried by this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRefusal {
@@ -76,7 +53,7 @@ pub struct NodeRefusal {
     pub message: String,
 }
 
-reasons! {
+words! {
     /// The kinds of mistake that show only on a node.
     NodeRefusalReason {
         /// A party is an address of this node, so that the flow would come back to it.
@@ -105,7 +82,7 @@ pub struct Obstacle {
     pub message: String,
 }
 
-reasons! {
+words! {
     /// What stops flows that are accepted and programmed, the worst first.
     ObstacleReason {
         /// The kernel routes no packets.

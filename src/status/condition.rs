@@ -7,64 +7,75 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::forward::RefusalReason;
 use crate::plan::{NodeRefusalReason, ObstacleReason};
+use crate::words::words;
 
-/// The conditions of a forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Type {
-    /// The spec is usable and won its conflicts.
-    Accepted,
-    /// The kernel, read back, equals the plan.
-    Programmed,
-    /// Besides, nothing that is known stops the flow.
-    Ready,
-    /// No retry can heal it. Only there where it is true.
-    Stalled,
+words! {
+    /// The conditions of a forward.
+    Type {
+        /// The spec is usable and won its conflicts.
+        Accepted,
+        /// The kernel, read back, equals the plan.
+        Programmed,
+        /// Besides, nothing that is known stops the flow.
+        Ready,
+        /// No retry can heal it. Only there where it is true.
+        Stalled,
+    }
 }
 
-/// Whether a condition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    /// It does.
-    True,
-    /// It does not.
-    False,
-    /// Nobody can tell.
-    Unknown,
+words! {
+    /// Whether a condition holds.
+    State {
+        /// It does.
+        True,
+        /// It does not.
+        False,
+        /// Nobody can tell.
+        Unknown,
+    }
+}
+
+words! {
+    /// Why a condition is as it is, where neither an object nor an obstacle is to blame.
+    Circumstance {
+        /// The spec is usable and won its conflicts.
+        Accepted,
+        /// The kernel equals the plan.
+        Programmed,
+        /// Nothing that is known stops the flow.
+        Ready,
+        /// The rules are ready for the address to come.
+        Standby,
+        /// It is switched off, and withdrawn.
+        Disabled,
+        /// Nothing was tried yet.
+        Pending,
+        /// An older forward claims the same.
+        Conflict,
+        /// It is not carried, so there is nothing to programme.
+        NotAccepted,
+        /// A tool or the kernel refused.
+        ApplyFailed,
+        /// What was read back is not what was written.
+        Drifted,
+        /// Another program's rule stands before ours.
+        Overridden,
+        /// No node holds the internal address.
+        NoActiveNode,
+        /// More than one node holds the internal address.
+        AddressOnSeveralNodes,
+        /// The agent of the only active node is gone.
+        AgentUnavailable,
+        /// The agent is older than the object's form.
+        UnsupportedSchema,
+    }
 }
 
 /// Why a condition is as it is: one word from a closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The spec is usable and won its conflicts.
-    Accepted,
-    /// The kernel equals the plan.
-    Programmed,
-    /// Nothing that is known stops the flow.
-    Ready,
-    /// The rules are ready for the address to come.
-    Standby,
-    /// It is switched off, and withdrawn.
-    Disabled,
-    /// Nothing was tried yet.
-    Pending,
-    /// An older forward claims the same.
-    Conflict,
-    /// It is not carried, so there is nothing to programme.
-    NotAccepted,
-    /// A tool or the kernel refused.
-    ApplyFailed,
-    /// What was read back is not what was written.
-    Drifted,
-    /// Another program's rule stands before ours.
-    Overridden,
-    /// No node holds the internal address.
-    NoActiveNode,
-    /// More than one node holds the internal address.
-    AddressOnSeveralNodes,
-    /// The agent of the only active node is gone.
-    AgentUnavailable,
-    /// The agent is older than the object's form.
-    UnsupportedSchema,
+    /// Neither an object nor an obstacle is to blame.
+    Circumstance(Circumstance),
     /// The object is wrong by itself.
     Refused(RefusalReason),
     /// The object is wrong on this node.
@@ -92,8 +103,8 @@ const MESSAGE_CHARS: usize = 1024;
 impl Judged {
     /// A condition, with its message cut to a sane length.
     #[must_use]
-    pub fn new(kind: Type, state: State, reason: Reason, message: impl Into<String>) -> Self {
-        let message: String = message.into();
+    pub fn new(kind: Type, state: State, reason: impl Into<Reason>, message: impl Into<String>) -> Self {
+        let (reason, message): (Reason, String) = (reason.into(), message.into());
         let message = match message.char_indices().nth(MESSAGE_CHARS) {
             Some((end, _)) => format!("{}…", &message[..end]),
             None => message,
@@ -118,51 +129,12 @@ impl Judged {
     }
 }
 
-impl Type {
-    /// The word in `conditions[].type`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "Accepted",
-            Self::Programmed => "Programmed",
-            Self::Ready => "Ready",
-            Self::Stalled => "Stalled",
-        }
-    }
-}
-
-impl State {
-    /// The word in `conditions[].status`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
 impl Reason {
     /// The word in `conditions[].reason`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Accepted => "Accepted",
-            Self::Programmed => "Programmed",
-            Self::Ready => "Ready",
-            Self::Standby => "Standby",
-            Self::Disabled => "Disabled",
-            Self::Pending => "Pending",
-            Self::Conflict => "Conflict",
-            Self::NotAccepted => "NotAccepted",
-            Self::ApplyFailed => "ApplyFailed",
-            Self::Drifted => "Drifted",
-            Self::Overridden => "Overridden",
-            Self::NoActiveNode => "NoActiveNode",
-            Self::AddressOnSeveralNodes => "AddressOnSeveralNodes",
-            Self::AgentUnavailable => "AgentUnavailable",
-            Self::UnsupportedSchema => "UnsupportedSchema",
+            Self::Circumstance(reason) => reason.as_str(),
             Self::Refused(reason) => reason.as_str(),
             Self::RefusedHere(reason) => reason.as_str(),
             Self::Obstacle(reason) => reason.as_str(),
@@ -172,27 +144,17 @@ impl Reason {
     /// Every reason there is, for the pages that explain them.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let mut all = vec![
-            Self::Accepted,
-            Self::Programmed,
-            Self::Ready,
-            Self::Standby,
-            Self::Disabled,
-            Self::Pending,
-            Self::Conflict,
-            Self::NotAccepted,
-            Self::ApplyFailed,
-            Self::Drifted,
-            Self::Overridden,
-            Self::NoActiveNode,
-            Self::AddressOnSeveralNodes,
-            Self::AgentUnavailable,
-            Self::UnsupportedSchema,
-        ];
-        all.extend(RefusalReason::ALL.iter().copied().map(Self::Refused));
-        all.extend(NodeRefusalReason::ALL.iter().copied().map(Self::RefusedHere));
-        all.extend(ObstacleReason::ALL.iter().copied().map(Self::Obstacle));
-        all
+        let circumstances = Circumstance::ALL.iter().copied().map(Self::Circumstance);
+        let refusals = RefusalReason::ALL.iter().copied().map(Self::Refused);
+        let here = NodeRefusalReason::ALL.iter().copied().map(Self::RefusedHere);
+        let obstacles = ObstacleReason::ALL.iter().copied().map(Self::Obstacle);
+        circumstances.chain(refusals).chain(here).chain(obstacles).collect()
+    }
+}
+
+impl From<Circumstance> for Reason {
+    fn from(circumstance: Circumstance) -> Self {
+        Self::Circumstance(circumstance)
     }
 }
 

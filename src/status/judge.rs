@@ -1,6 +1,6 @@
 //! What this node says of one forward: from the plan's verdict and what the kernel, read back, holds.
 
-use super::condition::{Judged, Reason, State, Type};
+use super::condition::{Circumstance, Judged, Reason, State, Type};
 use crate::api::Role;
 use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
@@ -47,7 +47,7 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
         Acceptance::Disabled => withdrawn(applied),
         Acceptance::Refused(refusal) => refused(Reason::Refused(refusal.reason), &refusal.message),
         Acceptance::RefusedHere(refusal) => refused(Reason::RefusedHere(refusal.reason), &refusal.message),
-        Acceptance::Conflict(conflict) => refused(Reason::Conflict, &conflict.message),
+        Acceptance::Conflict(conflict) => refused(Circumstance::Conflict, &conflict.message),
     };
     conditions.extend(stalled(&verdict.acceptance));
     let standing = match &verdict.acceptance {
@@ -63,7 +63,7 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
 /// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
-    let conditions = refused(Reason::UnsupportedSchema, &upgrade(error));
+    let conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
     Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
 }
 
@@ -72,7 +72,7 @@ fn upgrade(error: &str) -> String {
 }
 
 fn accepted() -> Judged {
-    Judged::new(Type::Accepted, State::True, Reason::Accepted, "the spec is usable and conflicts with no older forward")
+    Judged::new(Type::Accepted, State::True, Circumstance::Accepted, "the spec is usable and conflicts with no older forward")
 }
 
 /// The node is no candidate: it says that the spec is fine, and who could say more.
@@ -80,15 +80,15 @@ fn not_here() -> Vec<Judged> {
     let message = "no node holds the internal address, or has a link in its subnet, and matches nodeSelector";
     vec![
         accepted(),
-        Judged::new(Type::Programmed, State::False, Reason::NoActiveNode, message),
-        Judged::new(Type::Ready, State::False, Reason::NoActiveNode, message),
+        Judged::new(Type::Programmed, State::False, Circumstance::NoActiveNode, message),
+        Judged::new(Type::Ready, State::False, Circumstance::NoActiveNode, message),
     ]
 }
 
-fn refused(reason: Reason, message: &str) -> Vec<Judged> {
+fn refused(reason: impl Into<Reason> + Copy, message: &str) -> Vec<Judged> {
     vec![
         Judged::new(Type::Accepted, State::False, reason, message),
-        Judged::new(Type::Programmed, State::False, Reason::NotAccepted, "nothing of this forward is in the kernel"),
+        Judged::new(Type::Programmed, State::False, Circumstance::NotAccepted, "nothing of this forward is in the kernel"),
         Judged::new(Type::Ready, State::False, reason, message),
     ]
 }
@@ -119,7 +119,12 @@ fn withdrawn(applied: &Applied) -> Vec<Judged> {
     match failure(applied) {
         None => kinds
             .map(|kind| {
-                Judged::new(kind, State::True, Reason::Disabled, "mode is Disabled: withdrawn from the kernel, the object stays")
+                Judged::new(
+                    kind,
+                    State::True,
+                    Circumstance::Disabled,
+                    "mode is Disabled: withdrawn from the kernel, the object stays",
+                )
             })
             .into(),
         Some((reason, message)) => {
@@ -130,7 +135,7 @@ fn withdrawn(applied: &Applied) -> Vec<Judged> {
                     Judged::new(
                         kind,
                         state(kind),
-                        if kind == Type::Accepted { Reason::Disabled } else { reason },
+                        if kind == Type::Accepted { Circumstance::Disabled.into() } else { reason },
                         message.clone(),
                     )
                 })
@@ -140,18 +145,19 @@ fn withdrawn(applied: &Applied) -> Vec<Judged> {
 }
 
 fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
+    if let Some((reason, message)) = failure(applied) {
+        let broken = |kind| Judged::new(kind, State::False, reason, message.clone());
+        return vec![accepted(), broken(Type::Programmed), broken(Type::Ready)];
+    }
     let obstacles = obstacles(verdict, applied);
-    let broken = failure(applied).or_else(|| unprogrammed_route(&obstacles));
-    let (programmed, ready) = match broken {
-        Some((reason, message)) => (
-            Judged::new(Type::Programmed, State::False, reason, message.clone()),
-            Judged::new(Type::Ready, State::False, reason, message),
-        ),
-        None => (
-            Judged::new(Type::Programmed, State::True, Reason::Programmed, "rules and routes, read back, are as planned"),
-            ready(verdict, applied, &obstacles),
-        ),
+    let programmed = match unprogrammed_route(&obstacles) {
+        Some((reason, message)) => Judged::new(Type::Programmed, State::False, reason, message),
+        None => {
+            Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned")
+        }
     };
+    // The worst of what is known: a route that the kernel refuses may have its reason in a link that is down.
+    let ready = ready(verdict, applied, &obstacles);
     vec![accepted(), programmed, ready]
 }
 
@@ -161,8 +167,10 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
         return Judged::new(Type::Ready, State::False, Reason::Obstacle(worst.reason), message);
     }
     let (reason, mut message) = match verdict.role {
-        Some(Role::Standby) => (Reason::Standby, "the rules are ready for the internal address to come to this node".to_owned()),
-        Some(Role::Active) | None => (Reason::Ready, "nothing that is known stops the flow".to_owned()),
+        Some(Role::Standby) => {
+            (Circumstance::Standby, "the rules are ready for the internal address to come to this node".to_owned())
+        }
+        Some(Role::Active) | None => (Circumstance::Ready, "nothing that is known stops the flow".to_owned()),
     };
     if applied.rules.as_ref().is_ok_and(|rules| rules.forward_policy == ForwardPolicy::Drop) {
         message += "; the policy of FORWARD is DROP, and PF-FWD accepts these flows";
@@ -176,14 +184,14 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
 /// What failed for the whole node, if anything did.
 fn failure(applied: &Applied) -> Option<(Reason, String)> {
     let rules = match &applied.rules {
-        Err(error) => return Some((Reason::ApplyFailed, error.to_string())),
+        Err(error) => return Some((Circumstance::ApplyFailed.into(), error.to_string())),
         Ok(rules) => rules,
     };
     if let Err(error) = &applied.routes {
-        return Some((Reason::ApplyFailed, explained(error)));
+        return Some((Circumstance::ApplyFailed.into(), explained(error)));
     }
     if let Err(error) = &applied.conntrack {
-        return Some((Reason::ApplyFailed, explained(error)));
+        return Some((Circumstance::ApplyFailed.into(), explained(error)));
     }
     drifted(rules).or_else(|| overridden(rules))
 }
@@ -200,7 +208,7 @@ fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
         "{} chains, {first} among them, are not as they were written; another program changes them",
         rules.differing.len()
     );
-    Some((Reason::Drifted, message))
+    Some((Circumstance::Drifted.into(), message))
 }
 
 fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
@@ -211,7 +219,7 @@ fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
         stage.builtin(),
         stage.root()
     );
-    Some((Reason::Overridden, message))
+    Some((Circumstance::Overridden.into(), message))
 }
 
 /// The obstacles that the plan knows and those that the routes met, the worst first.
@@ -270,7 +278,7 @@ impl Judgement {
     #[must_use]
     pub fn outdated(mut self, error: &str) -> Self {
         let message = format!("{}; its last good content, of generation {}, stays in force", upgrade(error), self.generation);
-        let accepted = Judged::new(Type::Accepted, State::False, Reason::UnsupportedSchema, message);
+        let accepted = Judged::new(Type::Accepted, State::False, Circumstance::UnsupportedSchema, message);
         for judged in self.conditions.iter_mut().filter(|judged| judged.kind == Type::Accepted) {
             *judged = accepted.clone();
         }

@@ -10,7 +10,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-pub use condition::{Judged, Reason, State, Type};
+pub use condition::{Circumstance, Judged, Reason, State, Type};
 pub use judge::{Judgement, Standing, judge, unknown_form};
 pub use summary::{merge, node_status, summary};
 pub use writes::{View, Write};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::{Judged, Reason, State, Type};
+use super::condition::{Circumstance, Judged, State, Type};
 use super::judge::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 
@@ -50,7 +50,7 @@ pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<Stri
         (_, [first, ..]) => {
             let names: Vec<&str> = active.iter().map(|node| node.node_name.as_str()).collect();
             let message = format!("{} hold the internal address; leave it on one node", names.join(", "));
-            let ready = Judged::new(Type::Ready, State::False, Reason::AddressOnSeveralNodes, message);
+            let ready = Judged::new(Type::Ready, State::False, Circumstance::AddressOnSeveralNodes, message);
             let generation = first.observed_generation;
             (None, generation, replaced(&taken_over(&first.conditions, before), &[ready], generation, before, now))
         }
@@ -98,7 +98,7 @@ fn withdrawn(own: &Judgement, alive: &[&NodeStatus]) -> Vec<Judged> {
     if !left.is_empty() {
         let message = format!("mode is Disabled; waiting until {} has withdrawn it", left.join(", "));
         for judged in conditions.iter_mut().filter(|judged| judged.kind != Type::Accepted && judged.state == State::True) {
-            *judged = Judged::new(judged.kind, State::False, Reason::Pending, message.clone());
+            *judged = Judged::new(judged.kind, State::False, Circumstance::Pending, message.clone());
         }
     }
     conditions
@@ -110,15 +110,15 @@ fn unavailable(lost: &NodeStatus, before: &[Condition], now: Timestamp) -> Vec<C
     let message = format!(
         "the agent of {node}, the active node, has not renewed its Lease; what {node} does is not known; start its agent, or move the address"
     );
-    let unknown =
-        [Type::Programmed, Type::Ready].map(|kind| Judged::new(kind, State::Unknown, Reason::AgentUnavailable, message.clone()));
+    let unknown = [Type::Programmed, Type::Ready]
+        .map(|kind| Judged::new(kind, State::Unknown, Circumstance::AgentUnavailable, message.clone()));
     replaced(&taken_over(&lost.conditions, before), &unknown, lost.observed_generation, before, now)
 }
 
 /// No live node holds the address: a standby could take over, but nothing flows.
 fn without_active(own: &Judgement, alive: &[&NodeStatus], before: &[Condition], now: Timestamp) -> Vec<Condition> {
     let message = "no node holds the internal address; give it to an interface of a proxy node";
-    let nowhere = Judged::new(Type::Ready, State::False, Reason::NoActiveNode, message);
+    let nowhere = Judged::new(Type::Ready, State::False, Circumstance::NoActiveNode, message);
     match alive.first() {
         Some(first) => {
             let conditions = taken_over(&first.conditions, before);

@@ -197,7 +197,7 @@ fn every_reason_is_one_word_that_metav1_takes() {
 
 #[test]
 fn a_message_is_cut_to_a_sane_length() {
-    assert_eq!(Judged::new(Type::Ready, State::True, Reason::Ready, "é".repeat(5000)).message.chars().count(), 1025);
+    assert_eq!(Judged::new(Type::Ready, State::True, Circumstance::Ready, "é".repeat(5000)).message.chars().count(), 1025);
 }
 
 /// A small cluster: what the API server holds of one object, and what the agents that live say.

@@ -196,6 +196,18 @@ impl Agent {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Waits for a line of the log.
+    pub(crate) fn wait_log(&self, text: &str) {
+        if !eventually(PATIENCE, || self.log().contains(text)) {
+            self.give_up(&format!("the log never said: {text}"));
+        }
+    }
+
+    /// Its process, as others name it.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Whether it still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.process.try_wait().expect("a child can be waited for").is_none()

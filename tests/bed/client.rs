@@ -213,7 +213,11 @@ impl UdpFlow {
         self.socket.send(self.asked.to_string().as_bytes())?;
         let mut datagram = [0; 2048];
         loop {
-            let length = self.socket.recv(&mut datagram)?;
+            let length = match self.socket.recv(&mut datagram) {
+                // With a time limit a wait that was interrupted is not taken up again (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                received => received?,
+            };
             let text = String::from_utf8_lossy(&datagram[..length]);
             let (number, seen) = text.split_once(' ').ok_or(Silence::Garbled)?;
             if number == self.asked.to_string() {

@@ -201,10 +201,10 @@ impl Plane {
         &self.netns
     }
 
-    /// What the API server logged, its warnings and errors only.
+    /// What the API server logged, its errors only.
     pub(crate) fn log(&self) -> String {
         let text = fs::read_to_string(self.file("kube-apiserver.log")).unwrap_or_default();
-        text.lines().filter(|line| !line.starts_with('I')).fold(String::new(), |mut kept, line| {
+        text.lines().filter(|line| line.starts_with('E') || line.starts_with('F')).fold(String::new(), |mut kept, line| {
             let _ = writeln!(kept, "{line}");
             kept
         })
@@ -223,7 +223,8 @@ impl Plane {
     /// Keeps the authority of the certificate that the API server has made for itself: the last of that file. False before.
     fn keep_authority(&self) -> bool {
         let Ok(chain) = fs::read_to_string(self.file("certificates/apiserver.crt")) else { return false };
-        let Some(last) = chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
+        let Some(last) =
+            chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
         else {
             return false;
         };
@@ -235,7 +236,7 @@ impl Plane {
 impl Drop for Plane {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- warnings and errors of the API server\n{}", self.log());
+            eprintln!("--- errors of the API server\n{}", self.log());
         }
     }
 }

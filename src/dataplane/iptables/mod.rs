@@ -60,6 +60,8 @@ pub struct RulesReport {
     pub written: Vec<ChainName>,
     /// The chains that were deleted.
     pub deleted: Vec<ChainName>,
+    /// The chains that should be gone, and hold nothing any more, but that a rule of another program jumps to.
+    pub stuck: BTreeSet<ChainName>,
     /// The built-in chains in which our jump was put first.
     pub jumps: Vec<Stage>,
     /// Read back: the chains that are still not as they should be.
@@ -99,7 +101,23 @@ pub enum RulesError {
     },
 }
 
+/// Chains of ours that should be gone are still there, empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{count} chains of ours, {first} among them, are empty but cannot be deleted: rules of other programs jump to them; remove those rules"
+)]
+pub struct Stuck {
+    count: usize,
+    first: ChainName,
+}
+
 impl RulesReport {
+    /// The chains that could not be deleted, if there are any.
+    #[must_use]
+    pub fn stuck(&self) -> Option<Stuck> {
+        self.stuck.first().map(|first| Stuck { count: self.stuck.len(), first: first.clone() })
+    }
+
     /// Whether anything was written.
     #[must_use]
     pub fn changed(&self) -> bool {
@@ -143,7 +161,8 @@ impl Iptables {
         }
         self.delete_stale(ruleset, &before, &mut report).await?;
         let after = if report.changed() {
-            memory.seen = Table::ALL.into_iter().map(|table| (table, ruleset.chains(table).keys().cloned().collect())).collect();
+            let expected = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
+            memory.seen = Table::ALL.into_iter().map(|table| (table, expected(table))).collect();
             self.read_all(&mut memory).await?
         } else {
             before
@@ -208,15 +227,50 @@ impl Iptables {
     async fn delete_stale(&self, ruleset: &Ruleset, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
         for table in Table::ALL.into_iter().rev() {
             let stale: Vec<ChainName> = before[&table].stale(ruleset.chains(table)).cloned().collect();
-            if let Some(text) = transaction::delete(table, &stale) {
-                self.restore(&text).await?;
+            match self.delete(table, &stale).await {
+                Ok(()) => report.deleted.extend(stale),
+                // Most likely a rule of another program jumps to one of them, which must not hold up anything else.
+                Err(ProgramError::Refused { .. }) => self.delete_each(table, &before[&table], stale, report).await?,
+                Err(error) => return Err(error.into()),
             }
-            report.deleted.extend(stale);
         }
         Ok(())
     }
 
-    async fn restore(&self, text: &str) -> Result<(), RulesError> {
+    /// Empties the chains `stale`, then deletes those that the kernel lets go.
+    async fn delete_each(
+        &self,
+        table: Table,
+        before: &SavedTable,
+        stale: Vec<ChainName>,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
+        for text in rewrite(self.variant, table, &Chains::new(), &full) {
+            self.restore(&text).await?;
+        }
+        report.written.extend(full);
+        // Those that were jumped from come first, so that what they jumped to is free.
+        for name in stale {
+            match self.delete(table, std::slice::from_ref(&name)).await {
+                Ok(()) => report.deleted.push(name),
+                Err(ProgramError::Refused { .. }) => {
+                    report.stuck.insert(name);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, table: Table, names: &[ChainName]) -> Result<(), ProgramError> {
+        match transaction::delete(table, names) {
+            Some(text) => self.restore(&text).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), ProgramError> {
         program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
         Ok(())
     }

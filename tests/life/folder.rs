@@ -1,0 +1,125 @@
+//! Bad manifests under a running agent: what was good stays in force, and the report says what is wrong and where.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portforward_operator::api;
+use portforward_operator::forward::Forward;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::bed::client::{ANSWER, Connection};
+use crate::bed::kernel::Variant;
+use crate::bed::wait::until;
+use crate::bed::{CLIENT, EXTERNAL, INTERNAL, SECOND_SERVER, SERVER};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp, wait};
+
+on_both_variants! {
+    what_does_not_parse_leaves_the_last_good_content_in_force,
+    one_refused_object_holds_back_its_whole_file_and_no_other,
+}
+
+/// The report on the seed's file, once it says this.
+fn refused(stage: &Stage, says: &[&str]) -> String {
+    let found = until(SOON, || stage.agent.file_error(FILE).filter(|error| says.iter().all(|part| error.contains(part))));
+    found.unwrap_or_else(|| panic!("wanted {says:?}, the report says {:?}", stage.agent.file_error(FILE)))
+}
+
+fn good(stage: &Stage) {
+    wait("the file is good", || stage.agent.report().is_some() && stage.agent.file_error(FILE).is_none());
+    stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
+}
+
+fn what_does_not_parse_leaves_the_last_good_content_in_force(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let download = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap().stream().unwrap();
+    let before = stage.proxy().iptables_save(variant);
+    let text = Manifest::seed().text();
+    for (content, says) in [
+        ("spec: [", &["line 1"][..]),
+        ("", &["is empty", "remove the file"]),
+        (&Manifest::seed().with("/spec/prots", json!([])).text(), &["prots"]),
+        (&text.replace("\"port\": 80", "\"port\": 80, \"port\": 81"), &["duplicate", "port"]),
+        (&text[..text.len() / 2], &["line"]),
+    ] {
+        stage.manifests.put(FILE, content);
+        refused(&stage, says);
+        assert_eq!(stage.agent.condition(SEED, "Ready"), Some(("True".into(), "Ready".into())));
+    }
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+    assert_eq!(stage.proxy().iptables_save(variant), before);
+
+    stage.manifests.put(FILE, &Manifest::seed().for_second_server().text());
+    good(&stage);
+    wait("the new content is in force", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
+    assert!(download.goes_on(ANSWER));
+}
+
+fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let wrong = Manifest::seed().named("wrong").with("/spec/upstream/targets/0/address", "010.0.0.1");
+    let both = format!("{}---\n{}", Manifest::seed().for_second_server().text(), wrong.text());
+    stage.manifests.put(FILE, &both);
+    stage.manifests.put(
+        "other.yaml",
+        &Manifest::seed().named("other").with("/spec/ports", json!([{"name": "web", "port": 81, "targetPort": 80}])).text(),
+    );
+    refused(&stage, &["document 2", "wrong", "spec.upstream.targets[0].address", "octal; write it without"]);
+    stage.agent.wait_condition("lines/other", "Ready", "True", "Ready");
+    assert!(stage.agent.forward("lines/wrong").is_none());
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the first object of the file waits for the second");
+
+    let right = wrong
+        .with("/spec/upstream/targets/0/address", SERVER.to_string())
+        .with("/spec/ports/0/port", 82)
+        .with("/spec/ports/1/port", 515);
+    stage.manifests.put(FILE, &format!("{}---\n{}", Manifest::seed().for_second_server().text(), right.text()));
+    good(&stage);
+    stage.agent.wait_condition("lines/wrong", "Ready", "True", "Ready");
+    assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
+}
+
+/// A row of the table of refusals; what the table says besides is for its own tests.
+#[derive(Deserialize)]
+struct Row {
+    claim: String,
+    #[serde(default)]
+    set: BTreeMap<String, Value>,
+    reason: Option<String>,
+}
+
+/// The base object of the table with the row's changes.
+fn object(row: &Row) -> Value {
+    let mut object: Value = serde_saphyr::from_str(include_str!("../refusals/base.yaml")).unwrap();
+    for (pointer, value) in &row.set {
+        let (parent, last) = pointer.rsplit_once('/').unwrap();
+        match object.pointer_mut(parent).unwrap() {
+            Value::Object(fields) if value.is_null() => drop(fields.remove(last)),
+            Value::Array(items) if last == "-" => items.push(value.clone()),
+            Value::Array(items) => items[last.parse::<usize>().unwrap()] = value.clone(),
+            parent => parent[last] = value.clone(),
+        }
+    }
+    object
+}
+
+#[test]
+fn one_object_of_every_kind_of_refusal_is_refused_in_the_types_own_words() {
+    let stage = Stage::seed(Variant::Nft);
+    let _servers = servers(&stage.bed);
+    let before = stage.proxy().iptables_save(Variant::Nft);
+    let rows: Vec<Row> = serde_saphyr::from_str(include_str!("../refusals/table.yaml")).unwrap();
+    let mut seen = BTreeSet::new();
+    for row in rows.iter().filter(|row| row.reason.as_ref().is_some_and(|reason| seen.insert(reason.clone()))) {
+        let object = object(row);
+        let refusal =
+            api::decode(object.clone()).map_err(Into::into).and_then(|object| Forward::parse(&object)).expect_err(&row.claim);
+        stage.manifests.put(FILE, &object.to_string());
+        let error = refused(&stage, &[&refusal.message]);
+        assert!(error.starts_with("document 1"), "{}: {error}", row.claim);
+    }
+    assert!(seen.len() >= 25, "{seen:?}");
+    assert_eq!(stage.proxy().iptables_save(Variant::Nft), before);
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+}

@@ -1,0 +1,14 @@
+//! The agent's life on a real kernel: edits, restarts, repairs, cleaning up, what it says of a node that is not in order,
+//! bad manifests, and its command line.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod cleanup;
+mod cli;
+mod conditions;
+mod edits;
+mod folder;
+mod repair;
+mod restarts;
+mod stage;

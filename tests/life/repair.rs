@@ -1,0 +1,217 @@
+//! What of ours another program changes is back within seconds, logged and counted, and what is foreign stays.
+
+use std::time::{Duration, Instant};
+
+use crate::bed::Bed;
+use crate::bed::kernel::Variant;
+use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SERVER};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
+
+on_both_variants! {
+    whatever_is_done_to_our_rules_is_repaired_logged_and_counted,
+    a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most,
+    routes_that_are_gone_or_changed_are_back,
+    a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back,
+    a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing,
+}
+
+/// How long a repair may take on a machine that is busy: events tell of nftables; the older xtables are looked at every
+/// second, or less often where a look takes long.
+fn bound(variant: Variant) -> Duration {
+    match variant {
+        Variant::Nft => Duration::from_secs(3),
+        Variant::Legacy => Duration::from_secs(8),
+    }
+}
+
+/// Foreign rules and routes of every kind that could be mistaken.
+fn make_foreign(proxy: &Proxy, variant: Variant) {
+    for rule in [
+        "-t nat -A PREROUTING -p tcp --dport 8443 -j DNAT --to-destination 9.9.9.9",
+        "-t nat -A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE",
+        "-A FORWARD -s 10.9.0.0/16 -m comment --comment PFX -j ACCEPT",
+        "-A INPUT -m conntrack --ctstate INVALID -j DROP",
+        "-t mangle -A PREROUTING -s 10.9.0.1 -j MARK --set-mark 7",
+    ] {
+        proxy.iptables(variant, rule);
+    }
+    proxy.iptables(variant, "-N OTHERS");
+    proxy.iptables(variant, "-A OTHERS -j RETURN");
+    proxy
+        .netns
+        .ip_batch(["route add 10.9.0.0/16 via 192.168.0.1 dev eth1", "route add 10.8.0.1 via 2.2.2.1 proto 99 metric 154"]);
+}
+
+fn foreign_routes(proxy: &Proxy) -> Vec<serde_json::Value> {
+    proxy.routes().into_iter().filter(|route| route["protocol"] != "154").collect()
+}
+
+/// The number in the last `repairs=` of the log.
+fn repairs(log: &str) -> u32 {
+    let mut counts = log.lines().filter(|line| line.contains("repaired")).filter_map(|line| line.rsplit_once("repairs="));
+    counts.next_back().map_or(0, |(_, count)| count.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap())
+}
+
+/// Does one piece of damage; it is repaired in time, counted once or more, and the forward works.
+fn repaired(stage: &Stage, variant: Variant, damage: &str, done: impl FnOnce(&Proxy), whole: impl Fn(&Proxy) -> bool) {
+    let (proxy, counted) = (stage.proxy(), repairs(&stage.agent.log()));
+    let before = proxy.our_rules(variant);
+    let begun = Instant::now();
+    done(proxy);
+    wait(&format!("{damage}: repaired"), || whole(proxy) && proxy.our_rules(variant) == before);
+    wait(&format!("{damage}: counted"), || repairs(&stage.agent.log()) > counted);
+    assert!(begun.elapsed() < bound(variant), "{damage}: took {:?}", begun.elapsed());
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{damage}");
+}
+
+fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant) {
+    let bed = Bed::new();
+    let _servers = servers(&bed);
+    make_foreign(bed.proxy(), variant);
+    let foreign = (bed.proxy().foreign_rules(variant), foreign_routes(bed.proxy()));
+    let stage = Stage::of(variant, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let damages: [(&str, &[&str]); 9] = [
+        (
+            "one rule is changed",
+            &["-t nat -R PF-PRE 1 -s 1.1.1.1 -d 192.168.0.2 -p tcp --dport 80 -j DNAT --to-destination 3.3.3.4:80"],
+        ),
+        ("one rule is deleted", &["-t nat -D PF-PRE 1"]),
+        ("a chain is flushed", &["-t nat -F PF-PRE"]),
+        ("a rule is added", &["-t nat -A PF-POST -s 9.9.9.9 -j ACCEPT"]),
+        ("a rule is inserted", &["-I PF-FWD -j DROP"]),
+        ("our jump is there twice", &["-t nat -A POSTROUTING -j PF-POST"]),
+        ("our jump is deleted from PREROUTING", &["-t nat -D PREROUTING 1"]),
+        ("our jump is deleted from FORWARD", &["-D FORWARD 1"]),
+        ("jump and chain are deleted", &["-t nat -D POSTROUTING 1", "-t nat -F PF-POST", "-t nat -X PF-POST"]),
+    ];
+    // Each by itself where it is seen at once; several together where it takes a second or two.
+    let at_once = match variant {
+        Variant::Nft => 1,
+        Variant::Legacy => 3,
+    };
+    for damages in damages.chunks(at_once) {
+        let named = damages.iter().map(|(damage, _)| *damage).collect::<Vec<_>>().join(", ");
+        let commands = damages.iter().flat_map(|(_, commands)| *commands);
+        let done = |proxy: &Proxy| commands.for_each(|command| drop(proxy.iptables(variant, command)));
+        repaired(&stage, variant, &named, done, |_| true);
+    }
+    assert_eq!((stage.proxy().foreign_rules(variant), foreign_routes(stage.proxy())), foreign);
+
+    // Whoever empties everything takes the foreign rules along.
+    let empty = |commands: &[&str]| {
+        let done = |proxy: &Proxy| {
+            for table in ["nat", "filter"] {
+                for command in commands {
+                    proxy.iptables(variant, &format!("-t {table} {command}"));
+                }
+            }
+        };
+        repaired(&stage, variant, &commands.join(" "), done, |_| true);
+    };
+    empty(&["-F"]);
+    empty(&["-F", "-X"]);
+    if variant == Variant::Nft {
+        let flush = |proxy: &Proxy| drop(crate::bed::netns::must(proxy.command("nft").args(["flush", "ruleset"])));
+        repaired(&stage, variant, "nft flush ruleset", flush, |_| true);
+    }
+}
+
+fn a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most(variant: Variant) {
+    let bed = Bed::new();
+    let _servers = servers(&bed);
+    let stage = Stage::of(variant, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let first = || stage.proxy().iptables(variant, "-t nat -S PREROUTING 1");
+    // It was put first at the start, so it does not move again within a minute.
+    let rule = "-s 9.9.9.9/32 -j ACCEPT";
+    stage.proxy().iptables(variant, &format!("-t nat -I PREROUTING {rule}"));
+    stage.agent.wait_condition(SEED, "Programmed", "False", "Overridden");
+    stage.agent.wait_condition(SEED, "Ready", "False", "Overridden");
+    let message = stage.message(SEED, "Ready");
+    assert!(message.contains("PREROUTING") && message.contains("9.9.9.9/32"), "{message}");
+    // An edit and the sync that follows leave the order alone.
+    stage.edit_unready(&Manifest::seed().for_second_server());
+    assert!(first().contains(rule), "{}", first());
+    assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL), "nothing else suffers");
+    // It is told as long as it is so, and no longer.
+    stage.proxy().iptables(variant, &format!("-t nat -D PREROUTING {rule}"));
+    stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
+
+    // A new agent has moved nothing yet.
+    let Stage { agent, manifests, options, bed } = stage;
+    assert!(agent.stop().success());
+    bed.proxy().iptables(variant, &format!("-t nat -I PREROUTING {rule}"));
+    let agent = crate::bed::agent::Agent::start(bed.proxy(), &manifests, &options);
+    agent.wait_condition(SEED, "Ready", "True", "Ready");
+    let rules = bed.proxy().iptables(variant, "-t nat -S PREROUTING");
+    let ours = rules.lines().position(|line| line.contains("PF-PRE"));
+    assert!(ours < rules.lines().position(|line| line.contains(rule)), "{rules}");
+}
+
+fn routes_that_are_gone_or_changed_are_back(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let client = CLIENT.to_string();
+    let before = stage.proxy().routes();
+    let whole = |proxy: &Proxy| proxy.routes() == before;
+    let ip = |command: String| move |proxy: &Proxy| drop(proxy.netns.ip(&command));
+    repaired(&stage, variant, "the route is deleted", ip(format!("route delete {client} proto 154")), whole);
+    let other = format!("route replace {client} via 192.168.0.9 dev eth1 proto 154 metric 154");
+    repaired(&stage, variant, "the route leads elsewhere", ip(other), whole);
+    let more = "route add 10.9.9.9 via 192.168.0.1 dev eth1 proto 154 metric 154".to_owned();
+    repaired(&stage, variant, "a route of ours is too many", ip(more), whole);
+}
+
+fn a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let proxy = &stage.proxy().netns;
+    let routes = || stage.proxy().routes_to(&CLIENT.to_string()).len();
+    let back = || {
+        let begun = Instant::now();
+        wait("the route is back", || routes() == 1);
+        assert!(begun.elapsed() < bound(variant), "{:?}", begun.elapsed());
+        stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
+        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+    };
+    proxy.ip_batch(["link set eth1 down", "link set eth1 up"]);
+    back();
+    proxy.ip("link set eth1 down");
+    stage.agent.wait_condition(SEED, "Ready", "False", "InterfaceDown");
+    proxy.ip("link set eth1 up");
+    back();
+    proxy.ip(&format!("addr del {INTERNAL}/24 dev eth1"));
+    stage.agent.wait_report("no node holds the address", |_| {
+        stage.agent.condition(SEED, "Ready").is_some_and(|(status, _)| status == "False")
+    });
+    proxy.ip(&format!("addr add {INTERNAL}/24 dev eth1"));
+    back();
+    assert_eq!(stage.proxy().routes_to(&CLIENT.to_string())[0]["gateway"], GATEWAY.to_string());
+}
+
+fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let proxy = stage.proxy();
+    proxy.iptables(variant, "-t nat -N OTHERS");
+    proxy.iptables(variant, "-t nat -A OTHERS -s 9.9.9.9 -j PF-PRE");
+    let others = || proxy.iptables(variant, "-t nat -S OTHERS");
+    let before = others();
+    stage.edit(&Manifest::seed().for_second_server());
+    stage.agent.wait_condition(SEED, "Programmed", "True", "Programmed");
+    assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL));
+
+    // Now every chain is stale, and one of them cannot go.
+    stage.manifests.remove(FILE);
+    stage.agent.wait_log("rules of other programs jump to them");
+    wait("what can go is gone", || proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]);
+    assert_eq!(others(), before);
+    stage.manifests.put(FILE, &Manifest::seed().text());
+    stage.agent.wait_ready(SEED);
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+
+    proxy.iptables(variant, "-t nat -F OTHERS");
+    stage.manifests.remove(FILE);
+    wait("all of it is gone", || proxy.our_rules(variant).is_empty());
+}
