@@ -31,8 +31,8 @@ show_logs() {
     for log in "${logs[@]}"; do
         [[ -s $files/$log ]] || continue
         say "the end of $log"
-        # What klog says for information is long and tells nothing here.
-        grep -v '^I[0-9]' "$files/$log" | tail -n 40 || true
+        # What the API server says for information is long and tells nothing here.
+        grep -vE '^I[0-9]|Skipping API' "$files/$log" | tail -n 40 || true
     done
 }
 
@@ -40,6 +40,8 @@ finish() {
     local status=$?
     trap - EXIT
     trap '' INT TERM
+    # The signal may have come while output went elsewhere.
+    exec >&3
     if ((status != 0)); then show_logs; fi
     exec 2>/dev/null # what the shell says of processes that were killed
     remove "$id"
@@ -169,6 +171,7 @@ begin() {
     ((EUID == 0)) || fail "network namespaces need root: run it with sudo"
     files=$(mktemp -d "/tmp/$id.XXXXXX")
     export XTABLES_LOCKFILE=$files/xtables.lock
+    exec 3>&1
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
