@@ -63,7 +63,8 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
 /// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
-    let conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    let mut conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    conditions.push(Judged::new(Type::Stalled, State::True, Circumstance::UnsupportedSchema, upgrade(error)));
     Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
 }
 

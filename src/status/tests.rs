@@ -348,6 +348,11 @@ fn a_content_of_unknown_form_is_said_and_the_last_good_one_stays() {
     let unknown = unknown_form(None, 1, "spec.mode");
     assert_eq!(
         text(&unknown),
-        ["Accepted=False UnsupportedSchema", "Programmed=False NotAccepted", "Ready=False UnsupportedSchema"]
+        [
+            "Accepted=False UnsupportedSchema",
+            "Programmed=False NotAccepted",
+            "Ready=False UnsupportedSchema",
+            "Stalled=True UnsupportedSchema"
+        ]
     );
 }
