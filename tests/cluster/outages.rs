@@ -10,7 +10,6 @@ use crate::bed::{SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, LINES, REFUSED, WEB, spec, web};
 use crate::plane::Resource;
 use crate::plane::access::{AGENT, SYSTEM};
-use crate::plane::http::Request;
 use crate::plane::objects::PATIENCE;
 
 /// Longer than a watch lasts (25 s) and a client waits for a server that says nothing (35 s).
@@ -49,8 +48,13 @@ fn converges(fleet: &Fleet, port: u16) {
 /// Waits for the log to complain, and asserts that it is one line that says this.
 #[track_caller]
 fn says_once(fleet: &Fleet, text: &str) {
-    assert!(eventually(LONG, || !complaints(fleet, 0).is_empty()), "no word of it");
-    let said = complaints(fleet, 0);
+    says_once_on(fleet, 0, text);
+}
+
+#[track_caller]
+fn says_once_on(fleet: &Fleet, node: usize, text: &str) {
+    assert!(eventually(LONG, || !complaints(fleet, node).is_empty()), "no word of it");
+    let said = complaints(fleet, node);
     assert!(said.len() == 1 && said[0].contains(text), "{said:#?}");
 }
 
@@ -210,25 +214,36 @@ fn after_a_long_outage_no_agent_is_taken_for_dead() {
     assert_eq!(fleet.events(WEB), events);
 }
 
-/// An agent that cannot say that it lives counts as dead to the others; they do not fight over what it says.
+/// An agent that cannot say that it lives counts as dead to the others: they do not fight over what it says.
 #[test]
 fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
-    let mut fleet = Fleet::new(1);
-    fleet.apply(WEB, &web());
-    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    let mut fleet = Fleet::without_agents(2);
     // Another account, which may do all but renew.
     let grant = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mute", "namespace": SYSTEM}},
-        binding("ClusterRoleBinding", "ClusterRole", "portforward-agent"),
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mute", "namespace": SYSTEM},
          "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch"]}]},
+        binding("ClusterRoleBinding", "ClusterRole", "portforward-agent"),
         binding("RoleBinding", "Role", "mute"),
     ]});
     fleet.plane.apply(&grant.to_string());
-    let token = fleet.plane.token(SYSTEM, "mute", Duration::from_secs(3600));
-    let normal = std::mem::replace(&mut fleet.kubeconfig, fleet.plane.kubeconfig("mute", &token));
-    let _ = normal;
-    let _ = Request::get("/");
+    let mute = fleet.plane.kubeconfig("mute", &fleet.plane.token(SYSTEM, "mute", Duration::from_hours(1)));
+    let speaking = std::mem::replace(&mut fleet.kubeconfig, mute);
+    fleet.start(1);
+    fleet.kubeconfig = speaking;
+    fleet.start(0);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.wait_holds(1, "DNAT", true);
+    // Several rounds of both: what is written on one side is seen on the other within milliseconds.
+    let from = fleet.plane.audit().len();
+    let renewed = || fleet.calls(from).iter().filter(|call| call.resource == "leases" && call.writes()).count();
+    assert!(eventually(PATIENCE, || renewed() >= 2), "{}", renewed());
+    let calls = fleet.plane.audit();
+    let fought = calls[from..].iter().filter(|call| call.subresource == "status" && call.writes()).count();
+    assert_eq!(fought, 0, "writes of status");
+    says_once_on(&fleet, 1, "the Lease of this agent");
+    assert_eq!(fleet.entries(WEB), ["px0 Active Ready"]);
 }
 
 fn binding(kind: &str, role_kind: &str, role: &str) -> Value {
