@@ -42,7 +42,8 @@ impl Trouble {
             Meaning::Outage if !self.outage.0.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
-            Meaning::Denied if !self.denied => {
+            // An API server that starts refuses for a moment, until it has read the access rules.
+            Meaning::Denied if !self.denied && !self.outage.0.load(Ordering::Relaxed) => {
                 self.denied = true;
                 warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
             }
@@ -52,10 +53,16 @@ impl Trouble {
 
     /// It worked.
     pub(super) fn worked(&mut self) {
-        let what = self.what;
         if self.outage.0.swap(false, Ordering::Relaxed) {
             info!("the API server can be used again");
         }
+        self.heard();
+    }
+
+    /// A watch told something. It may have begun before the API server stopped answering anything new, as it does where
+    /// a token expires; so this ends no outage.
+    pub(super) fn heard(&mut self) {
+        let what = self.what;
         if std::mem::take(&mut self.denied) {
             info!(what, "the API server allows this again");
         }
@@ -84,7 +91,10 @@ fn codes(error: &(dyn Error + 'static)) -> impl Iterator<Item = u16> {
             kube::Error::Api(status) => Some(status.code),
             _ => None,
         });
-        by_client.or_else(|| cause.downcast_ref::<kube::core::Status>().map(|status| status.code))
+        // A watcher keeps what came as an event of the watch in a box, which is a type of its own here.
+        let in_a_watch = cause.downcast_ref::<Box<kube::core::Status>>().map(AsRef::as_ref);
+        let by_server = cause.downcast_ref::<kube::core::Status>().or(in_a_watch);
+        by_client.or_else(|| by_server.map(|status| status.code))
     })
 }
 
@@ -109,6 +119,8 @@ mod tests {
         ] {
             assert_eq!(meaning(&api(code)), expected, "{code}");
             assert_eq!(meaning(&kube::runtime::watcher::Error::InitialListFailed(api(code))), expected, "{code} of a watcher");
+            let event = Box::new(Status { code, ..Status::default() });
+            assert_eq!(meaning(&kube::runtime::watcher::Error::WatchError(event)), expected, "{code} in a watch");
         }
         assert_eq!(meaning(&std::io::Error::other("connection refused")), Meaning::Outage);
     }
@@ -120,8 +132,14 @@ mod tests {
         a.failed(&api(503));
         b.failed(&api(503));
         assert!(outage.0.load(Ordering::Relaxed) && !a.denied && !b.denied);
+        b.heard();
+        assert!(outage.0.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
         b.worked();
         assert!(!outage.0.load(Ordering::Relaxed));
+        a.failed(&api(503));
+        b.failed(&api(403));
+        assert!(!b.denied, "an outage that is not over");
+        a.worked();
         b.failed(&api(403));
         assert!(b.denied && !outage.0.load(Ordering::Relaxed));
     }
