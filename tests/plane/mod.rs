@@ -46,8 +46,8 @@ const ETCD: &str = "http://127.0.0.1:2379";
 
 /// How long a start may take; generous, because planes share few cores.
 const START: Duration = Duration::from_secs(90);
-/// How long an orderly end may take.
-const END: Duration = Duration::from_secs(20);
+/// How long an orderly end may take: until the last watch over HTTP/1.1 has come to its own end, 25 s for an agent's.
+const END: Duration = Duration::from_secs(60);
 
 /// What is applied to a new plane, in this order.
 const DEPLOYED: [&str; 3] = ["deploy/namespace.yaml", "deploy/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];
@@ -223,7 +223,8 @@ impl Plane {
     /// Keeps the authority of the certificate that the API server has made for itself: the last of that file. False before.
     fn keep_authority(&self) -> bool {
         let Ok(chain) = fs::read_to_string(self.file("certificates/apiserver.crt")) else { return false };
-        let Some(last) = chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
+        let Some(last) =
+            chain.rfind("-----BEGIN CERTIFICATE-----").filter(|_| chain.trim_end().ends_with("-----END CERTIFICATE-----"))
         else {
             return false;
         };
