@@ -175,9 +175,10 @@ impl Fleet {
         };
         let events = self.plane.list(Resource::Events);
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let told = events.iter().filter(about).map(|event| {
-            (text(&event["reason"]), event["series"]["count"].as_u64().unwrap_or(1), text(&event["note"]))
-        });
+        let told = events
+            .iter()
+            .filter(about)
+            .map(|event| (text(&event["reason"]), event["series"]["count"].as_u64().unwrap_or(1), text(&event["note"])));
         told.collect()
     }
 }

@@ -82,7 +82,9 @@ fn the_older_forward_wins_and_the_younger_takes_over_when_its_namespace_goes() {
     fleet.plane.wait_condition(WEB, "Accepted", "False", "Conflict");
     fleet.plane.wait_condition(WEB, "Ready", "False", "Conflict");
     fleet.reaches(80, SERVER, 80);
-    let told = || fleet.events(WEB).into_iter().any(|(reason, count, note)| (&*reason, count) == ("Conflict", 1) && note.contains("zz/old"));
+    let told = || {
+        fleet.events(WEB).into_iter().any(|(reason, count, note)| (&*reason, count) == ("Conflict", 1) && note.contains("zz/old"))
+    };
     assert!(eventually(PATIENCE, told), "{:?}", fleet.events(WEB));
 
     fleet.plane.delete_namespace("zz");

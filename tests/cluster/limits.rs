@@ -84,7 +84,7 @@ fn entries(count: usize) -> Value {
 fn the_seventeenth_standby_is_silent_until_it_is_active() {
     let mut fleet = Fleet::without_agents(1);
     // The node is in the subnet and does not hold the address.
-    fleet.proxy(0).netns.ip_batch([format!("addr add 192.168.0.77/24 dev eth1"), format!("addr del {INTERNAL}/24 dev eth1")]);
+    fleet.proxy(0).netns.ip_batch([format!("addr del {INTERNAL}/24 dev eth1"), "addr add 192.168.0.77/24 dev eth1".to_owned()]);
     for (key, spec, count) in [(WEB, web(), 16), ("lines/zz", spec(81, SERVER, 81), 15)] {
         fleet.apply(key, &spec);
         let path = Resource::Forwards.path(Some("lines"), key.split_once('/').map(|(_, name)| name));

@@ -6,7 +6,6 @@ mod bed;
 #[path = "../plane/mod.rs"]
 mod plane;
 
-
 mod fleet;
 mod lifecycle;
 mod limits;
@@ -15,4 +14,3 @@ mod nodes;
 mod outages;
 mod rest;
 mod starts;
-

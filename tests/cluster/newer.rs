@@ -16,18 +16,18 @@ const UNKNOWN: &str = "lines/unknown";
 fn upgrade_definition(fleet: &Fleet) {
     let name = "portforwards.portforward.dev";
     let mut definition = fleet.plane.get(Resource::Definitions, name).unwrap();
-    let spec = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap();
-    spec["mode"]["enum"].as_array_mut().unwrap().push("DryRun".into());
-    spec["mss"] = json!({"type": "integer"});
+    let fields = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap();
+    fields["mode"]["enum"].as_array_mut().unwrap().push("DryRun".into());
+    fields["mss"] = json!({"type": "integer"});
     fleet.plane.must(&Request::put(Resource::Definitions.path(None, Some(name)), definition));
-    let later = manifest(UNKNOWN, &format!("mss: 1360, {}", spec_of_unknown()));
+    let later = manifest("default/probe", &format!("mss: 1360, mode: Disabled, {}", spec(84, SERVER, 80)));
     let mut refusal = None;
     let taken = eventually(PATIENCE, || fleet.plane.try_apply(&later).map_err(|text| refusal = Some(text)).is_ok());
     assert!(taken, "{refusal:?}");
-}
-
-fn spec_of_unknown() -> String {
-    spec(83, SERVER, 80)
+    // A watch that began before goes on with the older definition, and with its fields, to its end.
+    let from = fleet.plane.audit().len();
+    let watched = || fleet.calls(from).iter().any(|call| call.verb == "watch" && call.resource == "portforwards");
+    assert!(eventually(PATIENCE, watched), "the agent's watch never ended");
 }
 
 /// A condition of the summary: its status, its reason, and the generation that it judges.
@@ -53,6 +53,7 @@ fn the_last_good_content_of_an_object_that_cannot_be_decoded_stays_in_force() {
     fleet.plane.wait_ready(WEB);
     fleet.plane.wait_ready(OTHER);
     upgrade_definition(&fleet);
+    fleet.apply(UNKNOWN, &format!("mss: 1360, {}", spec(83, SERVER, 80)));
     wait_unsupported(&fleet, UNKNOWN, 1);
     assert_eq!(condition(&fleet, UNKNOWN, "Stalled").map(|said| said.0), None, "an upgrade of the agent heals it");
     assert_eq!(fleet.ask(83), REFUSED, "it never had a good content");

@@ -44,8 +44,9 @@ fn addresses_move_between_nodes_and_status_follows() {
         // At once: the standby had the rules ready.
         fleet.reaches(80, SERVER, 80);
         wait_summary(&fleet, "True", "Ready", Some(to));
-        let entries: Vec<String> =
-            (0..3).map(|node| if node == to { format!("px{node} Active Ready") } else { format!("px{node} Standby Standby") }).collect();
+        let entries: Vec<String> = (0..3)
+            .map(|node| if node == to { format!("px{node} Active Ready") } else { format!("px{node} Standby Standby") })
+            .collect();
         fleet.wait_entries(WEB, &entries.iter().map(String::as_str).collect::<Vec<_>>());
     }
 

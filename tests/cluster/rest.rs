@@ -26,7 +26,13 @@ fn two_nodes() -> Fleet {
 fn started(mut fleet: Fleet) -> Fleet {
     (0..2).for_each(|node| fleet.start(node));
     // Both are known to live before anything is asked of them.
-    assert!(eventually(PATIENCE, || fleet.plane.list(Resource::Leases).iter().filter(|lease| lease["metadata"]["namespace"] == SYSTEM).count() == 2));
+    assert!(eventually(PATIENCE, || fleet
+        .plane
+        .list(Resource::Leases)
+        .iter()
+        .filter(|lease| lease["metadata"]["namespace"] == SYSTEM)
+        .count()
+        == 2));
     fleet
 }
 
@@ -73,7 +79,8 @@ fn at_rest_and_over_a_restart_only_leases_are_written() {
     fleet.apply("lines/zz", &spec(81, SERVER, 81));
     serves(&fleet, "lines/zz");
     let calls = fleet.calls(from);
-    let about_others: Vec<&str> = writes(&calls).into_iter().filter(|uri| uri.contains("/portforwards/") && !uri.contains("/zz/")).collect();
+    let about_others: Vec<&str> =
+        writes(&calls).into_iter().filter(|uri| uri.contains("/portforwards/") && !uri.contains("/zz/")).collect();
     assert_eq!(about_others, Vec::<&str>::new());
     assert_eq!(status(&fleet), before, "transition times are older than the agents");
     assert_eq!([WEB, OTHER].map(|key| fleet.events(key).len()), [1, 1]);
@@ -97,7 +104,8 @@ fn set_mode(fleet: &Fleet, mode: &str) {
 
 /// The permissions that a call used: what makes an object by server-side apply also needs `create`.
 fn used(call: &AuditEvent) -> Vec<String> {
-    let made = (call.verb == "patch" && call.code == 201).then(|| AuditEvent { verb: "create".to_owned(), ..call.clone() }.permission());
+    let made =
+        (call.verb == "patch" && call.code == 201).then(|| AuditEvent { verb: "create".to_owned(), ..call.clone() }.permission());
     [call.permission()].into_iter().chain(made).collect()
 }
 
