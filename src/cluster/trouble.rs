@@ -16,7 +16,12 @@ pub(super) struct Trouble {
     what: &'static str,
     outage: Outage,
     denied: bool,
+    /// How often in a row it was to be asked again later.
+    put_off: u32,
 }
+
+/// How often in a row the API server may put something off before that is said: one that starts does so for a few seconds.
+const PUT_OFF: u32 = 6;
 
 /// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ enum Meaning {
     Outage,
     /// It answers, and refuses this one thing.
     Denied,
+    /// It is to be asked for this again later (429 Too Many Requests).
+    PutOff,
     /// It has forgotten where a watch was; the list that follows makes up for it (410 Gone).
     Overtaken,
 }
@@ -32,7 +39,7 @@ enum Meaning {
 impl Trouble {
     /// Of `what`, which is taken to work.
     pub(super) const fn new(what: &'static str, outage: Outage) -> Self {
-        Self { what, outage, denied: false }
+        Self { what, outage, denied: false, put_off: 0 }
     }
 
     /// It failed.
@@ -46,6 +53,12 @@ impl Trouble {
             Meaning::Denied if !self.denied && !self.outage.0.load(Ordering::Relaxed) => {
                 self.denied = true;
                 warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
+            }
+            Meaning::PutOff => {
+                self.put_off = self.put_off.saturating_add(1);
+                if self.put_off == PUT_OFF {
+                    warn!(what, %error, "the API server puts this off; trying again, and the kernel stays as it is");
+                }
             }
             Meaning::Outage | Meaning::Denied | Meaning::Overtaken => debug!(what, %error, "failed again"),
         }
@@ -66,6 +79,9 @@ impl Trouble {
         if std::mem::take(&mut self.denied) {
             info!(what, "the API server allows this again");
         }
+        if std::mem::take(&mut self.put_off) >= PUT_OFF {
+            info!(what, "the API server does this again");
+        }
     }
 }
 
@@ -73,7 +89,8 @@ fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     let status = codes(error).next();
     match status {
         Some(410) => Meaning::Overtaken,
-        None | Some(401 | 429 | 500..) => Meaning::Outage,
+        Some(429) => Meaning::PutOff,
+        None | Some(401 | 500..) => Meaning::Outage,
         Some(_) => Meaning::Denied,
     }
 }
@@ -115,6 +132,7 @@ mod tests {
             (403, Meaning::Denied),
             (404, Meaning::Denied),
             (410, Meaning::Overtaken),
+            (429, Meaning::PutOff),
             (503, Meaning::Outage),
         ] {
             assert_eq!(meaning(&api(code)), expected, "{code}");
