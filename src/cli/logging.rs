@@ -5,8 +5,8 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// The client logs every failed try; this program says each outage once.
-const DEFAULT_FILTER: &str = "info,kube_client=off";
+/// The client and its watchers log every failed try; this program says each outage once.
+const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
 #[derive(Args, Debug)]
 pub(super) struct LogOptions {

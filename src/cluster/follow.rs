@@ -35,9 +35,13 @@ where
     loop {
         match events.try_next().await {
             Ok(Some(event)) => {
-                // The start of a try says nothing about its success.
+                match &event {
+                    // The start of a try says nothing about its success.
+                    Event::Init => {}
+                    Event::InitApply(_) | Event::InitDone => trouble.worked(),
+                    Event::Apply(_) | Event::Delete(_) => trouble.heard(),
+                }
                 if !matches!(event, Event::Init) {
-                    trouble.worked();
                     pauses = retries();
                 }
                 take(event);

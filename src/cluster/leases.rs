@@ -1,7 +1,8 @@
 //! Which agents live: each renews a Lease of its own, and a Lease that is not renewed any more tells the others.
 //!
 //! How old a Lease is, each agent measures by its own monotonic clock from when it saw the Lease change last: the clocks of
-//! nodes need not agree.
+//! nodes need not agree. Time in which nothing at all was heard, not even of the own Lease, makes no Lease older: after an
+//! outage of the API server nobody is taken for dead who could only not say that it lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
 const LABEL: &str = "portforward.dev/agent";
 /// How often it is looked whether a Lease has become too old.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long nothing may be heard where all is well: the own Lease alone is renewed twice in this time.
+const HEARS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Renews the Lease of `node` for as long as it runs.
 pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String) {
@@ -60,15 +63,15 @@ fn lease(name: &str, node: &str) -> serde_json::Value {
     })
 }
 
-/// Sends the nodes whose agents live, `node` always among them, as that changes.
-pub(super) async fn follow(client: Client, outage: Outage, node: String, namespace: String, live: watch::Sender<Live>) {
+/// Sends the nodes whose agents live as that changes; this one's own is among them where its Lease could be renewed.
+pub(super) async fn follow(client: Client, outage: Outage, namespace: String, live: watch::Sender<Live>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let leases = std::sync::Mutex::new(Leases::default());
     let with = |act: &mut dyn FnMut(&mut Leases)| {
         let mut leases = leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         act(&mut leases);
         if leases.complete {
-            let newest = Some(Arc::new(leases.live(&node, Instant::now())));
+            let newest = Some(Arc::new(leases.live(Instant::now())));
             live.send_if_modified(|current| {
                 let changed = *current != newest;
                 *current = newest;
@@ -101,6 +104,8 @@ struct Leases {
     seen: BTreeMap<String, Seen>,
     coming: Option<BTreeMap<String, Seen>>,
     complete: bool,
+    /// When anything was heard last.
+    heard: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +118,10 @@ struct Seen {
 
 impl Leases {
     fn take(&mut self, event: Event<Lease>, now: Instant) {
+        // The start of a try is no word from the API server.
+        if !matches!(event, Event::Init) {
+            self.hear(now);
+        }
         match event {
             Event::Init => self.coming = Some(BTreeMap::new()),
             Event::InitApply(lease) => {
@@ -135,6 +144,15 @@ impl Leases {
         }
     }
 
+    /// Takes the time in which nothing could be heard out of the age of every Lease.
+    fn hear(&mut self, now: Instant) {
+        let deaf = self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard + HEARS_WITHIN));
+        for seen in self.seen.values_mut() {
+            seen.at += deaf;
+        }
+        self.heard = Some(now);
+    }
+
     /// A Lease that did not change since is as old as it was.
     fn seen(&self, lease: Lease, now: Instant) -> Option<(String, Seen)> {
         let name = lease.metadata.name?;
@@ -145,9 +163,10 @@ impl Leases {
         Some((name, Seen { node, renewed, at }))
     }
 
-    fn live(&self, own: &str, now: Instant) -> BTreeSet<String> {
-        let young = self.seen.values().filter(|seen| now.duration_since(seen.at) < ALIVE_FOR);
-        young.map(|seen| seen.node.clone()).chain([own.to_owned()]).collect()
+    fn live(&self, now: Instant) -> BTreeSet<String> {
+        let now = self.heard.map_or(now, |heard| now.min(heard + HEARS_WITHIN));
+        let young = self.seen.values().filter(|seen| now.saturating_duration_since(seen.at) < ALIVE_FOR);
+        young.map(|seen| seen.node.clone()).collect()
     }
 }
 
@@ -161,27 +180,75 @@ mod tests {
         lease
     }
 
+    /// Leases as an agent sees them that renews its own every ten seconds, up to now.
+    struct Seen {
+        leases: Leases,
+        start: Instant,
+        renewed: u64,
+    }
+
+    impl Seen {
+        fn listing(leases: &[Lease]) -> Self {
+            let mut seen = Self { leases: Leases::default(), start: Instant::now(), renewed: 0 };
+            seen.list(0, leases);
+            seen
+        }
+
+        fn list(&mut self, second: u64, leases: &[Lease]) {
+            let now = self.start + Duration::from_secs(second);
+            self.leases.take(Event::Init, now);
+            leases.iter().for_each(|lease| self.leases.take(Event::InitApply(lease.clone()), now));
+            self.leases.take(Event::InitDone, now);
+        }
+
+        fn renew(&mut self, second: u64, lease: Lease) {
+            self.leases.take(Event::Apply(lease), self.start + Duration::from_secs(second));
+        }
+
+        /// Its own Lease is renewed up to this second, and who lives then.
+        fn live(&mut self, second: u64) -> String {
+            while self.renewed + 10 <= second {
+                self.renewed += 10;
+                self.renew(self.renewed, renewed("me", self.renewed.try_into().unwrap()));
+            }
+            self.live_unheard(second)
+        }
+
+        /// Who lives at this second if nothing is heard.
+        fn live_unheard(&self, second: u64) -> String {
+            self.leases.live(self.start + Duration::from_secs(second)).into_iter().collect::<Vec<_>>().join(" ")
+        }
+    }
+
     #[test]
     fn an_agent_lives_for_forty_seconds_after_its_lease_was_seen_to_change_whatever_its_clock_says() {
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let live = |leases: &Leases, seconds| leases.live("me", after(seconds)).into_iter().collect::<Vec<_>>().join(" ");
-        let mut leases = Leases::default();
-        leases.take(Event::Init, start);
-        leases.take(Event::InitApply(renewed("a", 5)), start);
-        leases.take(Event::InitApply(renewed("b", 9_000_000)), start);
-        leases.take(Event::InitDone, start);
-        assert_eq!(live(&leases, 39), "a b me");
-        leases.take(Event::Apply(renewed("a", 6)), after(30));
-        leases.take(Event::Apply(renewed("b", 9_000_000)), after(30));
-        assert_eq!(live(&leases, 41), "a me", "a Lease that says the same was not renewed");
-        assert_eq!(live(&leases, 70), "me");
-        leases.take(Event::Init, after(60));
-        leases.take(Event::InitApply(renewed("a", 6)), after(60));
-        leases.take(Event::InitDone, after(60));
-        assert_eq!(live(&leases, 70), "me", "reading the list again makes no Lease younger");
-        leases.take(Event::Apply(renewed("b", 9_000_001)), after(71));
-        leases.take(Event::Delete(renewed("b", 9_000_001)), after(72));
-        assert_eq!(live(&leases, 72), "me");
+        let mut seen = Seen::listing(&[renewed("a", 5), renewed("b", 9_000_000)]);
+        assert_eq!(seen.live(39), "a b me");
+        seen.renew(39, renewed("a", 6));
+        seen.renew(39, renewed("b", 9_000_000));
+        assert_eq!(seen.live(41), "a me", "a Lease that says the same was not renewed");
+        assert_eq!(seen.live(78), "a me");
+        assert_eq!(seen.live(80), "me");
+        seen.list(81, &[renewed("a", 6), renewed("me", 80)]);
+        assert_eq!(seen.live(81), "me", "reading the list again makes no Lease younger");
+        seen.renew(82, renewed("b", 9_000_001));
+        assert_eq!(seen.live(82), "b me");
+    }
+
+    #[test]
+    fn an_agent_whose_own_lease_is_not_there_does_not_count_as_alive() {
+        assert_eq!(Seen::listing(&[renewed("a", 5)]).live_unheard(1), "a");
+    }
+
+    #[test]
+    fn an_outage_makes_no_lease_older() {
+        let mut seen = Seen::listing(&[renewed("a", 5), renewed("b", 5)]);
+        assert_eq!(seen.live(10), "a b me");
+        assert_eq!(seen.live_unheard(1000), "a b me", "nobody could renew anything");
+        seen.renewed = 1000;
+        seen.list(1000, &[renewed("a", 5), renewed("b", 5), renewed("me", 10)]);
+        assert_eq!(seen.live(1008), "a b me", "each has the time that it had left");
+        seen.renew(1009, renewed("a", 6));
+        assert_eq!(seen.live(1011), "a me", "one that does not come back is dead as soon as if there had been no outage");
     }
 }

@@ -65,7 +65,7 @@ pub fn join(client: Client, node: &str, namespace: &str, remembered: &Snapshot, 
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
     tasks.spawn(labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
     tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), label_receiver, sender, Arc::clone(wake)));
-    tasks.spawn(leases::follow(client.clone(), outage.clone(), node.clone(), namespace.clone(), live_sender));
+    tasks.spawn(leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
     tasks.spawn(leases::renew(client.clone(), outage.clone(), node, namespace));
     Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, outage, _tasks: tasks }
 }

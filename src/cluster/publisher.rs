@@ -11,6 +11,7 @@ use kube::core::ObjectMeta;
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::follow::retries;
@@ -25,6 +26,8 @@ use crate::status::{Judgement, View, Write};
 
 /// How many writes are under way at once.
 const AT_ONCE: usize = 8;
+/// How long nobody, or more than one node, has to hold an address before that is said: nodes speak one after the other.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// An object as far as status goes.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ struct Publisher {
     client: Client,
     node: String,
     answers: BTreeMap<ForwardKey, Answer>,
+    /// Since when a summary is due that may pass.
+    unsettled: BTreeMap<ForwardKey, Instant>,
     trouble: Trouble,
     events: Events,
 }
@@ -56,6 +61,7 @@ pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver
         client: cluster.client.clone(),
         node: node.to_owned(),
         answers: BTreeMap::new(),
+        unsettled: BTreeMap::new(),
         trouble: Trouble::new("status", cluster.outage.clone()),
         events: Events::new(cluster.client.clone(), cluster.outage.clone(), node),
     };
@@ -83,7 +89,7 @@ pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver
             let (Some(report), Some(snapshot), Some(live)) = known else { break None };
             match publisher.round(&report, &snapshot, &live).await {
                 Round::Wrote => pauses = retries(),
-                Round::Rest => break None,
+                Round::Rest => break (!publisher.unsettled.is_empty()).then_some(SETTLE),
                 Round::Failed => break pauses.next(),
             }
         };
@@ -109,14 +115,23 @@ impl Publisher {
     async fn round(&mut self, report: &Report, snapshot: &Snapshot, live: &Arc<BTreeSet<String>>) -> Round {
         let now = Timestamp::now();
         let mut due = Vec::new();
+        let mut unsettled = BTreeMap::new();
         for subject in self.subjects(snapshot) {
             let Some(judgement) = report.judgements.get(&subject.key).filter(|judgement| is_about(judgement, &subject.metadata))
             else {
                 continue;
             };
             let view = View { node: &self.node, judgement, status: &subject.status, live };
-            due.extend(view.next(now).map(|write| (subject, write)));
+            let Some(write) = view.next(now) else { continue };
+            if write.may_pass() {
+                let since = *unsettled.entry(subject.key.clone()).or_insert_with(|| self.since(&subject.key));
+                if since.elapsed() < SETTLE {
+                    continue;
+                }
+            }
+            due.push((subject, write));
         }
+        self.unsettled = unsettled;
         let client = &self.client;
         let writes = due.into_iter().map(async |(subject, write)| {
             let outcome = perform(client, &self.node, &subject, &write).await;
@@ -124,6 +139,11 @@ impl Publisher {
         });
         let done: Vec<_> = futures::stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
         self.conclude(done).await
+    }
+
+    /// Since when a summary that may pass is due about this object.
+    fn since(&self, key: &ForwardKey) -> Instant {
+        self.unsettled.get(key).copied().unwrap_or_else(Instant::now)
     }
 
     async fn conclude(&mut self, done: Vec<(Subject, Write, Outcome)>) -> Round {

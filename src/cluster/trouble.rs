@@ -16,7 +16,12 @@ pub(super) struct Trouble {
     what: &'static str,
     outage: Outage,
     denied: bool,
+    /// How often in a row it was to be asked again later.
+    put_off: u32,
 }
+
+/// How often in a row the API server may put something off before that is said: one that starts does so for a few seconds.
+const PUT_OFF: u32 = 6;
 
 /// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ enum Meaning {
     Outage,
     /// It answers, and refuses this one thing.
     Denied,
+    /// It is to be asked for this again later (429 Too Many Requests).
+    PutOff,
     /// It has forgotten where a watch was; the list that follows makes up for it (410 Gone).
     Overtaken,
 }
@@ -32,7 +39,7 @@ enum Meaning {
 impl Trouble {
     /// Of `what`, which is taken to work.
     pub(super) const fn new(what: &'static str, outage: Outage) -> Self {
-        Self { what, outage, denied: false }
+        Self { what, outage, denied: false, put_off: 0 }
     }
 
     /// It failed.
@@ -42,9 +49,16 @@ impl Trouble {
             Meaning::Outage if !self.outage.0.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
-            Meaning::Denied if !self.denied => {
+            // An API server that starts refuses for a moment, until it has read the access rules.
+            Meaning::Denied if !self.denied && !self.outage.0.load(Ordering::Relaxed) => {
                 self.denied = true;
                 warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
+            }
+            Meaning::PutOff => {
+                self.put_off = self.put_off.saturating_add(1);
+                if self.put_off == PUT_OFF {
+                    warn!(what, %error, "the API server puts this off; trying again, and the kernel stays as it is");
+                }
             }
             Meaning::Outage | Meaning::Denied | Meaning::Overtaken => debug!(what, %error, "failed again"),
         }
@@ -52,12 +66,21 @@ impl Trouble {
 
     /// It worked.
     pub(super) fn worked(&mut self) {
-        let what = self.what;
         if self.outage.0.swap(false, Ordering::Relaxed) {
             info!("the API server can be used again");
         }
+        self.heard();
+    }
+
+    /// A watch told something. It may have begun before the API server stopped answering anything new, as it does where
+    /// a token expires; so this ends no outage.
+    pub(super) fn heard(&mut self) {
+        let what = self.what;
         if std::mem::take(&mut self.denied) {
             info!(what, "the API server allows this again");
+        }
+        if std::mem::take(&mut self.put_off) >= PUT_OFF {
+            info!(what, "the API server does this again");
         }
     }
 }
@@ -66,7 +89,8 @@ fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     let status = codes(error).next();
     match status {
         Some(410) => Meaning::Overtaken,
-        None | Some(401 | 429 | 500..) => Meaning::Outage,
+        Some(429) => Meaning::PutOff,
+        None | Some(401 | 500..) => Meaning::Outage,
         Some(_) => Meaning::Denied,
     }
 }
@@ -84,7 +108,10 @@ fn codes(error: &(dyn Error + 'static)) -> impl Iterator<Item = u16> {
             kube::Error::Api(status) => Some(status.code),
             _ => None,
         });
-        by_client.or_else(|| cause.downcast_ref::<kube::core::Status>().map(|status| status.code))
+        // A watcher keeps what came as an event of the watch in a box, which is a type of its own here.
+        let in_a_watch = cause.downcast_ref::<Box<kube::core::Status>>().map(AsRef::as_ref);
+        let by_server = cause.downcast_ref::<kube::core::Status>().or(in_a_watch);
+        by_client.or_else(|| by_server.map(|status| status.code))
     })
 }
 
@@ -105,10 +132,13 @@ mod tests {
             (403, Meaning::Denied),
             (404, Meaning::Denied),
             (410, Meaning::Overtaken),
+            (429, Meaning::PutOff),
             (503, Meaning::Outage),
         ] {
             assert_eq!(meaning(&api(code)), expected, "{code}");
             assert_eq!(meaning(&kube::runtime::watcher::Error::InitialListFailed(api(code))), expected, "{code} of a watcher");
+            let event = Box::new(Status { code, ..Status::default() });
+            assert_eq!(meaning(&kube::runtime::watcher::Error::WatchError(event)), expected, "{code} in a watch");
         }
         assert_eq!(meaning(&std::io::Error::other("connection refused")), Meaning::Outage);
     }
@@ -120,8 +150,14 @@ mod tests {
         a.failed(&api(503));
         b.failed(&api(503));
         assert!(outage.0.load(Ordering::Relaxed) && !a.denied && !b.denied);
+        b.heard();
+        assert!(outage.0.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
         b.worked();
         assert!(!outage.0.load(Ordering::Relaxed));
+        a.failed(&api(503));
+        b.failed(&api(403));
+        assert!(!b.denied, "an outage that is not over");
+        a.worked();
         b.failed(&api(403));
         assert!(b.denied && !outage.0.load(Ordering::Relaxed));
     }

@@ -266,6 +266,27 @@ fn as_standby() -> Judgement {
 }
 
 #[test]
+fn an_agent_that_does_not_count_as_alive_writes_nothing() {
+    let (judgement, status) = (as_active(), PortForwardStatus::default());
+    let live = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect();
+    let next = |live| View { node: "a", judgement: &judgement, status: &status, live: &live }.next(at(7));
+    assert!(next(live(&["a", "b"])).is_some());
+    assert_eq!(next(live(&["b"])), None);
+}
+
+#[test]
+fn only_a_summary_of_nobody_or_of_several_may_pass() {
+    let may_pass = |says: &[(&str, Judgement)]| {
+        let mut agents = Agents::new(says);
+        agents.settle();
+        Write::Summary(agents.status).may_pass()
+    };
+    assert!(may_pass(&[("a", as_standby()), ("b", as_standby())]));
+    assert!(may_pass(&[("a", as_active()), ("b", as_active())]));
+    assert!(!may_pass(&[("a", as_active()), ("b", as_standby())]));
+}
+
+#[test]
 fn at_rest_nobody_writes() {
     let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
     assert_eq!(agents.settle(), 3, "two entries and one summary");

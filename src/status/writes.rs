@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::condition::Reason;
 use super::judge::Judgement;
 use super::summary::{node_status, summary};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
@@ -22,6 +23,19 @@ pub enum Write {
     Summary(PortForwardStatus),
 }
 
+impl Write {
+    /// Whether it says that nobody, or more than one node, holds the address: that is also seen while an address moves, or
+    /// nodes take up a new object, until each has said what it knows.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let passing = [Reason::NoActiveNode.as_str(), Reason::AddressOnSeveralNodes.as_str()];
+        match self {
+            Self::Summary(summary) => summary.conditions.iter().any(|condition| passing.contains(&condition.reason.as_str())),
+            Self::Entry(_) | Self::Withdraw(_) => false,
+        }
+    }
+}
+
 /// What one agent knows about one object.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -31,14 +45,18 @@ pub struct View<'a> {
     pub judgement: &'a Judgement,
     /// The status that the object has.
     pub status: &'a PortForwardStatus,
-    /// The nodes whose agents live, its own among them.
+    /// The nodes whose agents live; its own too, if it could say so.
     pub live: &'a BTreeSet<String>,
 }
 
 impl View<'_> {
-    /// What this agent has to write next: its own entry first, then those of the dead, then the summary.
+    /// What this agent has to write next: its own entry first, then those of the dead, then the summary. Nothing, while it does
+    /// not count as alive itself: the others would take back what it writes.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<Write> {
+        if !self.live.contains(self.node) {
+            return None;
+        }
         self.own_entry(now).or_else(|| if self.is_writer() { self.dead_entry().or_else(|| self.summary(now)) } else { None })
     }
 

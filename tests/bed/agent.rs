@@ -1,5 +1,6 @@
-//! The agent as a process on a proxy of the bed, and the folder of manifests that it reads.
+//! The agent as a process on a proxy of the bed, on a folder of manifests or against an API server.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
@@ -78,26 +79,56 @@ pub(crate) struct Agent {
     process: Child,
     status_file: PathBuf,
     log_file: PathBuf,
+    /// Where in it this agent's own lines begin, in bytes.
+    log_start: usize,
 }
 
 impl Agent {
     /// Starts the agent on a proxy; state and status lie among the proxy's files and outlive it.
     pub(crate) fn start(proxy: &Proxy, manifests: &Manifests, options: &AgentOptions) -> Self {
         let status_file = proxy.files().join("status.json");
-        let log_file = proxy.files().join("agent.log");
         // What an earlier agent left would be taken for this one's word.
         let _ = fs::remove_file(&status_file);
+        let mut source = vec!["--manifests".into(), manifests.folder().into(), "--status-file".into(), status_file.into()];
+        source.extend(options.labels.iter().flat_map(|label| ["--node-label".into(), label.into()]));
+        Self::spawn(proxy, options, &source)
+    }
+
+    /// Starts the agent on a proxy against an API server, as the holder of a kubeconfig; its state lies among the
+    /// proxy's files and outlives it. Its status is with the API server, and there are no labels by option.
+    pub(crate) fn join(proxy: &Proxy, kubeconfig: &Path, options: &AgentOptions) -> Self {
+        assert!(options.labels.is_empty(), "the labels of a node are the API server's");
+        Self::spawn(proxy, options, &["--kubeconfig".into(), kubeconfig.into()])
+    }
+
+    fn spawn(proxy: &Proxy, options: &AgentOptions, source: &[OsString]) -> Self {
+        let (status_file, log_file) = (proxy.files().join("status.json"), proxy.files().join("agent.log"));
         let log = File::options().create(true).append(true).open(&log_file).expect("the proxy's folder can be written");
+        let log_start = fs::read_to_string(&log_file).map_or(0, |text| text.len());
         let mut command = proxy.command(PROGRAM);
-        command.arg("agent").arg("--manifests").arg(manifests.folder()).arg("--node-name").arg(&options.node_name);
-        command.arg("--state-dir").arg(state_folder(proxy)).arg("--status-file").arg(&status_file);
+        command.arg("agent").args(source).args(["--node-name", &options.node_name]);
+        command.arg("--state-dir").arg(state_folder(proxy));
         command.args(["--iptables", &options.variant.to_string(), "--log-format", "text"]);
-        for label in &options.labels {
-            command.args(["--node-label", label]);
-        }
         // nsenter becomes the agent by exec(2): the child's pid is the agent's.
         let process = command.args(&options.extra).stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
-        Self { process, status_file, log_file }
+        Self { process, status_file, log_file, log_start }
+    }
+
+    /// The warnings and errors that this agent has logged, one line each.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let log = self.log();
+        let own = log.get(self.log_start..).unwrap_or_default().lines();
+        own.filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).map(str::to_owned).collect()
+    }
+
+    /// SIGSTOP: it does nothing until [`Agent::thaw`]; its kernel still answers for its sockets.
+    pub(crate) fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("the agent runs until it is stopped");
+    }
+
+    /// Lets a frozen agent go on.
+    pub(crate) fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("the agent runs until it is stopped");
     }
 
     /// What the agent has logged, and the agents before it on this proxy.

@@ -46,8 +46,8 @@ const ETCD: &str = "http://127.0.0.1:2379";
 
 /// How long a start may take; generous, because planes share few cores.
 const START: Duration = Duration::from_secs(90);
-/// How long an orderly end may take.
-const END: Duration = Duration::from_secs(20);
+/// How long an orderly end may take: until the last watch over HTTP/1.1 has come to its own end, 25 s for an agent's.
+const END: Duration = Duration::from_mins(1);
 
 /// What is applied to a new plane, in this order.
 const DEPLOYED: [&str; 3] = ["deploy/namespace.yaml", "deploy/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];

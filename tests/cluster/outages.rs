@@ -1,0 +1,254 @@
+//! The API server away, hung, forgetful or unwilling: the kernel keeps what it had and is healed, the log says one line
+//! for each cause, and everything converges after.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::bed::wait::eventually;
+use crate::bed::{SECOND_SERVER, SERVER};
+use crate::fleet::{Fleet, LINES, REFUSED, WEB, spec, web};
+use crate::plane::Resource;
+use crate::plane::access::{AGENT, SYSTEM};
+use crate::plane::objects::PATIENCE;
+
+/// Longer than a watch lasts (25 s) and a client waits for a server that says nothing (35 s).
+const LONG: Duration = Duration::from_secs(70);
+
+fn one_node() -> Fleet {
+    let fleet = Fleet::new(1);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.reaches(80, SERVER, 80);
+    fleet
+}
+
+/// What another program removes comes back.
+#[track_caller]
+fn heals(fleet: &Fleet) {
+    fleet.flush(0);
+    fleet.wait_reaches(80, SERVER, 80);
+}
+
+/// The complaints that are not about the kernel, which these tests have emptied.
+fn complaints(fleet: &Fleet, node: usize) -> Vec<String> {
+    fleet.agent(node).complaints().into_iter().filter(|line| !line.contains("another program had changed")).collect()
+}
+
+/// Waits for a change that is made now to be in the kernel and in status.
+#[track_caller]
+fn converges(fleet: &Fleet, port: u16) {
+    fleet.apply(WEB, &spec(port, SECOND_SERVER, port));
+    let ready = || fleet.plane.condition(WEB, "Ready") == Some(("True".to_owned(), "Ready".to_owned()));
+    assert!(eventually(LONG, ready), "{:#}", fleet.plane.forward(WEB).unwrap());
+    fleet.reaches(port, SECOND_SERVER, port);
+    assert_eq!(fleet.ask(80), REFUSED);
+}
+
+/// Waits for the log to complain, and asserts that it is one line that says this.
+#[track_caller]
+fn says_once(fleet: &Fleet, text: &str) {
+    says_once_on(fleet, 0, text);
+}
+
+#[track_caller]
+fn says_once_on(fleet: &Fleet, node: usize, text: &str) {
+    assert!(eventually(LONG, || !complaints(fleet, node).is_empty()), "no word of it");
+    let said = complaints(fleet, node);
+    assert!(said.len() == 1 && said[0].contains(text), "{said:#?}");
+}
+
+/// One that is stopped in order, one that is killed: each is one line.
+pub(crate) fn an_api_server_that_goes_and_comes_delays_no_repair_and_is_one_line() {
+    let fleet = one_node();
+    fleet.plane.stop();
+    heals(&fleet);
+    says_once(&fleet, "the API server cannot be used");
+    fleet.plane.start();
+    converges(&fleet, 81);
+    says_once(&fleet, "the API server cannot be used");
+
+    fleet.plane.kill();
+    assert!(eventually(LONG, || complaints(&fleet, 0).len() == 2), "{:#?}", complaints(&fleet, 0));
+    fleet.plane.start();
+    converges(&fleet, 82);
+    assert_eq!(complaints(&fleet, 0).len(), 2, "{:#?}", complaints(&fleet, 0));
+}
+
+pub(crate) fn a_frozen_api_server_delays_no_repair() {
+    let fleet = one_node();
+    fleet.plane.freeze();
+    let begun = Instant::now();
+    heals(&fleet);
+    assert!(begun.elapsed() < Duration::from_secs(8), "sooner than any call is given up: {:?}", begun.elapsed());
+    // Its Lease is what the agent misses first.
+    says_once(&fleet, "the API server cannot be used");
+    heals(&fleet);
+    fleet.plane.thaw();
+    converges(&fleet, 81);
+    says_once(&fleet, "the API server cannot be used");
+}
+
+#[test]
+fn what_happened_before_the_store_forgot_it_is_seen_by_a_new_list() {
+    let fleet = one_node();
+    fleet.apply("lines/other", &spec(82, SERVER, 82));
+    fleet.plane.wait_ready("lines/other");
+    // Its connections end while it cannot look; the deletion and the edit are older than the store remembers.
+    fleet.agent(0).freeze();
+    fleet.plane.kill();
+    fleet.plane.start();
+    fleet.plane.delete(Resource::Forwards, "lines/other");
+    fleet.apply(WEB, &spec(81, SECOND_SERVER, 81));
+    fleet.plane.kill();
+    fleet.plane.compact();
+    fleet.plane.start();
+    let from = fleet.plane.audit().len();
+    fleet.agent(0).thaw();
+    fleet.wait_ask(82, REFUSED);
+    fleet.wait_reaches(81, SECOND_SERVER, 81);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    let asked: Vec<String> = (fleet.calls(from).iter())
+        .filter(|call| call.resource == "portforwards" && !call.writes())
+        .map(|call| format!("{} {}", call.verb, call.code))
+        .collect();
+    assert!(asked[0].starts_with("watch"), "first it asked for what had happened since: {asked:?}");
+    assert_eq!(asked.iter().filter(|asked| *asked == "list 200").count(), 1, "{asked:?}");
+    assert!(complaints(&fleet, 0).len() <= 1, "{:#?}", complaints(&fleet, 0));
+}
+
+pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_it() {
+    let mut fleet = Fleet::without_agents(1);
+    let token = |valid_for| fleet.plane.token(SYSTEM, AGENT, Duration::from_secs(valid_for));
+    let (short, long) = (token(12), token(3600));
+    fleet.kubeconfig.set_token(&short);
+    fleet.start(0);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    says_once(&fleet, "the API server cannot be used");
+    assert!(complaints(&fleet, 0)[0].contains("Unauthorized"), "{:?}", complaints(&fleet, 0));
+    heals(&fleet);
+    fleet.kubeconfig.set_token(&long);
+    converges(&fleet, 81);
+    says_once(&fleet, "the API server cannot be used");
+}
+
+/// Takes a rule's verbs away, or gives them.
+fn allow(fleet: &Fleet, resource: &str, verbs: &[&str]) {
+    let mut role = fleet.plane.get(Resource::ClusterRoles, "portforward-agent").unwrap();
+    let rules = role["rules"].as_array_mut().unwrap();
+    let about = rules.iter_mut().find(|rule| rule["resources"] == json!([resource])).expect("the role has such a rule");
+    about["verbs"] = json!(verbs);
+    fleet.plane.patch(Resource::ClusterRoles, "portforward-agent", json!({"rules": Value::Array(rules.clone())}));
+}
+
+/// Waits until the API server has noticed that the agent may not do this any more, or may again.
+#[track_caller]
+fn wait_allowed(fleet: &Fleet, verb: &str, resource: &str, wanted: &str) {
+    let arguments = ["auth", "can-i", verb, resource, "-n", LINES, "--as", crate::plane::access::AGENT_USER];
+    let answer = || String::from_utf8_lossy(&fleet.plane.kubectl(arguments).stdout).trim().to_owned();
+    assert!(eventually(PATIENCE, || answer() == wanted), "{verb} {resource}: {}", answer());
+}
+
+#[test]
+fn without_the_right_to_write_status_the_kernel_follows_all_the_same() {
+    let fleet = one_node();
+    allow(&fleet, "portforwards/status", &["get"]);
+    wait_allowed(&fleet, "patch", "portforwards/status.portforward.dev", "no");
+    fleet.apply(WEB, &spec(81, SECOND_SERVER, 81));
+    fleet.wait_reaches(81, SECOND_SERVER, 81);
+    says_once(&fleet, "refuses this");
+    assert!(complaints(&fleet, 0)[0].contains("status"), "{:?}", complaints(&fleet, 0));
+    fleet.flush(0);
+    fleet.wait_reaches(81, SECOND_SERVER, 81);
+    allow(&fleet, "portforwards/status", &["patch"]);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    converges(&fleet, 82);
+    says_once(&fleet, "refuses this");
+}
+
+#[test]
+fn without_the_right_to_list_forwards_an_agent_goes_on_with_its_record() {
+    let mut fleet = one_node();
+    fleet.apply("lines/other", &spec(82, SERVER, 82));
+    fleet.plane.wait_ready("lines/other");
+    fleet.kill(0);
+    allow(&fleet, "portforwards", &["watch"]);
+    wait_allowed(&fleet, "list", "portforwards.portforward.dev", "no");
+    fleet.plane.delete(Resource::Forwards, "lines/other");
+    fleet.flush(0);
+    fleet.start(0);
+    fleet.wait_reaches(80, SERVER, 80);
+    says_once(&fleet, "refuses this");
+    heals(&fleet);
+    fleet.reaches(82, SERVER, 82);
+    // Tried some times more by now.
+    let denied = || fleet.calls(0).iter().filter(|call| call.verb == "list" && call.code == 403).count();
+    assert!(eventually(PATIENCE, || denied() >= 4), "{}", denied());
+    says_once(&fleet, "refuses this");
+    allow(&fleet, "portforwards", &["list", "watch"]);
+    fleet.wait_ask(82, REFUSED);
+    converges(&fleet, 81);
+    says_once(&fleet, "refuses this");
+}
+
+/// While it was away nobody could renew a Lease: that says nothing about the agents.
+pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
+    let fleet = Fleet::new(2);
+    fleet.apply(WEB, &web());
+    fleet.wait_entries(WEB, &["px0 Active Ready", "px1 Standby Standby"]);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    let before = fleet.plane.forward(WEB).unwrap();
+    let (events, from) = (fleet.events(WEB), fleet.plane.audit().len());
+    fleet.plane.kill();
+    let killed = Instant::now();
+    // Longer than a Lease lives.
+    assert!(eventually(Duration::from_mins(1), || killed.elapsed() > Duration::from_secs(45)));
+    fleet.plane.start();
+    let renewed =
+        || fleet.calls(from).iter().filter(|call| call.resource == "leases" && call.writes() && call.code == 200).count();
+    assert!(eventually(LONG, || renewed() >= 6), "{}", renewed());
+    let writes: Vec<String> =
+        fleet.calls(from).iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.clone()).collect();
+    assert_eq!(writes, Vec::<String>::new());
+    assert_eq!(fleet.plane.forward(WEB).unwrap(), before);
+    assert_eq!(fleet.events(WEB), events);
+}
+
+/// An agent that cannot say that it lives counts as dead to the others: they do not fight over what it says.
+#[test]
+fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
+    let mut fleet = Fleet::without_agents(2);
+    // Another account, which may do all but renew.
+    let grant = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mute", "namespace": SYSTEM}},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mute", "namespace": SYSTEM},
+         "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch"]}]},
+        binding("ClusterRoleBinding", "ClusterRole", "portforward-agent"),
+        binding("RoleBinding", "Role", "mute"),
+    ]});
+    fleet.plane.apply(&grant.to_string());
+    let mute = fleet.plane.kubeconfig("mute", &fleet.plane.token(SYSTEM, "mute", Duration::from_hours(1)));
+    let speaking = std::mem::replace(&mut fleet.kubeconfig, mute);
+    fleet.start(1);
+    fleet.kubeconfig = speaking;
+    fleet.start(0);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.wait_holds(1, "dport 80", true);
+    // Several rounds of both: what is written on one side is seen on the other within milliseconds.
+    let from = fleet.plane.audit().len();
+    let renewed = || fleet.calls(from).iter().filter(|call| call.resource == "leases" && call.writes()).count();
+    assert!(eventually(PATIENCE, || renewed() >= 2), "{}", renewed());
+    let calls = fleet.plane.audit();
+    let fought = calls[from..].iter().filter(|call| call.subresource == "status" && call.writes()).count();
+    assert_eq!(fought, 0, "writes of status");
+    says_once_on(&fleet, 1, "the Lease of this agent");
+    assert_eq!(fleet.entries(WEB), ["px0 Active Ready"]);
+}
+
+fn binding(kind: &str, role_kind: &str, role: &str) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "mute", "namespace": SYSTEM},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role_kind, "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "mute", "namespace": SYSTEM}]})
+}

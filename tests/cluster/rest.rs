@@ -1,0 +1,155 @@
+//! What the agents ask of the API server: nothing while nothing happens, one event for a change, and no right too many.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::bed::SERVER;
+use crate::bed::wait::eventually;
+use crate::fleet::{Fleet, WEB, spec, web};
+use crate::plane::access::SYSTEM;
+use crate::plane::audit::AuditEvent;
+use crate::plane::objects::PATIENCE;
+use crate::plane::{Resource, proxy_address};
+
+const OTHER: &str = "lines/other";
+
+/// Two nodes, of which the second holds the addresses: the first by name would speak for both if that one did not.
+fn two_nodes() -> Fleet {
+    let fleet = Fleet::without_agents(2);
+    fleet.bed.move_addresses(fleet.proxy(0), fleet.proxy(1));
+    fleet
+}
+
+fn started(mut fleet: Fleet) -> Fleet {
+    (0..2).for_each(|node| fleet.start(node));
+    // Both are known to live before anything is asked of them.
+    assert!(eventually(PATIENCE, || fleet
+        .plane
+        .list(Resource::Leases)
+        .iter()
+        .filter(|lease| lease["metadata"]["namespace"] == SYSTEM)
+        .count()
+        == 2));
+    fleet
+}
+
+#[track_caller]
+fn serves(fleet: &Fleet, key: &str) {
+    fleet.plane.wait_condition(key, "Ready", "True", "Ready");
+    fleet.wait_active(key, Some(1));
+    fleet.wait_entries(key, &["px0 Standby Standby", "px1 Active Ready"]);
+}
+
+/// The calls that were to change something other than a Lease.
+fn writes(calls: &[AuditEvent]) -> Vec<&str> {
+    calls.iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.as_str()).collect()
+}
+
+pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
+    let mut fleet = started(two_nodes());
+    fleet.apply(WEB, &web());
+    fleet.apply(OTHER, &spec(82, SERVER, 82));
+    serves(&fleet, WEB);
+    serves(&fleet, OTHER);
+    let status = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap()["status"].clone());
+
+    // Two renewals of each Lease are 20 s, in which each agent also compares its kernel twice on its own account.
+    let (before, from) = (status(&fleet), fleet.plane.audit().len());
+    fleet.flush(0);
+    let renewed = |node: usize| {
+        let renewals = fleet.calls(from).into_iter().filter(|call| call.resource == "leases" && call.writes());
+        renewals.filter(|call| call.source == Some(proxy_address(node).into())).count()
+    };
+    assert!(eventually(PATIENCE, || (0..2).all(|node| renewed(node) >= 2)), "{:?}", [0, 1].map(renewed));
+    assert!((0..2).all(|node| renewed(node) <= 3), "{:?}", [0, 1].map(renewed));
+    assert_eq!(writes(&fleet.calls(from)), Vec::<&str>::new());
+    assert!(fleet.holds(0, "DNAT"), "what was flushed is healed");
+    assert_eq!(status(&fleet), before);
+
+    let from = fleet.plane.audit().len();
+    for node in [0, 1] {
+        fleet.kill(node);
+        fleet.start(node);
+    }
+    // A new forward comes after the others in everything that an agent does.
+    fleet.apply("lines/zz", &spec(81, SERVER, 81));
+    serves(&fleet, "lines/zz");
+    let calls = fleet.calls(from);
+    let about_others: Vec<&str> =
+        writes(&calls).into_iter().filter(|uri| uri.contains("/portforwards/") && !uri.contains("/zz/")).collect();
+    assert_eq!(about_others, Vec::<&str>::new());
+    assert_eq!(status(&fleet), before, "transition times are older than the agents");
+    assert_eq!([WEB, OTHER].map(|key| fleet.events(key).len()), [1, 1]);
+}
+
+/// Reason and count of each event.
+fn told(fleet: &Fleet) -> BTreeSet<(String, u64)> {
+    fleet.events(WEB).into_iter().map(|(reason, count, _)| (reason, count)).collect()
+}
+
+#[track_caller]
+fn wait_told(fleet: &Fleet, wanted: &[(&str, u64)]) {
+    let wanted = wanted.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+    assert!(eventually(PATIENCE, || told(fleet) == wanted), "{:#?} instead of {wanted:?}", fleet.events(WEB));
+}
+
+fn set_mode(fleet: &Fleet, mode: &str) {
+    fleet.plane.patch(Resource::Forwards, WEB, json!({"spec": {"mode": mode}}));
+    fleet.plane.wait_condition(WEB, "Ready", "True", if mode == "Disabled" { "Disabled" } else { "Ready" });
+}
+
+/// The permissions that a call used: what makes an object by server-side apply also needs `create`.
+fn used(call: &AuditEvent) -> Vec<String> {
+    let made =
+        (call.verb == "patch" && call.code == 201).then(|| AuditEvent { verb: "create".to_owned(), ..call.clone() }.permission());
+    [call.permission()].into_iter().chain(made).collect()
+}
+
+/// Every permission that the roles of `deploy/rbac.yaml` give.
+fn granted() -> BTreeSet<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/rbac.yaml")).unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+    };
+    let rules = documents.iter().flat_map(|document| document["rules"].as_array().into_iter().flatten());
+    let mut granted = BTreeSet::new();
+    for rule in rules {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                let path = if group.is_empty() { resource } else { format!("{group}/{resource}") };
+                granted.extend(texts(&rule["verbs"]).into_iter().map(|verb| format!("{verb} {path}")));
+            }
+        }
+    }
+    granted
+}
+
+#[test]
+fn each_change_is_one_event_and_every_right_is_used_and_none_is_missing() {
+    let fleet = started(two_nodes());
+    fleet.apply(WEB, &web());
+    serves(&fleet, WEB);
+    wait_told(&fleet, &[("Ready", 1)]);
+    set_mode(&fleet, "Disabled");
+    wait_told(&fleet, &[("Ready", 1), ("Disabled", 1)]);
+    set_mode(&fleet, "Enabled");
+    serves(&fleet, WEB);
+    wait_told(&fleet, &[("Ready", 2), ("Disabled", 1)]);
+    // An edit that changes nothing of what is true is none; nor is a move of the addresses.
+    fleet.apply(WEB, &spec(81, SERVER, 81));
+    serves(&fleet, WEB);
+    fleet.bed.move_addresses(fleet.proxy(1), fleet.proxy(0));
+    fleet.wait_active(WEB, Some(0));
+    fleet.wait_entries(WEB, &["px0 Active Ready", "px1 Standby Standby"]);
+    assert_eq!(told(&fleet), BTreeSet::from([("Ready".to_owned(), 2), ("Disabled".to_owned(), 1)]));
+
+    let calls = fleet.calls(0);
+    let denied: Vec<&AuditEvent> = calls.iter().filter(|call| call.code == 403).collect();
+    assert!(denied.is_empty(), "{denied:#?}");
+    let used: BTreeSet<String> = calls.iter().filter(|call| call.code < 400).flat_map(used).collect();
+    assert_eq!(used, granted(), "what is used, and what deploy/rbac.yaml gives");
+}

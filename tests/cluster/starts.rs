@@ -1,0 +1,76 @@
+//! Agent, API server and definition, started in whatever order.
+
+use std::fs;
+use std::path::Path;
+
+use crate::bed::SERVER;
+use crate::bed::wait::eventually;
+use crate::fleet::{Fleet, REFUSED, WEB, bed, spec, web};
+use crate::plane::objects::PATIENCE;
+use crate::plane::{Plane, Resource};
+
+#[track_caller]
+fn complains_once(fleet: &Fleet, text: &str) {
+    assert!(eventually(PATIENCE, || !fleet.agent(0).complaints().is_empty()), "no word of it");
+    let said = fleet.agent(0).complaints();
+    assert!(said.len() == 1 && said[0].contains(text), "{said:#?}");
+}
+
+#[test]
+fn an_agent_that_is_there_before_the_definition_waits_for_it() {
+    let bed = bed(1);
+    let plane = Plane::bare(&bed);
+    let read = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    plane.apply(&["deploy/namespace.yaml", "deploy/rbac.yaml"].map(read).join("\n---\n"));
+    let mut fleet = Fleet::on(bed, plane);
+    fleet.start(0);
+    complains_once(&fleet, "the API server refuses this");
+    fleet.plane.install();
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.reaches(80, SERVER, 80);
+    complains_once(&fleet, "the API server refuses this");
+}
+
+#[test]
+fn an_agent_that_is_there_before_the_api_server_waits_for_it() {
+    let mut fleet = Fleet::without_agents(1);
+    fleet.apply(WEB, &web());
+    fleet.plane.stop();
+    fleet.start(0);
+    complains_once(&fleet, "the API server cannot be used");
+    assert_eq!(fleet.ask(80), REFUSED);
+    fleet.plane.start();
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.reaches(80, SERVER, 80);
+    complains_once(&fleet, "the API server cannot be used");
+}
+
+#[test]
+fn a_node_that_boots_without_an_api_server_serves_what_its_record_holds() {
+    let mut fleet = Fleet::new(1);
+    fleet.apply(WEB, &web());
+    fleet.apply("lines/other", &spec(82, SERVER, 82));
+    fleet.plane.wait_ready(WEB);
+    fleet.plane.wait_ready("lines/other");
+    fleet.kill(0);
+    fleet.plane.delete(Resource::Forwards, "lines/other");
+    fleet.plane.stop();
+    // As after a reboot.
+    fleet.flush(0);
+    fleet.proxy(0).conntrack_delete("-p tcp");
+
+    fleet.start(0);
+    fleet.wait_reaches(80, SERVER, 80);
+    fleet.reaches(82, SERVER, 82);
+    complains_once(&fleet, "the API server cannot be used");
+    fleet.plane.start();
+    // What was deleted while the agent was away goes now.
+    fleet.wait_ask(82, REFUSED);
+    fleet.reaches(80, SERVER, 80);
+    assert!(!fleet.holds(0, "dport 82"));
+    fleet.apply(WEB, &spec(81, SERVER, 81));
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.reaches(81, SERVER, 81);
+    complains_once(&fleet, "the API server cannot be used");
+}
