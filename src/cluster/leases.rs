@@ -197,7 +197,9 @@ mod tests {
         fn list(&mut self, second: u64, leases: &[Lease]) {
             let now = self.start + Duration::from_secs(second);
             self.leases.take(Event::Init, now);
-            leases.iter().for_each(|lease| self.leases.take(Event::InitApply(lease.clone()), now));
+            for lease in leases {
+                self.leases.take(Event::InitApply(lease.clone()), now);
+            }
             self.leases.take(Event::InitDone, now);
         }
 

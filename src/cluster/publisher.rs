@@ -138,7 +138,7 @@ impl Publisher {
             (subject, write, outcome)
         });
         let done: Vec<_> = futures::stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
-        self.conclude(done).await
+        self.conclude(done)
     }
 
     /// Since when a summary that may pass is due about this object.
@@ -146,14 +146,19 @@ impl Publisher {
         self.unsettled.get(key).copied().unwrap_or_else(Instant::now)
     }
 
-    async fn conclude(&mut self, done: Vec<(Subject, Write, Outcome)>) -> Round {
+    fn conclude(&mut self, done: Vec<(Subject, Write, Outcome)>) -> Round {
         let mut round = Round::Rest;
         for (subject, write, outcome) in done {
             match outcome {
                 Outcome::Written(object) => {
                     self.trouble.worked();
+                    // Somebody else holds a field that ours would take out: the same again would change as little.
+                    if object.metadata.resource_version == subject.metadata.resource_version {
+                        debug!(forward = %subject.key, ?write, "a write of status changed nothing; does another program write it too?");
+                        continue;
+                    }
                     if let Write::Summary(summary) = &write {
-                        self.events.record(&subject.metadata, &subject.status, summary).await;
+                        self.events.record(&subject.metadata, &subject.status, summary);
                     }
                     self.answer(subject, *object);
                     round = if matches!(round, Round::Failed) { round } else { Round::Wrote };

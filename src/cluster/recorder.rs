@@ -6,6 +6,10 @@ use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::debug;
+
 use super::DEADLINE;
 use super::trouble::{Outage, Trouble};
 use crate::api::{PortForward, PortForwardStatus};
@@ -14,20 +18,27 @@ use crate::status::{State, Type};
 /// The most bytes of a note (events.k8s.io/v1: "1kB").
 const NOTE_BYTES: usize = 1000;
 
-/// Records events, and says once where that does not work: an event that is lost delays nothing.
+/// How many events may wait; more than that are dropped.
+const QUEUE: usize = 256;
+
+/// Records events in a task of their own: one that is slow, or lost, delays no status.
 pub(super) struct Events {
-    recorder: Recorder,
-    trouble: Trouble,
+    queue: mpsc::Sender<(Event, ObjectReference)>,
+    _task: JoinSet<()>,
 }
 
 impl Events {
+    /// Must be called within a tokio runtime.
     pub(super) fn new(client: Client, outage: Outage, node: &str) -> Self {
         let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
-        Self { recorder: Recorder::new(client, reporter), trouble: Trouble::new("events", outage) }
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let mut task = JoinSet::new();
+        task.spawn(publish(Recorder::new(client, reporter), Trouble::new("events", outage), waiting));
+        Self { queue, _task: task }
     }
 
     /// Records what changed between two summaries of the object with `metadata`.
-    pub(super) async fn record(&mut self, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
+    pub(super) fn record(&self, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
         let Some(event) = event(before, after) else { return };
         let reference = ObjectReference {
             api_version: Some(PortForward::api_version(&()).into_owned()),
@@ -37,11 +48,18 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
-        let published = tokio::time::timeout(DEADLINE, self.recorder.publish(&event, &reference)).await;
-        match published {
-            Ok(Ok(())) => self.trouble.worked(),
-            Ok(Err(error)) => self.trouble.failed(&error),
-            Err(late) => self.trouble.failed(&late),
+        if self.queue.try_send((event, reference)).is_err() {
+            debug!(namespace = metadata.namespace, name = metadata.name, "too many events wait; this one is dropped");
+        }
+    }
+}
+
+async fn publish(recorder: Recorder, mut trouble: Trouble, mut waiting: mpsc::Receiver<(Event, ObjectReference)>) {
+    while let Some((event, reference)) = waiting.recv().await {
+        match tokio::time::timeout(DEADLINE, recorder.publish(&event, &reference)).await {
+            Ok(Ok(())) => trouble.worked(),
+            Ok(Err(error)) => trouble.failed(&error),
+            Err(late) => trouble.failed(&late),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::Reason;
+use super::condition::Circumstance;
 use super::judge::Judgement;
 use super::summary::{node_status, summary};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
@@ -28,7 +28,7 @@ impl Write {
     /// nodes take up a new object, until each has said what it knows.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        let passing = [Reason::NoActiveNode.as_str(), Reason::AddressOnSeveralNodes.as_str()];
+        let passing = [Circumstance::NoActiveNode.as_str(), Circumstance::AddressOnSeveralNodes.as_str()];
         match self {
             Self::Summary(summary) => summary.conditions.iter().any(|condition| passing.contains(&condition.reason.as_str())),
             Self::Entry(_) | Self::Withdraw(_) => false,

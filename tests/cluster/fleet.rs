@@ -55,7 +55,7 @@ impl Fleet {
         let servers = [Server::tcp(&bed.server, SERVER, ports), Server::tcp(&bed.server, SECOND_SERVER, ports)];
         plane.add_namespace(LINES);
         for node in 0..bed.proxies.len() {
-            plane.add_node(&name(node), json!({"kubernetes.io/hostname": name(node)}));
+            plane.add_node(&name(node), &json!({"kubernetes.io/hostname": name(node)}));
         }
         let agents = bed.proxies.iter().map(|_| None).collect();
         Self { agents, kubeconfig: plane.agent_kubeconfig(), plane, _servers: servers, bed }
