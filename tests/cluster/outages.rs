@@ -194,8 +194,12 @@ fn without_the_right_to_list_forwards_an_agent_goes_on_with_its_record() {
 
 /// While it was away nobody could renew a Lease: that says nothing about the agents.
 pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
-    let fleet = Fleet::new(2);
+    let mut fleet = Fleet::without_agents(2);
+    fleet.start(0);
     fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    // Later than the other, and so it renews its Lease at other times: one of them is always back first.
+    fleet.start(1);
     fleet.wait_entries(WEB, &["px0 Active Ready", "px1 Standby Standby"]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     let before = fleet.plane.forward(WEB).unwrap();
