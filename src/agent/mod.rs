@@ -143,7 +143,7 @@ impl<D: Dataplane> Node<D> {
     }
 }
 
-/// What one sync planned and did, and what that means for each forward.
+/// What one sync, or one look, planned and found, and what that means for each forward.
 #[derive(Debug)]
 pub struct Synced {
     /// The plan.
@@ -165,12 +165,33 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
-    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-    let plan = plan(&facts, &candidates, policy, memory.served());
+    let plan = planned(observer, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
+}
+
+/// Looks once: plans the node as [`sync`] does, and judges what its kernel holds, without a write.
+///
+/// # Errors
+/// When the facts of the node cannot be read.
+pub async fn inspect<D: Dataplane>(
+    observer: &Observer,
+    dataplane: &D,
+    policy: &Policy,
+    memory: &Memory,
+    snapshot: &Snapshot,
+) -> Result<Synced, FactsError> {
+    let plan = planned(observer, policy, memory, snapshot).await?;
+    let applied = dataplane.inspect(&plan.desired).await;
+    let judgements = judgements(snapshot, &plan, &applied);
+    Ok(Synced { plan, applied, judgements })
+}
+
+async fn planned(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Plan, FactsError> {
+    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
+    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+    Ok(plan(&facts, &candidates, policy, memory.served()))
 }
 
 /// What this node says of every object, also of those whose newest content it cannot decode.

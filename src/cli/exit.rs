@@ -15,6 +15,8 @@ pub enum Exit {
     Failed,
     /// 3: some manifests are refused or in conflict.
     Refused,
+    /// 4: the kernel does not hold some forwards as it should.
+    NotProgrammed,
 }
 
 impl Termination for Exit {
@@ -23,6 +25,7 @@ impl Termination for Exit {
             Self::Done => ExitCode::SUCCESS,
             Self::Failed => ExitCode::from(1),
             Self::Refused => ExitCode::from(3),
+            Self::NotProgrammed => ExitCode::from(4),
         }
     }
 }
@@ -34,6 +37,11 @@ impl Termination for Exit {
 pub(super) fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("the runtime could not be started")?.block_on(command)
+}
+
+/// Says something on standard error, if anybody still listens there.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Prints to standard output. Whoever stops reading early, such as `head`, gets no complaint.

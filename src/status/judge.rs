@@ -150,14 +150,18 @@ fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
         return vec![accepted(), broken(Type::Programmed), broken(Type::Ready)];
     }
     let obstacles = obstacles(verdict, applied);
-    let programmed = match unprogrammed_route(&obstacles) {
+    let missing = missing_route(verdict, applied);
+    let programmed = match unprogrammed_route(&obstacles).or_else(|| missing.clone()) {
         Some((reason, message)) => Judged::new(Type::Programmed, State::False, reason, message),
         None => {
             Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned")
         }
     };
     // The worst of what is known: a route that the kernel refuses may have its reason in a link that is down.
-    let ready = ready(verdict, applied, &obstacles);
+    let ready = match missing {
+        Some((reason, message)) if obstacles.is_empty() => Judged::new(Type::Ready, State::False, reason, message),
+        Some(_) | None => ready(verdict, applied, &obstacles),
+    };
     vec![accepted(), programmed, ready]
 }
 
@@ -236,7 +240,7 @@ fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
 fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obstacle> {
     let HostRoute { destination, gateway, interface } = route;
     let (reason, message) = match state {
-        Some(RouteState::Installed | RouteState::Satisfied) => return None,
+        Some(RouteState::Installed | RouteState::Satisfied | RouteState::Missing) => return None,
         Some(RouteState::Contested { foreign }) => (
             ObstacleReason::RouteContested,
             format!(
@@ -250,6 +254,16 @@ fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obsta
         None => (ObstacleReason::RouteRefused, format!("the route to {destination} through {gateway} was not looked at")),
     };
     Some(Obstacle { reason, message })
+}
+
+/// A route that is not there although nothing is known against it.
+fn missing_route(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
+    let states = &applied.routes.as_ref().ok()?.states;
+    let missing = |route: &&HostRoute| states.get(*route) == Some(&RouteState::Missing);
+    let HostRoute { destination, gateway, interface } = verdict.routes.iter().filter_map(RoutePlan::installed).find(missing)?;
+    let message =
+        format!("the route to {destination} through {gateway} by {interface} is not in the kernel; another program removed it");
+    Some((Circumstance::Drifted.into(), message))
 }
 
 /// A route that was planned and is not in the kernel: the kernel does not equal the plan.
