@@ -144,3 +144,96 @@ fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
     let all = chosen.iter().filter_map(|key| seen.judgements.get(key)).all(holds);
     if all { Exit::Done } else { Exit::NotProgrammed }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::decode;
+    use crate::dataplane::Applied;
+    use crate::dataplane::conntrack::Purged;
+    use crate::dataplane::iptables::{RulesReport, Stage};
+    use crate::dataplane::routes::RoutesReport;
+    use crate::plan::{Plan, assumed_facts, plan};
+    use crate::source::Sourced;
+    use crate::status::judge;
+
+    fn object(namespace: &str, name: &str, port: u16) -> PortForward {
+        decode(json!({
+            "apiVersion": "portforward.dev/v1alpha1",
+            "kind": "PortForward",
+            "metadata": {"namespace": namespace, "name": name, "generation": 1},
+            "spec": {
+                "client": {"addresses": ["1.1.1.1"]},
+                "internal": {"addresses": ["192.168.0.2"]},
+                "upstream": {"targets": [{"address": "3.3.3.3"}]},
+                "ports": [{"name": "http", "port": port}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn snapshot(objects: impl IntoIterator<Item = PortForward>) -> Snapshot {
+        let sourced = |object| Sourced { object: Arc::new(object), origin: None, trouble: None };
+        Snapshot { forwards: objects.into_iter().map(sourced).collect(), ..Snapshot::default() }
+    }
+
+    fn seen(snapshot: &Snapshot, rules: RulesReport) -> Synced {
+        let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+        let facts = assumed_facts(BTreeMap::new(), &candidates);
+        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &BTreeSet::new());
+        let applied = Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) };
+        let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
+        Synced { plan, applied, judgements }
+    }
+
+    fn named(names: &[&str], snapshot: &Snapshot) -> Result<Vec<String>, String> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let chosen = chosen(&names, snapshot).map_err(|error| error.to_string())?;
+        Ok(chosen.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_name_alone_is_looked_for_in_every_namespace() {
+        let snapshot = snapshot([object("a", "web", 80), object("b", "log", 81), object("b", "web", 82)]);
+        assert_eq!(named(&[], &snapshot).unwrap(), ["a/web", "b/log", "b/web"]);
+        assert_eq!(named(&["web"], &snapshot).unwrap(), ["a/web", "b/web"]);
+        assert_eq!(named(&["b/web", "b/web"], &snapshot).unwrap(), ["b/web"]);
+        assert!(named(&["a/log"], &snapshot).unwrap_err().ends_with("it knows of: a/web, b/log, b/web"));
+        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("it knows of: none"));
+        assert_eq!(named(&[], &Snapshot::default()).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn the_exit_status_counts_what_is_carried_here_and_chosen() {
+        let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
+        let keys = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), &snapshot).unwrap();
+        assert_eq!(verdict(&keys(&[]), &seen(&snapshot, RulesReport::default())), Exit::Done);
+        let drifted = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+        let drifted = seen(&snapshot, drifted);
+        assert_eq!(verdict(&keys(&[]), &drifted), Exit::NotProgrammed);
+        assert_eq!(verdict(&keys(&["earlier"]), &drifted), Exit::NotProgrammed);
+        assert_eq!(verdict(&keys(&["loser"]), &drifted), Exit::Done, "a conflict is no drift");
+    }
+
+    #[test]
+    fn wide_names_what_is_not_as_planned() {
+        let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
+        let drifted = RulesReport { differing: vec![Stage::Forward.root()], ..RulesReport::default() };
+        let seen = seen(&snapshot, drifted.clone());
+        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &drifted, &RoutesReport::default());
+        let wanted = "
+a/earlier: carried, Active
+  translation TCP from 1.1.1.1/32 to 192.168.0.2:80 goes to 3.3.3.3:80 as the address of the interface
+  chain       nat PF-PRE: as planned
+  chain       filter PF-FWD: not as planned
+  chain       nat PF-POST: as planned
+
+a/loser: not carried
+";
+        assert_eq!(text, wanted);
+    }
+}

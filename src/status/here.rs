@@ -33,3 +33,37 @@ fn elsewhere(conditions: &[Judged]) -> Vec<Judged> {
     };
     conditions.iter().map(own).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judgement(standing: Standing, role: Option<Role>) -> Judgement {
+        let judged = |kind, circumstance| Judged::new(kind, State::True, circumstance, "said");
+        let conditions = vec![
+            judged(Type::Accepted, Circumstance::Accepted),
+            judged(Type::Programmed, Circumstance::Programmed),
+            judged(Type::Ready, Circumstance::Standby),
+        ];
+        Judgement { uid: None, standing, generation: 7, role, conditions }
+    }
+
+    fn told(standing: Standing, role: Option<Role>) -> (Vec<String>, Option<String>, usize) {
+        let status = here("proxy", &judgement(standing, role), Timestamp::UNIX_EPOCH);
+        assert_eq!(status.observed_generation, Some(7));
+        let conditions = status.conditions.iter().map(|it| format!("{}={} {}", it.type_, it.status, it.reason)).collect();
+        (conditions, status.active_node, status.nodes.len())
+    }
+
+    #[test]
+    fn a_node_says_what_it_is_and_not_what_others_are() {
+        let own = ["Accepted=True Accepted", "Programmed=True Programmed", "Ready=True Standby"].map(str::to_owned).to_vec();
+        assert_eq!(told(Standing::Carried, Some(Role::Standby)), (own.clone(), None, 1), "another may hold the address");
+        assert_eq!(told(Standing::Carried, Some(Role::Active)), (own, Some("proxy".to_owned()), 1));
+        let (conditions, active, nodes) = told(Standing::Elsewhere, None);
+        assert_eq!(conditions, ["Accepted=True Accepted", "Programmed=False NoActiveNode", "Ready=False NoActiveNode"]);
+        assert_eq!((active, nodes), (None, 0));
+        let status = here("proxy", &judgement(Standing::Elsewhere, None), Timestamp::UNIX_EPOCH);
+        assert!(status.conditions[2].message.starts_with("this node is no candidate"));
+    }
+}
