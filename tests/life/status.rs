@@ -38,8 +38,8 @@ fn line(told: &Output, name: &str) -> Vec<String> {
 }
 
 /// It ends with this status and says `Programmed`, `Ready` and a reason of the seed's forward.
-fn tells(stage: &Bed, variant: Variant, code: i32, programmed: &str, ready: &str, reason: &str) {
-    let told = status(stage.proxy(), variant, &[]);
+fn tells(bed: &Bed, variant: Variant, code: i32, programmed: &str, ready: &str, reason: &str) {
+    let told = status(bed.proxy(), variant, &[]);
     assert_eq!(told.status.code(), Some(code), "{told:?}");
     assert_eq!(line(&told, "seed"), ["proxy(Active)", "True", programmed, ready, reason], "{told:?}");
 }
@@ -57,9 +57,9 @@ fn what_the_kernel_holds_is_told_with_and_without_an_agent(variant: Variant) {
 
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let state = state_folder(stage.proxy());
+    let folder = state_folder(stage.proxy());
     let mut unread = stage.proxy().command(env!("CARGO_BIN_EXE_portforward-operator"));
-    unread.args(["status", "--node-name=proxy", "-o=wide", &format!("--iptables={variant}"), "--state-dir"]).arg(state);
+    unread.args(["status", "--node-name=proxy", "-o=wide", &format!("--iptables={variant}"), "--state-dir"]).arg(folder);
     let unread = output(unread.stdout(writer));
     assert!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
 
@@ -252,7 +252,7 @@ fn without_a_record_it_says_so_and_what_to_do() {
 #[test]
 fn who_may_not_read_the_record_or_the_rules_is_told_to_be_root() {
     let stage = Stage::seed(Variant::Nft);
-    let state = state_folder(stage.proxy());
+    let folder = state_folder(stage.proxy());
     let as_nobody = |state: &str| {
         let program = env!("CARGO_BIN_EXE_portforward-operator");
         let mut command = stage.proxy().command("setpriv");
@@ -262,11 +262,11 @@ fn who_may_not_read_the_record_or_the_rules_is_told_to_be_root() {
     let own = tempfile::tempdir().unwrap();
     for path in [own.path().to_owned(), own.path().join("record.json")] {
         if !path.is_dir() {
-            fs::copy(state.join("record.json"), &path).unwrap();
+            fs::copy(folder.join("record.json"), &path).unwrap();
         }
         std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
     }
-    for state in [state.to_str().unwrap(), own.path().to_str().unwrap()] {
+    for state in [folder.to_str().unwrap(), own.path().to_str().unwrap()] {
         let told = as_nobody(state);
         assert_eq!(told.status.code(), Some(1), "{told:?}");
         assert!(text(&told.stderr).contains("run this as root"), "{told:?}");
