@@ -6,22 +6,22 @@ mod changes;
 mod publisher;
 mod remembered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::debug;
 
 pub use publisher::{Publisher, Statuses, objects, publish};
 pub use remembered::Memory;
 
 use crate::dataplane::{Applied, Dataplane};
-use crate::forward::ForwardKey;
-use crate::model::Facts;
+use crate::forward::{Forward, ForwardKey};
+use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
-use crate::plan::{Candidate, Plan, Policy, plan};
+use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
 use crate::source::{Snapshot, Source, Undecoded};
 use crate::status::{Judgement, judge, unknown_form};
 use changes::Changes;
@@ -118,19 +118,33 @@ impl<D: Dataplane> Node<D> {
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
             Ok(synced) => self.conclude(snapshot, synced, changes),
             Err(error) => {
-                error!(%error, cause = error.source_text(), "the facts of this node cannot be read; the kernel stays as it is");
+                self.unseen(&error, changes);
                 Outcome::Failed
             }
         }
     }
 
+    /// Reports that nobody knows how things are, of everything that was reported before.
+    fn unseen(&self, error: &FactsError, changes: &mut Changes) {
+        changes.note_facts(Some(error));
+        let text = format!("the node cannot be looked at: {error}: {}", error.source_text());
+        self.reports.send_if_modified(|report| {
+            let Some(before) = report.take() else { return false };
+            let judgements = before.judgements.iter().map(|(key, judgement)| (key.clone(), judgement.unseen(&text))).collect();
+            *report = Some(Arc::new(Report { judgements, ..Report::clone(&before) }));
+            true
+        });
+    }
+
     /// Remembers what is done and reports what is true.
     fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, changes: &mut Changes) -> Outcome {
         let Synced { plan, applied, judgements } = synced;
+        changes.note_facts(None);
         changes.note(&plan, &applied, &judgements);
         if applied.is_complete() {
-            let carried = plan.verdicts.iter().filter(|(_, verdict)| verdict.is_carried());
-            self.memory.advance(snapshot, &plan.desired, carried.map(|(key, _)| key.clone()).collect());
+            self.memory.advance(snapshot, &plan.desired);
+        } else {
+            self.memory.attempt(&plan.desired);
         }
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
@@ -182,16 +196,29 @@ pub async fn inspect<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let plan = planned(observer, policy, memory, snapshot).await?;
+    let mut plan = planned(observer, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&plan.desired).await;
+    if let Ok(rules) = &applied.rules {
+        find_again(&mut plan, snapshot, &rules.before);
+    }
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
+}
+
+/// Takes a withdrawn forward whose flows the kernel, as it was found, still translates for one that is served.
+fn find_again(plan: &mut Plan, snapshot: &Snapshot, found: &[Translation]) {
+    let found: BTreeSet<_> = found.iter().map(|it| (&it.flows, it.destination)).collect();
+    for forward in snapshot.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok()) {
+        if let Some(verdict) = plan.verdicts.get_mut(&forward.key).filter(|it| it.acceptance == Acceptance::Disabled) {
+            verdict.served |= forward.translations().iter().any(|it| found.contains(&(&it.flows, it.destination)));
+        }
+    }
 }
 
 async fn planned(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Plan, FactsError> {
     let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
     let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-    Ok(plan(&facts, &candidates, policy, memory.served()))
+    Ok(plan(&facts, &candidates, policy, memory.in_force()))
 }
 
 /// What this node says of every object, also of those whose newest content it cannot decode.

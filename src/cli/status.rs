@@ -6,7 +6,6 @@ use std::io;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
-use tracing::warn;
 
 use super::Exit;
 use super::exit::print;
@@ -71,9 +70,6 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let seen = agent::inspect(&Observer::default(), &kernel, &policy, &memory, &snapshot).await?;
     let rules = seen.applied.rules.as_ref().map_err(Clone::clone).context("the rules cannot be read; run this as root")?;
     let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-    for route in &routes.stuck {
-        warn!(route, "a route of ours that no forward asks for");
-    }
     let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
     print(&match options.output {
         Output::Table => table(&objects),

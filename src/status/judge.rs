@@ -4,7 +4,7 @@ use super::condition::{Circumstance, Judged, Reason, State, Type};
 use crate::api::Role;
 use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
-use crate::dataplane::routes::RouteState;
+use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
@@ -44,7 +44,7 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     let mut conditions = match &verdict.acceptance {
         Acceptance::Accepted if verdict.role.is_none() => not_here(),
         Acceptance::Accepted => carried(verdict, applied),
-        Acceptance::Disabled => withdrawn(applied),
+        Acceptance::Disabled => withdrawn(verdict, applied),
         Acceptance::Refused(refusal) => refused(Reason::Refused(refusal.reason), &refusal.message),
         Acceptance::RefusedHere(refusal) => refused(Reason::RefusedHere(refusal.reason), &refusal.message),
         Acceptance::Conflict(conflict) => refused(Circumstance::Conflict, &conflict.message),
@@ -63,7 +63,8 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
 /// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
-    let conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    let mut conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    conditions.push(Judged::new(Type::Stalled, State::True, Circumstance::UnsupportedSchema, upgrade(error)));
     Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
 }
 
@@ -114,9 +115,11 @@ fn stalled(acceptance: &Acceptance) -> Option<Judged> {
 }
 
 /// Switched off, and all of it is gone from the kernel; a wait for `Ready` must not hang.
-fn withdrawn(applied: &Applied) -> Vec<Judged> {
+fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     let kinds = [Type::Accepted, Type::Programmed, Type::Ready];
-    match failure(applied) {
+    // What was never in force here needs no withdrawal, and what stands before our jumps hinders none.
+    let left = if verdict.served { unfinished(applied) } else { None };
+    match left {
         None => kinds
             .map(|kind| {
                 Judged::new(
@@ -185,19 +188,23 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
     Judged::new(Type::Ready, State::True, reason, message)
 }
 
-/// What failed for the whole node, if anything did.
+/// What is wrong for the whole node, if anything is.
 fn failure(applied: &Applied) -> Option<(Reason, String)> {
-    let rules = match &applied.rules {
-        Err(error) => return Some((Circumstance::ApplyFailed.into(), error.to_string())),
-        Ok(rules) => rules,
-    };
-    if let Err(error) = &applied.routes {
-        return Some((Circumstance::ApplyFailed.into(), explained(error)));
+    unfinished(applied).or_else(|| applied.rules.as_ref().ok().and_then(overridden))
+}
+
+/// What could not be made as planned, if anything could not.
+fn unfinished(applied: &Applied) -> Option<(Reason, String)> {
+    let failed = |message| Some((Circumstance::ApplyFailed.into(), message));
+    match (&applied.rules, &applied.routes, &applied.conntrack) {
+        (Err(error), _, _) => failed(explained(error)),
+        (_, Err(error), _) => failed(explained(error)),
+        (_, _, Err(error)) => failed(explained(error)),
+        (Ok(_), Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
+            failed(format!("routes of ours are not removed: {}", routes.stuck.join("; ")))
+        }
+        (Ok(rules), Ok(routes), Ok(_)) => drifted(rules).or_else(|| surplus(routes)),
     }
-    if let Err(error) = &applied.conntrack {
-        return Some((Circumstance::ApplyFailed.into(), explained(error)));
-    }
-    drifted(rules).or_else(|| overridden(rules))
 }
 
 /// An error with what caused it.
@@ -212,6 +219,12 @@ fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
         "{} chains, {first} among them, are not as they were written; another program changes them",
         rules.differing.len()
     );
+    Some((Circumstance::Drifted.into(), message))
+}
+
+fn surplus(routes: &RoutesReport) -> Option<(Reason, String)> {
+    let first = routes.surplus.first()?;
+    let message = format!("{} routes of ours, {first} among them, are there that no forward asks for", routes.surplus.len());
     Some((Circumstance::Drifted.into(), message))
 }
 
@@ -286,6 +299,16 @@ impl Judgement {
             Standing::Carried | Standing::Elsewhere | Standing::RefusedHere => true,
             Standing::Withdrawn | Standing::Refused => false,
         }
+    }
+
+    /// The same, now that the node could not be looked at because of `error`: what was true may not be any more.
+    #[must_use]
+    pub fn unseen(&self, error: &str) -> Self {
+        let mut unseen = self.clone();
+        for judged in unseen.conditions.iter_mut().filter(|judged| matches!(judged.kind, Type::Programmed | Type::Ready)) {
+            *judged = Judged::new(judged.kind, State::Unknown, Circumstance::NodeUnreadable, error);
+        }
+        unseen
     }
 
     /// The same of a last good content, now that the newest one cannot be decoded because of `error`.

@@ -68,10 +68,10 @@ fn a_look_tells_what_is_missing_and_too_many_and_writes_nothing() {
         apply(std::slice::from_ref(&a)).await;
         let before = (ours(), foreign());
         let report = routes::inspect(&[a.clone()].into()).await.unwrap();
-        assert_eq!((&report.states[&a], report.stuck.len()), (&RouteState::Installed, 0));
+        assert_eq!((&report.states[&a], report.surplus.len()), (&RouteState::Installed, 0));
         let report = routes::inspect(&[b.clone()].into()).await.unwrap();
         assert_eq!((report.added, report.removed, &report.states[&b]), (0, 0, &RouteState::Missing));
-        assert_eq!(report.stuck, ["1.1.1.1/32 via 192.168.0.1 dev eth1 proto 154 metric 154: still there"]);
+        assert_eq!(report.surplus, ["1.1.1.1/32 via 192.168.0.1 dev eth1 proto 154 metric 154"]);
         assert_eq!((ours(), foreign()), before);
     });
 }

@@ -69,6 +69,8 @@ pub struct RoutesReport {
     pub removed: usize,
     /// Routes of ours that should be gone and that the kernel did not remove, and why.
     pub stuck: Vec<String>,
+    /// Routes of ours that should be gone and that nobody has tried to remove: what [`inspect`] found.
+    pub surplus: Vec<String>,
 }
 
 /// Makes the main table hold exactly `routes` of ours, and reports from the kernel what then holds.
@@ -110,12 +112,12 @@ pub async fn inspect(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, Route
     let mut socket = Socket::open_route()?;
     let (wanted, refused) = diff::resolve(&socket, routes);
     let table = main_table(&mut socket).await?;
-    let leftover = diff::steps(&wanted, &table).into_iter().filter_map(|step| match step {
-        Step::Remove(route) => Some(format!("{}: still there", report::describe(&socket, &route))),
+    let surplus = diff::steps(&wanted, &table).into_iter().filter_map(|step| match step {
+        Step::Remove(route) => Some(report::describe(&socket, &route)),
         Step::Add(_) => None,
     });
-    let stuck = leftover.collect();
-    Ok(RoutesReport { states: report::states(&socket, &wanted, &table, refused), stuck, ..RoutesReport::default() })
+    let surplus = surplus.collect();
+    Ok(RoutesReport { states: report::states(&socket, &wanted, &table, refused), surplus, ..RoutesReport::default() })
 }
 
 /// Removes every route of ours from the main table, and reports how many and which the kernel did not remove.
