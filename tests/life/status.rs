@@ -255,19 +255,19 @@ fn without_a_record_it_says_so_and_what_to_do() {
 fn who_may_not_read_the_record_or_the_rules_is_told_to_be_root() {
     let stage = Stage::seed(Variant::Nft);
     let folder = state_folder(stage.proxy());
-    let as_nobody = |state: &str| {
-        let program = env!("CARGO_BIN_EXE_portforward-operator");
-        let mut command = stage.proxy().command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", program, "status"]);
-        output(command.args(["--iptables=nft", "--node-name=proxy", "--state-dir", state]))
-    };
     let own = tempfile::tempdir().unwrap();
-    for path in [own.path().to_owned(), own.path().join("record.json")] {
-        if !path.is_dir() {
-            fs::copy(folder.join("record.json"), &path).unwrap();
-        }
-        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+    // The program as it was built may lie where only root may go.
+    let program = own.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_portforward-operator"), &program).unwrap();
+    fs::copy(folder.join("record.json"), own.path().join("record.json")).unwrap();
+    for path in [own.path(), &own.path().join("record.json")] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     }
+    let as_nobody = |state: &str| {
+        let mut command = stage.proxy().command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]).arg(&program);
+        output(command.args(["status", "--iptables=nft", "--node-name=proxy", "--state-dir", state]))
+    };
     for state in [folder.to_str().unwrap(), own.path().to_str().unwrap()] {
         let told = as_nobody(state);
         assert_eq!(told.status.code(), Some(1), "{told:?}");
