@@ -6,7 +6,7 @@ mod changes;
 mod publisher;
 mod remembered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ pub use publisher::{Publisher, Statuses, objects, publish};
 pub use remembered::Memory;
 
 use crate::dataplane::{Applied, Dataplane};
-use crate::forward::ForwardKey;
-use crate::model::Facts;
+use crate::forward::{Forward, ForwardKey};
+use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
-use crate::plan::{Candidate, Plan, Policy, plan};
+use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
 use crate::source::{Snapshot, Source, Undecoded};
 use crate::status::{Judgement, judge, unknown_form};
 use changes::Changes;
@@ -157,7 +157,7 @@ impl<D: Dataplane> Node<D> {
     }
 }
 
-/// What one sync planned and did, and what that means for each forward.
+/// What one sync, or one look, planned and found, and what that means for each forward.
 #[derive(Debug)]
 pub struct Synced {
     /// The plan.
@@ -179,12 +179,46 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
-    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-    let plan = plan(&facts, &candidates, policy, memory.in_force());
+    let plan = planned(observer, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
+}
+
+/// Looks once: plans the node as [`sync`] does, and judges what its kernel holds, without a write.
+///
+/// # Errors
+/// When the facts of the node cannot be read.
+pub async fn inspect<D: Dataplane>(
+    observer: &Observer,
+    dataplane: &D,
+    policy: &Policy,
+    memory: &Memory,
+    snapshot: &Snapshot,
+) -> Result<Synced, FactsError> {
+    let mut plan = planned(observer, policy, memory, snapshot).await?;
+    let applied = dataplane.inspect(&plan.desired).await;
+    if let Ok(rules) = &applied.rules {
+        find_again(&mut plan, snapshot, &rules.before);
+    }
+    let judgements = judgements(snapshot, &plan, &applied);
+    Ok(Synced { plan, applied, judgements })
+}
+
+/// Takes a withdrawn forward whose flows the kernel, as it was found, still translates for one that is served.
+fn find_again(plan: &mut Plan, snapshot: &Snapshot, found: &[Translation]) {
+    let found: BTreeSet<_> = found.iter().map(|it| (&it.flows, it.destination)).collect();
+    for forward in snapshot.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok()) {
+        if let Some(verdict) = plan.verdicts.get_mut(&forward.key).filter(|it| it.acceptance == Acceptance::Disabled) {
+            verdict.served |= forward.translations().iter().any(|it| found.contains(&(&it.flows, it.destination)));
+        }
+    }
+}
+
+async fn planned(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Plan, FactsError> {
+    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
+    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+    Ok(plan(&facts, &candidates, policy, memory.in_force()))
 }
 
 /// What this node says of every object, also of those whose newest content it cannot decode.

@@ -16,6 +16,8 @@ pub enum Exit {
     Failed,
     /// 3: some manifests are refused or in conflict.
     Refused,
+    /// 4: the kernel does not hold some forwards as it should.
+    NotProgrammed,
 }
 
 impl Termination for Exit {
@@ -24,6 +26,7 @@ impl Termination for Exit {
             Self::Done => ExitCode::SUCCESS,
             Self::Failed => ExitCode::from(1),
             Self::Refused => ExitCode::from(3),
+            Self::NotProgrammed => ExitCode::from(4),
         }
     }
 }
@@ -39,6 +42,11 @@ pub(super) fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) 
     // A thread that waits for a lock that nobody gives back must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// Says something on standard error, if anybody still listens there.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Prints to standard output. Whoever stops reading early, such as `head`, gets no complaint.

@@ -40,6 +40,8 @@ pub(super) fn start(options: &LogOptions) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Where nobody reads standard error any more, nobody reads that complaint either; it would end the thread.
+        .log_internal_errors(false)
         .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none());
     match options.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -4,12 +4,16 @@
 
 mod agent;
 mod cleanup;
+mod completions;
 mod crd;
 mod exit;
 mod logging;
+mod man;
 mod options;
 mod render;
 mod restore;
+mod status;
+mod wide;
 
 use clap::{Parser, Subcommand};
 
@@ -21,7 +25,7 @@ pub use exit::Exit;
     name = "portforward-operator",
     version,
     about = "Turns PortForward objects into NAT rules and host routes on a proxy node",
-    after_help = "Exit status:\n  0  done\n  1  something failed; the message says what, where and what to do\n  2  the command line is wrong; nothing was touched\n  3  render: some manifests are refused or in conflict; the others are shown\n\nA first look, touching nothing:\n  portforward-operator render examples/bank-a-web.yaml"
+    after_help = "Exit status:\n  0  done\n  1  something failed; the message says what, where and what to do\n  2  the command line is wrong; nothing was touched\n  3  render: some manifests are refused or in conflict; the others are shown\n  4  status: the kernel does not hold some forwards as it should\n\nA first look, touching nothing:\n  portforward-operator render examples/bank-a-web.yaml"
 )]
 struct Cli {
     #[command(flatten)]
@@ -40,8 +44,14 @@ enum Command {
     Restore(restore::RestoreOptions),
     /// Remove everything of ours from this node's kernel: chains, jumps, routes, connections; twice is fine
     Cleanup(cleanup::CleanupOptions),
+    /// Show what this node does with each forward, from its kernel as it is now, without touching anything
+    Status(status::StatusOptions),
     /// Print the CustomResourceDefinition
     Crd,
+    /// Print what a shell needs to complete this command line
+    Completions(completions::CompletionsOptions),
+    /// Print the manual page; to read it: portforward-operator man | man -l -
+    Man,
 }
 
 /// Parses the command line and carries it out.
@@ -54,10 +64,13 @@ pub fn main() -> Exit {
         Command::Render(options) => render::run(&options),
         Command::Restore(options) => exit::with_runtime(restore::run(options)),
         Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),
+        Command::Status(options) => exit::with_runtime(status::run(options)),
         Command::Crd => crd::run(),
+        Command::Completions(options) => completions::run(&options),
+        Command::Man => man::run(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        exit::complain(&format!("error: {error:#}"));
         Exit::Failed
     })
 }

@@ -25,10 +25,16 @@ pub(super) struct StateOptions {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct KernelOptions {
+pub(super) struct VariantOptions {
     /// Which iptables programs to use; auto: the one that the kubelet hints at, else the one with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
-    pub(super) iptables: VariantChoice,
+    iptables: VariantChoice,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct KernelOptions {
+    #[command(flatten)]
+    variant: VariantOptions,
     /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
     #[arg(long)]
     set_ip_forward: bool,
@@ -45,7 +51,7 @@ pub(super) struct PolicyOptions {
 pub(super) struct ReservedPorts(pub(super) Vec<PortRange>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum VariantChoice {
+enum VariantChoice {
     Auto,
     Nft,
     Legacy,
@@ -85,7 +91,7 @@ pub(super) fn believed(loaded: Loaded) -> Record {
     loaded.record
 }
 
-impl KernelOptions {
+impl VariantOptions {
     /// The variant that was asked for, or that this node uses.
     pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
         match self.iptables {
@@ -93,6 +99,13 @@ impl KernelOptions {
             VariantChoice::Nft => Ok(Variant::Nft),
             VariantChoice::Legacy => Ok(Variant::Legacy),
         }
+    }
+}
+
+impl KernelOptions {
+    /// The variant that was asked for, or that this node uses.
+    pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
+        self.variant.variant().await
     }
 
     /// The kernel, with its rules written by the programs of `variant`.

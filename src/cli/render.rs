@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::Exit;
-use super::exit::{print, with_runtime};
+use super::exit::{complain, print, with_runtime};
 use super::options::{PolicyOptions, label};
 use crate::api::PortForward;
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
@@ -53,7 +53,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
             match read {
                 Ok(read) => objects.extend(read),
                 Err(error) => {
-                    eprintln!("{place}: {error}");
+                    complain(&format!("{place}: {error}"));
                     exit = Exit::Refused;
                 }
             }
@@ -62,7 +62,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
     let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
     let policy = Policy { reserved_ports: options.policy.reserved_ports.0.clone() };
     let plan = plan(&facts(options, &candidates)?, &candidates, &policy, &[].into());
-    if complain(&plan) {
+    if say_refused(&plan) {
         exit = Exit::Refused;
     }
     let variant = match options.iptables {
@@ -108,7 +108,7 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
 }
 
 /// Says on standard error what is not carried and why; gives whether there was any.
-fn complain(plan: &Plan) -> bool {
+fn say_refused(plan: &Plan) -> bool {
     let mut any = false;
     for (key, verdict) in &plan.verdicts {
         let said = match &verdict.acceptance {
@@ -116,12 +116,12 @@ fn complain(plan: &Plan) -> bool {
             Acceptance::RefusedHere(refusal) => format!("{}: {}", refusal.reason.as_str(), refusal.message),
             Acceptance::Conflict(conflict) => format!("Conflict: {}", conflict.message),
             Acceptance::Accepted if verdict.role.is_none() => {
-                eprintln!("{key}: this node is no candidate: its labels or addresses do not fit");
+                complain(&format!("{key}: this node is no candidate: its labels or addresses do not fit"));
                 continue;
             }
             Acceptance::Accepted | Acceptance::Disabled => continue,
         };
-        eprintln!("{key}: {said}");
+        complain(&format!("{key}: {said}"));
         any = true;
     }
     any

@@ -100,4 +100,10 @@ impl Dataplane for Kernel {
         *self.settled() = conntrack.is_ok().then(|| desired.held.clone());
         Applied { rules, routes, conntrack }
     }
+
+    async fn inspect(&self, desired: &Desired) -> Applied {
+        let rules = self.iptables.inspect(&Ruleset::of(&desired.translations)).await;
+        let routes = routes::inspect(&desired.routes).await;
+        Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) }
+    }
 }

@@ -15,15 +15,18 @@ use conntrack::{ConntrackError, Purged};
 use iptables::{RulesError, RulesReport};
 use routes::{RoutesError, RoutesReport};
 
-/// A backend. One verb, the whole state.
+/// A backend. One verb, the whole state; and a look that shows what the verb would find.
 pub trait Dataplane: Send + Sync + 'static {
     /// Makes the kernel hold exactly `desired`, and tells what it read back. Each part is tried, whatever became of the others.
     ///
     /// `before` is what was, or may have been, in force until now: flows that only it explains are cut.
     fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> impl Future<Output = Applied> + Send;
+
+    /// Tells how the kernel differs from `desired`, by the same measure, and writes nothing. Connections are not looked at.
+    fn inspect(&self, desired: &Desired) -> impl Future<Output = Applied> + Send;
 }
 
-/// What became of one apply, part by part.
+/// What became of one apply, or what a look found, part by part.
 #[derive(Debug)]
 pub struct Applied {
     /// The rules.

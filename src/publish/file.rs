@@ -69,9 +69,18 @@ fn replace(path: &Path, document: &Value) -> Result<Stored, PublishError> {
 }
 
 fn document(objects: &[PortForward], files: &[FileReport]) -> Result<Value, serde_json::Error> {
+    let mut document = list(objects)?;
+    document["files"] = files.iter().map(file).collect();
+    Ok(document)
+}
+
+/// The status of `objects` as a `v1` `List`.
+///
+/// # Errors
+/// When an object cannot be written as JSON.
+pub fn list(objects: &[PortForward]) -> Result<Value, serde_json::Error> {
     let items: Vec<Value> = objects.iter().map(item).collect::<Result<_, _>>()?;
-    let files: Vec<Value> = files.iter().map(file).collect();
-    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items, "files": files}))
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
 
 /// The object without its spec: the manifest says that.

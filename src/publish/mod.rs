@@ -6,5 +6,5 @@ mod file;
 mod table;
 
 pub use crate::durable::Stored;
-pub use file::{PublishError, StatusFile};
-pub use table::table;
+pub use file::{PublishError, StatusFile, list};
+pub use table::{table, wide_table};

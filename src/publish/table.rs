@@ -15,10 +15,26 @@ const CONDITIONS: [&str; 3] = ["Accepted", "Programmed", "Ready"];
 /// not `True`, else of `Ready`. Ends with a newline.
 #[must_use]
 pub fn table(objects: &[PortForward]) -> String {
+    draw(objects, Messages::Shortened)
+}
+
+/// The same with the whole message of each.
+#[must_use]
+pub fn wide_table(objects: &[PortForward]) -> String {
+    draw(objects, Messages::Whole)
+}
+
+#[derive(Clone, Copy)]
+enum Messages {
+    Shortened,
+    Whole,
+}
+
+fn draw(objects: &[PortForward], messages: Messages) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
-    table.add_rows(objects.iter().map(row));
+    table.add_rows(objects.iter().map(|object| row(object, messages)));
     // Three spaces between the columns and none before the first.
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -26,11 +42,12 @@ pub fn table(objects: &[PortForward]) -> String {
     table.trim_fmt() + "\n"
 }
 
-fn row(object: &PortForward) -> Row {
+fn row(object: &PortForward, messages: Messages) -> Row {
     let none = PortForwardStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
     let [accepted, programmed, ready] = CONDITIONS.map(|kind| find(status, kind));
     let telling = [accepted, programmed, ready].into_iter().flatten().find(|condition| condition.status != "True").or(ready);
+    let message = plain(telling.map_or("", |condition| &condition.message));
     let state = |condition: Option<&Condition>| condition.map_or("Unknown", |condition| &condition.status).to_owned();
     Row::from([
         plain(object.metadata.namespace.as_deref().unwrap_or_default()),
@@ -40,7 +57,10 @@ fn row(object: &PortForward) -> Row {
         state(programmed),
         state(ready),
         plain(telling.map_or("Pending", |condition| &condition.reason)),
-        shortened(&plain(telling.map_or("", |condition| &condition.message))),
+        match messages {
+            Messages::Shortened => shortened(&message),
+            Messages::Whole => message,
+        },
     ])
 }
 
@@ -122,6 +142,7 @@ default     unseen        <none>            Unknown    Unknown      Unknown   Pe
 "
         );
         assert_eq!(table(&objects), wanted);
+        assert_eq!(wide_table(&objects), wanted.replace(&long, &"x".repeat(101)), "wide has the whole message");
     }
 
     #[test]

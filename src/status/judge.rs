@@ -4,7 +4,7 @@ use super::condition::{Circumstance, Judged, Reason, State, Type};
 use crate::api::Role;
 use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
-use crate::dataplane::routes::RouteState;
+use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
@@ -153,14 +153,18 @@ fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
         return vec![accepted(), broken(Type::Programmed), broken(Type::Ready)];
     }
     let obstacles = obstacles(verdict, applied);
-    let programmed = match unprogrammed_route(&obstacles) {
+    let missing = missing_route(verdict, applied);
+    let programmed = match unprogrammed_route(&obstacles).or_else(|| missing.clone()) {
         Some((reason, message)) => Judged::new(Type::Programmed, State::False, reason, message),
         None => {
             Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned")
         }
     };
     // The worst of what is known: a route that the kernel refuses may have its reason in a link that is down.
-    let ready = ready(verdict, applied, &obstacles);
+    let ready = match missing {
+        Some((reason, message)) if obstacles.is_empty() => Judged::new(Type::Ready, State::False, reason, message),
+        Some(_) | None => ready(verdict, applied, &obstacles),
+    };
     vec![accepted(), programmed, ready]
 }
 
@@ -199,7 +203,7 @@ fn unfinished(applied: &Applied) -> Option<(Reason, String)> {
         (Ok(_), Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
             failed(format!("routes of ours are not removed: {}", routes.stuck.join("; ")))
         }
-        (Ok(rules), Ok(_), Ok(_)) => drifted(rules),
+        (Ok(rules), Ok(routes), Ok(_)) => drifted(rules).or_else(|| surplus(routes)),
     }
 }
 
@@ -215,6 +219,12 @@ fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
         "{} chains, {first} among them, are not as they were written; another program changes them",
         rules.differing.len()
     );
+    Some((Circumstance::Drifted.into(), message))
+}
+
+fn surplus(routes: &RoutesReport) -> Option<(Reason, String)> {
+    let first = routes.surplus.first()?;
+    let message = format!("{} routes of ours, {first} among them, are there that no forward asks for", routes.surplus.len());
     Some((Circumstance::Drifted.into(), message))
 }
 
@@ -243,7 +253,7 @@ fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
 fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obstacle> {
     let HostRoute { destination, gateway, interface } = route;
     let (reason, message) = match state {
-        Some(RouteState::Installed | RouteState::Satisfied) => return None,
+        Some(RouteState::Installed | RouteState::Satisfied | RouteState::Missing) => return None,
         Some(RouteState::Contested { foreign }) => (
             ObstacleReason::RouteContested,
             format!(
@@ -257,6 +267,16 @@ fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obsta
         None => (ObstacleReason::RouteRefused, format!("the route to {destination} through {gateway} was not looked at")),
     };
     Some(Obstacle { reason, message })
+}
+
+/// A route that is not there although nothing is known against it.
+fn missing_route(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
+    let states = &applied.routes.as_ref().ok()?.states;
+    let missing = |route: &&HostRoute| states.get(*route) == Some(&RouteState::Missing);
+    let HostRoute { destination, gateway, interface } = verdict.routes.iter().filter_map(RoutePlan::installed).find(missing)?;
+    let message =
+        format!("the route to {destination} through {gateway} by {interface} is not in the kernel; another program removed it");
+    Some((Circumstance::Drifted.into(), message))
 }
 
 /// A route that was planned and is not in the kernel: the kernel does not equal the plan.

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no log; the time comes in as an argument.
 
 mod condition;
+mod here;
 mod judge;
 mod summary;
 mod writes;
@@ -11,6 +12,7 @@ mod writes;
 mod tests;
 
 pub use condition::{Circumstance, Judged, Reason, State, Type};
+pub use here::here;
 pub use judge::{Judgement, Standing, judge, unknown_form};
 pub use summary::{merge, node_status, summary};
 pub use writes::{View, Write};

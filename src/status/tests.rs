@@ -86,6 +86,10 @@ fn a_route_that_is_not_there_is_neither_programmed_nor_ready() {
     assert_eq!(with(Some(contested)), ["Programmed=False RouteContested", "Ready=False RouteContested"]);
     let refused = RouteState::Refused { error: "Network is unreachable".to_owned() };
     assert_eq!(with(Some(refused)), ["Programmed=False RouteRefused", "Ready=False RouteRefused"]);
+    assert_eq!(with(Some(RouteState::Missing)), ["Programmed=False Drifted", "Ready=False Drifted"]);
+    let surplus = RoutesReport { surplus: vec!["1.1.1.9/32".to_owned()], ..RoutesReport::default() };
+    let surplus = judge(&active(), &Applied { routes: Ok(surplus), ..exact() });
+    assert_eq!(text(&surplus)[1..], ["Programmed=False Drifted", "Ready=False Drifted"]);
     assert_eq!(
         with(None),
         ["Programmed=False RouteRefused", "Ready=False RouteRefused"],

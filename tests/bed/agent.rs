@@ -234,6 +234,20 @@ impl Agent {
         }
     }
 
+    /// SIGSTOP: it holds what it has and does nothing until [`resume`](Self::resume).
+    pub(crate) fn pause(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("the agent runs until it is stopped");
+        let stat = format!("/proc/{}/stat", self.id());
+        let stopped =
+            || fs::read_to_string(&stat).is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')));
+        assert!(eventually(PATIENCE, stopped), "the agent never stopped");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("the agent runs until it is stopped");
+    }
+
     /// Its process, as others name it.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()

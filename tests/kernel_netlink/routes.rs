@@ -61,6 +61,22 @@ fn routes_come_and_go_and_a_second_apply_writes_nothing() {
 }
 
 #[test]
+fn a_look_tells_what_is_missing_and_too_many_and_writes_nothing() {
+    inside(|| async {
+        run_all(NODE);
+        let (a, b) = (route("1.1.1.1/32", "192.168.0.1"), route("10.1.0.0/16", "192.168.0.9"));
+        apply(std::slice::from_ref(&a)).await;
+        let before = (ours(), foreign());
+        let report = routes::inspect(&[a.clone()].into()).await.unwrap();
+        assert_eq!((&report.states[&a], report.surplus.len()), (&RouteState::Installed, 0));
+        let report = routes::inspect(&[b.clone()].into()).await.unwrap();
+        assert_eq!((report.added, report.removed, &report.states[&b]), (0, 0, &RouteState::Missing));
+        assert_eq!(report.surplus, ["1.1.1.1/32 via 192.168.0.1 dev eth1 proto 154 metric 154"]);
+        assert_eq!((ours(), foreign()), before);
+    });
+}
+
+#[test]
 fn a_namespace_without_any_route_is_no_error() {
     inside(|| async {
         assert_eq!(apply(&[]).await, RoutesReport::default());

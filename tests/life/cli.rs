@@ -32,7 +32,19 @@ fn file(folder: &tempfile::TempDir, name: &str, content: &str) -> String {
 #[test]
 fn help_teaches_every_command_and_the_exit_codes() {
     let help = text(&run(&["--help"]).stdout);
-    for word in ["agent", "render", "restore", "cleanup", "crd", "Exit status:", "--log-format"] {
+    for word in [
+        "agent",
+        "render",
+        "restore",
+        "cleanup",
+        "status",
+        "crd",
+        "completions",
+        "man",
+        "Exit status:",
+        "  4  status:",
+        "--log-format",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
     }
     for (command, words) in [
@@ -43,7 +55,10 @@ fn help_teaches_every_command_and_the_exit_codes() {
         ("render", &["--this-node", "examples/bank-a-web.yaml", "exit status is 3"]),
         ("restore", &["--state-dir", "boot"]),
         ("cleanup", &["--state-dir", "Stop the agent first"]),
+        ("status", &["--state-dir", "-o, --output", "wide", "Exit status:", "  4  ", "takes no lock"]),
         ("crd", &["CustomResourceDefinition"]),
+        ("completions", &["bash", "zsh", "fish"]),
+        ("man", &["man -l -"]),
     ] {
         let helped = run(&[command, "--help"]);
         assert!(helped.status.success());
@@ -71,12 +86,16 @@ fn exit_codes_are_as_the_help_says() {
         (1, &["restore", "--node-name", "a", "--state-dir", state]),
         (1, &["agent", "--node-name", "a", "--manifests", fresh, "--state-dir", &good]),
         (1, &["cleanup", "--node-name", "a", "--state-dir", &good]),
+        (1, &["status", "--node-name", "a", "--state-dir", state]),
+        (1, &["status", "--node-name", "a", "--state-dir", fresh]),
         (2, &[]),
         (2, &["agent", "--manifests", fresh, "--node-name", "Not A Name"]),
         (2, &["agent", "--manifests", fresh, "--iptables", "ipfw"]),
         (2, &["agent", "--manifests", fresh, "--reserved-ports", "0"]),
         (2, &["agent", "--manifests", fresh, "--node-label", "zone"]),
         (2, &["render"]),
+        (2, &["status", "-o", "xml"]),
+        (2, &["completions"]),
         (2, &["crd", "--no-such-option"]),
         (3, &["render", &refused]),
         (3, &["render", &good, &rival]),
@@ -95,11 +114,24 @@ fn exit_codes_are_as_the_help_says() {
 fn a_reader_that_leaves_early_gets_no_complaint() {
     let folder = tempfile::tempdir().unwrap();
     let good = file(&folder, "good.yaml", &Manifest::seed().text());
-    for arguments in [&["crd"][..], &["render", &good], &["--help"]] {
+    let refused = file(&folder, "refused.yaml", &Manifest::seed().with("/spec/ports/0/port", 0).text());
+    let state = folder.path().join("fresh");
+    for arguments in [&["crd"][..], &["render", &good], &["--help"], &["completions", "bash"], &["man"], &["status", "--help"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let ended = output(Command::new(PROGRAM).args(arguments).stdout(writer));
         assert!(ended.status.success() && ended.stderr.is_empty(), "{arguments:?}: {ended:?}");
+    }
+    // Nor is the exit status another one where nobody reads what is said and logged.
+    for (code, arguments) in [
+        (3, &["render", &refused][..]),
+        (0, &["restore", "--node-name", "a", "--state-dir", state.to_str().unwrap()]),
+        (1, &["status", "--node-name", "a", "--state-dir", state.to_str().unwrap()]),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = Command::new(PROGRAM).args(arguments).stderr(writer).stdout(Stdio::null()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
     }
 }
 

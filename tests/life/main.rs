@@ -9,6 +9,8 @@ mod cli;
 mod conditions;
 mod edits;
 mod folder;
+mod pages;
 mod repair;
 mod restarts;
 mod stage;
+mod status;

@@ -1,7 +1,5 @@
 //! Which variant this node uses, found as `kubernetes-sigs/iptables-wrappers` finds it.
 
-use std::path::Path;
-
 use super::program::{self, ProgramError};
 use super::variant::Variant;
 
@@ -44,9 +42,21 @@ async fn saved(variant: Variant) -> Option<String> {
     program::run(variant.save(), &[], "").await.ok()
 }
 
+/// The tables of the older xtables that this network namespace has, one name a line.
+const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+
 /// Whether the kernel holds a table of the older xtables for this network namespace.
 pub(super) fn legacy_in_use() -> bool {
-    std::fs::read_to_string(Path::new("/proc/net/ip_tables_names")).is_ok_and(|names| !names.trim().is_empty())
+    std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty())
+}
+
+/// Whether the kernel holds this table of the older xtables for this network namespace, or does not tell.
+pub(super) fn legacy_may_hold(table: &str) -> bool {
+    match std::fs::read_to_string(LEGACY_TABLES) {
+        Ok(names) => names.lines().any(|name| name == table),
+        // The modules are not loaded.
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 fn preferred(found: &[(Variant, String)]) -> Option<Variant> {

@@ -171,6 +171,20 @@ impl Iptables {
         Ok(report)
     }
 
+    /// Reads our chains and says how they differ from `ruleset`, with the judgement of [`apply`](Self::apply); writes nothing.
+    ///
+    /// # Errors
+    /// When a program fails or a table cannot be read.
+    pub async fn inspect(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
+        let mut tables = Tables::new();
+        for table in Table::ALL {
+            tables.insert(table, self.read_whole(table).await?);
+        }
+        let mut report = RulesReport { before: tables[&Table::Nat].translations(), ..RulesReport::default() };
+        conclude(&mut report, ruleset, &tables);
+        Ok(report)
+    }
+
     /// Writes the chains that differ and puts our jumps first. Whatever is translated may already pass and leaves translated.
     async fn write(
         &self,
@@ -313,6 +327,10 @@ impl Iptables {
     }
 
     async fn read_whole(&self, table: Table) -> Result<SavedTable, RulesError> {
+        if self.variant == Variant::Legacy && !choose::legacy_may_hold(table.name()) {
+            // The mere question would make the table.
+            return Ok(SavedTable::default());
+        }
         let program = self.variant.save();
         let printed = program::run(program, &["-t", table.name()], "").await?;
         // Said on standard output, with exit status 0: taken for an empty table, it would be written again and again.
@@ -325,7 +343,11 @@ impl Iptables {
 
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
     for table in Table::ALL {
-        report.differing.extend(after[&table].differing(ruleset.chains(table)).cloned());
+        let chains = ruleset.chains(table);
+        report.differing.extend(after[&table].differing(chains).cloned());
+        // One that should be gone may stay where another program holds on to it, but then it holds nothing.
+        let stale = after[&table].stale(chains).filter(|name| !after[&table].holds(name, &[]));
+        report.differing.extend(stale.cloned());
     }
     for stage in Stage::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
         let instead = match after[&stage.table()].jump(stage) {

@@ -49,6 +49,8 @@ pub enum RouteState {
         /// That route, as `ip route` shows it.
         foreign: String,
     },
+    /// No route leads there, and nothing was said against ours.
+    Missing,
     /// The kernel does not take it.
     Refused {
         /// Why, in the kernel's words.
@@ -67,6 +69,8 @@ pub struct RoutesReport {
     pub removed: usize,
     /// Routes of ours that should be gone and that the kernel did not remove, and why.
     pub stuck: Vec<String>,
+    /// Routes of ours that should be gone and that nobody has tried to remove: what [`inspect`] found.
+    pub surplus: Vec<String>,
 }
 
 /// Makes the main table hold exactly `routes` of ours, and reports from the kernel what then holds.
@@ -98,6 +102,22 @@ pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesE
     let table = main_table(&mut socket).await?;
     report.states = report::states(&socket, &wanted, &table, refused);
     Ok(report)
+}
+
+/// Reads the main table and says how it differs from `routes`, with the judgement of [`apply`]; writes nothing.
+///
+/// # Errors
+/// When the table cannot be read at all.
+pub async fn inspect(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesError> {
+    let mut socket = Socket::open_route()?;
+    let (wanted, refused) = diff::resolve(&socket, routes);
+    let table = main_table(&mut socket).await?;
+    let surplus = diff::steps(&wanted, &table).into_iter().filter_map(|step| match step {
+        Step::Remove(route) => Some(report::describe(&socket, &route)),
+        Step::Add(_) => None,
+    });
+    let surplus = surplus.collect();
+    Ok(RoutesReport { states: report::states(&socket, &wanted, &table, refused), surplus, ..RoutesReport::default() })
 }
 
 /// Removes every route of ours from the main table, and reports how many and which the kernel did not remove.

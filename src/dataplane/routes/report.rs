@@ -30,7 +30,7 @@ pub(super) fn states(
             Some(foreign) if leads_to(foreign, wanted) => RouteState::Satisfied,
             Some(foreign) => RouteState::Contested { foreign: describe(socket, foreign) },
             None if installed => RouteState::Installed,
-            None => RouteState::Refused { error: error.unwrap_or_else(|| "gone again when it was read back".to_owned()) },
+            None => error.map_or(RouteState::Missing, |error| RouteState::Refused { error }),
         };
         states.insert(wanted.route.clone(), state);
     }

@@ -4,6 +4,7 @@
 
 mod cell;
 mod forward;
+mod path;
 mod postrouting;
 mod prefix;
 mod prerouting;

@@ -1,0 +1,33 @@
+//! `completions`: what a shell needs to complete this command line.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::exit::print;
+use super::{Cli, Exit};
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Touches nothing.\n\nExamples:\n  portforward-operator completions bash > /etc/bash_completion.d/portforward-operator\n  portforward-operator completions zsh > \"${fpath[1]}/_portforward-operator\"\n  portforward-operator completions fish > ~/.config/fish/completions/portforward-operator.fish"
+)]
+pub(super) struct CompletionsOptions {
+    /// For which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    shell: Shell,
+}
+
+pub(super) fn run(options: &CompletionsOptions) -> anyhow::Result<Exit> {
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(options.shell, &mut command, &name, &mut script);
+    let script = String::from_utf8(script)?;
+    print(&if options.shell == Shell::Bash { consistent(&script, &name) } else { script })?;
+    Ok(Exit::Done)
+}
+
+/// The generator writes a hyphen of the program's name in one way where bash sets the command and in another where it
+/// looks for it, so that no option of a command is ever completed (clap issue 6421, in `clap_complete` 4.6.11).
+fn consistent(script: &str, name: &str) -> String {
+    script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
+}

@@ -1,0 +1,235 @@
+//! `status`: what this node does with each forward, from its kernel as it is now. Writes nothing, and takes no lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
+
+use super::Exit;
+use super::exit::print;
+use super::options::{PolicyOptions, StateOptions, VariantOptions, believed};
+use super::wide::details;
+use crate::agent::{self, Memory, Synced};
+use crate::api::PortForward;
+use crate::dataplane::{Forwarding, Kernel};
+use crate::forward::ForwardKey;
+use crate::node::Observer;
+use crate::plan::{Candidate, Policy};
+use crate::publish::{list, table, wide_table};
+use crate::record::{self, RecordError};
+use crate::source::Snapshot;
+use crate::status::{Judgement, Standing, State, Type, here};
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Compares the kernel with what the record of this node asks for. Writes nothing and takes no lock, so it works beside\na running agent and without one. Give it the --node-name, --state-dir, --iptables and --reserved-ports of the agent.\nNeeds root, to read the record and the rules.\n\nExit status:\n  0  the kernel holds every forward that this node carries\n  1  it could not be told; the message says why\n  4  the kernel does not hold some of them as it should (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+)]
+pub(super) struct StatusOptions {
+    /// Only these forwards, each NAMESPACE/NAME, or NAME in any namespace; default: all
+    #[arg(value_name = "FORWARD")]
+    forwards: Vec<String>,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    output: Output,
+    #[command(flatten)]
+    state: StateOptions,
+    #[command(flatten)]
+    variant: VariantOptions,
+    #[command(flatten)]
+    policy: PolicyOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// One line for each forward
+    Table,
+    /// The same with the whole message; then role, translations, routes and chains of each
+    Wide,
+    /// A List of PortForwards with their status, as in the status file
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
+    let node = options.state.node_name()?;
+    let state_dir = options.state.state_dir;
+    let Some(loaded) = record::load(&state_dir, &node).map_err(unreadable)? else {
+        bail!(
+            "{}: there is no record: nothing was applied completely on this node yet; start the agent, see its log, or give its --state-dir",
+            state_dir.display()
+        );
+    };
+    let memory = Memory::new(state_dir, &node, Some(believed(loaded)));
+    let snapshot = memory.snapshot().unwrap_or_default();
+    let chosen = chosen(&options.forwards, &snapshot)?;
+    let kernel = Kernel::new(options.variant.variant().await?, Forwarding::Leave);
+    let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };
+    let seen = agent::inspect(&Observer::default(), &kernel, &policy, &memory, &snapshot).await?;
+    let rules = seen.applied.rules.as_ref().map_err(Clone::clone).context("the rules cannot be read; run this as root")?;
+    let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
+    print(&match options.output {
+        Output::Table => table(&objects),
+        Output::Wide => wide_table(&objects) + &details(&chosen, &seen.plan, rules, routes),
+        Output::Json => serde_json::to_string_pretty(&list(&objects)?)? + "\n",
+        Output::Yaml => serde_saphyr::to_string(&list(&objects)?)?,
+    })?;
+    Ok(verdict(&chosen, &seen))
+}
+
+fn unreadable(error: RecordError) -> anyhow::Error {
+    match &error {
+        RecordError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            anyhow::Error::from(error).context("this user may not read the record; run this as root")
+        }
+        RecordError::Io { .. }
+        | RecordError::Untrusted { .. }
+        | RecordError::TooLarge { .. }
+        | RecordError::Damaged { .. }
+        | RecordError::Version { .. }
+        | RecordError::OtherNode { .. }
+        | RecordError::Locked { .. }
+        | RecordError::Unwritable(_) => error.into(),
+    }
+}
+
+/// The forwards that were asked for by name; all, if none was.
+fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<ForwardKey>> {
+    let known: BTreeSet<ForwardKey> = snapshot.forwards.iter().map(|sourced| Candidate::key(&sourced.object)).collect();
+    let mut chosen = BTreeSet::new();
+    for name in names {
+        let is_named = |key: &&ForwardKey| if name.contains('/') { key.to_string() == *name } else { key.name == *name };
+        let found: Vec<ForwardKey> = known.iter().filter(is_named).cloned().collect();
+        if found.is_empty() {
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            bail!("{name}: this node knows of no such forward; it knows of: {known}");
+        }
+        chosen.extend(found);
+    }
+    Ok(if names.is_empty() { known } else { chosen })
+}
+
+/// The chosen objects, each with the status that this node gives it.
+fn objects(
+    node: &str,
+    snapshot: &Snapshot,
+    chosen: &BTreeSet<ForwardKey>,
+    judgements: &BTreeMap<ForwardKey, Judgement>,
+) -> Vec<PortForward> {
+    let now = Timestamp::now();
+    let with_status = |object: &PortForward| {
+        let key = chosen.get(&Candidate::key(object))?;
+        let status = judgements.get(key).map(|judgement| here(node, judgement, now));
+        Some(PortForward { status, ..PortForward::clone(object) })
+    };
+    snapshot.forwards.iter().filter_map(|sourced| with_status(&sourced.object)).collect()
+}
+
+/// Whether the kernel holds everything that is carried here, and nothing that was withdrawn.
+fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
+    let holds = |judgement: &Judgement| match judgement.standing {
+        Standing::Carried | Standing::Withdrawn => {
+            judgement.condition(Type::Programmed).is_some_and(|programmed| programmed.state == State::True)
+        }
+        Standing::Elsewhere | Standing::Refused | Standing::RefusedHere => true,
+    };
+    let all = chosen.iter().filter_map(|key| seen.judgements.get(key)).all(holds);
+    if all { Exit::Done } else { Exit::NotProgrammed }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::decode;
+    use crate::dataplane::Applied;
+    use crate::dataplane::conntrack::Purged;
+    use crate::dataplane::iptables::{RulesReport, Stage};
+    use crate::dataplane::routes::RoutesReport;
+    use crate::plan::{Plan, assumed_facts, plan};
+    use crate::source::Sourced;
+    use crate::status::judge;
+
+    fn object(namespace: &str, name: &str, port: u16) -> PortForward {
+        decode(json!({
+            "apiVersion": "portforward.dev/v1alpha1",
+            "kind": "PortForward",
+            "metadata": {"namespace": namespace, "name": name, "generation": 1},
+            "spec": {
+                "client": {"addresses": ["1.1.1.1"]},
+                "internal": {"addresses": ["192.168.0.2"]},
+                "upstream": {"targets": [{"address": "3.3.3.3"}]},
+                "ports": [{"name": "http", "port": port}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn snapshot(objects: impl IntoIterator<Item = PortForward>) -> Snapshot {
+        let sourced = |object| Sourced { object: Arc::new(object), origin: None, trouble: None };
+        Snapshot { forwards: objects.into_iter().map(sourced).collect(), ..Snapshot::default() }
+    }
+
+    fn seen(snapshot: &Snapshot, rules: RulesReport) -> Synced {
+        let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+        let facts = assumed_facts(BTreeMap::new(), &candidates);
+        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &BTreeSet::new());
+        let applied = Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) };
+        let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
+        Synced { plan, applied, judgements }
+    }
+
+    fn named(names: &[&str], snapshot: &Snapshot) -> Result<Vec<String>, String> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let chosen = chosen(&names, snapshot).map_err(|error| error.to_string())?;
+        Ok(chosen.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_name_alone_is_looked_for_in_every_namespace() {
+        let snapshot = snapshot([object("a", "web", 80), object("b", "log", 81), object("b", "web", 82)]);
+        assert_eq!(named(&[], &snapshot).unwrap(), ["a/web", "b/log", "b/web"]);
+        assert_eq!(named(&["web"], &snapshot).unwrap(), ["a/web", "b/web"]);
+        assert_eq!(named(&["b/web", "b/web"], &snapshot).unwrap(), ["b/web"]);
+        assert!(named(&["a/log"], &snapshot).unwrap_err().ends_with("it knows of: a/web, b/log, b/web"));
+        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("it knows of: none"));
+        assert_eq!(named(&[], &Snapshot::default()).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn the_exit_status_counts_what_is_carried_here_and_chosen() {
+        let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
+        let keys = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), &snapshot).unwrap();
+        assert_eq!(verdict(&keys(&[]), &seen(&snapshot, RulesReport::default())), Exit::Done);
+        let drifted = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+        let drifted = seen(&snapshot, drifted);
+        assert_eq!(verdict(&keys(&[]), &drifted), Exit::NotProgrammed);
+        assert_eq!(verdict(&keys(&["earlier"]), &drifted), Exit::NotProgrammed);
+        assert_eq!(verdict(&keys(&["loser"]), &drifted), Exit::Done, "a conflict is no drift");
+    }
+
+    #[test]
+    fn wide_names_what_is_not_as_planned() {
+        let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
+        let drifted = RulesReport { differing: vec![Stage::Forward.root()], ..RulesReport::default() };
+        let seen = seen(&snapshot, drifted.clone());
+        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &drifted, &RoutesReport::default());
+        let wanted = "
+a/earlier: carried, Active
+  translation TCP from 1.1.1.1/32 to 192.168.0.2:80 goes to 3.3.3.3:80 as the address of the interface
+  chain       nat PF-PRE: as planned
+  chain       filter PF-FWD: not as planned
+  chain       nat PF-POST: as planned
+
+a/loser: not carried
+";
+        assert_eq!(text, wanted);
+    }
+}

@@ -1,0 +1,84 @@
+//! What `status -o wide` says besides the table: role, translations, routes and chains of each forward, one a line.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::api::Role;
+use crate::dataplane::iptables::{ChainName, RulesReport, Ruleset, Stage};
+use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::forward::ForwardKey;
+use crate::model::{SourceNat, Translation};
+use crate::plan::{Plan, RoutePlan, Verdict};
+
+/// In the order in which a packet meets them.
+const STAGES: [Stage; 3] = [Stage::Prerouting, Stage::Forward, Stage::Postrouting];
+
+/// A block for each of `chosen`, an empty line before each.
+pub(super) fn details(chosen: &BTreeSet<ForwardKey>, plan: &Plan, rules: &RulesReport, routes: &RoutesReport) -> String {
+    let ruleset = Ruleset::of(&plan.desired.translations);
+    let verdicts = chosen.iter().filter_map(|key| Some((key, plan.verdicts.get(key)?)));
+    verdicts.map(|(key, verdict)| block(key, verdict, &ruleset, rules, routes)).collect()
+}
+
+fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesReport, routes: &RoutesReport) -> String {
+    let mut text = format!("\n{key}: {}\n", role(verdict));
+    let mut line = |what: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {what:<12}{value}");
+    };
+    for translation in &verdict.translations {
+        line("translation", written(translation));
+    }
+    for route in &verdict.routes {
+        line("route", routed(route, routes));
+    }
+    for stage in STAGES {
+        let path: BTreeSet<ChainName> = verdict.translations.iter().flat_map(|it| ruleset.path(stage, it)).collect();
+        for chain in path {
+            let state = if rules.differing.contains(&chain) { "not as planned" } else { "as planned" };
+            line("chain", format!("{} {chain}: {state}", stage.table().name()));
+        }
+        if let Some(instead) = rules.overridden.get(&stage).filter(|_| !verdict.translations.is_empty()) {
+            line("chain", format!("{} {}: begins with {instead}", stage.table().name(), stage.builtin()));
+        }
+    }
+    text
+}
+
+fn role(verdict: &Verdict) -> &'static str {
+    match verdict.role {
+        Some(Role::Active) if verdict.is_carried() => "carried, Active",
+        Some(Role::Standby) if verdict.is_carried() => "carried, Standby",
+        Some(Role::Active | Role::Standby) | None => "not carried",
+    }
+}
+
+fn written(Translation { flows, destination, source }: &Translation) -> String {
+    let by = flows.interface.as_ref().map(|interface| format!(" by {interface}")).unwrap_or_default();
+    let port = destination.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let source = match source {
+        SourceNat::Address(address) => address.to_string(),
+        SourceNat::Masquerade => "the address of the interface".to_owned(),
+    };
+    format!(
+        "{} from {} to {}:{}{by} goes to {}{port} as {source}",
+        flows.protocol, flows.source, flows.destination, flows.ports, destination.address
+    )
+}
+
+fn routed(route: &RoutePlan, report: &RoutesReport) -> String {
+    match route {
+        RoutePlan::Install(route) => {
+            let state = match report.states.get(route) {
+                Some(RouteState::Installed) => "installed",
+                Some(RouteState::Satisfied) => "satisfied by another program's route",
+                Some(RouteState::Contested { .. }) => "contested by another program's route",
+                Some(RouteState::Missing) | None => "missing",
+                Some(RouteState::Refused { .. }) => "refused",
+            };
+            format!("{} via {} dev {}: {state}", route.destination, route.gateway, route.interface)
+        }
+        RoutePlan::Unneeded => "none needed".to_owned(),
+        RoutePlan::Withheld(obstacle) => format!("withheld: {}: {}", obstacle.reason.as_str(), obstacle.message),
+    }
+}

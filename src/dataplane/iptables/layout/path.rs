@@ -1,0 +1,108 @@
+//! Which chains of ours the flows of a translation pass, for people who look.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Ruleset;
+use super::stage::Stage;
+use crate::dataplane::iptables::chain::ChainName;
+use crate::dataplane::iptables::rule::{Matches, Target};
+use crate::model::Translation;
+
+impl Ruleset {
+    /// The chains that the flows of `translation` pass in `stage`, the root first, down to the one that decides.
+    #[must_use]
+    pub fn path(&self, stage: Stage, translation: &Translation) -> BTreeSet<ChainName> {
+        let chains = self.chains(stage.table());
+        let mut path = BTreeSet::new();
+        let mut next: Vec<ChainName> = chains.contains_key(&stage.root()).then(|| stage.root()).into_iter().collect();
+        while let Some(name) = next.pop() {
+            for rule in chains.get(&name).into_iter().flatten() {
+                if let Target::Jump(to) = &rule.target
+                    && meets(stage, &rule.matches, translation)
+                    && !path.contains(to)
+                {
+                    next.push(to.clone());
+                }
+            }
+            path.insert(name);
+        }
+        path
+    }
+}
+
+/// Whether some packet of the translation's flows meets what a rule of `stage` matches.
+fn meets(stage: Stage, matches: &Matches, translation: &Translation) -> bool {
+    let flows = &translation.flows;
+    // Behind PREROUTING a packet goes to the upstream already.
+    let towards = match stage {
+        Stage::Prerouting => flows.destination,
+        Stage::Postrouting | Stage::Forward => translation.destination.address,
+    };
+    let holds = |network: Option<IpNet>, address: IpAddr| network.is_none_or(|network| network.contains(&address));
+    let original = matches.original.as_ref().is_none_or(|original| {
+        original.protocol == flows.protocol
+            && holds(original.destination, flows.destination)
+            && original.ports.is_none_or(|ports| ports.overlaps(flows.ports))
+    });
+    original
+        && matches.source.is_none_or(|source| source.contains(&flows.source) || flows.source.contains(&source))
+        && holds(matches.destination, towards)
+        && (matches.interface.is_none() || matches.interface == flows.interface)
+        && matches.protocol.is_none_or(|protocol| protocol == flows.protocol)
+        && matches.ports.is_none_or(|ports| ports.overlaps(flows.ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::dataplane::iptables::FANOUT;
+    use crate::dataplane::iptables::rule::Rule;
+    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+
+    fn translation(number: u16) -> Translation {
+        let [_, client] = number.to_be_bytes();
+        Translation {
+            flows: FlowMatch {
+                protocol: Protocol::Tcp,
+                destination: Ipv4Addr::new(192, 168, 0, 2).into(),
+                ports: PortRange::single((80 + number).try_into().unwrap()),
+                source: IpNet::from(IpAddr::from([10, 0, 0, client])),
+                interface: None,
+            },
+            destination: Destination { address: [3, 3, 3, client].into(), port: Some(80) },
+            source: SourceNat::Address([2, 2, 2, client].into()),
+        }
+    }
+
+    #[test]
+    fn the_path_leads_from_the_root_to_the_chain_that_decides_and_nowhere_else() {
+        let set: BTreeSet<Translation> = (0..200).map(translation).collect();
+        let ruleset = Ruleset::of(&set);
+        for translation in &set {
+            for stage in Stage::ALL {
+                let path = ruleset.path(stage, translation);
+                assert!(path.contains(&stage.root()) && path.len() < 8, "{stage:?}: {path:?}");
+                let chains = ruleset.chains(stage.table());
+                let decides = |rule: &Rule| rule.is_verdict() && meets(stage, &rule.matches, translation);
+                let deciding: Vec<&ChainName> = chains
+                    .iter()
+                    .filter(|(name, rules)| of(stage, name) && rules.iter().any(decides))
+                    .map(|(name, _)| name)
+                    .collect();
+                assert!(deciding.len() == 1 && path.contains(deciding[0]), "{stage:?}: {deciding:?} {path:?}");
+            }
+        }
+        assert!(ruleset.chains(Stage::Prerouting.table()).len() > FANOUT);
+        assert_eq!(Ruleset::default().path(Stage::Forward, &translation(0)), BTreeSet::new());
+    }
+
+    /// Whether a chain is one of this stage: `nat` holds those of two.
+    fn of(stage: Stage, name: &ChainName) -> bool {
+        name.as_str().starts_with(&format!("PF-{}", stage.letter())) || *name == stage.root()
+    }
+}
