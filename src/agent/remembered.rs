@@ -69,6 +69,12 @@ impl Memory {
         (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, ..Snapshot::default() }))
     }
 
+    /// Whether the record could be written when it last was due.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        self.storable
+    }
+
     /// Remembers that everything is done: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired, served: BTreeSet<ForwardKey>) {
         let same_set = self.stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, snapshot));

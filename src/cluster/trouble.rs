@@ -8,7 +8,18 @@ use tracing::{debug, info, warn};
 
 /// Whether the API server can be reached, as all tasks together know it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outage(Arc<AtomicBool>);
+pub(super) struct Outage {
+    known: Arc<AtomicBool>,
+    /// Whether it answered at all since the start.
+    answered: Arc<AtomicBool>,
+}
+
+impl Outage {
+    /// Whether the API server answered when it was last asked.
+    pub(super) fn is_over(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) && !self.known.load(Ordering::Relaxed)
+    }
+}
 
 /// Whether one thing works that the API server is asked for.
 #[derive(Debug)]
@@ -39,7 +50,7 @@ impl Trouble {
     pub(super) fn failed(&mut self, error: &(dyn Error + 'static)) {
         let what = self.what;
         match meaning(error) {
-            Meaning::Outage if !self.outage.0.swap(true, Ordering::Relaxed) => {
+            Meaning::Outage if !self.outage.known.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
             Meaning::Denied if !self.denied => {
@@ -53,7 +64,8 @@ impl Trouble {
     /// It worked.
     pub(super) fn worked(&mut self) {
         let what = self.what;
-        if self.outage.0.swap(false, Ordering::Relaxed) {
+        self.outage.answered.store(true, Ordering::Relaxed);
+        if self.outage.known.swap(false, Ordering::Relaxed) {
             info!("the API server can be used again");
         }
         if std::mem::take(&mut self.denied) {
@@ -116,13 +128,14 @@ mod tests {
     #[test]
     fn an_outage_is_one_for_all() {
         let outage = Outage::default();
+        assert!(!outage.is_over(), "nobody has answered yet");
         let (mut a, mut b) = (Trouble::new("a", outage.clone()), Trouble::new("b", outage.clone()));
         a.failed(&api(503));
         b.failed(&api(503));
-        assert!(outage.0.load(Ordering::Relaxed) && !a.denied && !b.denied);
+        assert!(outage.known.load(Ordering::Relaxed) && !outage.is_over() && !a.denied && !b.denied);
         b.worked();
-        assert!(!outage.0.load(Ordering::Relaxed));
+        assert!(!outage.known.load(Ordering::Relaxed) && outage.is_over());
         b.failed(&api(403));
-        assert!(b.denied && !outage.0.load(Ordering::Relaxed));
+        assert!(b.denied && outage.is_over());
     }
 }

@@ -70,6 +70,17 @@ pub struct RulesReport {
     pub overridden: BTreeMap<Stage, String>,
     /// Whether the policy of `filter FORWARD` is `DROP`, so that nothing passes but what a rule accepts.
     pub forward_policy: ForwardPolicy,
+    /// Read back: how much of ours each table holds.
+    pub held: BTreeMap<Table, Held>,
+}
+
+/// How much of ours a table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Chains.
+    pub chains: usize,
+    /// Rules in them.
+    pub rules: usize,
 }
 
 /// What becomes of a routed packet that no rule decides about.
@@ -325,6 +336,8 @@ impl Iptables {
 
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
     for table in Table::ALL {
+        let chains = &after[&table].chains;
+        report.held.insert(table, Held { chains: chains.len(), rules: chains.values().map(Vec::len).sum() });
         report.differing.extend(after[&table].differing(ruleset.chains(table)).cloned());
     }
     for stage in Stage::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
