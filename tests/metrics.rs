@@ -17,12 +17,10 @@ use exposition::{Family, parse, value};
 use portforward_operator::cluster::Contact;
 use portforward_operator::dataplane::Applied;
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
-use portforward_operator::dataplane::iptables::{Held, JumpError, RulesError, RulesReport, Stage, Table, Variant};
+use portforward_operator::dataplane::iptables::{Held, RulesError, RulesReport, Stage, Table, Variant};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::forward::ForwardKey;
-use portforward_operator::metrics::{
-    CONTENT_TYPE, Health, Metrics, Part, Phase, Repair, STUCK_AFTER, Served, Written, router,
-};
+use portforward_operator::metrics::{CONTENT_TYPE, Health, Metrics, Part, Phase, Repair, STUCK_AFTER, Served, Written, router};
 use portforward_operator::model::HostRoute;
 use portforward_operator::netlink::NetlinkError;
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
@@ -110,9 +108,8 @@ fn exact(report: RulesReport) -> Applied {
 }
 
 fn broken() -> Applied {
-    let refused = JumpError::NotTaken { chain: "PREROUTING", rule: "-j PF-PRE" };
     Applied {
-        rules: Err(RulesError::Jump(refused)),
+        rules: Err(RulesError::Unreadable { table: "nat", program: "iptables-nft-save" }),
         routes: Ok(RoutesReport::default()),
         conntrack: Err(ConntrackError::Netlink(NetlinkError::Silent)),
     }
@@ -133,7 +130,11 @@ fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
         metrics.applied(&applied);
         metrics.repaired(Repair::Jumps, 1);
         let took = Duration::from_millis(took);
-        if applied.is_complete() { metrics.synced(took) } else { metrics.failed(took) }
+        if applied.is_complete() {
+            metrics.synced(took)
+        } else {
+            metrics.failed(took)
+        }
         let text = metrics.exposition().unwrap();
         assert!((value(&text, "portforward_rules{table=\"nat\"}") - held).abs() < f64::EPSILON, "{text}");
         for sample in parse(&text).into_iter().filter(Family::only_rises).flat_map(|family| family.samples) {

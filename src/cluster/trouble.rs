@@ -9,15 +9,16 @@ use tracing::{debug, info, warn};
 /// Whether the API server can be reached, as all tasks together know it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outage {
-    known: Arc<AtomicBool>,
-    /// Whether it answered at all since the start.
-    answered: Arc<AtomicBool>,
+    /// Whether it was said.
+    told: Arc<AtomicBool>,
+    /// Whether the API server answered, be it with a refusal, when it was last asked.
+    answers: Arc<AtomicBool>,
 }
 
 impl Outage {
-    /// Whether the API server answered when it was last asked.
+    /// Whether the API server answered, be it with a refusal, when it was last asked.
     pub(super) fn is_over(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) && !self.known.load(Ordering::Relaxed)
+        self.answers.load(Ordering::Relaxed)
     }
 }
 
@@ -49,8 +50,10 @@ impl Trouble {
     /// It failed.
     pub(super) fn failed(&mut self, error: &(dyn Error + 'static)) {
         let what = self.what;
-        match meaning(error) {
-            Meaning::Outage if !self.outage.known.swap(true, Ordering::Relaxed) => {
+        let meaning = meaning(error);
+        self.outage.answers.store(meaning != Meaning::Outage, Ordering::Relaxed);
+        match meaning {
+            Meaning::Outage if !self.outage.told.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
             Meaning::Denied if !self.denied => {
@@ -64,8 +67,8 @@ impl Trouble {
     /// It worked.
     pub(super) fn worked(&mut self) {
         let what = self.what;
-        self.outage.answered.store(true, Ordering::Relaxed);
-        if self.outage.known.swap(false, Ordering::Relaxed) {
+        self.outage.answers.store(true, Ordering::Relaxed);
+        if self.outage.told.swap(false, Ordering::Relaxed) {
             info!("the API server can be used again");
         }
         if std::mem::take(&mut self.denied) {
@@ -132,10 +135,13 @@ mod tests {
         let (mut a, mut b) = (Trouble::new("a", outage.clone()), Trouble::new("b", outage.clone()));
         a.failed(&api(503));
         b.failed(&api(503));
-        assert!(outage.known.load(Ordering::Relaxed) && !outage.is_over() && !a.denied && !b.denied);
+        assert!(outage.told.load(Ordering::Relaxed) && !outage.is_over() && !a.denied && !b.denied);
         b.worked();
-        assert!(!outage.known.load(Ordering::Relaxed) && outage.is_over());
+        assert!(!outage.told.load(Ordering::Relaxed) && outage.is_over());
         b.failed(&api(403));
-        assert!(b.denied && outage.is_over());
+        assert!(b.denied && !outage.told.load(Ordering::Relaxed) && outage.is_over());
+        a.failed(&api(503));
+        b.failed(&api(403));
+        assert!(outage.is_over(), "a refusal is an answer");
     }
 }

@@ -1,4 +1,5 @@
 //! A strict reader of OpenMetrics text (OpenMetrics 1.0.0, "Text Format"): what it takes, a scraper takes.
+#![allow(dead_code, reason = "every test binary uses its own part of it")]
 
 pub(crate) mod scrape;
 
