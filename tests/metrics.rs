@@ -40,16 +40,14 @@ fn names(metrics: &Metrics) -> BTreeSet<String> {
 
 /// The labels of a family: each with its values, where these are a closed set.
 fn labels(family: &Family) -> String {
-    let mut labels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, value) in family.samples.iter().flat_map(|sample| &sample.labels) {
-        let values = labels.entry(name).or_default();
-        if !values.contains(&value.as_str()) {
-            values.push(value);
-        }
+        labels.entry(name).or_default().insert(value);
     }
     let open = matches!(family.kind.as_str(), "info" | "histogram");
-    let label = |(name, values): (&&str, &Vec<&str>)| {
-        if open { format!("`{name}`") } else { format!("`{name}`: {}", values.join(", ")) }
+    let label = |(name, values): (&&str, &BTreeSet<&str>)| {
+        let values = values.iter().copied().collect::<Vec<_>>().join(", ");
+        if open { format!("`{name}`") } else { format!("`{name}`: {values}") }
     };
     labels.iter().map(label).collect::<Vec<_>>().join("; ")
 }
@@ -131,9 +129,9 @@ fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
         metrics.repaired(Repair::Jumps, 1);
         let took = Duration::from_millis(took);
         if applied.is_complete() {
-            metrics.synced(took)
+            metrics.synced(took);
         } else {
-            metrics.failed(took)
+            metrics.failed(took);
         }
         let text = metrics.exposition().unwrap();
         assert!((value(&text, "portforward_rules{table=\"nat\"}") - held).abs() < f64::EPSILON, "{text}");
@@ -149,7 +147,7 @@ fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
 }
 
 #[test]
-fn forwards_of_other_nodes_do_not_count_and_every_route_does() {
+fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_every_route_does() {
     let metrics = in_cluster();
     let judgement = |standing, state| Judgement {
         uid: None,
@@ -167,7 +165,12 @@ fn forwards_of_other_nodes_do_not_count_and_every_route_does() {
     let keyed = forwards.into_iter().enumerate().map(|(number, (standing, state))| {
         (ForwardKey { namespace: "a".to_owned(), name: number.to_string() }, judgement(standing, state))
     });
-    metrics.judged(&keyed.collect());
+    let judgements: BTreeMap<ForwardKey, Judgement> = keyed.collect();
+    metrics.judged(&judgements);
+    let alone = Metrics::new(Variant::Nft, None);
+    alone.judged(&judgements);
+    let counted = value(&alone.exposition().unwrap(), "portforward_forwards{condition=\"Ready\",status=\"False\"}");
+    assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");
     let route = |last: u8| HostRoute {
         destination: format!("1.1.1.{last}/32").parse().unwrap(),
         gateway: "192.168.0.1".parse().unwrap(),

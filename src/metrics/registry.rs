@@ -153,7 +153,7 @@ impl Metrics {
         }
     }
 
-    /// What this node says of each forward; those of other nodes only are left out.
+    /// What this node says of each forward; in a cluster, those of other nodes only are left out.
     pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         self.set_forwards(judgements);
     }
@@ -172,7 +172,9 @@ impl Metrics {
     }
 
     fn set_forwards(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        let here = || judgements.values().filter(|judgement| judgement.standing != Standing::Elsewhere);
+        // A folder knows of no other node: what this one does not carry, nobody does.
+        let concerns = |judgement: &&Judgement| self.cluster.is_none() || judgement.standing != Standing::Elsewhere;
+        let here = || judgements.values().filter(concerns);
         for kind in Type::ALL {
             for state in State::ALL {
                 let is_so =
@@ -245,7 +247,8 @@ const SYNC_LAST: &str = "When a sync last ended with everything as planned, in s
 const SYNC_FAILURES: &str = "How often a part of a sync failed; each is tried again";
 const REPAIRS: &str = "Chains (rules), jumps and routes of ours that were put back after another program had changed them";
 const CONNTRACK_DELETED: &str = "Connections that were cut because no rule in force stands for them any more";
-const FORWARDS: &str = "Forwards by what this node says of them; those that only other nodes could carry are not counted";
+const FORWARDS: &str =
+    "Forwards by what this node says of them; with an API server, those that only other nodes could carry are not counted";
 const RULES: &str = "Rules in chains of ours, as last read back from the kernel; jumps in built-in chains are not counted";
 const CHAINS: &str = "Chains of ours, as last read back from the kernel";
 const ROUTES: &str =

@@ -1,9 +1,10 @@
-//! A strict reader of OpenMetrics text (OpenMetrics 1.0.0, "Text Format"): what it takes, a scraper takes.
+//! A strict reader of the text format of `OpenMetrics` 1.0.0: what it takes, a scraper takes.
 #![allow(dead_code, reason = "every test binary uses its own part of it")]
 
 pub(crate) mod scrape;
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use regex::Regex;
 
@@ -73,7 +74,7 @@ pub(crate) fn parse(text: &str) -> Vec<Family> {
         match words.as_slice() {
             ["#", "HELP", name, help] => {
                 assert!(families.iter().all(|family| family.name != *name), "twice: {line}");
-                assert!(matches_whole("[a-zA-Z_:][a-zA-Z0-9_:]*", name) && !help.is_empty(), "{line}");
+                assert!(NAME.is_match(name) && !help.is_empty(), "{line}");
                 let (name, help) = ((*name).to_owned(), (*help).to_owned());
                 families.push(Family { name, kind: String::new(), help, samples: Vec::new() });
             }
@@ -105,25 +106,25 @@ fn open<'a>(families: &'a mut [Family], name: &str, line: &str) -> &'a mut Famil
     families.last_mut().filter(|family| family.name == name && family.samples.is_empty()).unwrap_or_else(|| panic!("{line}"))
 }
 
-fn matches_whole(pattern: &str, text: &str) -> bool {
-    Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
-}
+static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new("^[a-zA-Z_:][a-zA-Z0-9_:]*$").unwrap());
+static LABEL: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\"n])*)""#).unwrap());
+static SAMPLE: LazyLock<Regex> = LazyLock::new(|| {
+    let label = LABEL.as_str();
+    Regex::new(&format!(r"^(?<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{{(?<labels>{label}(?:,{label})*)\}})? (?<value>\S+)$")).unwrap()
+});
 
 fn sample(line: &str) -> Sample {
-    let label = r#"[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*""#;
-    let whole = format!(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{{({label}(?:,{label})*)\}})? (\S+)$");
-    let found = Regex::new(&whole).unwrap().captures(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
-    let labels = found.get(2).map_or("", |labels| labels.as_str());
-    let one = Regex::new(r#"([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)""#).unwrap();
+    let found = SAMPLE.captures(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
+    let labels = found.name("labels").map_or("", |labels| labels.as_str());
     let labels: Vec<(String, String)> =
-        one.captures_iter(labels).map(|label| (label[1].to_owned(), label[2].to_owned())).collect();
+        LABEL.captures_iter(labels).map(|label| (label[1].to_owned(), label[2].to_owned())).collect();
     let names: BTreeSet<&String> = labels.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), labels.len(), "a label twice: {line}");
-    let value = match &found[3] {
+    let value = match &found["value"] {
         "+Inf" | "-Inf" | "NaN" => panic!("no number: {line}"),
         value => value.parse().unwrap_or_else(|error| panic!("{line}: {error}")),
     };
-    Sample { name: found[1].to_owned(), labels, value }
+    Sample { name: found["name"].to_owned(), labels, value }
 }
 
 fn check(family: &Family) {
