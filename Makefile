@@ -5,10 +5,10 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 step := hack/step.sh
 
-.PHONY: help prepare tools test check bench demo
+.PHONY: help prepare tools test check bench demo demo-cluster
 
 help: ## Shows this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 prepare: ## Installs what the recipes need, or says what is missing
 	@hack/prepare.sh
@@ -34,3 +34,6 @@ bench: prepare ## Measures packets and loads with 1 and with 10,000 forwards; mi
 
 demo: prepare ## Shows a forward at work, hop by hop, in network namespaces; needs root
 	@demo/demo.sh
+
+demo-cluster: prepare ## The same by kubectl apply, with a real API server (built once, 10 minutes); needs root and Go
+	@demo/cluster.sh

@@ -9,6 +9,7 @@ use crate::dataplane::Applied;
 use crate::dataplane::iptables::RulesReport;
 use crate::forward::ForwardKey;
 use crate::model::Desired;
+use crate::node::FactsError;
 use crate::plan::Plan;
 use crate::status::{Judgement, Type};
 
@@ -73,6 +74,11 @@ impl Changes {
         }
         self.applied = applied.is_complete().then(|| plan.desired.clone());
         repaired
+    }
+
+    /// Logs that the facts of the node cannot be read, or can be again.
+    pub(super) fn note_facts(&mut self, error: Option<&FactsError>) {
+        self.note_trouble("facts of this node", error);
     }
 
     fn note_troubles(&mut self, applied: &Applied) {

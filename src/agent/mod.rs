@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::debug;
 
 pub use publisher::{Publisher, Statuses, objects, publish};
 pub use remembered::Memory;
@@ -130,8 +130,8 @@ impl<D: Dataplane> Node<D> {
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
             Ok(synced) => self.conclude(snapshot, synced, changes),
             Err(error) => {
-                error!(%error, cause = error.source_text(), "the facts of this node cannot be read; the kernel stays as it is");
                 self.metrics.part_failed(Part::Facts);
+                self.unseen(&error, changes);
                 Outcome::Failed
             }
         }
@@ -144,17 +144,33 @@ impl<D: Dataplane> Node<D> {
         }
     }
 
+    /// Reports that nobody knows how things are, of everything that was reported before.
+    fn unseen(&self, error: &FactsError, changes: &mut Changes) {
+        changes.note_facts(Some(error));
+        let text = format!("the node cannot be looked at: {error}: {}", error.source_text());
+        self.reports.send_if_modified(|report| {
+            let Some(before) = report.take() else { return false };
+            let judgements: BTreeMap<ForwardKey, Judgement> =
+                before.judgements.iter().map(|(key, judgement)| (key.clone(), judgement.unseen(&text))).collect();
+            self.metrics.judged(&judgements);
+            *report = Some(Arc::new(Report { judgements, ..Report::clone(&before) }));
+            true
+        });
+    }
+
     /// Remembers what is done and reports what is true.
     fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, changes: &mut Changes) -> Outcome {
         let Synced { plan, applied, judgements } = synced;
+        changes.note_facts(None);
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
         if applied.is_complete() {
-            let carried = plan.verdicts.iter().filter(|(_, verdict)| verdict.is_carried());
-            self.memory.advance(snapshot, &plan.desired, carried.map(|(key, _)| key.clone()).collect());
+            self.memory.advance(snapshot, &plan.desired);
             if !self.memory.is_stored() {
                 self.metrics.unwritten(Written::Record);
             }
+        } else {
+            self.memory.attempt(&plan.desired);
         }
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
@@ -199,7 +215,7 @@ pub async fn sync<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
     let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-    let plan = plan(&facts, &candidates, policy, memory.served());
+    let plan = plan(&facts, &candidates, policy, memory.in_force());
     let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::SourceText;
-use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Translation};
 use crate::record::{self, Record};
 use crate::source::{Snapshot, Sourced};
@@ -18,7 +17,6 @@ pub struct Memory {
     state_dir: PathBuf,
     record: Record,
     in_force: BTreeSet<Translation>,
-    served: BTreeSet<ForwardKey>,
     /// Whether the record on disk could be written last time; a change is told once.
     storable: bool,
     /// The set that the record on disk was written from.
@@ -36,24 +34,13 @@ impl Memory {
             in_force: Vec::new(),
         });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
-        let serves = |forward: &Forward| {
-            forward.is_in_force() && forward.translations().iter().all(|translation| in_force.contains(translation))
-        };
-        let forwards = record.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok());
-        let carried = forwards.filter(serves).map(|forward| forward.key).collect();
-        Self { state_dir, record, in_force, served: carried, storable: true, stored: None }
+        Self { state_dir, record, in_force, storable: true, stored: None }
     }
 
     /// The translations that are, or may be, in force.
     #[must_use]
     pub fn in_force(&self) -> &BTreeSet<Translation> {
         &self.in_force
-    }
-
-    /// The forwards that this node carries.
-    #[must_use]
-    pub fn served(&self) -> &BTreeSet<ForwardKey> {
-        &self.served
     }
 
     /// The objects that were last applied.
@@ -75,10 +62,14 @@ impl Memory {
         self.storable
     }
 
+    /// Remembers that not everything of `desired` is done: some of it may be in force.
+    pub fn attempt(&mut self, desired: &Desired) {
+        self.in_force.extend(desired.translations.iter().cloned());
+    }
+
     /// Remembers that everything is done: rules, routes and connections.
-    pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired, served: BTreeSet<ForwardKey>) {
+    pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
         let same_set = self.stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, snapshot));
-        self.served = served;
         if same_set && self.in_force == desired.translations {
             return;
         }

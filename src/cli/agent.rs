@@ -111,7 +111,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact())));
         let _server = served(options.metrics_address, &metrics, &health);
         let node = node(cluster.source.clone(), Observer::new(api_servers), memory, &metrics);
-        Box::pin(until_stopped(agent::run(node), cluster::publish(&cluster, &name, metrics, newest))).await
+        let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
+        Box::pin(until_stopped(agent::run(node), publish)).await
     }
 }
 
@@ -127,16 +128,21 @@ fn served(address: MetricsAddress, metrics: &Arc<Metrics>, health: &Arc<Health>)
     tasks
 }
 
-/// Runs the sync loop and the publisher until a signal says to stop.
-async fn until_stopped(run: impl Future<Output = ()>, publish: impl Future<Output = ()>) -> anyhow::Result<Exit> {
+/// Runs the sync loop until a signal says to stop, and beside it the publisher as a task of its own: whatever that waits for,
+/// a terminal, a disk or an API server, delays no kernel.
+async fn until_stopped(
+    run: impl Future<Output = ()>,
+    publish: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<Exit> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+    let publisher = tokio::spawn(publish);
     tokio::select! {
         () = run => {}
-        () = publish => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    publisher.abort();
     info!("agent stops; what is in the kernel stays");
     Ok(Exit::Done)
 }

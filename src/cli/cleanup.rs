@@ -10,7 +10,7 @@ use super::exit::print;
 use super::options::{StateOptions, remembered};
 use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
-use crate::model::Translation;
+use crate::model::{Desired, Translation};
 use crate::record;
 
 #[derive(Args, Debug)]
@@ -37,6 +37,7 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     // Routes are there without any iptables too.
     let routes = routes::remove_all().await.context("the routes are not all removed")?;
     print(&format!("{} routes removed\n", routes.removed))?;
+    anyhow::ensure!(routes.stuck.is_empty(), "routes of ours are left: {}", routes.stuck.join("; "));
     record::remove(&state_dir)?;
     stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
 }
@@ -46,7 +47,7 @@ async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Res
     let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
     let rules = rules.with_context(|| format!("the rules of iptables {variant} are not all removed"))?;
     let before = before.iter().chain(&rules.before).cloned().collect();
-    let connections = conntrack::purge(&before, &BTreeSet::new()).await.context("the connections are not all cut")?;
+    let connections = conntrack::purge(&before, &Desired::default()).await.context("the connections are not all cut")?;
     print(&format!(
         "iptables {variant}: {} chains and {} jumps removed, {} connections cut\n",
         rules.deleted.len(),

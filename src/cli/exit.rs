@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -33,7 +34,11 @@ impl Termination for Exit {
 /// What the command gives, or that no runtime could be started.
 pub(super) fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("the runtime could not be started")?.block_on(command)
+    let runtime = runtime.context("the runtime could not be started")?;
+    let ended = runtime.block_on(command);
+    // A thread that waits for a lock that nobody gives back must not keep the program from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// Prints to standard output. Whoever stops reading early, such as `head`, gets no complaint.

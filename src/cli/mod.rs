@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep this node's kernel as the PortForwards of a folder ask for, until stopped; what is in the kernel then stays
+    /// Keep this node's kernel as the PortForwards ask for, of the API server or of a folder; when it stops, the kernel stays as it is
     Agent(agent::AgentOptions),
     /// Show what manifests become, rules and routes, without touching anything
     Render(render::RenderOptions),

@@ -42,8 +42,9 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
     let snapshot = memory.snapshot().unwrap_or_default();
     let synced = agent::sync(&observer, &kernel, &policy, &memory, &snapshot).await?;
     print(&table(&agent::objects(&name, &snapshot, &synced.judgements, &BTreeMap::new())))?;
-    synced.applied.rules?;
+    let rules = synced.applied.rules?;
     synced.applied.routes?;
     synced.applied.conntrack?;
+    anyhow::ensure!(rules.is_exact(), "the rules, read back, are not as they were written: another program changes them");
     Ok(Exit::Done)
 }

@@ -1,7 +1,9 @@
 //! The kernel of this node: rules, then routes, then the connections that only the old rules explain.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 
@@ -14,9 +16,9 @@ use crate::model::{Desired, Translation};
 pub struct Kernel {
     iptables: Iptables,
     forwarding: Forwarding,
-    /// Whether the connections were looked at since the rules last changed. Not so at first: whoever wrote the rules
-    /// that are there may not have come to it.
-    settled: AtomicBool,
+    /// The listen addresses that this node had when the connections were last looked at, unless the rules have changed since.
+    /// `None` at first: whoever wrote the rules that are there may not have come to it.
+    settled: Mutex<Option<BTreeSet<IpAddr>>>,
     /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
     swept: AtomicBool,
 }
@@ -36,7 +38,11 @@ impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding, settled: AtomicBool::new(false), swept: AtomicBool::new(false) }
+        Self { iptables: Iptables::new(variant), forwarding, settled: Mutex::new(None), swept: AtomicBool::new(false) }
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Option<BTreeSet<IpAddr>>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out, once, what a former choice of variant left in the other one. Ours are in place by then, so no flow is lost.
@@ -80,17 +86,18 @@ impl Dataplane for Kernel {
         }
         let routes = routes::apply(&desired.routes).await;
         self.enable_forwarding(desired);
-        let settled = self.settled.swap(false, Ordering::Relaxed);
+        // A flow that began while the rule was missing, or its address, is not translated; nobody else will look at it again.
+        let settled = self.settled().take().is_some_and(|held| held == desired.held);
         let conntrack = match &rules {
             Ok(report) if settled && !report.changed() && *before == desired.translations => Ok(conntrack::Purged::default()),
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
             Ok(report) => {
                 let before: BTreeSet<Translation> = before.iter().chain(&report.before).cloned().collect();
-                conntrack::purge(&before, &desired.translations).await
+                conntrack::purge(&before, desired).await
             }
             Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) },
         };
-        self.settled.store(conntrack.is_ok(), Ordering::Relaxed);
+        *self.settled() = conntrack.is_ok().then(|| desired.held.clone());
         Applied { rules, routes, conntrack }
     }
 }

@@ -38,7 +38,9 @@ impl Applied {
     /// Whether rules, routes and connections are all as desired, so that nothing is left to do.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.rules.as_ref().is_ok_and(|rules| rules.differing.is_empty()) && self.routes.is_ok() && self.conntrack.is_ok()
+        self.rules.as_ref().is_ok_and(|rules| rules.differing.is_empty())
+            && self.routes.as_ref().is_ok_and(|routes| routes.stuck.is_empty())
+            && self.conntrack.is_ok()
     }
 
     /// Whether anything was written.

@@ -1,6 +1,7 @@
 //! Everything that a node's kernel should hold for us.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{HostRoute, Translation};
 
@@ -13,4 +14,6 @@ pub struct Desired {
     pub translations: BTreeSet<Translation>,
     /// The host routes.
     pub routes: BTreeSet<HostRoute>,
+    /// The listen addresses that this node has: the translations of others wait for their address to come.
+    pub held: BTreeSet<IpAddr>,
 }

@@ -17,11 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
+pub use claims::Conflict;
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};
 use crate::forward::{Forward, ForwardKey, Refusal};
-use crate::model::{Desired, Facts, PortRange};
+use crate::model::{Desired, Facts, PortRange, Translation};
 use claims::Claims;
 
 /// What this node should hold, and what was decided about each forward.
@@ -79,10 +80,10 @@ impl Candidate {
 
 /// Plans this node: what its kernel should hold, and a verdict for each of `candidates`.
 ///
-/// `in_force` are the forwards that this node serves already; a program that begins to listen on their ports later does not
-/// take them out of force.
+/// `in_force` is what this node translates already; a program that begins to listen on those ports later takes nothing out
+/// of force.
 #[must_use]
-pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &BTreeSet<ForwardKey>) -> Plan {
+pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &BTreeSet<Translation>) -> Plan {
     let mut plan = Plan::default();
     let mut claims = Claims::default();
     let mut accepted = Vec::new();
@@ -91,12 +92,16 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         accepted.extend(forward.map(|forward| (candidate.key.clone(), forward)));
         plan.verdicts.insert(candidate.key.clone(), verdict);
     }
-    let protected = routes::Protected::of(facts, accepted.iter().map(|(_, forward)| *forward));
+    let mut protected = routes::Protected::of(facts);
     for (key, forward) in accepted {
+        // The older first: a younger forward takes no way from it, nor withholds one of its own.
+        protected.protect(forward);
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
         verdict.translations = forward.translations();
         verdict.routes = routes::plan(facts, forward, &protected);
         (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
+        let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
+        plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
         plan.desired.translations.extend(verdict.translations.iter().cloned());
         plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
     }
@@ -115,19 +120,22 @@ fn judge<'a>(
     facts: &Facts,
     candidate: &'a Candidate,
     policy: &Policy,
-    in_force: &BTreeSet<ForwardKey>,
+    in_force: &BTreeSet<Translation>,
     claims: &mut Claims,
 ) -> (Verdict, Option<&'a Forward>) {
     let verdict = |acceptance, role| Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role);
     let forward = match &candidate.forward {
         Err(refusal) => return (verdict(Acceptance::Refused(refusal.clone()), None), None),
-        Ok(forward) if !forward.is_in_force() => return (verdict(Acceptance::Disabled, None), None),
+        Ok(forward) if !forward.is_in_force() => {
+            let served = forward.translations().iter().any(|translation| in_force.contains(translation));
+            return (Verdict { served, ..verdict(Acceptance::Disabled, None) }, None);
+        }
         Ok(forward) => forward,
     };
     let Some(role) = role(facts, forward) else {
         return (verdict(Acceptance::Accepted, None), None);
     };
-    if let Some(refusal) = node_rules::refuse(facts, forward, policy, in_force.contains(&candidate.key)) {
+    if let Some(refusal) = node_rules::refuse(facts, forward, policy, in_force) {
         return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None);
     }
     match claims.claim(forward) {

@@ -1,24 +1,25 @@
 //! What only a node can tell to be wrong with a forward that is fine by itself.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Policy;
 use super::verdict::{NodeRefusal, NodeRefusalReason};
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName};
+use crate::model::{Facts, InterfaceName, Translation};
 
 /// What the interfaces of container networks begin with: their addresses belong to the container network.
 const CONTAINER_NETWORKS: [&str; 12] =
     ["br-", "cali", "cbr", "cilium", "cni", "docker", "flannel", "kube-", "lxc", "podman", "virbr", "vxlan.calico"];
 
-/// Why this node cannot carry `forward`, if it cannot. `serves_already` spares a forward in force from programs that came later.
-pub(super) fn refuse(facts: &Facts, forward: &Forward, policy: &Policy, serves_already: bool) -> Option<NodeRefusal> {
+/// Why this node cannot carry `forward`, if it cannot. Of what is `in_force` already, programs that came later take nothing.
+pub(super) fn refuse(facts: &Facts, forward: &Forward, policy: &Policy, in_force: &BTreeSet<Translation>) -> Option<NodeRefusal> {
     loops(facts, forward)
         .or_else(|| api_server(facts, forward))
         .or_else(|| subnet_ends(facts, forward))
         .or_else(|| container_network(facts, forward))
         .or_else(|| reserved_port(forward, policy))
-        .or_else(|| if serves_already { None } else { local_listener(facts, forward) })
+        .or_else(|| local_listener(facts, forward, in_force))
 }
 
 fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal {
@@ -92,14 +93,17 @@ fn reserved_port(forward: &Forward, policy: &Policy) -> Option<NodeRefusal> {
     Some(refusal(NodeRefusalReason::ReservedPort, message))
 }
 
-fn local_listener(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+fn local_listener(facts: &Facts, forward: &Forward, in_force: &BTreeSet<Translation>) -> Option<NodeRefusal> {
     if is_one_leg(forward) {
         return None;
     }
     let address = forward.internal.address;
+    let translations = forward.translations();
+    let new: Vec<&Translation> =
+        translations.iter().filter(|it| it.flows.destination == address && !in_force.contains(*it)).collect();
     let shadowed = |listener: &&crate::model::Listener| {
         listens(listener.address, address)
-            && forward.ports.iter().any(|entry| entry.protocol == listener.protocol && entry.ports.contains(listener.port))
+            && new.iter().any(|it| it.flows.protocol == listener.protocol && it.flows.ports.contains(listener.port))
     };
     let listener = facts.listeners.iter().find(shadowed)?;
     let message = format!(

@@ -9,19 +9,20 @@ use super::verdict::{Obstacle, ObstacleReason, RoutePlan};
 use crate::forward::Forward;
 use crate::model::{Facts, HostRoute, InterfaceName};
 
-/// The addresses that no route of ours may cover: packets to them would be led to the gateway of some client.
+/// The addresses that no route of a forward may cover, because packets to them would be led to the gateway of its clients.
 pub(super) struct Protected(BTreeSet<IpAddr>);
 
 impl Protected {
-    /// Of this node and of everything that is carried here.
-    pub(super) fn of<'a>(facts: &Facts, forwards: impl Iterator<Item = &'a Forward>) -> Self {
-        let mut addresses: BTreeSet<IpAddr> = facts.addresses.iter().map(|local| local.address).collect();
-        addresses.extend(&facts.api_servers);
-        for forward in forwards {
-            addresses.insert(forward.upstream);
-            addresses.extend(forward.gateway);
-        }
-        Self(addresses)
+    /// Of this node.
+    pub(super) fn of(facts: &Facts) -> Self {
+        let addresses = facts.addresses.iter().map(|local| local.address);
+        Self(addresses.chain(facts.api_servers.iter().copied()).collect())
+    }
+
+    /// And of a forward that is carried here.
+    pub(super) fn protect(&mut self, forward: &Forward) {
+        self.0.insert(forward.upstream);
+        self.0.extend(forward.gateway);
     }
 
     fn within(&self, network: IpNet) -> Option<IpAddr> {
@@ -58,19 +59,25 @@ fn route(
 
 fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {
     let message = format!(
-        "the route to {client} through {gateway} is withheld: it would cover {captured}, an address that this node needs; write smaller client networks"
+        "the route to {client} through {gateway} is withheld: it would cover {captured}, an address that this node, this forward or an older one needs; write other clients, or remove the older forward"
     );
     Obstacle { reason: ObstacleReason::RouteCapturesNode, message }
 }
 
 /// The interface by which the gateway is reached: the one that the object names, else the one in whose subnet it lies.
 fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceName, Obstacle> {
+    // On a point-to-point link the peer is in no subnet of ours, but the kernel has a route to it without a gateway.
+    let direct = facts.route_to(gateway).filter(|route| route.gateway.is_none()).and_then(|route| route.interface.clone());
     let on_link = |interface: &InterfaceName| {
-        facts.addresses.iter().any(|local| local.interface.as_ref() == Some(interface) && local.subnet().contains(&gateway))
+        direct.as_ref() == Some(interface)
+            || facts
+                .addresses
+                .iter()
+                .any(|local| local.interface.as_ref() == Some(interface) && local.subnet().contains(&gateway))
     };
     let found = match &forward.internal.interface {
         Some(interface) => on_link(interface).then(|| interface.clone()),
-        None => facts.connected(gateway).and_then(|local| local.interface.clone()),
+        None => facts.connected(gateway).and_then(|local| local.interface.clone()).or(direct),
     };
     found.ok_or_else(|| {
         let place = forward.internal.interface.as_ref().map_or_else(|| "this node".to_owned(), |interface| format!("interface {interface}"));

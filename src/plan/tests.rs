@@ -225,9 +225,13 @@ fn what_only_the_node_can_tell_refuses() {
     let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 80 };
     let busy = Facts { listeners: [listener].into(), ..facts() };
     assert_eq!(refused(&busy, spec()), Some(NodeRefusalReason::ShadowsLocalListener));
-    let served = BTreeSet::from([object("one", spec()).key]);
+    let served = planned(&facts(), &[object("one", spec())]).desired.translations;
     let plan = plan(&busy, &[object("one", spec())], &Policy::default(), &served);
     assert!(plan.verdicts.values().all(Verdict::is_carried), "a program that comes later takes no forward out of force");
+    let moved = object("one", with(&[("/ports/0/port", json!(81))]));
+    let other = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 81 };
+    let plan = super::plan(&Facts { listeners: [other].into(), ..facts() }, &[moved], &Policy::default(), &served);
+    assert!(!plan.verdicts.values().any(Verdict::is_carried), "an edit takes no program's port");
 }
 
 #[test]
@@ -356,4 +360,40 @@ proptest! {
         shuffled.reverse();
         prop_assert_eq!(planned(&facts(), &shuffled), plan);
     }
+}
+
+#[test]
+fn a_younger_forward_takes_no_way_from_an_older_one() {
+    let seed = |created: &str| Candidate { created: Some(created.parse().unwrap()), ..object("a", spec()) };
+    let back = with(&[
+        ("/client/addresses", json!(["3.3.3.3"])),
+        ("/internal/gateways", json!(["192.168.0.1"])),
+        ("/upstream/targets/0/address", json!("1.1.1.1")),
+    ]);
+    let other = Candidate { created: Some("2026-01-02T00:00:00Z".parse().unwrap()), ..object("b", back) };
+    let routes = |plan: &Plan| plan.desired.routes.iter().map(|route| route.destination.to_string()).collect::<Vec<_>>();
+    let older = planned(&facts(), &[seed("2026-01-01T00:00:00Z"), other.clone()]);
+    assert_eq!(
+        routes(&older),
+        ["1.1.1.1/32"],
+        "the younger one's route would lead the older one's server traffic to the gateway"
+    );
+    let younger = planned(&facts(), &[seed("2026-01-03T00:00:00Z"), other]);
+    assert_eq!(routes(&younger), ["3.3.3.3/32"]);
+}
+
+#[test]
+fn a_gateway_at_the_other_end_of_a_point_to_point_link_is_on_the_link() {
+    let mut tunnel = facts();
+    let peer = Route {
+        destination: "172.16.0.1/32".parse().unwrap(),
+        gateway: None,
+        interface: Some("eth1".parse().unwrap()),
+        metric: 0,
+        ours: false,
+    };
+    tunnel.routes = facts().routes.iter().cloned().chain([peer]).collect();
+    let spec = with(&[("/internal/gateways", json!(["172.16.0.1"]))]);
+    assert_eq!(worst(&tunnel, spec.clone()), None);
+    assert_eq!(worst(&facts(), spec), Some(ObstacleReason::GatewayNotOnLink));
 }

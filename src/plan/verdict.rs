@@ -19,6 +19,8 @@ pub struct Verdict {
     pub acceptance: Acceptance,
     /// What this node is to it; `None` if it is no candidate, or was not asked.
     pub role: Option<Role>,
+    /// Whether any of it was in force here until now.
+    pub served: bool,
     /// The address translations that it gets.
     pub translations: Vec<Translation>,
     /// What became of the route to each client; empty without a gateway.
@@ -156,6 +158,7 @@ impl Verdict {
             generation,
             acceptance,
             role,
+            served: false,
             translations: Vec::new(),
             routes: Vec::new(),
             obstacles: Vec::new(),

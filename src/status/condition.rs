@@ -68,6 +68,8 @@ words! {
         AgentUnavailable,
         /// The agent is older than the object's form.
         UnsupportedSchema,
+        /// The node could not be looked at.
+        NodeUnreadable,
     }
 }
 

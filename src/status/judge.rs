@@ -44,7 +44,7 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     let mut conditions = match &verdict.acceptance {
         Acceptance::Accepted if verdict.role.is_none() => not_here(),
         Acceptance::Accepted => carried(verdict, applied),
-        Acceptance::Disabled => withdrawn(applied),
+        Acceptance::Disabled => withdrawn(verdict, applied),
         Acceptance::Refused(refusal) => refused(Reason::Refused(refusal.reason), &refusal.message),
         Acceptance::RefusedHere(refusal) => refused(Reason::RefusedHere(refusal.reason), &refusal.message),
         Acceptance::Conflict(conflict) => refused(Circumstance::Conflict, &conflict.message),
@@ -63,7 +63,8 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
 /// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
-    let conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    let mut conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
+    conditions.push(Judged::new(Type::Stalled, State::True, Circumstance::UnsupportedSchema, upgrade(error)));
     Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
 }
 
@@ -114,9 +115,11 @@ fn stalled(acceptance: &Acceptance) -> Option<Judged> {
 }
 
 /// Switched off, and all of it is gone from the kernel; a wait for `Ready` must not hang.
-fn withdrawn(applied: &Applied) -> Vec<Judged> {
+fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     let kinds = [Type::Accepted, Type::Programmed, Type::Ready];
-    match failure(applied) {
+    // What was never in force here needs no withdrawal, and what stands before our jumps hinders none.
+    let left = if verdict.served { unfinished(applied) } else { None };
+    match left {
         None => kinds
             .map(|kind| {
                 Judged::new(
@@ -181,19 +184,23 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
     Judged::new(Type::Ready, State::True, reason, message)
 }
 
-/// What failed for the whole node, if anything did.
+/// What is wrong for the whole node, if anything is.
 fn failure(applied: &Applied) -> Option<(Reason, String)> {
-    let rules = match &applied.rules {
-        Err(error) => return Some((Circumstance::ApplyFailed.into(), error.to_string())),
-        Ok(rules) => rules,
-    };
-    if let Err(error) = &applied.routes {
-        return Some((Circumstance::ApplyFailed.into(), explained(error)));
+    unfinished(applied).or_else(|| applied.rules.as_ref().ok().and_then(overridden))
+}
+
+/// What could not be made as planned, if anything could not.
+fn unfinished(applied: &Applied) -> Option<(Reason, String)> {
+    let failed = |message| Some((Circumstance::ApplyFailed.into(), message));
+    match (&applied.rules, &applied.routes, &applied.conntrack) {
+        (Err(error), _, _) => failed(explained(error)),
+        (_, Err(error), _) => failed(explained(error)),
+        (_, _, Err(error)) => failed(explained(error)),
+        (Ok(_), Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
+            failed(format!("routes of ours are not removed: {}", routes.stuck.join("; ")))
+        }
+        (Ok(rules), Ok(_), Ok(_)) => drifted(rules),
     }
-    if let Err(error) = &applied.conntrack {
-        return Some((Circumstance::ApplyFailed.into(), explained(error)));
-    }
-    drifted(rules).or_else(|| overridden(rules))
 }
 
 /// An error with what caused it.
@@ -272,6 +279,16 @@ impl Judgement {
             Standing::Carried | Standing::Elsewhere | Standing::RefusedHere => true,
             Standing::Withdrawn | Standing::Refused => false,
         }
+    }
+
+    /// The same, now that the node could not be looked at because of `error`: what was true may not be any more.
+    #[must_use]
+    pub fn unseen(&self, error: &str) -> Self {
+        let mut unseen = self.clone();
+        for judged in unseen.conditions.iter_mut().filter(|judged| matches!(judged.kind, Type::Programmed | Type::Ready)) {
+            *judged = Judged::new(judged.kind, State::Unknown, Circumstance::NodeUnreadable, error);
+        }
+        unseen
     }
 
     /// The same of a last good content, now that the newest one cannot be decoded because of `error`.

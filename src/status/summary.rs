@@ -122,11 +122,9 @@ fn without_active(own: &Judgement, alive: &[&NodeStatus], before: &[Condition], 
     match alive.first() {
         Some(first) => {
             let conditions = taken_over(&first.conditions, before);
-            let ready = conditions
-                .iter()
-                .any(|condition| condition.type_ == Type::Ready.as_str() && condition.status == State::True.as_str());
+            let refused = conditions.iter().any(|it| it.type_ == Type::Accepted.as_str() && it.status == State::False.as_str());
             let generation = first.observed_generation;
-            if ready { replaced(&conditions, &[nowhere], generation, before, now) } else { conditions }
+            if refused { conditions } else { replaced(&conditions, &[nowhere], generation, before, now) }
         }
         None => at(&own.conditions, own.generation, before, now),
     }

@@ -10,9 +10,9 @@ use crate::dataplane::Applied;
 use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage};
 use crate::dataplane::routes::{RouteState, RoutesReport};
-use crate::forward::{Refusal, RefusalReason};
+use crate::forward::{ForwardKey, Refusal, RefusalReason};
 use crate::model::HostRoute;
-use crate::plan::{Acceptance, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::plan::{Acceptance, Conflict, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 fn verdict(acceptance: Acceptance, role: Option<Role>) -> Verdict {
     Verdict::new(None, 3, acceptance, role)
@@ -129,6 +129,10 @@ fn a_refused_object_is_stalled_and_a_lost_conflict_is_not() {
             "Stalled=True LoopbackAddress"
         ]
     );
+    let conflict =
+        Conflict { winner: ForwardKey { namespace: "a".to_owned(), name: "b".to_owned() }, message: "a/b has it".to_owned() };
+    let lost = judge(&verdict(Acceptance::Conflict(conflict), Some(Role::Active)), &exact());
+    assert_eq!(text(&lost), ["Accepted=False Conflict", "Programmed=False NotAccepted", "Ready=False Conflict"]);
 }
 
 #[test]
@@ -136,6 +140,18 @@ fn a_disabled_forward_is_true_all_over_once_it_is_withdrawn() {
     let disabled = verdict(Acceptance::Disabled, None);
     assert_eq!(text(&judge(&disabled, &exact())), ["Accepted=True Disabled", "Programmed=True Disabled", "Ready=True Disabled"]);
     let stuck = Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() };
+    assert_eq!(
+        text(&judge(&disabled, &stuck)),
+        text(&judge(&disabled, &exact())),
+        "what was never in force here needs no withdrawal"
+    );
+    let overridden = RulesReport { overridden: BTreeMap::from([(Stage::Forward, "-j X".to_owned())]), ..RulesReport::default() };
+    let disabled = Verdict { served: true, ..disabled };
+    assert_eq!(
+        text(&judge(&disabled, &applied(overridden))),
+        text(&judge(&disabled, &exact())),
+        "nor does a rule before ours hinder one"
+    );
     assert_eq!(
         text(&judge(&disabled, &stuck)),
         ["Accepted=True Disabled", "Programmed=False ApplyFailed", "Ready=False ApplyFailed"]
@@ -332,6 +348,11 @@ fn a_content_of_unknown_form_is_said_and_the_last_good_one_stays() {
     let unknown = unknown_form(None, 1, "spec.mode");
     assert_eq!(
         text(&unknown),
-        ["Accepted=False UnsupportedSchema", "Programmed=False NotAccepted", "Ready=False UnsupportedSchema"]
+        [
+            "Accepted=False UnsupportedSchema",
+            "Programmed=False NotAccepted",
+            "Ready=False UnsupportedSchema",
+            "Stalled=True UnsupportedSchema"
+        ]
     );
 }

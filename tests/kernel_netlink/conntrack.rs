@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::conntrack::table::{Entry, Table};
 use portforward_operator::dataplane::conntrack::{Purged, purge};
-use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, Translation};
+use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, Translation};
 
 use crate::namespace::{inside, run};
 
@@ -36,6 +36,11 @@ async fn entries() -> Vec<Entry> {
     entries
 }
 
+/// The one translation, on a node that has its listen address.
+fn in_force(translation: Translation) -> Desired {
+    Desired { held: [translation.flows.destination].into(), translations: [translation].into(), ..Desired::default() }
+}
+
 async fn source_ports() -> Vec<u16> {
     entries().await.iter().map(|entry| entry.original.source_port).collect()
 }
@@ -48,12 +53,17 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         insert(1003, "9.9.9.9", "3.3.3.3", "");
         run("conntrack -I -p tcp -t 300 --state ESTABLISHED -s 1.1.1.1 -d 192.168.0.2 --sport 1004 --dport 53 \
              --reply-src 3.3.3.3 --reply-dst 2.2.2.2 --reply-port-src 53 --reply-port-dst 1004");
-        let (before, now) = (BTreeSet::from([translation("3.3.3.3")]), BTreeSet::from([translation("4.4.4.4")]));
-        assert_eq!(purge(&before, &before).await.unwrap(), Purged { count: 1 }, "the one that is translated otherwise");
+        let before = BTreeSet::from([translation("3.3.3.3")]);
+        let now = in_force(translation("4.4.4.4"));
+        assert_eq!(
+            purge(&before, &in_force(translation("3.3.3.3"))).await.unwrap(),
+            Purged { count: 1 },
+            "the one that is translated otherwise"
+        );
         assert_eq!(source_ports().await, [1001, 1004, 1003]);
         assert_eq!(purge(&before, &now).await.unwrap(), Purged { count: 1 });
         assert_eq!(source_ports().await, [1004, 1003], "another protocol and another client are not ours");
-        assert_eq!(purge(&now, &BTreeSet::new()).await.unwrap(), Purged { count: 0 });
+        assert_eq!(purge(&now.translations, &Desired::default()).await.unwrap(), Purged { count: 0 });
         assert_eq!(source_ports().await, [1004, 1003]);
     });
 }
@@ -81,7 +91,7 @@ fn entries_of_another_zone_are_not_seen() {
     inside(|| async {
         insert(1001, "1.1.1.1", "3.3.3.3", "--zone 7");
         assert_eq!(entries().await, []);
-        assert_eq!(purge(&BTreeSet::from([translation("3.3.3.3")]), &BTreeSet::new()).await.unwrap(), Purged { count: 0 });
+        assert_eq!(purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(), Purged { count: 0 });
         assert!(run("conntrack -L").contains("zone=7"));
     });
 }
@@ -117,7 +127,7 @@ fn a_table_of_many_entries_is_read_and_purged_whole() {
         std::fs::write(file.path(), lines).unwrap();
         run(&format!("conntrack -R {}", file.path().display()));
         assert_eq!(entries().await.len(), 3_000);
-        let purged = purge(&BTreeSet::from([translation("3.3.3.3")]), &BTreeSet::new()).await.unwrap();
+        let purged = purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap();
         assert_eq!(purged, Purged { count: 3_000 });
         assert_eq!(entries().await, []);
     });

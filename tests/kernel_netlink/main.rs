@@ -11,6 +11,7 @@ mod watch;
 use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::{conntrack::purge, routes as host_routes};
+use portforward_operator::model::Desired;
 use portforward_operator::node::Observer;
 
 #[test]
@@ -20,5 +21,5 @@ fn every_operation_may_run_on_any_thread_of_a_runtime() {
     may_move(observer.facts());
     may_move(host_routes::apply(&wanted));
     may_move(host_routes::remove_all());
-    may_move(purge(&translations, &translations));
+    may_move(purge(&translations, &Desired::default()));
 }

@@ -8,7 +8,7 @@ pub mod verdict;
 
 use std::collections::BTreeSet;
 
-use crate::model::Translation;
+use crate::model::{Desired, Translation};
 use crate::netlink::{NetlinkError, Refusal};
 use verdict::Index;
 
@@ -41,13 +41,13 @@ pub struct Purged {
 ///
 /// # Errors
 /// When the table cannot be read, or when the kernel does not remove an entry. Calling again with the same arguments is safe.
-pub async fn purge(before: &BTreeSet<Translation>, now: &BTreeSet<Translation>) -> Result<Purged, ConntrackError> {
-    if before.is_empty() && now.is_empty() {
+pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
+    if before.is_empty() && now.translations.is_empty() {
         return Ok(Purged::default());
     }
     let mut table = table::Table::open()?;
     let entries = table.entries().await?;
-    let stale = verdict::stale(&entries, &Index::new(before), &Index::new(now));
+    let stale = verdict::stale(&entries, &Index::new(before), &Index::new(&now.translations), &now.held);
     let count = table.remove(&stale).await?;
     Ok(Purged { count })
 }

@@ -9,24 +9,28 @@ mod index;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::table::Entry;
 use crate::model::{Protocol, SourceNat, Translation};
 
 pub use index::Index;
 
-/// The entries that are wrong now that `now` is in force, where until now `before` was, in the order of `entries`.
+/// The entries that are wrong now that `now` is in force, where until now `before` was, in the order of `entries`. Of the
+/// listen addresses, this node has those that are `held`: what it merely routes to another one is not ours to judge.
 #[must_use]
-pub fn stale<'a>(entries: &'a [Entry], before: &Index<'_>, now: &Index<'_>) -> Vec<&'a Entry> {
-    entries.iter().filter(|entry| is_stale(entry, before, now)).collect()
+pub fn stale<'a>(entries: &'a [Entry], before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<IpAddr>) -> Vec<&'a Entry> {
+    entries.iter().filter(|entry| is_stale(entry, before, now, held)).collect()
 }
 
-fn is_stale(entry: &Entry, before: &Index<'_>, now: &Index<'_>) -> bool {
+fn is_stale(entry: &Entry, before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<IpAddr>) -> bool {
     let mut in_force = now.matching(entry).peekable();
     if in_force.peek().is_none() {
         return is_translated(entry) && before.matching(entry).next().is_some();
     }
     if !is_translated(entry) {
-        return true;
+        return held.contains(&entry.original.destination);
     }
     match entry.protocol {
         Protocol::Tcp => false,

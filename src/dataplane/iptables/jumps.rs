@@ -8,7 +8,7 @@
 use iptables::IPTables;
 
 use super::layout::Stage;
-use super::program::{self, LOCK_WAIT_SECS};
+use super::program::{self, DEADLINE, LOCK_WAIT_SECS};
 use super::saved::SavedTable;
 use super::variant::Variant;
 
@@ -59,7 +59,7 @@ async fn load(variant: Variant, stage: Stage, old: &[String], then: &str) -> Res
 
 type CrateError = Box<dyn std::error::Error>;
 
-/// The crate blocks and its error is not `Send`: both stay in a thread of their own.
+/// The crate blocks, waits for the lock without a limit, and its error is not `Send`: all that stays in a thread of its own.
 async fn edit(
     variant: Variant,
     stage: Stage,
@@ -69,5 +69,6 @@ async fn edit(
     // Not `iptables::new`: it runs whatever `iptables` is in the PATH, which may be the other variant.
     let iptables = IPTables { cmd: variant.command(), has_check: true, has_wait: true, is_numeric: false };
     let task = tokio::task::spawn_blocking(move || edit(&iptables).map_err(|error| error.to_string()));
-    task.await.map_err(|error| failed(error.to_string()))?.map_err(failed)
+    let ended = tokio::time::timeout(DEADLINE, task).await.map_err(|late| failed(late.to_string()))?;
+    ended.map_err(|error| failed(error.to_string()))?.map_err(failed)
 }

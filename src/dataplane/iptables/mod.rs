@@ -343,7 +343,10 @@ fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
     for stage in Stage::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
         let instead = match after[&stage.table()].jump(stage) {
             JumpState::First => continue,
-            JumpState::Missing => "no jump to our chains".to_owned(),
+            JumpState::Missing => {
+                report.differing.push(stage.root());
+                "no jump to our chains".to_owned()
+            }
             JumpState::Changed => "another jump to our chains".to_owned(),
             JumpState::Behind(rule) => rule,
         };

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 /// How long one program may run. A load of 50,000 forwards takes a few seconds.
-const DEADLINE: Duration = Duration::from_mins(1);
+pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// How long a program waits for the lock that the xtables programs share, in seconds (`-w`, iptables(8)).
 pub(super) const LOCK_WAIT_SECS: &str = "5";
 /// The most of a program's error text that is kept, in bytes.

@@ -37,7 +37,7 @@ pub enum JumpState {
     Missing,
     /// Behind a rule of another program; its text.
     Behind(String),
-    /// First, but not as we write it or not the only one.
+    /// Not as we write it, or not the only one.
     Changed,
 }
 
@@ -100,9 +100,9 @@ impl SavedTable {
         let ours = self.jumps(stage);
         match (ours.as_slice(), self.rules(stage).first()) {
             ([], _) | (_, None) => JumpState::Missing,
-            ([only], Some(first)) if first == only && only == stage.jump() => JumpState::First,
-            ([..], Some(first)) if ours.contains(first) => JumpState::Changed,
-            ([..], Some(first)) => JumpState::Behind(first.clone()),
+            ([only], Some(first)) if only == stage.jump() && first == only => JumpState::First,
+            ([only], Some(first)) if only == stage.jump() => JumpState::Behind(first.clone()),
+            ([..], Some(_)) => JumpState::Changed,
         }
     }
 

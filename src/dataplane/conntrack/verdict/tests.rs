@@ -58,8 +58,23 @@ fn entry(protocol: Protocol, upstream: &str, source: &str) -> Entry {
     }
 }
 
+/// The node has every listen address of these.
+fn held<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> BTreeSet<IpAddr> {
+    translations.into_iter().map(|translation| translation.flows.destination).collect()
+}
+
 fn is_wrong(entry: &Entry, before: &[Translation], now: &[Translation]) -> bool {
-    !stale(std::slice::from_ref(entry), &Index::new(before), &Index::new(now)).is_empty()
+    !stale(std::slice::from_ref(entry), &Index::new(before), &Index::new(now), &held(now)).is_empty()
+}
+
+#[test]
+fn what_a_standby_merely_routes_is_not_its_to_judge() {
+    let mut routed = entry(Protocol::Udp, UPSTREAM, EXTERNAL);
+    (routed.reply.source, routed.reply.source_port) = (routed.original.destination, routed.original.destination_port);
+    let rules = [ours(Protocol::Udp)];
+    let (before, now) = (Index::new(&[]), Index::new(&rules));
+    assert!(!is_stale(&routed, &before, &now, &BTreeSet::new()), "the address is elsewhere");
+    assert!(is_stale(&routed, &before, &now, &held(&rules)), "it came here, and the flow began before");
 }
 
 #[test]
@@ -223,21 +238,23 @@ proptest! {
     #[test]
     fn what_no_rule_matches_is_never_wrong(before in set(), now in set(), entry in any_entry()) {
         let foreign = !before.iter().chain(&now).any(|translation| matches(translation, &entry));
+        let every = held(before.iter().chain(&now));
         let (before, now) = (Index::new(&before), Index::new(&now));
-        prop_assert!(!(foreign && is_stale(&entry, &before, &now)));
+        prop_assert!(!(foreign && is_stale(&entry, &before, &now, &every)));
     }
 
     #[test]
     fn translated_tcp_is_cut_only_when_no_rule_is_left(before in set(), now in set(), entry in any_entry()) {
         let kept = entry.protocol == Protocol::Tcp && is_translated(&entry) && now.iter().any(|t| matches(t, &entry));
+        let every = held(before.iter().chain(&now));
         let (before, now) = (Index::new(&before), Index::new(&now));
-        prop_assert!(!(kept && is_stale(&entry, &before, &now)));
+        prop_assert!(!(kept && is_stale(&entry, &before, &now, &every)));
     }
 
     #[test]
     fn an_untranslated_entry_is_wrong_exactly_when_a_rule_is_in_force(before in set(), now in set(), mut entry in any_entry()) {
         (entry.reply.source, entry.reply.source_port) = (entry.original.destination, entry.original.destination_port);
         let in_force = now.iter().any(|translation| matches(translation, &entry));
-        prop_assert_eq!(is_stale(&entry, &Index::new(&before), &Index::new(&now)), in_force);
+        prop_assert_eq!(is_stale(&entry, &Index::new(&before), &Index::new(&now), &held(&now)), in_force);
     }
 }
