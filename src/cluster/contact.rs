@@ -28,7 +28,7 @@ impl Contact {
         Self { live: watch::channel(None).1, outage: Outage::default() }
     }
 
-    /// How many agents live, this one among them; 0 until the Leases were read once.
+    /// How many agents live; 0 until the Leases were read once.
     #[must_use]
     pub fn live_agents(&self) -> usize {
         self.live.borrow().as_ref().map_or(0, |live| live.len())

@@ -254,6 +254,6 @@ const CHAINS: &str = "Chains of ours, as last read back from the kernel";
 const ROUTES: &str =
     "Host routes that forwards ask for, by what came of them: satisfied and contested by a foreign route, refused by the kernel";
 const WRITE_FAILURES: &str = "How often the record, or the status of the forwards, could not be written; each is tried again";
-const LIVE_AGENTS: &str = "Agents whose Lease is young, this one among them; 0 until the Leases were read once";
+const LIVE_AGENTS: &str = "Agents whose Lease is young; 0 until the Leases were read once";
 const API_SERVER_UP: &str =
     "Whether the API server answered, be it with a refusal, when this agent last asked it for something: 1 or 0";
