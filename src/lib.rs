@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod dataplane;
 mod durable;
 pub mod forward;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod node;

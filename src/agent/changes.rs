@@ -22,21 +22,34 @@ pub(super) struct Changes {
     repairs: u64,
 }
 
+/// What of ours one sync put back that another program had changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Repaired {
+    /// Chains that were written or deleted.
+    pub(super) chains: usize,
+    /// Jumps in built-in chains.
+    pub(super) jumps: usize,
+    /// Routes that were added or removed.
+    pub(super) routes: usize,
+}
+
 impl Changes {
     /// How often something of ours was put back.
     pub(super) const fn repairs(&self) -> u64 {
         self.repairs
     }
 
-    /// Logs what is new.
-    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        self.note_writes(plan, applied);
+    /// Logs what is new; tells what was put back.
+    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>) -> Repaired {
+        let repaired = self.note_writes(plan, applied);
         self.note_troubles(applied);
         self.note_forwards(judgements);
+        repaired
     }
 
     /// The same was desired before and all of it was there: what had to be written now, somebody had changed.
-    fn note_writes(&mut self, plan: &Plan, applied: &Applied) {
+    fn note_writes(&mut self, plan: &Plan, applied: &Applied) -> Repaired {
+        let mut repaired = Repaired::default();
         let same = self.applied.as_ref() == Some(&plan.desired);
         if applied.changed() {
             let rules = applied.rules.as_ref().ok();
@@ -46,6 +59,7 @@ impl Changes {
             let connections = applied.conntrack.as_ref().map_or(0, |purged| purged.count);
             if same {
                 self.repairs += 1;
+                repaired = Repaired { chains, jumps, routes };
                 warn!(
                     chains,
                     jumps,
@@ -59,6 +73,7 @@ impl Changes {
             }
         }
         self.applied = applied.is_complete().then(|| plan.desired.clone());
+        repaired
     }
 
     /// Logs that the facts of the node cannot be read, or can be again.

@@ -19,12 +19,13 @@ pub use remembered::Memory;
 
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::{Forward, ForwardKey};
+use crate::metrics::{Health, Metrics, Part, Phase, Repair, Written};
 use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
 use crate::source::{Snapshot, Source, Undecoded};
 use crate::status::{Judgement, judge, unknown_form};
-use changes::Changes;
+use changes::{Changes, Repaired};
 
 /// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -69,6 +70,10 @@ pub struct Node<D> {
     pub reports: watch::Sender<Option<Arc<Report>>>,
     /// How often to look although nothing was heard.
     pub pace: Pace,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
+    /// What is said of the loop itself.
+    pub health: Arc<Health>,
 }
 
 /// Keeps the node's kernel as its forwards ask for, until the future is dropped. What is in the kernel then stays.
@@ -77,8 +82,11 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let started = Instant::now();
     let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
     loop {
+        node.health.enter(Phase::Waiting { until: Instant::now() + pause });
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
+        node.health.enter(Phase::Queued { since: Instant::now() });
         tokio::time::sleep(coalesce).await;
+        let listed = node.source.complete().is_some();
         let Some(snapshot) = node.snapshot(started.elapsed()) else {
             pause = PATIENCE;
             continue; // never plan from a half-read list
@@ -86,6 +94,10 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         let begun = Instant::now();
         let outcome = node.sync(&snapshot, &mut changes).await;
         let took = begun.elapsed();
+        node.measure(&outcome, took);
+        if listed && !matches!(outcome, Outcome::Failed) {
+            node.health.complete();
+        }
         coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
         if matches!(outcome, Outcome::Compared) {
             comparison = took;
@@ -118,9 +130,17 @@ impl<D: Dataplane> Node<D> {
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
             Ok(synced) => self.conclude(snapshot, synced, changes),
             Err(error) => {
+                self.metrics.part_failed(Part::Facts);
                 self.unseen(&error, changes);
                 Outcome::Failed
             }
+        }
+    }
+
+    fn measure(&self, outcome: &Outcome, took: Duration) {
+        match outcome {
+            Outcome::Compared | Outcome::Written => self.metrics.synced(took),
+            Outcome::Failed => self.metrics.failed(took),
         }
     }
 
@@ -130,7 +150,9 @@ impl<D: Dataplane> Node<D> {
         let text = format!("the node cannot be looked at: {error}: {}", error.source_text());
         self.reports.send_if_modified(|report| {
             let Some(before) = report.take() else { return false };
-            let judgements = before.judgements.iter().map(|(key, judgement)| (key.clone(), judgement.unseen(&text))).collect();
+            let judgements: BTreeMap<ForwardKey, Judgement> =
+                before.judgements.iter().map(|(key, judgement)| (key.clone(), judgement.unseen(&text))).collect();
+            self.metrics.judged(&judgements);
             *report = Some(Arc::new(Report { judgements, ..Report::clone(&before) }));
             true
         });
@@ -140,9 +162,13 @@ impl<D: Dataplane> Node<D> {
     fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, changes: &mut Changes) -> Outcome {
         let Synced { plan, applied, judgements } = synced;
         changes.note_facts(None);
-        changes.note(&plan, &applied, &judgements);
+        let repaired = changes.note(&plan, &applied, &judgements);
+        self.count(&applied, &judgements, repaired);
         if applied.is_complete() {
             self.memory.advance(snapshot, &plan.desired);
+            if !self.memory.is_stored() {
+                self.metrics.unwritten(Written::Record);
+            }
         } else {
             self.memory.attempt(&plan.desired);
         }
@@ -154,6 +180,14 @@ impl<D: Dataplane> Node<D> {
             (true, true) => Outcome::Written,
             (false, _) => Outcome::Failed,
         }
+    }
+
+    fn count(&self, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>, repaired: Repaired) {
+        self.metrics.applied(applied);
+        self.metrics.judged(judgements);
+        self.metrics.repaired(Repair::Rules, repaired.chains);
+        self.metrics.repaired(Repair::Jumps, repaired.jumps);
+        self.metrics.repaired(Repair::Routes, repaired.routes);
     }
 }
 

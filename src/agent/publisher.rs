@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::{Report, SourceText};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
+use crate::metrics::{Metrics, Written};
 use crate::plan::Candidate;
 use crate::publish::{StatusFile, table};
 use crate::source::Snapshot;
@@ -26,16 +27,17 @@ pub type Statuses = BTreeMap<ForwardKey, PortForwardStatus>;
 pub struct Publisher {
     node: String,
     file: StatusFile,
+    metrics: Arc<Metrics>,
     statuses: Statuses,
     printed: String,
     writable: bool,
 }
 
 impl Publisher {
-    /// Publishes as `node`, to `file`.
+    /// Publishes as `node`, to `file`; `metrics` count what fails.
     #[must_use]
-    pub fn new(node: String, file: StatusFile) -> Self {
-        Self { node, file, statuses: Statuses::new(), printed: String::new(), writable: true }
+    pub fn new(node: String, file: StatusFile, metrics: Arc<Metrics>) -> Self {
+        Self { node, file, metrics, statuses: Statuses::new(), printed: String::new(), writable: true }
     }
 
     async fn write(&mut self, report: &Report) {
@@ -48,6 +50,9 @@ impl Publisher {
             (Ok(_), false) => info!("the status file can be written again"),
             (Err(error), true) => warn!(%error, cause = error.source_text(), "the status file cannot be written"),
             (Ok(_), true) | (Err(_), false) => {}
+        }
+        if written.is_err() {
+            self.metrics.unwritten(Written::Status);
         }
         self.writable = written.is_ok();
     }

@@ -56,6 +56,12 @@ impl Memory {
         (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, ..Snapshot::default() }))
     }
 
+    /// Whether the record could be written when it last was due.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        self.storable
+    }
+
     /// Remembers that not everything of `desired` is done: some of it may be in force.
     pub fn attempt(&mut self, desired: &Desired) {
         self.in_force.extend(desired.translations.iter().cloned());

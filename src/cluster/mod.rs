@@ -4,6 +4,7 @@
 //! Writing status and renewing the Lease are tasks of their own too: a slow API server never delays the kernel.
 
 mod connect;
+mod contact;
 mod follow;
 mod forwards;
 mod labels;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
+pub use contact::{Contact, Reached};
 pub use publisher::publish;
 
 use crate::source::{Snapshot, Source};
@@ -49,6 +51,14 @@ pub struct Cluster {
     pub live: watch::Receiver<Live>,
     outage: Outage,
     _tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    /// A look at the cluster that outlives this borrow.
+    #[must_use]
+    pub fn contact(&self) -> Contact {
+        Contact { live: self.live.clone(), outage: self.outage.clone() }
+    }
 }
 
 /// Follows forwards, this node and the agents' Leases, and renews this agent's own in `namespace`.

@@ -21,6 +21,7 @@ use super::{Cluster, DEADLINE, patches};
 use crate::agent::Report;
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
+use crate::metrics::{Metrics, Written};
 use crate::source::Snapshot;
 use crate::status::{Judgement, View, Write};
 
@@ -52,10 +53,11 @@ struct Publisher {
     unsettled: BTreeMap<ForwardKey, Instant>,
     trouble: Trouble,
     events: Events,
+    metrics: Arc<Metrics>,
 }
 
-/// Publishes the reports of `node` to the API server for as long as it runs.
-pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver<Option<Arc<Report>>>) {
+/// Publishes the reports of `node` to the API server for as long as it runs; `metrics` count what fails.
+pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut reports: watch::Receiver<Option<Arc<Report>>>) {
     let (mut snapshots, mut live) = (cluster.snapshots.clone(), cluster.live.clone());
     let mut publisher = Publisher {
         client: cluster.client.clone(),
@@ -64,6 +66,7 @@ pub async fn publish(cluster: &Cluster, node: &str, mut reports: watch::Receiver
         unsettled: BTreeMap::new(),
         trouble: Trouble::new("status", cluster.outage.clone()),
         events: Events::new(cluster.client.clone(), cluster.outage.clone(), node),
+        metrics,
     };
     let mut pauses = retries();
     let mut retry: Option<Duration> = None;
@@ -166,6 +169,7 @@ impl Publisher {
                 Outcome::Overtaken => debug!(forward = %subject.key, "another version by now"),
                 Outcome::Failed(error) => {
                     self.trouble.failed(&*error);
+                    self.metrics.unwritten(Written::Status);
                     round = Round::Failed;
                 }
             }

@@ -8,7 +8,19 @@ use tracing::{debug, info, warn};
 
 /// Whether the API server can be reached, as all tasks together know it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outage(Arc<AtomicBool>);
+pub(super) struct Outage {
+    /// Whether it was said.
+    told: Arc<AtomicBool>,
+    /// Whether the API server answered, be it with a refusal, when it was last asked.
+    answers: Arc<AtomicBool>,
+}
+
+impl Outage {
+    /// Whether the API server answered, be it with a refusal, when it was last asked.
+    pub(super) fn is_over(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+}
 
 /// Whether one thing works that the API server is asked for.
 #[derive(Debug)]
@@ -45,12 +57,14 @@ impl Trouble {
     /// It failed.
     pub(super) fn failed(&mut self, error: &(dyn Error + 'static)) {
         let what = self.what;
-        match meaning(error) {
-            Meaning::Outage if !self.outage.0.swap(true, Ordering::Relaxed) => {
+        let meaning = meaning(error);
+        self.outage.answers.store(meaning != Meaning::Outage, Ordering::Relaxed);
+        match meaning {
+            Meaning::Outage if !self.outage.told.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
             // An API server that starts refuses for a moment, until it has read the access rules.
-            Meaning::Denied if !self.denied && !self.outage.0.load(Ordering::Relaxed) => {
+            Meaning::Denied if !self.denied && !self.outage.told.load(Ordering::Relaxed) => {
                 self.denied = true;
                 warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
             }
@@ -66,7 +80,8 @@ impl Trouble {
 
     /// It worked.
     pub(super) fn worked(&mut self) {
-        if self.outage.0.swap(false, Ordering::Relaxed) {
+        self.outage.answers.store(true, Ordering::Relaxed);
+        if self.outage.told.swap(false, Ordering::Relaxed) {
             info!("the API server can be used again");
         }
         self.heard();
@@ -146,19 +161,23 @@ mod tests {
     #[test]
     fn an_outage_is_one_for_all() {
         let outage = Outage::default();
+        assert!(!outage.is_over(), "nobody has answered yet");
         let (mut a, mut b) = (Trouble::new("a", outage.clone()), Trouble::new("b", outage.clone()));
         a.failed(&api(503));
         b.failed(&api(503));
-        assert!(outage.0.load(Ordering::Relaxed) && !a.denied && !b.denied);
+        assert!(outage.told.load(Ordering::Relaxed) && !outage.is_over() && !a.denied && !b.denied);
         b.heard();
-        assert!(outage.0.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
+        assert!(outage.told.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
         b.worked();
-        assert!(!outage.0.load(Ordering::Relaxed));
+        assert!(!outage.told.load(Ordering::Relaxed) && outage.is_over());
         a.failed(&api(503));
         b.failed(&api(403));
         assert!(!b.denied, "an outage that is not over");
         a.worked();
         b.failed(&api(403));
-        assert!(b.denied && !outage.0.load(Ordering::Relaxed));
+        assert!(b.denied && !outage.told.load(Ordering::Relaxed) && outage.is_over());
+        a.failed(&api(503));
+        b.failed(&api(403));
+        assert!(outage.is_over(), "a refusal is an answer");
     }
 }

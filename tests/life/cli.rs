@@ -50,7 +50,16 @@ fn help_teaches_every_command_and_the_exit_codes() {
     for (command, words) in [
         (
             "agent",
-            &["--manifests", "--status-file", "--set-ip-forward", "--iptables", "--reserved-ports", "--node-label", "SIGTERM"][..],
+            &[
+                "--manifests",
+                "--status-file",
+                "--set-ip-forward",
+                "--iptables",
+                "--reserved-ports",
+                "--node-label",
+                "--metrics-address",
+                "SIGTERM",
+            ][..],
         ),
         ("render", &["--this-node", "examples/bank-a-web.yaml", "exit status is 3"]),
         ("restore", &["--state-dir", "boot"]),
@@ -93,6 +102,7 @@ fn exit_codes_are_as_the_help_says() {
         (2, &["agent", "--manifests", fresh, "--iptables", "ipfw"]),
         (2, &["agent", "--manifests", fresh, "--reserved-ports", "0"]),
         (2, &["agent", "--manifests", fresh, "--node-label", "zone"]),
+        (2, &["agent", "--manifests", fresh, "--metrics-address", "localhost"]),
         (2, &["render"]),
         (2, &["status", "-o", "xml"]),
         (2, &["completions"]),

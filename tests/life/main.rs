@@ -1,14 +1,17 @@
 //! The agent's life on a real kernel: edits, restarts, repairs, cleaning up, what it says of a node that is not in order,
-//! bad manifests, and its command line.
+//! bad manifests, its metrics, and its command line.
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../exposition/mod.rs"]
+mod exposition;
 
 mod cleanup;
 mod cli;
 mod conditions;
 mod edits;
 mod folder;
+mod metrics;
 mod pages;
 mod repair;
 mod restarts;

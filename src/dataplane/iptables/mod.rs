@@ -70,6 +70,17 @@ pub struct RulesReport {
     pub overridden: BTreeMap<Stage, String>,
     /// Whether the policy of `filter FORWARD` is `DROP`, so that nothing passes but what a rule accepts.
     pub forward_policy: ForwardPolicy,
+    /// Read back: how much of ours each table holds.
+    pub held: BTreeMap<Table, Held>,
+}
+
+/// How much of ours a table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Chains.
+    pub chains: usize,
+    /// Rules in them.
+    pub rules: usize,
 }
 
 /// What becomes of a routed packet that no rule decides about.
@@ -343,6 +354,8 @@ impl Iptables {
 
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
     for table in Table::ALL {
+        let held = &after[&table].chains;
+        report.held.insert(table, Held { chains: held.len(), rules: held.values().map(Vec::len).sum() });
         let chains = ruleset.chains(table);
         report.differing.extend(after[&table].differing(chains).cloned());
         // One that should be gone may stay where another program holds on to it, but then it holds nothing.

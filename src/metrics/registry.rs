@@ -1,0 +1,259 @@
+//! The metrics themselves: their names, what they mean, and what of a sync goes into which.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use super::{Part, Repair, Written};
+use crate::cluster::{Contact, Reached};
+use crate::dataplane::Applied;
+use crate::dataplane::iptables::{Table, Variant};
+use crate::dataplane::routes::RouteState;
+use crate::forward::ForwardKey;
+use crate::status::{Judgement, Standing, State, Type};
+
+/// What the name of every metric begins with, followed by `_`.
+pub const PREFIX: &str = "portforward";
+
+/// One label and its value, of closed sets both.
+type Label = [(&'static str, &'static str); 1];
+type Labels = [(&'static str, &'static str); 2];
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// The metrics of one agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    durations: Histogram,
+    last: Seconds,
+    failures: Family<Label, Counter>,
+    repairs: Family<Label, Counter>,
+    purged: Counter,
+    forwards: Family<Labels, Gauge>,
+    rules: Family<Label, Gauge>,
+    chains: Family<Label, Gauge>,
+    routes: Family<Label, Gauge>,
+    unwritten: Family<Label, Counter>,
+    cluster: Option<ClusterMetrics>,
+}
+
+/// What is only there where forwards come from an API server.
+#[derive(Debug)]
+struct ClusterMetrics {
+    contact: Contact,
+    agents: Gauge,
+    up: Gauge,
+}
+
+impl Metrics {
+    /// The metrics of an agent that writes its rules by the programs of `variant`; with a contact to a cluster, of that too.
+    #[must_use]
+    pub fn new(variant: Variant, contact: Option<Contact>) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        build_info(&mut registry, variant);
+        let durations = Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        registry.register_with_unit("sync_duration", SYNC_DURATION, Unit::Seconds, durations.clone());
+        let last = Seconds::default();
+        registry.register_with_unit("sync_last_timestamp", SYNC_LAST, Unit::Seconds, last.clone());
+        let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Counter>::default());
+        let failures = add("sync_failures", SYNC_FAILURES);
+        let repairs = add("repairs", REPAIRS);
+        let unwritten = add("write_failures", WRITE_FAILURES);
+        let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
+        let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
+        let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Gauge>::default());
+        let rules = add("rules", RULES);
+        let chains = add("chains", CHAINS);
+        let routes = add("routes", ROUTES);
+        let cluster = contact.map(|contact| ClusterMetrics::new(&mut registry, contact));
+        let metrics =
+            Self { registry, durations, last, failures, repairs, purged, forwards, rules, chains, routes, unwritten, cluster };
+        metrics.begin();
+        metrics
+    }
+
+    /// Every series is there from the start, with 0: a rate over the first event is a rate then.
+    fn begin(&self) {
+        for part in Part::ALL {
+            self.failures.get_or_create(&[("part", part.as_str())]).inc_by(0);
+        }
+        for what in Repair::ALL {
+            self.repairs.get_or_create(&[("what", what.as_str())]).inc_by(0);
+        }
+        for what in Written::ALL {
+            self.unwritten.get_or_create(&[("what", what.as_str())]).inc_by(0);
+        }
+        for table in Table::ALL {
+            self.rules.get_or_create(&[("table", table.name())]).set(0);
+            self.chains.get_or_create(&[("table", table.name())]).set(0);
+        }
+        self.set_forwards(&BTreeMap::new());
+        self.set_routes(std::iter::empty());
+    }
+
+    /// A sync ended that took so long, and everything is as planned.
+    pub fn synced(&self, took: Duration) {
+        self.durations.observe(took.as_secs_f64());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.last.set(now.as_secs_f64());
+    }
+
+    /// A sync ended that took so long, and something is not as planned.
+    pub fn failed(&self, took: Duration) {
+        self.durations.observe(took.as_secs_f64());
+    }
+
+    /// A part of a sync failed.
+    pub fn part_failed(&self, part: Part) {
+        self.failures.get_or_create(&[("part", part.as_str())]).inc();
+    }
+
+    /// So many of ours were put back.
+    pub fn repaired(&self, what: Repair, count: usize) {
+        self.repairs.get_or_create(&[("what", what.as_str())]).inc_by(counted(count));
+    }
+
+    /// Something could not be written.
+    pub fn unwritten(&self, what: Written) {
+        self.unwritten.get_or_create(&[("what", what.as_str())]).inc();
+    }
+
+    /// What became of one apply: what failed is counted, what was read back is shown.
+    pub fn applied(&self, applied: &Applied) {
+        match &applied.rules {
+            Ok(rules) => {
+                if !rules.differing.is_empty() {
+                    self.part_failed(Part::Rules);
+                }
+                for table in Table::ALL {
+                    let held = rules.held.get(&table).copied().unwrap_or_default();
+                    self.rules.get_or_create(&[("table", table.name())]).set(shown(held.rules));
+                    self.chains.get_or_create(&[("table", table.name())]).set(shown(held.chains));
+                }
+            }
+            Err(_) => self.part_failed(Part::Rules),
+        }
+        match &applied.routes {
+            Ok(routes) => self.set_routes(routes.states.values()),
+            Err(_) => self.part_failed(Part::Routes),
+        }
+        match &applied.conntrack {
+            Ok(purged) => {
+                self.purged.inc_by(counted(purged.count));
+            }
+            Err(_) => self.part_failed(Part::Conntrack),
+        }
+    }
+
+    /// What this node says of each forward; in a cluster, those of other nodes only are left out.
+    pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        self.set_forwards(judgements);
+    }
+
+    /// The exposition: the text that a scrape gets.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text.
+    pub fn exposition(&self) -> Result<String, fmt::Error> {
+        if let Some(cluster) = &self.cluster {
+            cluster.refresh();
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    fn set_forwards(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        // A folder knows of no other node: what this one does not carry, nobody does.
+        let concerns = |judgement: &&Judgement| self.cluster.is_none() || judgement.standing != Standing::Elsewhere;
+        let here = || judgements.values().filter(concerns);
+        for kind in Type::ALL {
+            for state in State::ALL {
+                let is_so =
+                    |judgement: &&Judgement| judgement.condition(*kind).is_some_and(|condition| condition.state == *state);
+                let labels = [("condition", kind.as_str()), ("status", state.as_str())];
+                self.forwards.get_or_create(&labels).set(shown(here().filter(is_so).count()));
+            }
+        }
+    }
+
+    fn set_routes<'a>(&self, states: impl Iterator<Item = &'a RouteState>) {
+        let mut counts = BTreeMap::from(["installed", "satisfied", "contested", "missing", "refused"].map(|state| (state, 0)));
+        for state in states {
+            *counts.entry(route_state(state)).or_default() += 1;
+        }
+        for (state, count) in counts {
+            self.routes.get_or_create(&[("state", state)]).set(count);
+        }
+    }
+}
+
+impl ClusterMetrics {
+    fn new(registry: &mut Registry, contact: Contact) -> Self {
+        let agents = registered(registry, "live_agents", LIVE_AGENTS, Gauge::default());
+        let up = registered(registry, "api_server_up", API_SERVER_UP, Gauge::default());
+        Self { contact, agents, up }
+    }
+
+    fn refresh(&self) {
+        self.agents.set(shown(self.contact.live_agents()));
+        self.up.set(match self.contact.reached() {
+            Reached::Yes => 1,
+            Reached::No => 0,
+        });
+    }
+}
+
+fn build_info(registry: &mut Registry, variant: Variant) {
+    let labels = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("iptables_variant", variant.to_string())];
+    registry.register("build", BUILD, Info::new(labels.to_vec()));
+}
+
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+const fn route_state(state: &RouteState) -> &'static str {
+    match state {
+        RouteState::Installed => "installed",
+        RouteState::Satisfied => "satisfied",
+        RouteState::Contested { .. } => "contested",
+        RouteState::Missing => "missing",
+        RouteState::Refused { .. } => "refused",
+    }
+}
+
+fn shown(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn counted(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+// The library puts a full stop behind each.
+const BUILD: &str = "The version of this program and the iptables programs that it uses";
+const SYNC_DURATION: &str =
+    "How long a sync of the node took, from reading its facts to reading back its kernel, whatever came of it";
+const SYNC_LAST: &str = "When a sync last ended with everything as planned, in seconds since 1970; 0 before the first";
+const SYNC_FAILURES: &str = "How often a part of a sync failed; each is tried again";
+const REPAIRS: &str = "Chains (rules), jumps and routes of ours that were put back after another program had changed them";
+const CONNTRACK_DELETED: &str = "Connections that were cut because no rule in force stands for them any more";
+const FORWARDS: &str =
+    "Forwards by what this node says of them; with an API server, those that only other nodes could carry are not counted";
+const RULES: &str = "Rules in chains of ours, as last read back from the kernel; jumps in built-in chains are not counted";
+const CHAINS: &str = "Chains of ours, as last read back from the kernel";
+const ROUTES: &str = "Host routes that forwards ask for, by what came of them: satisfied and contested by a foreign route, refused by the kernel, missing for a reason nobody gave";
+const WRITE_FAILURES: &str = "How often the record, or the status of the forwards, could not be written; each is tried again";
+const LIVE_AGENTS: &str = "Agents whose Lease is young; 0 until the Leases were read once";
+const API_SERVER_UP: &str =
+    "Whether the API server answered, be it with a refusal, when this agent last asked it for something: 1 or 0";

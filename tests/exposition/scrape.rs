@@ -1,0 +1,30 @@
+//! A client that asks for one page over HTTP/1.1, as a probe does.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The media type.
+    pub(crate) media: String,
+    /// What it says.
+    pub(crate) text: String,
+}
+
+/// Asks for `path`, from the network namespace of this thread.
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<Page> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, answer.clone());
+    let (head, text) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+    let media = head.lines().find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("content-type")));
+    Ok(Page { status, media: media.map(|(_, media)| media.to_owned()).unwrap_or_default(), text: text.to_owned() })
+}

@@ -1,0 +1,127 @@
+//! What a scraper and a probe see of a running agent, in the network namespace of its node.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Stdio};
+
+use crate::bed::agent::{AgentOptions, state_folder};
+use crate::bed::kernel::Variant;
+use crate::bed::wait::eventually;
+use crate::bed::{Bed, Proxy};
+use crate::exposition::scrape::{Page, get};
+use crate::exposition::{parse, value};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, wait};
+
+on_both_variants! {
+    a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows,
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
+
+/// Where an agent serves by default.
+const DEFAULT: &str = "127.0.0.1:10450";
+
+fn default() -> SocketAddr {
+    DEFAULT.parse().unwrap()
+}
+
+/// A page of the agent on this proxy, once it is served.
+fn page(proxy: &Proxy, path: &str) -> Page {
+    let mut found = None;
+    wait(&format!("{path} is served"), || {
+        found = proxy.netns.run(|| get(default(), path)).ok();
+        found.is_some()
+    });
+    found.expect("waited for")
+}
+
+fn scraped(proxy: &Proxy, series: &str) -> f64 {
+    value(&page(proxy, "/metrics").text, series)
+}
+
+fn a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let proxy = stage.proxy();
+    wait("ready", || page(proxy, "/readyz").status == 200);
+    assert_eq!(page(proxy, "/livez").status, 200);
+    let text = page(proxy, "/metrics").text;
+    parse(&text);
+    let build = format!("portforward_build_info{{version=\"{}\",iptables_variant=\"{variant}\"}}", env!("CARGO_PKG_VERSION"));
+    for (series, wanted) in [
+        (build.as_str(), 1.0),
+        ("portforward_forwards{condition=\"Ready\",status=\"True\"}", 1.0),
+        ("portforward_routes{state=\"installed\"}", 1.0),
+        ("portforward_repairs_total{what=\"rules\"}", 0.0),
+        ("portforward_sync_failures_total{part=\"rules\"}", 0.0),
+    ] {
+        assert!((value(&text, series) - wanted).abs() < f64::EPSILON, "{series}: {text}");
+    }
+    let shown =
+        ["filter", "nat"].map(|table| value(&text, &format!("portforward_rules{{table=\"{table}\"}}"))).iter().sum::<f64>();
+    let ours = proxy.our_rules(variant);
+    let held = ours.iter().filter(|line| line.contains(" -A PF-")).count();
+    assert_eq!(format!("{shown:.0}"), held.to_string(), "{ours:#?}\n{text}");
+    assert!(value(&text, "portforward_sync_last_timestamp_seconds") > 1.7e9, "{text}");
+
+    proxy.iptables(variant, "-t nat -F PF-PRE");
+    wait("the repair is counted", || scraped(proxy, "portforward_repairs_total{what=\"rules\"}") >= 1.0);
+    proxy.iptables(variant, "-D FORWARD 1");
+    wait("the jump is counted", || scraped(proxy, "portforward_repairs_total{what=\"jumps\"}") >= 1.0);
+    assert!(scraped(proxy, "portforward_repairs_total{what=\"rules\"}") >= 1.0);
+    stage.agent.wait_ready(SEED);
+}
+
+#[test]
+fn an_address_in_use_is_said_once_and_stops_no_forward() {
+    let bed = Bed::new();
+    let held = bed.proxy().netns.run(|| TcpListener::bind(DEFAULT)).expect("the loopback is up");
+    let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let said = || stage.agent.log().lines().filter(|line| line.contains("--metrics-address")).count();
+    wait("the flag is named", || said() == 1);
+    drop(held);
+    assert!(eventually(2 * SOON, || stage.proxy().netns.run(|| get(default(), "/livez")).is_ok()), "served once it is free");
+    assert_eq!(said(), 1);
+}
+
+#[test]
+fn an_empty_address_serves_nothing() {
+    let options = AgentOptions { extra: vec!["--metrics-address=".to_owned()], ..AgentOptions::new(Variant::Nft) };
+    let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let listening = stage.proxy().netns.run(|| get(default(), "/livez")).is_ok();
+    assert!(!listening && !stage.agent.log().contains("metrics"), "{}", stage.agent.log());
+}
+
+/// A kubeconfig for an API server that nobody runs.
+const NOWHERE: &str = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "x",
+"contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}], "users": [{"name": "x", "user": {"token": "x"}}],
+"clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:1"}}]}"#;
+
+/// A process that ends with its test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_api_server_that_cannot_be_reached_leaves_the_agent_alive_and_not_ready() {
+    let bed = Bed::new();
+    let proxy = bed.proxy();
+    let kubeconfig = proxy.files().join("kubeconfig");
+    fs::write(&kubeconfig, NOWHERE).unwrap();
+    let mut agent = proxy.command(PROGRAM);
+    agent.args(["agent", "--node-name", "proxy", "--iptables", "nft", "--kubeconfig"]).arg(&kubeconfig);
+    agent.arg("--state-dir").arg(state_folder(proxy)).stdout(Stdio::null()).stderr(Stdio::null());
+    let _agent = Ends(agent.spawn().unwrap());
+    assert_eq!(page(proxy, "/livez").status, 200);
+    assert_eq!(page(proxy, "/readyz").status, 503);
+    let text = page(proxy, "/metrics").text;
+    for series in ["portforward_api_server_up", "portforward_live_agents"] {
+        assert_eq!(value(&text, series).to_bits(), 0, "{text}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The exposition is well formed, stands on its page as it is, and only rises where it says so; health is as the loop says.
+//!
+//! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference of `docs/metrics.md`.
+
+mod exposition;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use exposition::scrape::{Page, get};
+use exposition::{Family, parse, value};
+use portforward_operator::cluster::Contact;
+use portforward_operator::dataplane::Applied;
+use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
+use portforward_operator::dataplane::iptables::{Held, RulesError, RulesReport, Stage, Table, Variant};
+use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
+use portforward_operator::forward::ForwardKey;
+use portforward_operator::metrics::{CONTENT_TYPE, Health, Metrics, Part, Phase, Repair, STUCK_AFTER, Served, Written, router};
+use portforward_operator::model::HostRoute;
+use portforward_operator::netlink::NetlinkError;
+use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
+use tokio::time::Instant;
+
+const PAGE: &str = "docs/metrics.md";
+const BEGIN: &str = "<!-- The table is generated: UPDATE_GOLDEN=1 cargo test --test metrics -->\n";
+const END: &str = "<!-- End of the table -->\n";
+
+fn in_cluster() -> Metrics {
+    Metrics::new(Variant::Nft, Some(Contact::none()))
+}
+
+fn names(metrics: &Metrics) -> BTreeSet<String> {
+    parse(&metrics.exposition().unwrap()).iter().map(Family::shown).collect()
+}
+
+/// The labels of a family: each with its values, where these are a closed set.
+fn labels(family: &Family) -> String {
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, value) in family.samples.iter().flat_map(|sample| &sample.labels) {
+        labels.entry(name).or_default().insert(value);
+    }
+    let open = matches!(family.kind.as_str(), "info" | "histogram");
+    let label = |(name, values): (&&str, &BTreeSet<&str>)| {
+        let values = values.iter().copied().collect::<Vec<_>>().join(", ");
+        if open { format!("`{name}`") } else { format!("`{name}`: {values}") }
+    };
+    labels.iter().map(label).collect::<Vec<_>>().join("; ")
+}
+
+fn table(families: &[Family]) -> String {
+    let mut text = "\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for family in families {
+        let _ = writeln!(text, "| `{}` | {} | {} | {} |", family.shown(), family.kind, labels(family), family.help);
+    }
+    text + "\n"
+}
+
+#[test]
+fn every_metric_stands_on_the_page_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).expect("the page says where its table begins");
+    let (_, after) = rest.split_once(END).expect("the page says where its table ends");
+    let wanted = format!("{before}{BEGIN}{}{END}{after}", table(&parse(&in_cluster().exposition().unwrap())));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    } else {
+        assert_eq!(page, wanted, "renew it: UPDATE_GOLDEN=1 cargo test --test metrics");
+    }
+}
+
+#[test]
+fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
+    let all = names(&in_cluster());
+    assert!(all.iter().all(|name| name.starts_with("portforward_")), "{all:?}");
+    let alone = names(&Metrics::new(Variant::Legacy, None));
+    let more: Vec<&String> = all.difference(&alone).collect();
+    assert_eq!(more, ["portforward_api_server_up", "portforward_live_agents"]);
+}
+
+#[test]
+fn every_series_of_a_closed_set_is_there_before_anything_happens() {
+    let text = in_cluster().exposition().unwrap();
+    for part in Part::ALL {
+        assert_eq!(value(&text, &format!("portforward_sync_failures_total{{part=\"{}\"}}", part.as_str())).to_bits(), 0);
+    }
+    for what in Repair::ALL {
+        assert_eq!(value(&text, &format!("portforward_repairs_total{{what=\"{}\"}}", what.as_str())).to_bits(), 0);
+    }
+    for what in Written::ALL {
+        assert_eq!(value(&text, &format!("portforward_write_failures_total{{what=\"{}\"}}", what.as_str())).to_bits(), 0);
+    }
+}
+
+fn rules(chains: usize, rules: usize) -> RulesReport {
+    RulesReport { held: BTreeMap::from([(Table::Nat, Held { chains, rules })]), ..RulesReport::default() }
+}
+
+fn exact(report: RulesReport) -> Applied {
+    Applied { rules: Ok(report), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged { count: 3 }) }
+}
+
+fn broken() -> Applied {
+    Applied {
+        rules: Err(RulesError::Unreadable { table: "nat", program: "iptables-nft-save" }),
+        routes: Ok(RoutesReport::default()),
+        conntrack: Err(ConntrackError::Netlink(NetlinkError::Silent)),
+    }
+}
+
+#[test]
+fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
+    let metrics = in_cluster();
+    let differing = RulesReport { differing: vec![Stage::Prerouting.root()], ..rules(3, 9) };
+    let mut before: BTreeMap<String, f64> = BTreeMap::new();
+    for (applied, took, held) in [
+        (exact(rules(3, 9)), 2, 9.0),
+        (broken(), 70_000, 9.0),
+        (exact(differing), 8, 9.0),
+        (exact(rules(1, 1)), 1, 1.0),
+        (exact(rules(0, 0)), 0, 0.0),
+    ] {
+        metrics.applied(&applied);
+        metrics.repaired(Repair::Jumps, 1);
+        let took = Duration::from_millis(took);
+        if applied.is_complete() {
+            metrics.synced(took);
+        } else {
+            metrics.failed(took);
+        }
+        let text = metrics.exposition().unwrap();
+        assert!((value(&text, "portforward_rules{table=\"nat\"}") - held).abs() < f64::EPSILON, "{text}");
+        for sample in parse(&text).into_iter().filter(Family::only_rises).flat_map(|family| family.samples) {
+            let was = before.insert(sample.series(), sample.value).unwrap_or_default();
+            assert!(was <= sample.value, "{} fell from {was} to {}", sample.series(), sample.value);
+        }
+    }
+    let total = |series: &str| before.iter().filter(|(name, _)| name.starts_with(series)).map(|(_, value)| value).sum::<f64>();
+    let counts = ["sync_failures_total", "repairs_total", "conntrack_deleted_entries_total", "sync_duration_seconds_count"]
+        .map(|name| format!("{:.0}", total(&format!("portforward_{name}"))));
+    assert_eq!(counts, ["3", "5", "12", "5"]);
+}
+
+#[test]
+fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_every_route_does() {
+    let metrics = in_cluster();
+    let judgement = |standing, state| Judgement {
+        uid: None,
+        standing,
+        generation: 1,
+        role: None,
+        conditions: vec![Judged::new(Type::Ready, state, Circumstance::Ready, "")],
+    };
+    let forwards = [
+        (Standing::Carried, State::True),
+        (Standing::Carried, State::True),
+        (Standing::Carried, State::False),
+        (Standing::Elsewhere, State::False),
+    ];
+    let keyed = forwards.into_iter().enumerate().map(|(number, (standing, state))| {
+        (ForwardKey { namespace: "a".to_owned(), name: number.to_string() }, judgement(standing, state))
+    });
+    let judgements: BTreeMap<ForwardKey, Judgement> = keyed.collect();
+    metrics.judged(&judgements);
+    let alone = Metrics::new(Variant::Nft, None);
+    alone.judged(&judgements);
+    let counted = value(&alone.exposition().unwrap(), "portforward_forwards{condition=\"Ready\",status=\"False\"}");
+    assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");
+    let route = |last: u8| HostRoute {
+        destination: format!("1.1.1.{last}/32").parse().unwrap(),
+        gateway: "192.168.0.1".parse().unwrap(),
+        interface: "eth1".parse().unwrap(),
+    };
+    let states = BTreeMap::from([
+        (route(1), RouteState::Installed),
+        (route(2), RouteState::Installed),
+        (route(3), RouteState::Contested { foreign: "1.1.1.3 via \"x\"\n".to_owned() }),
+    ]);
+    let routes = RoutesReport { states, ..RoutesReport::default() };
+    metrics.applied(&Applied { routes: Ok(routes), ..exact(rules(1, 1)) });
+    let text = metrics.exposition().unwrap();
+    for (series, wanted) in [
+        ("portforward_forwards{condition=\"Ready\",status=\"True\"}", 2.0),
+        ("portforward_forwards{condition=\"Ready\",status=\"False\"}", 1.0),
+        ("portforward_forwards{condition=\"Ready\",status=\"Unknown\"}", 0.0),
+        ("portforward_routes{state=\"installed\"}", 2.0),
+        ("portforward_routes{state=\"contested\"}", 1.0),
+        ("portforward_routes{state=\"refused\"}", 0.0),
+    ] {
+        assert!((value(&text, series) - wanted).abs() < f64::EPSILON, "{series}: {text}");
+    }
+}
+
+/// The pages, served on a port of the loopback that was free.
+async fn serving(health: &Arc<Health>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = Served { metrics: Arc::new(in_cluster()), health: Arc::clone(health) };
+    tokio::spawn(async move { axum::serve(listener, router(served)).await });
+    address
+}
+
+async fn page(address: SocketAddr, path: &'static str) -> Page {
+    tokio::task::spawn_blocking(move || get(address, path)).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_stuck_sync_turns_livez_red_and_readyz_waits_for_the_first_complete_sync() {
+    let now = Instant::now();
+    let health = Arc::new(Health::new(now));
+    let address = serving(&health).await;
+    let statuses = async || {
+        let mut found = Vec::new();
+        for path in ["/livez", "/healthz", "/readyz"] {
+            found.push(page(address, path).await.status);
+        }
+        found
+    };
+    // Nothing that the API server does or does not enters here: nobody has answered this agent yet.
+    assert!(page(address, "/metrics").await.text.contains("\nportforward_api_server_up 0\n"));
+    assert_eq!(statuses().await, [200, 200, 503]);
+    health.complete();
+    assert_eq!(statuses().await, [200, 200, 200]);
+    health.enter(Phase::Queued { since: now - STUCK_AFTER - Duration::from_secs(9) });
+    assert_eq!(statuses().await, [503, 503, 200]);
+    assert!(page(address, "/livez").await.text.starts_with("a sync has been due for 30"));
+    health.enter(Phase::Waiting { until: now + Duration::from_secs(10) });
+    assert_eq!(statuses().await, [200, 200, 200]);
+}
+
+#[tokio::test]
+async fn a_scrape_gets_openmetrics_and_nothing_else_is_served() {
+    let address = serving(&Arc::new(Health::new(Instant::now()))).await;
+    let metrics = page(address, "/metrics").await;
+    assert_eq!((metrics.status, metrics.media.as_str()), (200, CONTENT_TYPE));
+    assert!(parse(&metrics.text).len() > 10);
+    assert_eq!(page(address, "/").await.status, 404);
+}
