@@ -4,7 +4,8 @@
 //! is handed on only when a list was complete; what the API server says in between is not taken for a deletion.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::runtime::watcher::{Config, Event};
@@ -16,6 +17,9 @@ use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
 use crate::source::{Key, Snapshot, Sourced, Undecoded, key};
+
+/// How long a change waits for others, so that a burst of them is one set.
+const COALESCE: Duration = Duration::from_millis(20);
 
 type Labels = Option<Arc<BTreeMap<String, String>>>;
 
@@ -29,30 +33,36 @@ pub(super) async fn follow(
     wake: Arc<Notify>,
 ) {
     let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PortForward>(&()));
-    let (sets, mut newest) = watch::channel(None::<Arc<Objects>>);
-    let mut objects = Objects::remembering(remembered);
+    let objects = Mutex::new(Objects::remembering(remembered));
+    let changed = Notify::new();
     let take = |event| {
-        if objects.take(event) {
-            sets.send_replace(Some(Arc::new(objects.clone())));
+        if locked(&objects).take(event) {
+            changed.notify_one();
         }
     };
     let join = async {
         loop {
-            let objects = newest.borrow_and_update().clone();
-            let known = labels.borrow_and_update().clone();
-            if let (Some(objects), Some(labels)) = (objects, known) {
-                offer(objects.snapshot(&labels), &snapshots, &wake);
-            }
-            let changed = tokio::select! {
-                changed = newest.changed() => changed,
-                changed = labels.changed() => changed,
+            let relabelled = tokio::select! {
+                () = changed.notified() => Ok(()),
+                relabelled = labels.changed() => relabelled,
             };
-            if changed.is_err() {
+            if relabelled.is_err() {
                 return;
+            }
+            // A burst of events is one set.
+            tokio::time::sleep(COALESCE).await;
+            let labels = labels.borrow_and_update().clone();
+            let snapshot = labels.and_then(|labels| locked(&objects).snapshot(&labels));
+            if let Some(snapshot) = snapshot {
+                offer(snapshot, &snapshots, &wake);
             }
         }
     };
     tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);
+}
+
+fn locked(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
+    objects.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Hands a set on; wakes the sync loop where more than status changed.
@@ -86,8 +96,10 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
 }
 
 /// What the API server holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Objects {
+    /// Whether a list was complete once.
+    listed: bool,
     complete: BTreeMap<Key, Held>,
     /// A list that is not complete yet.
     coming: Option<BTreeMap<Key, Held>>,
@@ -125,6 +137,7 @@ impl Objects {
             }
             Event::InitDone => {
                 self.complete = self.coming.take().unwrap_or_default();
+                self.listed = true;
                 true
             }
             Event::Apply(object) => {
@@ -161,7 +174,11 @@ impl Objects {
         held.filter(|object| object.metadata.uid == metadata.uid).cloned()
     }
 
-    fn snapshot(&self, labels: &BTreeMap<String, String>) -> Snapshot {
+    /// The complete set; `None` until there was one.
+    fn snapshot(&self, labels: &BTreeMap<String, String>) -> Option<Snapshot> {
+        if !self.listed {
+            return None;
+        }
         let mut snapshot = Snapshot { labels: labels.clone(), ..Snapshot::default() };
         for held in self.complete.values() {
             let sourced = |object: &Arc<PortForward>, trouble| Sourced { object: Arc::clone(object), origin: None, trouble };
@@ -171,7 +188,7 @@ impl Objects {
                 Held::Unknown(undecoded) => snapshot.undecoded.push(Undecoded::clone(undecoded)),
             }
         }
-        snapshot
+        Some(snapshot)
     }
 }
 
@@ -218,7 +235,7 @@ mod tests {
     }
 
     fn text(objects: &Objects) -> Vec<String> {
-        let snapshot = objects.snapshot(&BTreeMap::new());
+        let snapshot = objects.snapshot(&BTreeMap::new()).unwrap();
         let forwards = snapshot.forwards.iter().map(|sourced| {
             let metadata = &sourced.object.metadata;
             format!(
@@ -239,6 +256,7 @@ mod tests {
         objects.take(Event::Init);
         objects.take(Event::InitApply(object("x", "1", 1, "Enabled")));
         objects.take(Event::InitApply(object("y", "2", 1, "Enabled")));
+        assert!(objects.snapshot(&BTreeMap::new()).is_none(), "half a list is no set");
         assert!(objects.take(Event::InitDone));
         assert!(!objects.take(Event::Init));
         assert!(!objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))));
@@ -251,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_object_of_unknown_form_keeps_its_last_good_content_and_costs_no_other() {
-        let mut objects = Objects::default();
+        let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
         objects.take(Event::Apply(object("x", "1", 2, "DryRun")));
         objects.take(Event::Apply(object("y", "2", 1, "DryRun")));
@@ -263,17 +281,17 @@ mod tests {
 
     #[test]
     fn a_change_of_status_alone_asks_for_nothing_new() {
-        let mut objects = Objects::default();
+        let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
-        let before = objects.snapshot(&BTreeMap::new());
+        let before = objects.snapshot(&BTreeMap::new()).unwrap();
         let mut changed = object("x", "1", 1, "Enabled");
         changed.data["status"] = serde_json::json!({"activeNode": "a"});
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
-        let after = objects.snapshot(&BTreeMap::new());
+        let after = objects.snapshot(&BTreeMap::new()).unwrap();
         assert!(same_but_status(&before, &after));
         assert_eq!(after.forwards[0].object.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
         objects.take(Event::Apply(object("x", "1", 2, "Disabled")));
-        assert!(!same_but_status(&before, &objects.snapshot(&BTreeMap::new())));
+        assert!(!same_but_status(&before, &objects.snapshot(&BTreeMap::new()).unwrap()));
     }
 }
