@@ -42,8 +42,8 @@ async fn saved(variant: Variant) -> Option<String> {
     program::run(variant.save(), &[], "").await.ok()
 }
 
-/// The tables of the older xtables that this network namespace has, one name a line.
-const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+/// The tables of the older xtables that the network namespace of this thread has, one name a line.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
 /// Whether the kernel holds a table of the older xtables for this network namespace.
 pub(super) fn legacy_in_use() -> bool {
