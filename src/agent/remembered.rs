@@ -70,7 +70,9 @@ impl Memory {
     /// Remembers that everything is done: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
         let same_set = self.stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, snapshot));
-        if same_set && self.in_force == desired.translations {
+        // Compared with what is on disk: `in_force` may hold what was only attempted.
+        if same_set && self.record.in_force.iter().eq(&desired.translations) {
+            self.in_force.clone_from(&desired.translations);
             return;
         }
         self.record.forwards.clone_from(&snapshot.forwards);
@@ -87,5 +89,33 @@ impl Memory {
         }
         self.storable = stored.is_ok();
         self.stored = stored.is_ok().then(|| Arc::clone(snapshot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+
+    #[test]
+    fn what_was_attempted_first_is_recorded_once_it_is_done() {
+        let flows = FlowMatch {
+            protocol: Protocol::Tcp,
+            destination: "192.168.0.2".parse().unwrap(),
+            ports: PortRange::ALL,
+            source: "1.1.1.1/32".parse().unwrap(),
+            interface: None,
+        };
+        let destination = Destination { address: "3.3.3.3".parse().unwrap(), port: None };
+        let translation = Translation { flows, destination, source: SourceNat::Masquerade };
+        let desired = Desired { translations: [translation.clone()].into(), ..Desired::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let mut memory = Memory::new(state.clone(), "a", None);
+        let snapshot = Arc::new(Snapshot::default());
+        memory.advance(&snapshot, &Desired::default());
+        memory.attempt(&desired);
+        memory.advance(&snapshot, &desired);
+        assert_eq!(record::load(&state, "a").unwrap().unwrap().record.in_force, [translation]);
     }
 }
