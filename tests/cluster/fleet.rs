@@ -1,5 +1,5 @@
 //! A bed whose proxies are nodes of a cluster: an API server, an agent on each node under the access rules of
-//! `deploy/rbac.yaml`, and the servers that traffic goes to.
+//! `deploy/base/rbac.yaml`, and the servers that traffic goes to.
 
 use std::net::Ipv4Addr;
 

@@ -135,11 +135,11 @@ pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_
 
 /// Takes a rule's verbs away, or gives them.
 fn allow(fleet: &Fleet, resource: &str, verbs: &[&str]) {
-    let mut role = fleet.plane.get(Resource::ClusterRoles, "portforward-agent").unwrap();
+    let mut role = fleet.plane.get(Resource::ClusterRoles, "portforward-operator").unwrap();
     let rules = role["rules"].as_array_mut().unwrap();
     let about = rules.iter_mut().find(|rule| rule["resources"] == json!([resource])).expect("the role has such a rule");
     about["verbs"] = json!(verbs);
-    fleet.plane.patch(Resource::ClusterRoles, "portforward-agent", json!({"rules": Value::Array(rules.clone())}));
+    fleet.plane.patch(Resource::ClusterRoles, "portforward-operator", json!({"rules": Value::Array(rules.clone())}));
 }
 
 /// Waits until the API server has noticed that the agent may not do this any more, or may again.
@@ -228,7 +228,7 @@ fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mute", "namespace": SYSTEM}},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mute", "namespace": SYSTEM},
          "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch"]}]},
-        binding("ClusterRoleBinding", "ClusterRole", "portforward-agent"),
+        binding("ClusterRoleBinding", "ClusterRole", "portforward-operator"),
         binding("RoleBinding", "Role", "mute"),
     ]});
     fleet.plane.apply(&grant.to_string());

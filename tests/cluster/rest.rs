@@ -108,9 +108,9 @@ fn used(call: &AuditEvent) -> Vec<String> {
     [call.permission()].into_iter().chain(made).collect()
 }
 
-/// Every permission that the roles of `deploy/rbac.yaml` give.
+/// Every permission that the roles of `deploy/base/rbac.yaml` give.
 fn granted() -> BTreeSet<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/rbac.yaml")).unwrap();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml")).unwrap();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let texts = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
@@ -151,5 +151,5 @@ fn each_change_is_one_event_and_every_right_is_used_and_none_is_missing() {
     let denied: Vec<&AuditEvent> = calls.iter().filter(|call| call.code == 403).collect();
     assert!(denied.is_empty(), "{denied:#?}");
     let used: BTreeSet<String> = calls.iter().filter(|call| call.code < 400).flat_map(used).collect();
-    assert_eq!(used, granted(), "what is used, and what deploy/rbac.yaml gives");
+    assert_eq!(used, granted(), "what is used, and what deploy/base/rbac.yaml gives");
 }

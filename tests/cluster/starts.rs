@@ -21,7 +21,7 @@ fn an_agent_that_is_there_before_the_definition_waits_for_it() {
     let bed = bed(1);
     let plane = Plane::bare(&bed);
     let read = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-    plane.apply(&["deploy/namespace.yaml", "deploy/rbac.yaml"].map(read).join("\n---\n"));
+    plane.apply(&["deploy/base/namespace.yaml", "deploy/base/rbac.yaml"].map(read).join("\n---\n"));
     let mut fleet = Fleet::on(bed, plane);
     fleet.start(0);
     complains_once(&fleet, "the API server refuses this");

@@ -13,10 +13,10 @@ use crate::bed::netns::must;
 
 /// The namespace of the agents.
 pub(crate) const SYSTEM: &str = "portforward-system";
-/// The service account of `deploy/rbac.yaml`.
-pub(crate) const AGENT: &str = "portforward-agent";
+/// The service account of `deploy/base/rbac.yaml`.
+pub(crate) const AGENT: &str = "portforward-operator";
 /// The same as the audit log and RBAC name it.
-pub(crate) const AGENT_USER: &str = "system:serviceaccount:portforward-system:portforward-agent";
+pub(crate) const AGENT_USER: &str = "system:serviceaccount:portforward-system:portforward-operator";
 /// Who issues the tokens, and for whom they are.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 /// The administrator's token.

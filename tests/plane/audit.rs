@@ -20,7 +20,7 @@ rules:
 /// One call of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AuditEvent {
-    /// The user, such as `system:serviceaccount:portforward-system:portforward-agent`.
+    /// The user, such as `system:serviceaccount:portforward-system:portforward-operator`.
     pub(crate) user: String,
     /// From where: the management address tells the agents apart.
     pub(crate) source: Option<IpAddr>,

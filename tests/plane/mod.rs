@@ -15,7 +15,7 @@ pub(crate) mod audit;
 mod guard;
 pub(crate) mod http;
 pub(crate) mod objects;
-mod programs;
+pub(crate) mod programs;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -50,7 +50,7 @@ const START: Duration = Duration::from_secs(90);
 const END: Duration = Duration::from_mins(1);
 
 /// What is applied to a new plane, in this order.
-const DEPLOYED: [&str; 3] = ["deploy/namespace.yaml", "deploy/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];
+const DEPLOYED: [&str; 3] = ["deploy/base/namespace.yaml", "deploy/base/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];
 
 /// A running API server and what it needs.
 #[derive(Debug)]
