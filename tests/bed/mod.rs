@@ -164,17 +164,7 @@ impl Bed {
     fn set_kernels(&self) {
         for netns in self.hosts() {
             let routes = ![&self.client, &self.neighbour, &self.server].contains(&netns);
-            netns.run(|| {
-                let set = |key: &str, value: &str| {
-                    std::fs::write(Path::new("/proc/sys/net/ipv4").join(key), value).unwrap_or_else(|e| panic!("{key}: {e}"));
-                };
-                set("ip_forward", if routes { "1" } else { "0" });
-                set("conf/all/rp_filter", "0");
-                set("conf/default/rp_filter", "0");
-                // Small buffers: a download that stands still is seen to stand still.
-                set("tcp_rmem", "4096 65536 131072");
-                set("tcp_wmem", "4096 65536 131072");
-            });
+            set_kernel(netns, if routes { "1" } else { "0" });
         }
     }
 
@@ -186,18 +176,40 @@ impl Bed {
         let line = |port: &str| self.gateway.ip(&format!("link set {port} master line"));
         wire((&self.neighbour, "eth0"), (&self.gateway, "lan"));
         line("lan");
-        for (index, proxy) in self.proxies.iter().enumerate() {
-            let port = format!("px{index}");
-            wire((&proxy.netns, "eth1"), (&self.gateway, &port));
-            line(&port);
-            if topology.legs == Legs::Two {
-                wire((&proxy.netns, "eth0"), (&self.router, &port));
-                self.router.ip(&format!("link set {port} master wan"));
-            }
+        for index in 0..self.proxies.len() {
+            self.connect_proxy(index, topology.legs);
         }
         if topology.legs == Legs::One {
             wire((&self.router, "line"), (&self.gateway, "rt"));
             line("rt");
+        }
+    }
+
+    /// Cables the legs of a proxy.
+    fn connect_proxy(&self, index: usize, legs: Legs) {
+        let (proxy, port) = (&self.proxies[index].netns, format!("px{index}"));
+        wire((proxy, "eth1"), (&self.gateway, &port));
+        self.gateway.ip(&format!("link set {port} master line"));
+        if legs == Legs::Two {
+            wire((proxy, "eth0"), (&self.router, &port));
+            self.router.ip(&format!("link set {port} master wan"));
+        }
+    }
+
+    /// What a reboot is to the kernel of a proxy with two legs: everything in its namespace ends, and a new one has nothing
+    /// but the links and addresses that the boot gives it. Its files stay.
+    pub(crate) fn reboot(&self, index: usize) {
+        let proxy = &self.proxies[index].netns;
+        proxy.recreate();
+        set_kernel(proxy, "1");
+        for peer in [&self.gateway, &self.router] {
+            peer.unplug(&format!("px{index}"));
+        }
+        self.connect_proxy(index, Legs::Two);
+        let own = 21 + u8::try_from(index).expect("a bed has few proxies");
+        proxy.ip_batch(proxy_addresses(Legs::Two, (self.proxies.len() > 1).then_some(own), index == 0));
+        for netns in [&self.gateway, &self.neighbour, &self.router] {
+            netns.ip("neigh flush all");
         }
     }
 
@@ -282,6 +294,21 @@ impl PartialEq for Netns {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
     }
+}
+
+/// What a host is set to, whatever the machine is.
+fn set_kernel(netns: &Netns, ip_forward: &str) {
+    netns.run(|| {
+        let set = |key: &str, value: &str| {
+            std::fs::write(Path::new("/proc/sys/net/ipv4").join(key), value).unwrap_or_else(|e| panic!("{key}: {e}"));
+        };
+        set("ip_forward", ip_forward);
+        set("conf/all/rp_filter", "0");
+        set("conf/default/rp_filter", "0");
+        // Small buffers: a download that stands still is seen to stand still.
+        set("tcp_rmem", "4096 65536 131072");
+        set("tcp_wmem", "4096 65536 131072");
+    });
 }
 
 /// The lines for `ip` that give a proxy its addresses and its default route.

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Once;
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where `ip netns` keeps its namespaces (ip-netns(8)).
@@ -32,11 +32,25 @@ impl Netns {
     pub(crate) fn create(bed: u32, host: &str) -> Self {
         static LEFTOVERS: Once = Once::new();
         LEFTOVERS.call_once(remove_leftovers);
-        let name = format!("{PREFIX}{}-{bed}-{host}", std::process::id());
-        must(Command::new("ip").args(["netns", "add", &name]));
-        let netns = Self { name };
-        netns.ip("link set lo up");
+        let netns = Self { name: format!("{PREFIX}{}-{bed}-{host}", std::process::id()) };
+        netns.add();
         netns
+    }
+
+    fn add(&self) {
+        must(Command::new("ip").args(["netns", "add", &self.name]));
+        self.ip("link set lo up");
+    }
+
+    /// Ends all that runs in the namespace, and puts a new one of the same name in its place.
+    pub(crate) fn recreate(&self) {
+        remove(&self.name);
+        self.add();
+    }
+
+    /// Removes a link, if it is still there: the other end of a cable to a namespace that ended goes a moment later.
+    pub(crate) fn unplug(&self, link: &str) {
+        let _ = output(self.command("ip").args(["link", "delete", link]));
     }
 
     /// The name, as `ip netns list` shows it.
@@ -105,6 +119,13 @@ impl Netns {
     }
 }
 
+impl Netns {
+    /// Kills every process in the namespace; how many were there.
+    pub(crate) fn kill_all(&self) -> usize {
+        kill_all(&self.name)
+    }
+}
+
 impl Drop for Netns {
     fn drop(&mut self) {
         remove(&self.name);
@@ -125,15 +146,16 @@ pub(crate) fn output(command: &mut Command) -> Output {
 
 /// Kills what still runs in a namespace of ours and removes it; quiet, because it also runs while a test fails.
 fn remove(name: &str) {
-    if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() {
-        for pid in String::from_utf8_lossy(&pids.stdout).lines().filter_map(|line| line.trim().parse().ok()) {
-            // A test that panicked inside `run` may still have its own thread in there.
-            if let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid()) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
+    kill_all(name);
     let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
+}
+
+fn kill_all(name: &str) -> usize {
+    let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() else { return 0 };
+    let pids = String::from_utf8_lossy(&pids.stdout);
+    // A test that panicked inside `run` may still have its own thread in there.
+    let others = pids.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).filter(|pid| *pid != getpid());
+    others.map(|pid| kill_process(pid, Signal::KILL)).count()
 }
 
 /// Removes the namespaces of test processes that are gone; those of living ones stay.

@@ -22,6 +22,18 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 /// The administrator's token.
 pub(crate) const ADMIN: &str = "admin-of-a-plane-in-a-namespace-of-its-own";
 
+/// The token of a kubelet.
+pub(crate) fn node_token(node: &str) -> String {
+    format!("kubelet-of-{node}-in-a-namespace-of-its-own")
+}
+
+/// The tokens that the API server knows from the start: the administrator's, and those of the kubelets.
+pub(crate) fn tokens() -> String {
+    let node = |index| format!("px{index}");
+    let kubelet = |name: String| format!("{},system:node:{name},{name},system:nodes\n", node_token(&name));
+    std::iter::once(format!("{ADMIN},admin,admin,system:masters\n")).chain((0..9).map(node).map(kubelet)).collect()
+}
+
 /// What the API server adds to the time of a token: the leeway of its JWT library.
 const LEEWAY: Duration = Duration::from_mins(1);
 

@@ -111,6 +111,12 @@ impl Plane {
         self.wait_served();
     }
 
+    /// Cables a proxy anew that was rebooted.
+    pub(crate) fn reconnect(&self, bed: &Bed, index: usize) {
+        self.netns.unplug(&format!("px{index}"));
+        connect_proxy(&self.netns, bed, index);
+    }
+
     /// Starts the API server again, on the data and with the certificate that it had, and waits until it is ready.
     pub(crate) fn start(&self) {
         let mut apiserver = self.apiserver();
@@ -211,8 +217,13 @@ impl Plane {
         })
     }
 
+    /// Where the programs of the control plane keep their files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A file of the plane's folder.
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -244,13 +255,13 @@ impl Drop for Plane {
 
 /// A child that ends with its owner.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
     /// Starts a program in a namespace; it logs to a file beside its data.
-    fn start(mut command: Command, folder: &Path, name: &str) -> Self {
+    pub(crate) fn start(mut command: Command, folder: &Path, name: &str) -> Self {
         let log = File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
         let log = log.expect("the plane's folder can be written");
         // nsenter becomes the program by exec(2): the child's pid is the program's.
@@ -258,7 +269,8 @@ impl Process {
         Self { child }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a child that was not waited for has its pid");
     }
 }
@@ -277,12 +289,16 @@ fn connect(netns: &Netns, bed: Option<&Bed>) {
         format!("addr add {ADDRESS}/24 dev mgmt"),
         "link set mgmt up".to_owned(),
     ]);
-    for (index, proxy) in bed.into_iter().flat_map(|bed| &bed.proxies).enumerate() {
-        let port = format!("px{index}");
-        wire((&proxy.netns, "mgmt"), (netns, &port));
-        netns.ip(&format!("link set {port} master mgmt"));
-        proxy.netns.ip(&format!("addr add {}/24 dev mgmt", proxy_address(index)));
+    if let Some(bed) = bed {
+        (0..bed.proxies.len()).for_each(|index| connect_proxy(netns, bed, index));
     }
+}
+
+fn connect_proxy(netns: &Netns, bed: &Bed, index: usize) {
+    let (proxy, port) = (&bed.proxies[index].netns, format!("px{index}"));
+    wire((proxy, "mgmt"), (netns, &port));
+    netns.ip(&format!("link set {port} master mgmt"));
+    proxy.ip(&format!("addr add {}/24 dev mgmt", proxy_address(index)));
 }
 
 /// The management address of a proxy of the bed, by its index.
@@ -304,7 +320,7 @@ fn start_etcd(netns: &Netns, folder: &Path) -> Process {
 fn prepare(folder: &Path) {
     access::make_key(&folder.join("sa.key"));
     let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("the plane's folder can be written");
-    write("tokens.csv", &format!("{},admin,admin,system:masters\n", access::ADMIN));
+    write("tokens.csv", &access::tokens());
     write("audit-policy.yaml", audit::POLICY);
 }
 

@@ -1,0 +1,18 @@
+//! Installed by the flat file.
+
+use crate::cluster::{Cluster, SEED};
+
+#[test]
+fn the_seeds_forward_serves_and_goes() {
+    let cluster = Cluster::new();
+    cluster.must_kubectl(&format!("apply -f {}/deploy/install.yaml", env!("CARGO_MANIFEST_DIR")));
+    cluster.wait_rollout();
+    cluster.serve_seed();
+    // What the file says is what the cluster holds: nothing defaults, converts or prunes a field of it.
+    let diff = cluster.kubectl(&format!("diff --server-side -f {}/deploy/install.yaml", env!("CARGO_MANIFEST_DIR")));
+    assert!(diff.status.success(), "{}", crate::node::said(&diff));
+    cluster.must_kubectl("delete --namespace leased-lines pf/bank-a-web");
+    assert!(cluster.plane.forward(SEED).is_none());
+    let gone = || !cluster.nodes[0].run(&cluster.bed, "iptables-nft-save").contains("-A PF-");
+    assert!(crate::bed::wait::eventually(crate::cluster::PATIENCE, gone));
+}

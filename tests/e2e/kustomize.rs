@@ -1,0 +1,77 @@
+//! Installed by Kustomize; then the proxy node reboots while the API server is down.
+
+use std::fs;
+use std::path::Path;
+
+use crate::bed::client::{ANSWER, tcp_ask};
+use crate::bed::netns::must;
+use crate::bed::observe::answered;
+use crate::bed::wait::eventually;
+use crate::bed::{CLIENT, EXTERNAL, INTERNAL, SERVER};
+use crate::cluster::{Cluster, PATIENCE, SEED, reach_services};
+
+fn repository(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+impl Cluster {
+    /// The proxy node loses power: nothing of ours is in its kernel any more. It comes back with its addresses, and nothing
+    /// runs on it yet.
+    fn reboot(&mut self) {
+        self.nodes[0].power_off(&self.bed);
+        self.bed.reboot(0);
+        self.plane.reconnect(&self.bed, 0);
+        reach_services(&self.bed, &self.nodes[0]);
+        self.nodes[0].power_on(&self.bed);
+        assert!(!self.serves());
+        assert!(!self.nodes[0].run(&self.bed, "iptables-nft-save").contains("PF-"));
+    }
+
+    fn serves(&self) -> bool {
+        let answer: crate::bed::observe::Observation = tcp_ask(&self.bed.client, CLIENT, (INTERNAL, 80), ANSWER).into();
+        answer == answered((SERVER, 80), EXTERNAL)
+    }
+
+    fn wait_serves(&self, claim: &str) {
+        assert!(eventually(PATIENCE, || self.serves()), "{claim}\n{}", self.nodes[0].container_logs());
+        self.traffic_flows();
+    }
+}
+
+#[test]
+fn traffic_flows_again_after_a_reboot_without_the_api_server() {
+    let mut cluster = Cluster::new();
+    cluster.must_kubectl(&format!("apply -k {}/deploy/base", env!("CARGO_MANIFEST_DIR")));
+    cluster.wait_rollout();
+    cluster.serve_seed();
+
+    // By the static pod. Beside an agent that runs it has nothing to do, and ends well.
+    cluster.nodes[0].put_static_pod("portforward-restore.yaml", &repository("deploy/static-pod/portforward-restore.yaml"));
+    cluster.must_kubectl(
+        "wait --namespace portforward-system --for=jsonpath={.status.phase}=Succeeded --timeout=120s pod/portforward-restore-px0",
+    );
+    cluster.plane.kill();
+    cluster.reboot();
+    cluster.nodes[0].start_again(&cluster.bed, &cluster.plane);
+    cluster.wait_serves("the static pod put nothing back");
+
+    // The API server comes back, an agent takes over, and no connection notices.
+    let flows = cluster.open_flows();
+    cluster.plane.start();
+    cluster.plane.wait_served();
+    cluster.wait_rollout();
+    cluster.plane.wait_ready(SEED);
+    flows.go_on("the take-over");
+    flows.finish();
+
+    // By the unit of the host, before anything else runs.
+    cluster.plane.kill();
+    cluster.reboot();
+    let unit = repository("deploy/systemd/portforward-restore.service");
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("the unit starts something");
+    let arguments = start.split_whitespace().skip(1);
+    let program = env!("CARGO_BIN_EXE_portforward-operator");
+    must(cluster.nodes[0].command(&cluster.bed, program).args(arguments).env("NODE_NAME", "px0"));
+    cluster.wait_serves("the unit put nothing back");
+}

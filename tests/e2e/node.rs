@@ -1,0 +1,332 @@
+//! A real node: a proxy of the bed with mounts, host paths and cgroups of its own, in which containerd and the kubelet run,
+//! on one also kube-proxy.
+//!
+//! The node's `/run`, `/var/lib` and `/var/log` are folders of its own; everything else it shares with the machine.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::bed::kernel::Variant;
+use crate::bed::netns::{must, output};
+use crate::bed::wait::{eventually, until};
+use crate::bed::{Bed, Proxy};
+use crate::image::{self, PAUSE};
+use crate::plane::{Plane, Process, access, programs, proxy_address};
+
+/// How long a program of a node may take to start or to end.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Where the kubelet looks for static pods.
+const STATIC_PODS: &str = "/var/lib/kubelet/manifests";
+/// Where containerd listens.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// Whether kube-proxy runs on a node, or Services are somebody else's matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Services {
+    /// kube-proxy, by iptables.
+    KubeProxy,
+    /// The network brings packets for a ClusterIP where they belong, as a CNI that replaces kube-proxy does.
+    Network,
+}
+
+/// A node at work.
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) name: String,
+    /// The iptables that its kubelet and kube-proxy use.
+    pub(crate) variant: Variant,
+    services: Services,
+    index: usize,
+    folder: PathBuf,
+    kube_proxy: Option<Process>,
+    kubelet: Option<Process>,
+    containerd: Option<Process>,
+    /// Holds the mounts of the node.
+    holder: Option<Child>,
+}
+
+impl Node {
+    /// Prepares the node of a proxy; nothing runs yet.
+    pub(crate) fn new(bed: &Bed, index: usize, variant: Variant, services: Services) -> Self {
+        let folder = bed.proxies[index].files().join("node");
+        for part in ["run", "lib/kubelet/manifests", "log", "cni", "bin"] {
+            fs::create_dir_all(folder.join(part)).expect("the proxy's folder can be written");
+        }
+        let name = format!("px{index}");
+        let mut node =
+            Self { name, variant, services, index, folder, kube_proxy: None, kubelet: None, containerd: None, holder: None };
+        node.choose_iptables();
+        node.configure();
+        node.hold(bed);
+        node
+    }
+
+    /// Starts containerd, with the images of the tests, then kubelet and kube-proxy.
+    pub(crate) fn start(&mut self, bed: &Bed, plane: &Plane) {
+        self.start_containerd(bed);
+        for archive in image::archives() {
+            self.import(bed, &archive);
+        }
+        self.start_kubelet(bed, plane);
+    }
+
+    /// The same after [`Node::power_on`]: the images are there.
+    pub(crate) fn start_again(&mut self, bed: &Bed, plane: &Plane) {
+        self.start_containerd(bed);
+        self.start_kubelet(bed, plane);
+    }
+
+    fn start_containerd(&mut self, bed: &Bed) {
+        self.containerd = Some(self.process(bed, "containerd", &["--config".into(), self.file("containerd.toml")]));
+        let answers = || output(self.command(bed, "ctr").args(["--address", SOCKET, "version"])).status.success();
+        assert!(eventually(PATIENCE, answers), "containerd on {} never answered\n{}", self.name, self.log("containerd"));
+    }
+
+    /// Loads an image into the node, as an administrator without a registry does.
+    pub(crate) fn import(&self, bed: &Bed, archive: &Path) {
+        must(self.command(bed, "ctr").args(["--address", SOCKET, "-n", "k8s.io", "images", "import"]).arg(archive));
+    }
+
+    /// Gives an image of the node another name.
+    pub(crate) fn tag(&self, bed: &Bed, image: &str, other: &str) {
+        must(self.command(bed, "ctr").args(["--address", SOCKET, "-n", "k8s.io", "images", "tag", image, other]));
+    }
+
+    fn start_kubelet(&mut self, bed: &Bed, plane: &Plane) {
+        let address = proxy_address(self.index);
+        let kubeconfig = plane.kubeconfig(&format!("kubelet-{}", self.name), &access::node_token(&self.name));
+        let kubelet = programs::cluster_folder().join("kubelet");
+        let options = [
+            format!("--config={}", self.file("kubelet.json")),
+            format!("--kubeconfig={}", kubeconfig.path.display()),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={address}"),
+            "--root-dir=/var/lib/kubelet".to_owned(),
+            "--cert-dir=/var/lib/kubelet/pki".to_owned(),
+            "--v=1".to_owned(),
+        ];
+        self.kubelet = Some(self.process(bed, kubelet, &options));
+        if self.services == Services::KubeProxy {
+            let kubeconfig = plane.kubeconfig(&format!("kube-proxy-{}", self.name), access::ADMIN);
+            let kube_proxy = programs::cluster_folder().join("kube-proxy");
+            let options = [
+                format!("--kubeconfig={}", kubeconfig.path.display()),
+                format!("--hostname-override={}", self.name),
+                "--proxy-mode=iptables".to_owned(),
+                "--conntrack-max-per-core=0".to_owned(),
+                "--v=1".to_owned(),
+            ];
+            self.kube_proxy = Some(self.process(bed, kube_proxy, &options));
+        }
+    }
+
+    /// Ends all that runs on the node, at once. Its disk stays, with the images on it; `/run` does not.
+    pub(crate) fn power_off(&mut self, bed: &Bed) {
+        self.halt(bed);
+        // What a boot begins with empty.
+        let run = self.folder.join("run");
+        let _ = fs::remove_dir_all(&run);
+        fs::create_dir_all(&run).expect("the proxy's folder can be written");
+        self.configure();
+    }
+
+    /// Mounts the node's folders again after its namespace came back.
+    pub(crate) fn power_on(&mut self, bed: &Bed) {
+        self.hold(bed);
+    }
+
+    /// Ends all that runs on the node, at once.
+    fn halt(&mut self, bed: &Bed) {
+        self.kube_proxy = None;
+        self.kubelet = None;
+        self.containerd = None;
+        let proxy = &bed.proxies[self.index];
+        // The shims and the containers, which outlive containerd.
+        assert!(
+            eventually(PATIENCE, || { proxy.netns.kill_all() == 0 }),
+            "something on {} cannot be killed",
+            self.name
+        );
+        if let Some(mut holder) = self.holder.take() {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+        remove_cgroups(&self.cgroup());
+    }
+
+    /// A command on the node, with its mounts.
+    pub(crate) fn command(&self, bed: &Bed, program: impl AsRef<Path>) -> Command {
+        let holder = self.holder.as_ref().expect("the node is on").id();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.proxy(bed).netns.path().display())).arg(format!("--mount=/proc/{holder}/ns/mnt"));
+        command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", self.file("bin")));
+        command.env_remove("XTABLES_LOCKFILE");
+        command
+    }
+
+    /// Runs a command on the node, which has to succeed; its output.
+    pub(crate) fn run(&self, bed: &Bed, command: &str) -> String {
+        let mut words = command.split_whitespace();
+        must(self.command(bed, words.next().expect("a command has a name")).args(words))
+    }
+
+    /// A pod that the kubelet starts from a file, without the API server.
+    pub(crate) fn put_static_pod(&self, name: &str, manifest: &str) {
+        fs::write(self.folder.join("lib/kubelet/manifests").join(name), manifest).expect("the node's folder can be written");
+    }
+
+    /// What a program of the node has logged.
+    pub(crate) fn log(&self, program: &str) -> String {
+        fs::read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default()
+    }
+
+    /// What the containers of the node have logged.
+    pub(crate) fn container_logs(&self) -> String {
+        let mut text = String::new();
+        let mut folders = vec![self.folder.join("log/pods")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    let log = fs::read_to_string(entry.path()).unwrap_or_default();
+                    text.push_str(&format!("--- {}\n{log}", entry.path().display()));
+                }
+            }
+        }
+        text
+    }
+
+    fn proxy<'a>(&self, bed: &'a Bed) -> &'a Proxy {
+        &bed.proxies[self.index]
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn cgroup(&self) -> String {
+        format!("/pf-{}-{}", std::process::id(), self.folder.parent().and_then(Path::file_name).unwrap_or_default().display())
+    }
+
+    fn process(&self, bed: &Bed, program: impl AsRef<Path>, options: &[String]) -> Process {
+        let name = program.as_ref().file_name().expect("a program has a name").display().to_string();
+        let mut command = self.command(bed, program);
+        command.args(options);
+        Process::start(command, &self.folder, &name)
+    }
+
+    /// The plain names lead to the variant of the node, as Debian's alternatives do.
+    fn choose_iptables(&self) {
+        for tool in ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"] {
+            let link = self.folder.join("bin").join(tool);
+            symlink(format!("/usr/sbin/xtables-{}-multi", self.variant), link).expect("the proxy's folder can be written");
+        }
+    }
+
+    fn configure(&self) {
+        let write = |name: &str, text: &str| fs::write(self.folder.join(name), text).expect("the node's folder can be written");
+        write("run/resolv.conf", "nameserver 127.0.0.1\n");
+        write("containerd.toml", &format!(include_str!("containerd.toml"), pause = PAUSE, socket = SOCKET, cni = self.file("cni")));
+        write("cni/10-bridge.conflist", &json!({
+            "cniVersion": "0.4.0", "name": "pods",
+            "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.9.0/24"}]]}}],
+        }).to_string());
+        let kubelet = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+            // Nobody but the hosts of the test reaches it; so logs and exec need no certificates.
+            "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
+            "staticPodPath": STATIC_PODS, "fileCheckFrequency": "1s", "syncFrequency": "5s",
+            "resolvConf": "/run/resolv.conf",
+            "cgroupDriver": "cgroupfs", "cgroupRoot": self.cgroup(), "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
+            "failCgroupV1": false, "failSwapOn": false, "evictionHard": {}, "localStorageCapacityIsolation": false,
+            "imageGCHighThresholdPercent": 100, "oomScoreAdj": 0,
+            "shutdownGracePeriod": "0s",
+        });
+        write("kubelet.json", &kubelet.to_string());
+    }
+
+    /// Makes the mounts of the node, and a process that holds them.
+    fn hold(&mut self, bed: &Bed) {
+        let binds = [("run", "/run"), ("lib", "/var/lib"), ("log", "/var/log")];
+        let binds = binds.map(|(part, place)| format!("mount --bind {} {place}", self.file(part)));
+        // The kubelet's volumes are seen by containerd, and by nobody outside.
+        let script = format!("{} && mount --make-rshared / && echo held && exec sleep infinity", binds.join(" && "));
+        let mut holder = Command::new("nsenter");
+        holder.arg(format!("--net={}", self.proxy(bed).netns.path().display()));
+        holder.args(["--", "unshare", "--mount", "--propagation", "private", "sh", "-c", &script]);
+        let mut holder = holder.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("nsenter is installed");
+        let mut said = [0; 5];
+        let read = std::io::Read::read_exact(holder.stdout.as_mut().expect("the output is piped"), &mut said);
+        assert!(read.is_ok(), "the mounts of {} cannot be made", self.name);
+        self.holder = Some(holder);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let kubelet = self.log("kubelet");
+            let last: Vec<&str> = kubelet.lines().filter(|line| line.starts_with('E')).collect();
+            eprintln!("--- last errors of the kubelet on {}\n{}", self.name, last[last.len().saturating_sub(15)..].join("\n"));
+            eprintln!("--- containers on {}\n{}", self.name, self.container_logs());
+        }
+        // The bed, which is dropped after its nodes, kills what else is in the namespace; its cgroups are empty then.
+        for process in [self.kube_proxy.take(), self.kubelet.take(), self.containerd.take()].into_iter().flatten() {
+            process.signal(Signal::KILL);
+        }
+        if let Some(mut holder) = self.holder.take() {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+        remove_cgroups(&self.cgroup());
+    }
+}
+
+/// Kills what a cgroup of the node still holds, and removes it with all below it, in every hierarchy (cgroups(7), version 1).
+fn remove_cgroups(name: &str) {
+    let hierarchies: Vec<PathBuf> =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path().join(&name[1..])).collect();
+    let gone = || {
+        for root in &hierarchies {
+            for folder in below(root) {
+                for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+                    if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                        let _ = rustix::process::kill_process(pid, Signal::KILL);
+                    }
+                }
+                let _ = fs::remove_dir(folder);
+            }
+        }
+        hierarchies.iter().all(|root| !root.exists())
+    };
+    until(PATIENCE, || gone().then_some(()));
+}
+
+/// A folder and all below it, the deepest first.
+fn below(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .flat_map(|entry| below(&entry.path()))
+        .collect();
+    found.push(root.to_owned());
+    found
+}
+
+/// What a command printed, on both outputs.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
