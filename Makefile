@@ -5,7 +5,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 step := hack/step.sh
 
-.PHONY: help prepare tools test check bench demo demo-cluster
+.PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster
 
 help: ## Shows this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,10 +16,29 @@ prepare: ## Installs what the recipes need, or says what is missing
 tools: ## Installs the part of it that does not need root, or says what is missing
 	@hack/prepare.sh tools
 
-test: prepare ## Runs every test; needs root, for the network namespaces
+test: prepare ## Runs every test but those of e2e; needs root, for the network namespaces
 	@$(step) "Compile the tests (minutes the first time)" cargo test --locked --no-run
-	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh
-	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh) $(step) "Run every test" cargo test --locked --no-fail-fast
+	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api
+	@$(step) "Find helm, or build it (minutes the first time)" hack/kubernetes.sh helm
+	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) $(step) "Run every test" cargo test --locked --no-fail-fast
+
+e2e: ## Builds the image and tries it on real nodes, installed by the chart and the manifests; needs root
+	@hack/prepare.sh e2e
+	@$(step) "Find the programs of a cluster, or build them (15 minutes the first time)" hack/kubernetes.sh cluster
+	@$(step) "Build the image (minutes the first time) and check it" image/check.sh
+	@$(step) "Compile the tests" cargo test --locked --test e2e --no-run
+	@$(step) "Run the tests on real nodes" cargo test --locked --test e2e -- --test-threads=1 --nocapture
+
+image: ## Builds the image into target/image; needs root
+	@hack/prepare.sh image
+	@image/build.sh
+
+image-lock: ## Renews image/packages.lock: the Debian packages of the image, by version and hash
+	@hack/prepare.sh image
+	@image/lock.sh
+
+generate: tools ## Renews what is generated: the definition, the chart's copies of it, deploy/, the tables of the documents
+	@hack/generate.sh
 
 check: tools ## Formatting, lints, documentation, and cargo-deny where it is installed
 	@$(step) "Formatting" cargo fmt --check

