@@ -55,7 +55,8 @@ fn forwards() -> String {
 fn a_proxy_reaches_it_with_the_rights_of_an_agent_and_the_audit_log_says_so() {
     let bed = Bed::new();
     let plane = Plane::new(&bed);
-    let agent = plane.agent_kubeconfig();
+    plane.add_node("proxy", &json!({}));
+    let agent = plane.agent_kubeconfig("proxy");
     let before = plane.audit().len();
     assert_eq!(ask(bed.proxy(), &plane, &agent, &forwards(), 20).0, 200);
     assert_eq!(ask(bed.proxy(), &plane, &agent, "/api/v1/secrets", 20).0, 403);
@@ -71,7 +72,8 @@ fn a_proxy_reaches_it_with_the_rights_of_an_agent_and_the_audit_log_says_so() {
 fn stopped_killed_frozen_and_back_it_has_its_objects() {
     let bed = Bed::new();
     let plane = Plane::new(&bed);
-    let agent = plane.agent_kubeconfig();
+    plane.add_node("proxy", &json!({}));
+    let agent = plane.agent_kubeconfig("proxy");
     let status = |seconds| ask(bed.proxy(), &plane, &agent, &forwards(), seconds).0;
     plane.add_namespace(NAMESPACE);
     plane.apply(&forward());
@@ -101,7 +103,8 @@ fn stopped_killed_frozen_and_back_it_has_its_objects() {
 fn who_watches_from_a_state_that_was_compacted_away_gets_410() {
     let bed = Bed::new();
     let plane = Plane::new(&bed);
-    let agent = plane.agent_kubeconfig();
+    plane.add_node("proxy", &json!({}));
+    let agent = plane.agent_kubeconfig("proxy");
     let (_, list) = ask(bed.proxy(), &plane, &agent, &forwards(), 20);
     let version = list["metadata"]["resourceVersion"].as_str().unwrap();
     plane.stop();
@@ -119,16 +122,23 @@ fn who_watches_from_a_state_that_was_compacted_away_gets_410() {
 fn a_token_ends_in_its_time_and_another_takes_over() {
     let bed = Bed::new();
     let plane = Plane::new(&bed);
-    let brief = plane.kubeconfig("brief", &plane.token(SYSTEM, AGENT, Duration::from_secs(2)));
+    plane.add_node("proxy", &json!({}));
+    let brief = plane.kubeconfig("brief", &plane.agent_token("proxy", Duration::from_secs(2)));
     let status = || ask(bed.proxy(), &plane, &brief, &forwards(), 20).0;
     assert_eq!(status(), 200);
     assert!(eventually(PATIENCE, || status() == 401), "an expired token still passes");
-    brief.set_token(&plane.token(SYSTEM, AGENT, Duration::from_mins(10)));
+    brief.set_token(&plane.agent_token("proxy", Duration::from_mins(10)));
     assert_eq!(status(), 200);
     // What the API server itself gives is as good.
-    let minted = plane.kubectl(["create", "token", AGENT, "-n", SYSTEM, "--duration=10m"]);
+    let bound = ["--bound-object-kind", "Node", "--bound-object-name", "proxy"];
+    let minted = plane.kubectl([&["create", "token", AGENT, "-n", SYSTEM, "--duration=10m"], &bound[..]].concat());
     brief.set_token(String::from_utf8_lossy(&minted.stdout).trim());
     assert_eq!(status(), 200);
+    // Neither outlives its Node.
+    plane.delete(Resource::Nodes, "proxy");
+    assert!(eventually(PATIENCE, || status() == 401), "the token of a Node that is gone still passes");
+    plane.add_node("proxy", &json!({}));
+    assert_eq!(status(), 401, "another Node of the same name");
 }
 
 #[test]

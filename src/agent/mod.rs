@@ -250,7 +250,8 @@ fn find_again(plan: &mut Plan, snapshot: &Snapshot, found: &[Translation]) {
 }
 
 async fn planned(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Plan, FactsError> {
-    let facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
+    let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
+    facts.api_servers.extend(&snapshot.api_servers);
     let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
     Ok(plan(&facts, &candidates, policy, memory.in_force()))
 }

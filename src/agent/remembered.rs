@@ -1,6 +1,6 @@
 //! What this node last applied: in memory for the next sync, on disk for the next start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,12 +27,7 @@ impl Memory {
     /// Goes on from `record`, or from nothing.
     #[must_use]
     pub fn new(state_dir: PathBuf, node: &str, record: Option<Record>) -> Self {
-        let record = record.unwrap_or_else(|| Record {
-            node: node.to_owned(),
-            labels: BTreeMap::new(),
-            forwards: Vec::new(),
-            in_force: Vec::new(),
-        });
+        let record = record.unwrap_or_else(|| Record { node: node.to_owned(), ..Record::default() });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
         Self { state_dir, record, in_force, storable: true, stored: None }
     }
@@ -52,8 +47,8 @@ impl Memory {
     /// The objects that were last applied, as a complete set; `None` if there never were any.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let Record { forwards, labels, .. } = self.record.clone();
-        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, ..Snapshot::default() }))
+        let Record { forwards, labels, api_servers, .. } = self.record.clone();
+        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, api_servers, ..Snapshot::default() }))
     }
 
     /// Whether the record could be written when it last was due.
@@ -77,6 +72,7 @@ impl Memory {
         }
         self.record.forwards.clone_from(&snapshot.forwards);
         self.record.labels.clone_from(&snapshot.labels);
+        self.record.api_servers.clone_from(&snapshot.api_servers);
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.in_force.clone_from(&desired.translations);
         let stored = record::store(&self.state_dir, &self.record);
@@ -117,5 +113,28 @@ mod tests {
         memory.attempt(&desired);
         memory.advance(&snapshot, &desired);
         assert_eq!(record::load(&state, "a").unwrap().unwrap().record.in_force, [translation]);
+    }
+
+    #[test]
+    fn what_the_api_server_said_is_there_after_a_restart() {
+        let object = serde_json::json!({
+            "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a", "namespace": "b"},
+            "spec": {
+                "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
+                "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
+            },
+        });
+        let object = Arc::new(crate::api::decode(object).unwrap());
+        let snapshot = Arc::new(Snapshot {
+            forwards: vec![Sourced { object, origin: None, trouble: None }],
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
+            api_servers: ["10.0.0.1".parse().unwrap()].into(),
+            ..Snapshot::default()
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        Memory::new(state.clone(), "a", None).advance(&snapshot, &Desired::default());
+        let record = record::load(&state, "a").unwrap().unwrap().record;
+        assert_eq!(Memory::new(state, "a", Some(record)).snapshot(), Some(snapshot));
     }
 }

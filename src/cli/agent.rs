@@ -16,7 +16,7 @@ use tracing::info;
 use super::Exit;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
-use crate::cluster::{self, Connection, DEFAULT_NAMESPACE, connect};
+use crate::cluster::{self, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::Forward;
 use crate::metrics::{Health, Metrics, MetricsAddress, Served, serve};
@@ -104,13 +104,13 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let node = node(source, Observer::default(), memory, &metrics);
         until_stopped(agent::run(node), agent::publish(publisher, newest)).await
     } else {
-        let Connection { client, api_servers, url } = connect(options.kubeconfig.as_deref()).await?;
-        info!(node = name, %variant, %state, server = url, namespace = options.namespace, "agent starts");
+        let connection = connect(options.kubeconfig.as_deref()).await?;
+        info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
-        let cluster = cluster::join(client, &name, &options.namespace, &remembered, &wake);
+        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact())));
         let _server = served(options.metrics_address, &metrics, &health);
-        let node = node(cluster.source.clone(), Observer::new(api_servers), memory, &metrics);
+        let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
         let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
         Box::pin(until_stopped(agent::run(node), publish)).await
     }

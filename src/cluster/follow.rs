@@ -1,5 +1,6 @@
 //! Follows one resource: a list in pages, then a watch with a short timeout, again and again.
 
+use std::error::Error;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -25,8 +26,21 @@ pub(super) fn retries() -> ExponentialBackoff {
 
 /// Follows what `api` and `config` select and hands each event to `take`; never ends. Errors do not end it either: they are said
 /// once, and tried again with a backoff that is this resource's own.
-pub(super) async fn follow<K>(mut trouble: Trouble, api: Api<K>, config: watcher::Config, mut take: impl FnMut(Event<K>))
+pub(super) async fn follow<K>(trouble: Trouble, api: Api<K>, config: watcher::Config, take: impl FnMut(Event<K>))
 where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    follow_or(trouble, api, config, take, |_| {}).await;
+}
+
+/// The same, for who goes on without it: `failed` is told of each error.
+pub(super) async fn follow_or<K>(
+    mut trouble: Trouble,
+    api: Api<K>,
+    config: watcher::Config,
+    mut take: impl FnMut(Event<K>),
+    mut failed: impl FnMut(&(dyn Error + 'static)),
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = config.timeout(WATCH_SECS).page_size(PAGE);
@@ -49,6 +63,7 @@ where
             Ok(None) => return,
             Err(error) => {
                 trouble.failed(&error);
+                failed(&error);
                 tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             }
         }

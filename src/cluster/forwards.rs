@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use super::endpoints::ApiServers;
 use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
@@ -23,12 +24,37 @@ const COALESCE: Duration = Duration::from_millis(20);
 
 type Labels = Option<Arc<BTreeMap<String, String>>>;
 
-/// Sends the complete set of forwards whenever it changes, together with the labels of this node.
+/// What a set of forwards is handed on together with, once all of it is known.
+pub(super) struct Around {
+    /// The labels of this node.
+    pub(super) labels: watch::Receiver<Labels>,
+    /// The addresses of the API servers.
+    pub(super) api_servers: watch::Receiver<ApiServers>,
+}
+
+impl Around {
+    /// Waits for a change; an error when there will be none any more.
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        tokio::select! {
+            changed = self.labels.changed() => changed,
+            changed = self.api_servers.changed() => changed,
+        }
+    }
+
+    /// A set with all of it and without forwards.
+    fn newest(&mut self) -> Option<Snapshot> {
+        let (labels, api_servers) = (self.labels.borrow_and_update(), self.api_servers.borrow_and_update());
+        let (labels, api_servers) = (labels.as_deref()?.clone(), api_servers.as_deref()?.clone());
+        Some(Snapshot { labels, api_servers, ..Snapshot::default() })
+    }
+}
+
+/// Sends the complete set of forwards whenever it, or what is around it, changes.
 pub(super) async fn follow(
     client: Client,
     outage: Outage,
     remembered: Snapshot,
-    mut labels: watch::Receiver<Labels>,
+    mut around: Around,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     wake: Arc<Notify>,
 ) {
@@ -42,17 +68,16 @@ pub(super) async fn follow(
     };
     let join = async {
         loop {
-            let relabelled = tokio::select! {
+            let goes_on = tokio::select! {
                 () = changed.notified() => Ok(()),
-                relabelled = labels.changed() => relabelled,
+                changed = around.changed() => changed,
             };
-            if relabelled.is_err() {
+            if goes_on.is_err() {
                 return;
             }
             // A burst of events is one set.
             tokio::time::sleep(COALESCE).await;
-            let labels = labels.borrow_and_update().clone();
-            let snapshot = labels.and_then(|labels| locked(&objects).snapshot(&labels));
+            let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
                 offer(snapshot, &snapshots, &wake);
             }
@@ -85,7 +110,7 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    a.labels == b.labels
+    (&a.labels, &a.api_servers) == (&b.labels, &b.api_servers)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
@@ -174,12 +199,12 @@ impl Objects {
         held.filter(|object| object.metadata.uid == metadata.uid).cloned()
     }
 
-    /// The complete set; `None` until there was one.
-    fn snapshot(&self, labels: &BTreeMap<String, String>) -> Option<Snapshot> {
+    /// The complete set, with what is `around` it; `None` until there was one.
+    fn snapshot(&self, around: Snapshot) -> Option<Snapshot> {
         if !self.listed {
             return None;
         }
-        let mut snapshot = Snapshot { labels: labels.clone(), ..Snapshot::default() };
+        let mut snapshot = around;
         for held in self.complete.values() {
             let sourced = |object: &Arc<PortForward>, trouble| Sourced { object: Arc::clone(object), origin: None, trouble };
             match held {
@@ -235,7 +260,7 @@ mod tests {
     }
 
     fn text(objects: &Objects) -> Vec<String> {
-        let snapshot = objects.snapshot(&BTreeMap::new()).unwrap();
+        let snapshot = objects.snapshot(Snapshot::default()).unwrap();
         let forwards = snapshot.forwards.iter().map(|sourced| {
             let metadata = &sourced.object.metadata;
             format!(
@@ -256,7 +281,7 @@ mod tests {
         objects.take(Event::Init);
         objects.take(Event::InitApply(object("x", "1", 1, "Enabled")));
         objects.take(Event::InitApply(object("y", "2", 1, "Enabled")));
-        assert!(objects.snapshot(&BTreeMap::new()).is_none(), "half a list is no set");
+        assert!(objects.snapshot(Snapshot::default()).is_none(), "half a list is no set");
         assert!(objects.take(Event::InitDone));
         assert!(!objects.take(Event::Init));
         assert!(!objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))));
@@ -283,15 +308,31 @@ mod tests {
     fn a_change_of_status_alone_asks_for_nothing_new() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
-        let before = objects.snapshot(&BTreeMap::new()).unwrap();
+        let before = objects.snapshot(Snapshot::default()).unwrap();
         let mut changed = object("x", "1", 1, "Enabled");
         changed.data["status"] = serde_json::json!({"activeNode": "a"});
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
-        let after = objects.snapshot(&BTreeMap::new()).unwrap();
+        let after = objects.snapshot(Snapshot::default()).unwrap();
         assert!(same_but_status(&before, &after));
         assert_eq!(after.forwards[0].object.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
         objects.take(Event::Apply(object("x", "1", 2, "Disabled")));
-        assert!(!same_but_status(&before, &objects.snapshot(&BTreeMap::new()).unwrap()));
+        assert!(!same_but_status(&before, &objects.snapshot(Snapshot::default()).unwrap()));
+    }
+
+    #[test]
+    fn what_is_around_a_set_is_handed_on_with_it_and_a_change_of_it_is_one() {
+        let (labels, label_receiver) = watch::channel(None);
+        let (api_servers, api_server_receiver) = watch::channel(None);
+        let mut around = Around { labels: label_receiver, api_servers: api_server_receiver };
+        assert!(around.newest().is_none());
+        labels.send_replace(Some(Arc::new(BTreeMap::from([("zone".to_owned(), "a".to_owned())]))));
+        assert!(around.newest().is_none(), "what is not known of the API servers may be covered by a route");
+        api_servers.send_replace(Some(Arc::default()));
+        let before = around.newest().unwrap();
+        assert_eq!(before.labels["zone"], "a");
+        api_servers.send_replace(Some(Arc::new(["10.0.0.1".parse().unwrap()].into())));
+        let after = around.newest().unwrap();
+        assert!(!same_but_status(&before, &after) && same_but_status(&after, &around.newest().unwrap()));
     }
 }

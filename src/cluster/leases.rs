@@ -1,5 +1,7 @@
 //! Which agents live: each renews a Lease of its own, and a Lease that is not renewed any more tells the others.
 //!
+//! A Lease is named as its node: an admission policy, which cannot hash, can then tell whose it is.
+//!
 //! How old a Lease is, each agent measures by its own monotonic clock from when it saw the Lease change last: the clocks of
 //! nodes need not agree. Time in which nothing at all was heard, not even of the own Lease, makes no Lease older: after an
 //! outage of the API server nobody is taken for dead who could only not say that it lives.
@@ -33,14 +35,12 @@ const HEARS_WITHIN: Duration = Duration::from_secs(20);
 pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
-    let name = hashed("portforward-agent", &node);
     let mut trouble = Trouble::new("the Lease of this agent", outage);
     let mut tick = tokio::time::interval(RENEW_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let lease = lease(&name, &node);
-        let renewed = tokio::time::timeout(DEADLINE, api.patch(&name, &manager, &Patch::Apply(&lease))).await;
+        let renewed = tokio::time::timeout(DEADLINE, api.patch(&node, &manager, &Patch::Apply(&lease(&node)))).await;
         match renewed {
             Ok(Ok(_)) => trouble.worked(),
             Ok(Err(error)) => trouble.failed(&error),
@@ -49,11 +49,11 @@ pub(super) async fn renew(client: Client, outage: Outage, node: String, namespac
     }
 }
 
-fn lease(name: &str, node: &str) -> serde_json::Value {
+fn lease(node: &str) -> serde_json::Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": name, "labels": {LABEL: "true"}},
+        "metadata": {"name": node, "labels": {LABEL: "true"}},
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": ALIVE_FOR.as_secs(),
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     fn renewed(node: &str, second: i64) -> Lease {
-        let mut lease: Lease = serde_json::from_value(lease(node, node)).unwrap();
+        let mut lease: Lease = serde_json::from_value(lease(node)).unwrap();
         lease.spec.as_mut().unwrap().renew_time.as_mut().unwrap().0 = Timestamp::from_second(second).unwrap();
         lease
     }

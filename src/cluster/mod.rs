@@ -5,6 +5,7 @@
 
 mod connect;
 mod contact;
+mod endpoints;
 mod follow;
 mod forwards;
 mod labels;
@@ -27,6 +28,8 @@ pub use contact::{Contact, Reached};
 pub use publisher::publish;
 
 use crate::source::{Snapshot, Source};
+use endpoints::Known;
+use forwards::Around;
 use trouble::Outage;
 
 /// How long one call may take.
@@ -61,20 +64,25 @@ impl Cluster {
     }
 }
 
-/// Follows forwards, this node and the agents' Leases, and renews this agent's own in `namespace`.
+/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace`.
 ///
 /// `wake` is notified when something changed that the kernel may depend on. `remembered` is what this node last applied:
 /// an object that cannot be decoded stays with the content that it had there.
 #[must_use]
-pub fn join(client: Client, node: &str, namespace: &str, remembered: &Snapshot, wake: &Arc<Notify>) -> Cluster {
+pub fn join(to: &Connection, node: &str, namespace: &str, remembered: &Snapshot, wake: &Arc<Notify>) -> Cluster {
+    let client = to.client.clone();
     let mut tasks = JoinSet::new();
     let (label_sender, label_receiver) = watch::channel(None::<Arc<BTreeMap<String, String>>>);
+    let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
     let (live_sender, live) = watch::channel(None);
     let outage = Outage::default();
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
     tasks.spawn(labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
-    tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), label_receiver, sender, Arc::clone(wake)));
+    let known = Known { own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
+    tasks.spawn(endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
+    let around = Around { labels: label_receiver, api_servers };
+    tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake)));
     tasks.spawn(leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
     tasks.spawn(leases::renew(client.clone(), outage.clone(), node, namespace));
     Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, outage, _tasks: tasks }

@@ -10,7 +10,7 @@ use crate::api::{NodeStatus, PortForward, PortForwardStatus};
 /// The field manager of the summary, shared by all agents: whoever writes it next takes over without a conflict.
 pub(super) const SUMMARY_MANAGER: &str = "portforward-summary";
 
-/// `prefix` and a hash of `node`: a node's name may be longer than a field manager (128) or an object's name takes.
+/// `prefix` and a hash of `node`: a node's name may be longer than a field manager takes (128).
 pub(super) fn hashed(prefix: &str, node: &str) -> String {
     let hash: String = Sha256::digest(node).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{prefix}-{hash}")

@@ -100,6 +100,11 @@ impl Trouble {
     }
 }
 
+/// Whether the API server answered with a refusal, which asking again does not change by itself.
+pub(super) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    meaning(error) == Meaning::Denied
+}
+
 fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     let status = codes(error).next();
     match status {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ use crate::source::Sourced;
 use super::translation::Written;
 use super::{Loaded, Record, RecordError};
 
-/// The format that this program writes and reads.
-const FORMAT: u64 = 1;
+/// The format of a record that names no API servers, which programs before format 2 read too.
+const WITHOUT_API_SERVERS: u64 = 1;
+/// The newest format that this program writes and reads: it may name API servers.
+const FORMAT: u64 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +36,8 @@ struct Envelope {
 struct Content {
     node: String,
     labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    api_servers: Vec<Value>,
     forwards: Vec<Value>,
     in_force: Vec<Value>,
 }
@@ -57,11 +62,13 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     let content = Content {
         node: record.node.clone(),
         labels: record.labels.clone(),
+        api_servers: record.api_servers.iter().map(|address| address.to_string().into()).collect(),
         forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
+    let format = if content.api_servers.is_empty() { WITHOUT_API_SERVERS } else { FORMAT };
     let content = serde_json::to_value(content)?;
-    Ok(serde_json::to_vec(&Envelope { format: FORMAT, sha256: checksum(&content), content })?)
+    Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
 }
 
 /// Reads the text of a record for `node`; `path` is where it came from, for the errors.
@@ -70,7 +77,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
     let document: Value = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
     // The format is looked at first: another one may have another envelope.
     match document.get("format").and_then(Value::as_u64) {
-        Some(FORMAT) => {}
+        Some(WITHOUT_API_SERVERS..=FORMAT) => {}
         Some(found) => return Err(RecordError::Version { path: path.to_owned(), found, known: FORMAT }),
         None => return Err(damaged("no format is named".to_owned())),
     }
@@ -90,7 +97,15 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
 fn believe(content: Content) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
-    let mut record = Record { node: content.node, labels: content.labels, forwards: Vec::new(), in_force: Vec::new() };
+    let mut record = Record { node: content.node, labels: content.labels, ..Record::default() };
+    for (number, entry) in content.api_servers.into_iter().enumerate() {
+        match serde_json::from_value::<IpAddr>(entry) {
+            Ok(address) => {
+                record.api_servers.insert(address);
+            }
+            Err(error) => keep("apiServers", number, error.to_string()),
+        }
+    }
     for (number, entry) in content.forwards.into_iter().enumerate() {
         match forward(entry) {
             Ok(sourced) => record.forwards.push(sourced),

@@ -42,13 +42,13 @@ pub enum RecordError {
         detail: String,
     },
     /// Another version of this program wrote it.
-    #[error("{}: has format {found}, this program reads format {known}; remove it, or run the version that wrote it", path.display())]
+    #[error("{}: has format {found}, this program reads formats up to {known}; remove it, or run the version that wrote it", path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// The format of the file.
         found: u64,
-        /// The format that is read.
+        /// The newest format that is read.
         known: u64,
     },
     /// It belongs to another node.

@@ -10,7 +10,8 @@ mod error;
 mod lock;
 mod translation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::model::Translation;
@@ -21,12 +22,14 @@ pub use error::RecordError;
 pub use lock::{Lock, lock};
 
 /// What a node last applied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// The name of the node.
     pub node: String,
     /// The labels of the node.
     pub labels: BTreeMap<String, String>,
+    /// The addresses of the API servers, which no forward may reach or cover; empty without a cluster.
+    pub api_servers: BTreeSet<IpAddr>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
     /// The translations that were in force.

@@ -53,6 +53,7 @@ fn record() -> Record {
     Record {
         node: NODE.into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
         in_force: vec![
             translation(Some("eth1"), Some(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
@@ -157,9 +158,21 @@ fn a_record_of_another_node_or_format_is_refused() {
     let error = load(&dir, "proxy-2").unwrap_err().to_string();
     assert!(error.contains("belongs to node proxy-1, this is node proxy-2"), "{error}");
     let text = fs::read_to_string(dir.join("record.json")).unwrap();
-    fs::write(dir.join("record.json"), text.replace("\"format\":1", "\"format\":2")).unwrap();
-    let error = load(&dir, NODE).unwrap_err().to_string();
-    assert!(error.contains("has format 2, this program reads format 1"), "{error}");
+    for format in ["0", "3"] {
+        fs::write(dir.join("record.json"), text.replace("\"format\":2", &format!("\"format\":{format}"))).unwrap();
+        let error = load(&dir, NODE).unwrap_err().to_string();
+        assert!(error.contains(&format!("has format {format}, this program reads formats up to 2")), "{error}");
+    }
+}
+
+/// As programs before format 2 wrote it, and read it: without an API server, a record is still so.
+#[test]
+fn a_record_without_api_servers_is_of_the_first_format() {
+    let record = Record { api_servers: BTreeSet::new(), ..record() };
+    let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
+    assert!(text.starts_with("{\"format\":1,") && !text.contains("apiServers"), "{text}");
+    let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
+    assert_eq!(loaded, Loaded { record, lost: Vec::new() });
 }
 
 /// A record whose content was changed by somebody who knows the checksum.
@@ -195,6 +208,12 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         assert_eq!(loaded.record.in_force, record().in_force[1..], "{field} {value}");
         assert_eq!(loaded.record.forwards, record().forwards);
         assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("inForce[0]: "), "{:?}", loaded.lost);
+    }
+    for address in [json!("10.0.0.01"), json!("10.0.0.0/8"), json!(7), json!("")] {
+        let loaded = forged(|content| content["apiServers"][0] = address.clone());
+        assert_eq!(loaded.record.api_servers, BTreeSet::from(["2001:db8::1".parse().unwrap()]), "{address}");
+        assert_eq!((loaded.record.forwards, loaded.record.in_force), (record().forwards, record().in_force));
+        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("apiServers[0]: "), "{:?}", loaded.lost);
     }
     let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
     assert_eq!(loaded.record.forwards, record().forwards[..1]);

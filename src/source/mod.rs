@@ -5,7 +5,8 @@
 
 pub mod folder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub undecoded: Vec<Undecoded>,
     /// The labels of this node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
+    /// The addresses of the API servers; empty without a cluster.
+    pub api_servers: BTreeSet<IpAddr>,
 }
 
 /// What reading one file gave.

@@ -1,5 +1,5 @@
-//! A bed whose proxies are nodes of a cluster: an API server, an agent on each node under the access rules of
-//! `deploy/base/rbac.yaml`, and the servers that traffic goes to.
+//! A bed whose proxies are nodes of a cluster: an API server, an agent on each node under the access rules and the policy of
+//! `deploy/base`, and the servers that traffic goes to.
 
 use std::net::Ipv4Addr;
 
@@ -27,7 +27,8 @@ pub(crate) const REFUSED: Observation = Observation::Silent(Silence::Refused);
 /// A cluster at work; its agents end before the hosts do.
 pub(crate) struct Fleet {
     agents: Vec<Option<Agent>>,
-    pub(crate) kubeconfig: Kubeconfig,
+    /// One for each node.
+    pub(crate) kubeconfigs: Vec<Kubeconfig>,
     pub(crate) plane: Plane,
     _servers: [Server; 2],
     pub(crate) bed: Bed,
@@ -58,13 +59,14 @@ impl Fleet {
             plane.add_node(&name(node), &json!({"kubernetes.io/hostname": name(node)}));
         }
         let agents = bed.proxies.iter().map(|_| None).collect();
-        Self { agents, kubeconfig: plane.agent_kubeconfig(), plane, _servers: servers, bed }
+        let kubeconfigs = (0..bed.proxies.len()).map(|node| plane.agent_kubeconfig(&name(node))).collect();
+        Self { agents, kubeconfigs, plane, _servers: servers, bed }
     }
 
     /// Starts the agent of a node.
     pub(crate) fn start(&mut self, node: usize) {
         let options = AgentOptions { node_name: name(node), ..AgentOptions::new(Variant::Nft) };
-        let before = self.agents[node].replace(Agent::join(&self.bed.proxies[node], &self.kubeconfig.path, &options));
+        let before = self.agents[node].replace(Agent::join(&self.bed.proxies[node], &self.kubeconfigs[node].path, &options));
         assert!(before.is_none(), "{} had an agent", name(node));
     }
 

@@ -9,7 +9,7 @@ use crate::bed::wait::eventually;
 use crate::bed::{SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, LINES, REFUSED, WEB, spec, web};
 use crate::plane::Resource;
-use crate::plane::access::{AGENT, SYSTEM};
+use crate::plane::access::SYSTEM;
 use crate::plane::objects::PATIENCE;
 
 /// Longer than a watch lasts (25 s) and a client waits for a server that says nothing (35 s).
@@ -119,16 +119,16 @@ fn what_happened_before_the_store_forgot_it_is_seen_by_a_new_list() {
 
 pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_it() {
     let mut fleet = Fleet::without_agents(1);
-    let token = |valid_for| fleet.plane.token(SYSTEM, AGENT, Duration::from_secs(valid_for));
+    let token = |valid_for| fleet.plane.agent_token("px0", Duration::from_secs(valid_for));
     let (short, long) = (token(12), token(3600));
-    fleet.kubeconfig.set_token(&short);
+    fleet.kubeconfigs[0].set_token(&short);
     fleet.start(0);
     fleet.apply(WEB, &web());
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     says_once(&fleet, "the API server cannot be used");
     assert!(complaints(&fleet, 0)[0].contains("Unauthorized"), "{:?}", complaints(&fleet, 0));
     heals(&fleet);
-    fleet.kubeconfig.set_token(&long);
+    fleet.kubeconfigs[0].set_token(&long);
     converges(&fleet, 81);
     says_once(&fleet, "the API server cannot be used");
 }
@@ -232,10 +232,8 @@ fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
         binding("RoleBinding", "Role", "mute"),
     ]});
     fleet.plane.apply(&grant.to_string());
-    let mute = fleet.plane.kubeconfig("mute", &fleet.plane.token(SYSTEM, "mute", Duration::from_hours(1)));
-    let speaking = std::mem::replace(&mut fleet.kubeconfig, mute);
+    fleet.kubeconfigs[1] = fleet.plane.kubeconfig("mute", &fleet.plane.token(SYSTEM, "mute", Duration::from_hours(1)));
     fleet.start(1);
-    fleet.kubeconfig = speaking;
     fleet.start(0);
     fleet.apply(WEB, &web());
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");

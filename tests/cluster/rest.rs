@@ -1,10 +1,8 @@
 //! What the agents ask of the API server: nothing while nothing happens, one event for a change, and no right too many.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bed::SERVER;
 use crate::bed::wait::eventually;
@@ -12,7 +10,7 @@ use crate::fleet::{Fleet, WEB, spec, web};
 use crate::plane::access::SYSTEM;
 use crate::plane::audit::AuditEvent;
 use crate::plane::objects::PATIENCE;
-use crate::plane::{Resource, proxy_address};
+use crate::plane::{Resource, deployed, proxy_address};
 
 const OTHER: &str = "lines/other";
 
@@ -108,24 +106,14 @@ fn used(call: &AuditEvent) -> Vec<String> {
     [call.permission()].into_iter().chain(made).collect()
 }
 
-/// Every permission that the roles of `deploy/base/rbac.yaml` give.
-fn granted() -> BTreeSet<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml")).unwrap();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-    let texts = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+/// Whether a call used a right that was given for a namespace (`None`: for all): one for all must be needed outside of
+/// the namespaces in which an agent has rights of their own.
+fn uses(call: &AuditEvent, namespace: Option<&str>, right: &str) -> bool {
+    let there = match namespace {
+        Some(namespace) => call.namespace == namespace,
+        None => ![SYSTEM, "default"].contains(&&*call.namespace),
     };
-    let rules = documents.iter().flat_map(|document| document["rules"].as_array().into_iter().flatten());
-    let mut granted = BTreeSet::new();
-    for rule in rules {
-        for group in texts(&rule["apiGroups"]) {
-            for resource in texts(&rule["resources"]) {
-                let path = if group.is_empty() { resource } else { format!("{group}/{resource}") };
-                granted.extend(texts(&rule["verbs"]).into_iter().map(|verb| format!("{verb} {path}")));
-            }
-        }
-    }
-    granted
+    there && used(call).contains(&right.to_owned())
 }
 
 #[test]
@@ -150,6 +138,9 @@ fn each_change_is_one_event_and_every_right_is_used_and_none_is_missing() {
     let calls = fleet.calls(0);
     let denied: Vec<&AuditEvent> = calls.iter().filter(|call| call.code == 403).collect();
     assert!(denied.is_empty(), "{denied:#?}");
-    let used: BTreeSet<String> = calls.iter().filter(|call| call.code < 400).flat_map(used).collect();
-    assert_eq!(used, granted(), "what is used, and what deploy/base/rbac.yaml gives");
+    let unused: Vec<(Option<String>, String)> = deployed::granted()
+        .into_iter()
+        .filter(|(namespace, right)| !calls.iter().any(|call| call.code < 400 && uses(call, namespace.as_deref(), right)))
+        .collect();
+    assert!(unused.is_empty(), "deploy/base gives what no agent uses: {unused:#?}");
 }

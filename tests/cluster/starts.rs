@@ -1,13 +1,10 @@
 //! Agent, API server and definition, started in whatever order.
 
-use std::fs;
-use std::path::Path;
-
 use crate::bed::SERVER;
 use crate::bed::wait::eventually;
 use crate::fleet::{Fleet, REFUSED, WEB, bed, spec, web};
 use crate::plane::objects::PATIENCE;
-use crate::plane::{Plane, Resource};
+use crate::plane::{Plane, Resource, deployed};
 
 #[track_caller]
 fn complains_once(fleet: &Fleet, text: &str) {
@@ -20,8 +17,7 @@ fn complains_once(fleet: &Fleet, text: &str) {
 fn an_agent_that_is_there_before_the_definition_waits_for_it() {
     let bed = bed(1);
     let plane = Plane::bare(&bed);
-    let read = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-    plane.apply(&["deploy/base/namespace.yaml", "deploy/base/rbac.yaml"].map(read).join("\n---\n"));
+    plane.apply(&deployed::list(&deployed::access()));
     let mut fleet = Fleet::on(bed, plane);
     fleet.start(0);
     complains_once(&fleet, "the API server refuses this");

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Plane, Resource};
 use crate::bed::netns::must;
 
 /// The namespace of the agents.
 pub(crate) const SYSTEM: &str = "portforward-system";
-/// The service account of `deploy/base/rbac.yaml`.
+/// The service account of the agents.
 pub(crate) const AGENT: &str = "portforward-operator";
 /// The same as the audit log and RBAC name it.
 pub(crate) const AGENT_USER: &str = "system:serviceaccount:portforward-system:portforward-operator";
@@ -70,25 +70,40 @@ impl Plane {
         kubeconfig
     }
 
-    /// A kubeconfig of the agents' service account, with a token for an hour.
-    pub(crate) fn agent_kubeconfig(&self) -> Kubeconfig {
-        self.kubeconfig("agent", &self.token(SYSTEM, AGENT, Duration::from_hours(1)))
+    /// A kubeconfig of the agent of a node that exists, with a token for an hour.
+    pub(crate) fn agent_kubeconfig(&self, node: &str) -> Kubeconfig {
+        self.kubeconfig(&format!("agent-{node}"), &self.agent_token(node, Duration::from_hours(1)))
+    }
+
+    /// A token of the agents' service account that is bound to a node that exists, as [`Plane::token`] makes them. The
+    /// API server refuses it once that Node is gone, or is another one of the same name.
+    pub(crate) fn agent_token(&self, node: &str, valid_for: Duration) -> String {
+        let object = self.get(Resource::Nodes, node).unwrap_or_else(|| panic!("there is no node {node}"));
+        let bound = json!({"name": node, "uid": object["metadata"]["uid"]});
+        self.sign_token(SYSTEM, AGENT, Some(bound), valid_for)
     }
 
     /// A token of a service account that exists, signed with the plane's key as the API server signs its own, which
     /// gives none for less than ten minutes. Known tokens pass for up to 10 s longer: the API server remembers them.
     pub(crate) fn token(&self, namespace: &str, account: &str, valid_for: Duration) -> String {
+        self.sign_token(namespace, account, None, valid_for)
+    }
+
+    fn sign_token(&self, namespace: &str, account: &str, node: Option<Value>, valid_for: Duration) -> String {
         let account_key = format!("{namespace}/{account}");
         let object = self.get(Resource::ServiceAccounts, &account_key);
         let uid = object.unwrap_or_else(|| panic!("there is no service account {account_key}"))["metadata"]["uid"].clone();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
         let expires = (now + valid_for).saturating_sub(LEEWAY).as_secs();
         let begins = expires.min(now.as_secs()).saturating_sub(3600);
-        let claims = json!({
+        let mut claims = json!({
             "iss": ISSUER, "aud": [ISSUER], "sub": format!("system:serviceaccount:{namespace}:{account}"),
             "iat": begins, "nbf": begins, "exp": expires,
             "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": account, "uid": uid}},
         });
+        if let Some(node) = node {
+            claims["kubernetes.io"]["node"] = node;
+        }
         let signed = format!("{}.{}", base64url(br#"{"alg":"RS256"}"#), base64url(claims.to_string().as_bytes()));
         format!("{signed}.{}", base64url(&sign(&self.file("sa.key"), &signed)))
     }

@@ -12,6 +12,7 @@
 
 pub(crate) mod access;
 pub(crate) mod audit;
+pub(crate) mod deployed;
 mod guard;
 pub(crate) mod http;
 pub(crate) mod objects;
@@ -49,9 +50,6 @@ const START: Duration = Duration::from_secs(90);
 /// How long an orderly end may take: until the last watch over HTTP/1.1 has come to its own end, 25 s for an agent's.
 const END: Duration = Duration::from_mins(1);
 
-/// What is applied to a new plane, in this order.
-const DEPLOYED: [&str; 3] = ["deploy/base/namespace.yaml", "deploy/base/rbac.yaml", "crds/portforward.dev_portforwards.yaml"];
-
 /// A running API server and what it needs.
 #[derive(Debug)]
 pub(crate) struct Plane {
@@ -64,7 +62,7 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// A plane for the proxies of a bed, with the definition, the access rules and the namespace of this project.
+    /// A plane for the proxies of a bed, with the definition, the access rules, the policy and the namespace of this project.
     pub(crate) fn new(bed: &Bed) -> Self {
         let plane = Self::bare(bed);
         plane.install();
@@ -103,11 +101,7 @@ impl Plane {
 
     /// Applies what `deploy/` and `crds/` hold, and waits until the API serves forwards.
     pub(crate) fn install(&self) {
-        let read = |file: &str| {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        self.apply(&DEPLOYED.map(read).join("\n---\n"));
+        self.apply(&deployed::list(&[deployed::access(), deployed::definitions()].concat()));
         self.wait_served();
     }
 
@@ -189,8 +183,13 @@ impl Plane {
 
     /// Sends calls as the administrator, in their order over one connection.
     pub(crate) fn send(&self, requests: &[http::Request]) -> Vec<http::Response> {
+        self.send_as(access::ADMIN, requests)
+    }
+
+    /// The same as the holder of a token.
+    pub(crate) fn send_as(&self, token: &str, requests: &[http::Request]) -> Vec<http::Response> {
         let authority = self.authority();
-        http::send(http::Peer { netns: &self.netns, url: URL, credentials: Some((&authority, access::ADMIN)) }, requests)
+        http::send(http::Peer { netns: &self.netns, url: URL, credentials: Some((&authority, token)) }, requests)
     }
 
     /// Sends one call as the administrator.
