@@ -21,4 +21,5 @@ pub mod publish;
 pub mod record;
 pub mod source;
 pub mod status;
+pub mod version;
 mod words;

@@ -9,25 +9,22 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::Exit;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
+use super::serving::ServingOptions;
 use crate::agent::{self, Memory, Node, Pace, Publisher};
 use crate::cluster::{self, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::Forward;
-use crate::metrics::{Health, Metrics, MetricsAddress, Served, serve};
+use crate::metrics::{Health, Metrics};
 use crate::node::{Observer, watch};
 use crate::plan::Policy;
 use crate::publish::StatusFile;
 use crate::record;
 use crate::source::folder;
-
-/// Only this node may ask, unless the administrator says otherwise. No well-known program of a node uses the port.
-const METRICS_ADDRESS: &str = "127.0.0.1:10450";
 
 #[derive(Args, Debug)]
 #[command(
@@ -49,9 +46,8 @@ pub(super) struct AgentOptions {
     /// The namespace of the agents, where each keeps its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Where /metrics, /livez, /readyz and /healthz are served over HTTP; empty for nowhere
-    #[arg(long, value_name = "ADDR:PORT", default_value = METRICS_ADDRESS, env = "PORTFORWARD_METRICS_ADDRESS")]
-    metrics_address: MetricsAddress,
+    #[command(flatten)]
+    serving: ServingOptions,
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
@@ -99,7 +95,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None));
-        let _server = served(options.metrics_address, &metrics, &health);
+        let _server = options.serving.serve(&metrics, &health);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         let node = node(source, Observer::default(), memory, &metrics);
         until_stopped(agent::run(node), agent::publish(publisher, newest)).await
@@ -109,23 +105,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let remembered = memory.snapshot().unwrap_or_default();
         let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact())));
-        let _server = served(options.metrics_address, &metrics, &health);
+        let _server = options.serving.serve(&metrics, &health);
         let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
         let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
         Box::pin(until_stopped(agent::run(node), publish)).await
     }
-}
-
-/// Serves metrics and health, in a task of its own that ends with what is given back.
-fn served(address: MetricsAddress, metrics: &Arc<Metrics>, health: &Arc<Health>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    match address {
-        MetricsAddress::Off => {}
-        MetricsAddress::At(address) => {
-            tasks.spawn(serve(address, Served { metrics: Arc::clone(metrics), health: Arc::clone(health) }));
-        }
-    }
-    tasks
 }
 
 /// Runs the sync loop until a signal says to stop, and beside it the publisher as a task of its own: whatever that waits for,

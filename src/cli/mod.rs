@@ -12,6 +12,7 @@ mod man;
 mod options;
 mod render;
 mod restore;
+mod serving;
 mod status;
 mod wide;
 

@@ -1,12 +1,12 @@
-//! Where metrics and health are served, as it stands on the command line.
+//! Where something is served over HTTP, as it stands on the command line.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// Where metrics and health are served.
+/// Where metrics, or health, are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsAddress {
+pub enum ListenAddress {
     /// Nowhere.
     Off,
     /// At this address and port.
@@ -18,7 +18,7 @@ pub enum MetricsAddress {
 #[error("not an IP address with a port: write 127.0.0.1:10450, or [::1]:10450 for IPv6, or nothing to serve none")]
 pub struct NoAddress;
 
-impl FromStr for MetricsAddress {
+impl FromStr for ListenAddress {
     type Err = NoAddress;
 
     fn from_str(text: &str) -> Result<Self, NoAddress> {
@@ -32,7 +32,7 @@ impl FromStr for MetricsAddress {
     }
 }
 
-impl fmt::Display for MetricsAddress {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => Ok(()),
@@ -48,13 +48,13 @@ mod tests {
     #[test]
     fn an_address_has_a_port_and_an_empty_one_switches_off() {
         for text in ["127.0.0.1:10450", "[::1]:10450", "0.0.0.0:9"] {
-            let address: MetricsAddress = text.parse().unwrap();
+            let address: ListenAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
-            assert_ne!(address, MetricsAddress::Off);
+            assert_ne!(address, ListenAddress::Off);
         }
-        assert_eq!("".parse(), Ok(MetricsAddress::Off));
+        assert_eq!("".parse(), Ok(ListenAddress::Off));
         for text in [" ", ":10450", "127.0.0.1", "localhost:10450", "127.0.0.1:0", "127.0.0.1:65536", "::1:10450"] {
-            assert_eq!(text.parse::<MetricsAddress>(), Err(NoAddress), "{text:?}");
+            assert_eq!(text.parse::<ListenAddress>(), Err(NoAddress), "{text:?}");
         }
     }
 }

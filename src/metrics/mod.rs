@@ -9,8 +9,8 @@ mod labels;
 mod registry;
 mod server;
 
-pub use address::{MetricsAddress, NoAddress};
+pub use address::{ListenAddress, NoAddress};
 pub use health::{Health, Liveness, Phase, STUCK_AFTER, liveness};
 pub use labels::{Part, Repair, Written};
 pub use registry::{Metrics, PREFIX};
-pub use server::{CONTENT_TYPE, Served, router, serve};
+pub use server::{CONTENT_TYPE, Served, serve};

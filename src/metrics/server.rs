@@ -1,4 +1,7 @@
-//! Serves metrics and health over HTTP. Whatever goes wrong here must not stop the agent's work.
+//! Serves metrics, and health, over HTTP. Whatever goes wrong here must not stop the agent's work.
+//!
+//! Each has an address of its own: whoever scrapes metrics may sit on another machine, who asks for health is the kubelet of
+//! this node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,26 +23,57 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// How soon an address is tried again that could not be bound: whoever holds it may be an agent that is about to end.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What is served.
+/// What is served at one address.
 #[derive(Clone, Debug)]
-pub struct Served {
-    /// The metrics.
-    pub metrics: Arc<Metrics>,
-    /// The health of the sync loop.
-    pub health: Arc<Health>,
+pub enum Served {
+    /// `/metrics`.
+    Metrics(Arc<Metrics>),
+    /// `/livez` with its alias `/healthz`, and `/readyz`.
+    Health(Arc<Health>),
+}
+
+impl Served {
+    /// The pages.
+    pub fn router(self) -> Router {
+        match self {
+            Self::Metrics(metrics) => Router::new().route("/metrics", get(exposition)).with_state(metrics),
+            Self::Health(health) => Router::new()
+                .route("/livez", get(livez))
+                .route("/healthz", get(livez))
+                .route("/readyz", get(readyz))
+                .with_state(health),
+        }
+    }
+
+    /// The option that says where.
+    const fn flag(&self) -> &'static str {
+        match self {
+            Self::Metrics(_) => "--metrics-address",
+            Self::Health(_) => "--health-address",
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Metrics(_) => "metrics",
+            Self::Health(_) => "health",
+        }
+    }
 }
 
 /// Serves at `address` for as long as it runs. An address that cannot be bound is said once and tried again.
 pub async fn serve(address: SocketAddr, served: Served) {
-    let listener = listen(address).await;
-    info!(%address, "metrics and health are served");
+    let what = served.name();
+    let listener = listen(address, &served).await;
+    info!(what, %address, "served over HTTP");
     // It ends with the task only: errors of accept(2) are retried by axum.
-    if let Err(error) = axum::serve(listener, router(served)).await {
-        error!(%address, %error, "metrics and health are not served any more");
+    if let Err(error) = axum::serve(listener, served.router()).await {
+        error!(what, %address, %error, "not served any more");
     }
 }
 
-async fn listen(address: SocketAddr) -> TcpListener {
+async fn listen(address: SocketAddr, served: &Served) -> TcpListener {
+    let (what, flag) = (served.name(), served.flag());
     let mut told = None;
     loop {
         match TcpListener::bind(address).await {
@@ -47,7 +81,8 @@ async fn listen(address: SocketAddr) -> TcpListener {
             Err(error) => {
                 if told != Some(error.kind()) {
                     told = Some(error.kind());
-                    error!(%address, %error, "no metrics and no health are served; free the address or give another with --metrics-address; forwards work on");
+                    let port = address.port();
+                    error!(what, %address, %error, "not served: free port {port} or give another address with {flag}; forwards work on");
                 }
                 tokio::time::sleep(RETRY).await;
             }
@@ -55,25 +90,15 @@ async fn listen(address: SocketAddr) -> TcpListener {
     }
 }
 
-/// The pages: `/metrics`, `/livez` with its alias `/healthz`, `/readyz`.
-pub fn router(served: Served) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(livez))
-        .route("/healthz", get(livez))
-        .route("/readyz", get(readyz))
-        .with_state(served)
-}
-
-async fn metrics(State(served): State<Served>) -> Response {
-    match served.metrics.exposition() {
+async fn exposition(State(metrics): State<Arc<Metrics>>) -> Response {
+    match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn livez(State(served): State<Served>) -> Response {
-    match served.health.liveness(Instant::now()) {
+async fn livez(State(health): State<Arc<Health>>) -> Response {
+    match health.liveness(Instant::now()) {
         Liveness::Alive => "ok\n".into_response(),
         Liveness::Stuck { since } => {
             let text = format!("a sync has been due for {} s and has not ended\n", since.as_secs());
@@ -82,8 +107,8 @@ async fn livez(State(served): State<Served>) -> Response {
     }
 }
 
-async fn readyz(State(served): State<Served>) -> Response {
-    if served.health.is_ready() {
+async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    if health.is_ready() {
         "ok\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the first complete sync is not done; the log says what it waits for\n").into_response()

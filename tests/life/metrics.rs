@@ -1,13 +1,14 @@
 //! What a scraper and a probe see of a running agent, in the network namespace of its node.
 
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Stdio};
 
 use crate::bed::agent::{AgentOptions, state_folder};
 use crate::bed::kernel::Variant;
 use crate::bed::wait::eventually;
-use crate::bed::{Bed, Proxy};
+use crate::bed::{Bed, INTERNAL, Proxy};
 use crate::exposition::scrape::{Page, get};
 use crate::exposition::{parse, value};
 use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, wait};
@@ -18,18 +19,22 @@ on_both_variants! {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
-/// Where an agent serves by default.
-const DEFAULT: &str = "127.0.0.1:10450";
+/// Where an agent serves metrics by default.
+const METRICS: &str = "127.0.0.1:10450";
+/// Where it serves its health by default.
+const HEALTH: &str = "127.0.0.1:10451";
 
-fn default() -> SocketAddr {
-    DEFAULT.parse().unwrap()
+/// A page from where an agent serves it by default.
+fn ask(proxy: &Proxy, path: &str) -> io::Result<Page> {
+    let address: SocketAddr = if path == "/metrics" { METRICS } else { HEALTH }.parse().unwrap();
+    proxy.netns.run(|| get(address, path))
 }
 
 /// A page of the agent on this proxy, once it is served.
 fn page(proxy: &Proxy, path: &str) -> Page {
     let mut found = None;
     wait(&format!("{path} is served"), || {
-        found = proxy.netns.run(|| get(default(), path)).ok();
+        found = ask(proxy, path).ok();
         found.is_some()
     });
     found.expect("waited for")
@@ -72,25 +77,40 @@ fn a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows(variant: Variant) {
 }
 
 #[test]
-fn an_address_in_use_is_said_once_and_stops_no_forward() {
+fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
     let bed = Bed::new();
-    let held = bed.proxy().netns.run(|| TcpListener::bind(DEFAULT)).expect("the loopback is up");
+    let [metrics, health] = [METRICS, HEALTH].map(|address| bed.proxy().netns.run(|| TcpListener::bind(address)).expect("free"));
     let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
-    let said = || stage.agent.log().lines().filter(|line| line.contains("--metrics-address")).count();
-    wait("the flag is named", || said() == 1);
-    drop(held);
-    assert!(eventually(2 * SOON, || stage.proxy().netns.run(|| get(default(), "/livez")).is_ok()), "served once it is free");
-    assert_eq!(said(), 1);
+    let said = |port: &str, flag: &str| {
+        stage.agent.log().lines().filter(|line| line.contains(&format!("free port {port}")) && line.contains(flag)).count()
+    };
+    let both = || [said("10450", "--metrics-address"), said("10451", "--health-address")];
+    wait("ports and flags are named", || both() == [1, 1]);
+    drop((metrics, health));
+    for path in ["/metrics", "/livez"] {
+        assert!(eventually(2 * SOON, || ask(stage.proxy(), path).is_ok()), "{path} is served once it is free");
+    }
+    assert_eq!(both(), [1, 1]);
+}
+
+#[test]
+fn metrics_may_listen_where_others_reach_them_and_health_stays_at_home() {
+    let options = AgentOptions { extra: vec![format!("--metrics-address={INTERNAL}:9100")], ..AgentOptions::new(Variant::Nft) };
+    let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
+    assert_eq!(page(stage.proxy(), "/livez").status, 200);
+    let from_outside = |port: u16| stage.bed.neighbour.run(|| get((INTERNAL, port).into(), "/metrics"));
+    wait("the line reaches the metrics", || from_outside(9100).is_ok_and(|page| page.status == 200));
+    assert!(from_outside(10451).is_err() && ask(stage.proxy(), "/metrics").is_err());
 }
 
 #[test]
 fn an_empty_address_serves_nothing() {
-    let options = AgentOptions { extra: vec!["--metrics-address=".to_owned()], ..AgentOptions::new(Variant::Nft) };
-    let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
+    let extra = ["--metrics-address=", "--health-address="].map(str::to_owned).to_vec();
+    let stage = Stage::with(AgentOptions { extra, ..AgentOptions::new(Variant::Nft) }, Bed::new(), &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
-    let listening = stage.proxy().netns.run(|| get(default(), "/livez")).is_ok();
-    assert!(!listening && !stage.agent.log().contains("metrics"), "{}", stage.agent.log());
+    let listening = ["/metrics", "/livez"].map(|path| ask(stage.proxy(), path).is_ok());
+    assert!(listening == [false; 2] && !stage.agent.log().contains("served"), "{}", stage.agent.log());
 }
 
 /// A kubeconfig for an API server that nobody runs.
