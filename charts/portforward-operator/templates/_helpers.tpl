@@ -1,0 +1,108 @@
+{{/* The name of the chart, as labels carry it. */}}
+{{- define "portforward-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of every object. */}}
+{{- define "portforward-operator.fullname" -}}
+{{- $name := include "portforward-operator.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* What never changes in the life of a release, so that selectors may name it. */}}
+{{- define "portforward-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "portforward-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: agent
+{{- end }}
+
+{{/* The labels of every object. */}}
+{{- define "portforward-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "portforward-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* The ServiceAccount of the agents. */}}
+{{- define "portforward-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "portforward-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.create is false: say in serviceAccount.name which one the agents use" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* The image: by its digest, if one is named. */}}
+{{- define "portforward-operator.image" -}}
+{{- $name := printf "%s/%s" .Values.image.registry .Values.image.repository | trimPrefix "/" }}
+{{- with .Values.image.digest }}
+{{- printf "%s@%s" $name . }}
+{{- else }}
+{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* The filter of the log: with a bare level, without the client's own lines, since the agent says each outage once. */}}
+{{- define "portforward-operator.log" -}}
+{{- if has .Values.agent.logLevel (list "error" "warn" "info") }}
+{{- printf "%s,kube_client=off,kube_runtime=off" .Values.agent.logLevel }}
+{{- else }}
+{{- .Values.agent.logLevel }}
+{{- end }}
+{{- end }}
+
+{{/* The environment that the chart itself gives the agent, as YAML. A setting stands here rather than among the arguments
+where the program takes it here: an overlay then changes it by its name. */}}
+{{- define "portforward-operator.env" -}}
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: HOST_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.hostIP
+- name: PORTFORWARD_IPTABLES
+  value: {{ .Values.agent.iptables }}
+- name: PORTFORWARD_STATE_DIR
+  value: {{ .Values.agent.stateDir }}
+- name: PORTFORWARD_METRICS_ADDRESS
+  value: {{ ternary "$(HOST_IP)" "127.0.0.1" (eq .Values.metrics.listen "NodeIP") }}:{{ .Values.metrics.port }}
+- name: PORTFORWARD_HEALTH_ADDRESS
+  value: 127.0.0.1:{{ .Values.health.port }}
+- name: PORTFORWARD_LOG_FORMAT
+  value: {{ .Values.agent.logFormat }}
+- name: PORTFORWARD_LOG
+  value: {{ include "portforward-operator.log" . }}
+{{- end }}
+
+{{/* How a monitor (the argument) has its endpoint scraped. Each series gets the name of the node, which the alerts say. */}}
+{{- define "portforward-operator.scrape" -}}
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+relabelings:
+- sourceLabels: [__meta_kubernetes_pod_node_name]
+  targetLabel: node
+{{- with .relabelings }}
+{{ toYaml . }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+{{ toYaml . }}
+{{- end }}
+{{- end }}
