@@ -120,6 +120,11 @@ impl Netns {
 }
 
 impl Netns {
+    /// The processes in the namespace.
+    pub(crate) fn pids(&self) -> Vec<Pid> {
+        pids(&self.name)
+    }
+
     /// Kills every process in the namespace; how many were there.
     pub(crate) fn kill_all(&self) -> usize {
         kill_all(&self.name)
@@ -151,11 +156,14 @@ fn remove(name: &str) {
 }
 
 fn kill_all(name: &str) -> usize {
-    let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() else { return 0 };
-    let pids = String::from_utf8_lossy(&pids.stdout);
-    // A test that panicked inside `run` may still have its own thread in there.
-    let others = pids.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).filter(|pid| *pid != getpid());
-    others.map(|pid| kill_process(pid, Signal::KILL)).count()
+    pids(name).into_iter().map(|pid| kill_process(pid, Signal::KILL)).count()
+}
+
+/// The processes in a namespace but this one: a test that panicked inside `run` may still have its own thread in there.
+fn pids(name: &str) -> Vec<Pid> {
+    let Ok(listed) = Command::new("ip").args(["netns", "pids", name]).output() else { return Vec::new() };
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    listed.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).filter(|pid| *pid != getpid()).collect()
 }
 
 /// Removes the namespaces of test processes that are gone; those of living ones stay.

@@ -103,10 +103,11 @@ fn killed(cluster: &Cluster, flows: &Flows) {
     cluster.wait_replaced("px0", &uid);
     flows.go_on("a killed pod");
 
-    let pids = cluster.nodes[0].run(&cluster.bed, &format!("ip netns pids {}", cluster.bed.proxies[0].netns.name()));
-    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("portforward"));
-    let pid = pids.lines().map(str::trim).find(named).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-    kill_process(pid.expect("the agent runs on px0"), Signal::KILL).expect("the agent can be killed");
+    let named = |pid: &Pid| {
+        fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_pid())).is_ok_and(|name| name.starts_with("portforward"))
+    };
+    let agent = cluster.bed.proxies[0].netns.pids().into_iter().find(named).expect("the agent runs on px0");
+    kill_process(agent, Signal::KILL).expect("the agent can be killed");
     let restarted = || cluster.agents()["px0"]["status"]["containerStatuses"][0]["restartCount"] == 1;
     assert!(eventually(PATIENCE, restarted), "the kubelet did not restart the agent");
     cluster.wait_rollout();
