@@ -14,4 +14,5 @@ mod newer;
 mod nodes;
 mod outages;
 mod rest;
+mod servers;
 mod starts;

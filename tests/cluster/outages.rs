@@ -228,8 +228,9 @@ fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mute", "namespace": SYSTEM}},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mute", "namespace": SYSTEM},
          "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch"]}]},
-        binding("ClusterRoleBinding", "ClusterRole", "portforward-operator"),
-        binding("RoleBinding", "Role", "mute"),
+        binding("ClusterRoleBinding", SYSTEM, "ClusterRole", "portforward-operator"),
+        binding("RoleBinding", "default", "Role", "portforward-operator"),
+        binding("RoleBinding", SYSTEM, "Role", "mute"),
     ]});
     fleet.plane.apply(&grant.to_string());
     fleet.kubeconfigs[1] = fleet.plane.kubeconfig("mute", &fleet.plane.token(SYSTEM, "mute", Duration::from_hours(1)));
@@ -249,8 +250,8 @@ fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
     assert_eq!(fleet.entries(WEB), ["px0 Active Ready"]);
 }
 
-fn binding(kind: &str, role_kind: &str, role: &str) -> Value {
-    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "mute", "namespace": SYSTEM},
+fn binding(kind: &str, namespace: &str, role_kind: &str, role: &str) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "mute", "namespace": namespace},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role_kind, "name": role},
         "subjects": [{"kind": "ServiceAccount", "name": "mute", "namespace": SYSTEM}]})
 }

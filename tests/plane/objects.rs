@@ -33,6 +33,8 @@ pub(crate) enum Resource {
     Roles,
     /// The definitions of resources, of the cluster.
     Definitions,
+    /// Of a namespace, in `discovery.k8s.io`.
+    EndpointSlices,
 }
 
 impl Resource {
@@ -48,6 +50,7 @@ impl Resource {
             Self::ClusterRoles => ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
             Self::Roles => ("apis/rbac.authorization.k8s.io/v1", "roles"),
             Self::Definitions => ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+            Self::EndpointSlices => ("apis/discovery.k8s.io/v1", "endpointslices"),
         };
         let namespace = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
         let name = name.map(|name| format!("/{name}")).unwrap_or_default();
