@@ -48,6 +48,11 @@ impl Request {
         Self { method: "PATCH", path: path.into(), body: Some(("application/merge-patch+json", body)) }
     }
 
+    /// Changes by a list of operations (RFC 6902).
+    pub(crate) fn json_patch(path: impl Into<String>, operations: Value) -> Self {
+        Self { method: "PATCH", path: path.into(), body: Some(("application/json-patch+json", operations)) }
+    }
+
     /// Server-side apply; the query names the field manager.
     pub(crate) fn apply(path: impl Into<String>, body: Value) -> Self {
         Self { method: "PATCH", path: path.into(), body: Some(("application/apply-patch+yaml", body)) }

@@ -1,0 +1,101 @@
+//! Leases and events: each agent its own, in its own name.
+
+use serde_json::{Value, json};
+
+use crate::plane::Resource;
+use crate::plane::access::SYSTEM;
+use crate::plane::http::Request;
+use crate::{Agent, LINES, NODE, OTHER, plane};
+
+/// Makes or renews a Lease as an agent does, with more metadata.
+pub(crate) fn apply(name: &str, holder: &str, metadata: &Value, query: &str) -> Request {
+    let mut lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata,
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 40},
+    });
+    lease["metadata"]["name"] = name.into();
+    let path = Resource::Leases.path(Some(SYSTEM), Some(name));
+    Request::apply(format!("{path}?fieldManager=test&force=true{query}"), lease)
+}
+
+#[test]
+fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
+    let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
+    let plain = json!({"labels": {"portforward.dev/agent": "true"}});
+    let own = "may write only the Lease node-a, with itself as the holder";
+    // Before the other has one: neither in its name nor under it.
+    agent.refused(&apply(OTHER, OTHER, &plain, ""), own);
+    agent.refused(&apply(OTHER, NODE, &plain, ""), own);
+    agent.refused(&apply("any", NODE, &plain, ""), own);
+    agent.refused(&apply(NODE, OTHER, &plain, ""), own);
+    let post = json!({"metadata": {"name": "any"}, "spec": {"holderIdentity": NODE}});
+    agent.refused(&Request::post(Resource::Leases.path(Some(SYSTEM), None), post), own);
+
+    for node in [&agent, &agent, &other, &other] {
+        let name = if std::ptr::eq(node, &agent) { NODE } else { OTHER };
+        node.does(&apply(name, name, &plain, ""));
+    }
+    // Once it has: neither renewed, nor taken over, nor given away, nor ended.
+    let path = |name| Resource::Leases.path(Some(SYSTEM), Some(name));
+    agent.refused(&apply(OTHER, OTHER, &plain, ""), own);
+    agent.refused(&apply(OTHER, NODE, &plain, ""), own);
+    agent.refused(&Request::merge(path(OTHER), json!({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})), own);
+    agent.refused(&Request::merge(path(OTHER), json!({"spec": {"leaseDurationSeconds": 1}})), own);
+    agent.refused(&Request::merge(path(NODE), json!({"spec": {"holderIdentity": OTHER}})), own);
+    agent.refused(&Request::json_patch(path(NODE), json!([{"op": "remove", "path": "/spec/holderIdentity"}])), own);
+    agent.unentitled(&Request::delete(path(NODE)));
+    agent.unentitled(&Request::put(path(NODE), json!({})));
+    assert_eq!(plane().get(Resource::Leases, &format!("{SYSTEM}/{OTHER}")).unwrap()["spec"]["holderIdentity"], OTHER);
+
+    let neither = "an agent sets neither finalizers nor owners";
+    let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "1"}]);
+    agent.refused(&apply(NODE, NODE, &json!({"finalizers": ["example.com/x"]}), ""), neither);
+    agent.refused(&apply(NODE, NODE, &json!({"ownerReferences": owner}), ""), neither);
+    // What an administrator has set hinders no renewal.
+    plane().patch(Resource::Leases, &format!("{SYSTEM}/{NODE}"), json!({"metadata": {"ownerReferences": owner}}));
+    agent.does(&apply(NODE, NODE, &plain, ""));
+    agent.refused(&Request::merge(path(NODE), json!({"metadata": {"ownerReferences": null}})), neither);
+}
+
+fn event(name: &str, changes: &Value) -> Request {
+    let mut event = json!({
+        "metadata": {"name": name}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "action": "Sync", "reason": "Ready", "type": "Normal", "note": "a test",
+        "reportingController": "portforward.dev/agent", "reportingInstance": NODE,
+        "regarding": {"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "namespace": LINES, "name": "web"},
+    });
+    for (field, value) in changes.as_object().unwrap() {
+        event[field] = value.clone();
+    }
+    Request::post(Resource::Events.path(Some(LINES), None), event)
+}
+
+#[test]
+fn an_agent_reports_on_forwards_and_in_its_own_name() {
+    let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
+    let own = "may report only on PortForwards, as portforward.dev/agent on node-a";
+    agent.does(&event("own", &json!({})));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "namespace": LINES, "name": "web"});
+    let stranger = json!({"apiVersion": "example.com/v1", "kind": "PortForward", "namespace": LINES, "name": "web"});
+    for changes in [
+        json!({"reportingInstance": OTHER}),
+        json!({"reportingController": "kubelet"}),
+        json!({"regarding": pod}),
+        json!({"regarding": stranger}),
+    ] {
+        agent.refused(&event("other", &changes), own);
+    }
+    let neither = "an agent sets neither finalizers nor owners";
+    agent.refused(&event("held", &json!({"metadata": {"name": "held", "finalizers": ["example.com/x"]}})), neither);
+
+    let path = Resource::Events.path(Some(LINES), Some("own"));
+    let again = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}});
+    agent.does(&Request::merge(&*path, again.clone()));
+    other.refused(&Request::merge(&*path, again), "on node-b");
+    agent.unentitled(&Request::delete(path));
+
+    let foreign = event("foreign", &json!({"reportingController": "kubelet", "regarding": pod}));
+    plane().must(&foreign);
+    let path = Resource::Events.path(Some(LINES), Some("foreign"));
+    agent.refused(&Request::merge(path, json!({"series": {"count": 9, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}})), own);
+}
