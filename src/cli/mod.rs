@@ -3,6 +3,7 @@
 #![allow(clippy::doc_markdown, reason = "the comments on options are the help text, which is no Markdown")]
 
 mod agent;
+mod check;
 mod cleanup;
 mod completions;
 mod crd;
@@ -47,6 +48,8 @@ enum Command {
     Cleanup(cleanup::CleanupOptions),
     /// Show what this node does with each forward, from its kernel as it is now, without touching anything
     Status(status::StatusOptions),
+    /// Say whether the installation works: whether forwards are served, which agents live, and whether the one of this node is ready
+    Check(check::CheckOptions),
     /// Print the CustomResourceDefinition
     Crd,
     /// Print what a shell needs to complete this command line
@@ -66,6 +69,7 @@ pub fn main() -> Exit {
         Command::Restore(options) => exit::with_runtime(restore::run(options)),
         Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),
         Command::Status(options) => exit::with_runtime(status::run(options)),
+        Command::Check(options) => exit::with_runtime(check::run(options)),
         Command::Crd => crd::run(),
         Command::Completions(options) => completions::run(&options),
         Command::Man => man::run(),

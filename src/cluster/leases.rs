@@ -25,7 +25,7 @@ use super::trouble::{Outage, Trouble};
 use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
 
 /// The label of the Leases of agents.
-const LABEL: &str = "portforward.dev/agent";
+pub(super) const LABEL: &str = "portforward.dev/agent";
 /// How often it is looked whether a Lease has become too old.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long nothing may be heard where all is well: the own Lease alone is renewed twice in this time.

@@ -13,6 +13,7 @@ mod leases;
 mod patches;
 mod publisher;
 mod recorder;
+pub mod survey;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};

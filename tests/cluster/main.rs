@@ -7,6 +7,7 @@ mod bed;
 mod plane;
 
 mod beside;
+mod check;
 mod fleet;
 mod lifecycle;
 mod limits;

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::bed::netns::output;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
-const COMMANDS: [&str; 8] = ["agent", "render", "restore", "cleanup", "status", "crd", "completions", "man"];
+const COMMANDS: [&str; 9] = ["agent", "render", "restore", "cleanup", "status", "check", "crd", "completions", "man"];
 
 /// Run where there is no tool, no home and nothing to read.
 fn run(arguments: &[&str]) -> Output {

@@ -1,0 +1,78 @@
+//! What each value is right in and together cannot work is refused with what to do; what is risky is said in the notes.
+
+use serde_json::{Value, json};
+
+use crate::helm::{CHART, Helm, NAMESPACE, try_render};
+use crate::schema::full;
+
+#[test]
+fn what_cannot_work_together_is_refused_with_what_to_do() {
+    let monitor = |kind: &str| json!({"monitoring": {kind: {"enabled": true}}});
+    let both = json!({"enabled": true});
+    for (values, wanted) in [
+        (monitor("podMonitor"), "monitoring.podMonitor cannot reach agents that serve metrics to their own node only: set metrics.listen to NodeIP"),
+        (monitor("serviceMonitor"), "monitoring.serviceMonitor cannot reach agents"),
+        (
+            json!({"metrics": {"listen": "NodeIP"}, "monitoring": {"podMonitor": both, "serviceMonitor": both}}),
+            "would scrape every agent twice: enable one of them",
+        ),
+        (json!({"metrics": {"port": 10451}}), "metrics.port and health.port are the same port"),
+        (json!({"serviceAccount": {"create": false}}), "say in serviceAccount.name which one the agents use"),
+        (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),
+        (json!({"rbac": {"userRoles": {"edit": {"create": false, "aggregate": true}}}}), "no role to aggregate"),
+        (json!({"agent": {"extraEnv": [{"name": "NODE_NAME", "value": "a"}]}}), "agent.extraEnv sets NODE_NAME, which the chart sets itself"),
+        (json!({"agent": {"extraEnv": [{"name": "PORTFORWARD_LOG", "value": "a"}]}}), "agent.extraEnv sets PORTFORWARD_LOG"),
+        (json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}), "agent.extraEnv sets A twice"),
+        (json!({"podLabels": {"app.kubernetes.io/name": "other"}}), "podLabels sets app.kubernetes.io/name, which the chart sets itself"),
+    ] {
+        let refusal = try_render(&values).expect_err(wanted);
+        assert!(refusal.contains(wanted), "{values}: {refusal}");
+    }
+}
+
+/// What a user reads after `helm install`.
+fn notes(helm: Helm, values: &Value) -> String {
+    let output = helm.run(&["install", "pf", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", "-"], values);
+    // Helm 3 as it is built here takes itself for one of the oldest Kubernetes, and knows no other without a cluster.
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    text.split_once("NOTES:\n").expect("there are notes").1.to_owned()
+}
+
+#[test]
+fn the_notes_name_the_next_command_and_what_stays() {
+    let said = notes(Helm::Four, &json!({}));
+    for wanted in [
+        "kubectl rollout status daemonset/pf-portforward-operator --namespace portforward-system",
+        "helm test pf --namespace portforward-system",
+        "kubectl label namespace portforward-system pod-security.kubernetes.io/enforce=privileged",
+        "NOTE: no registry serves portforward.dev",
+        "NOTE: the image is named by a tag",
+        "What stays after `helm uninstall`:\n- the CustomResourceDefinition and every PortForward",
+        "/var/lib/portforward-operator",
+        "portforward-operator cleanup",
+    ] {
+        assert!(said.contains(wanted), "{wanted}\n{said}");
+    }
+    assert!(!said.contains("WARNING"), "{said}");
+}
+
+#[test]
+fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
+    let risks = [
+        (json!({"rbac": {"userRoles": {"edit": {"aggregate": true}}}}), "rbac.userRoles.edit.aggregate"),
+        (json!({"metrics": {"listen": "NodeIP"}}), "metrics.listen: NodeIP"),
+        (json!({"agent": {"setIpForward": true}}), "agent.setIpForward"),
+        (json!({"admissionPolicy": {"enabled": false}}), "admissionPolicy.enabled: false"),
+        (json!({"crds": {"keep": false}}), "crds.keep: false"),
+    ];
+    for (values, wanted) in risks {
+        let said = notes(Helm::Four, &values);
+        assert_eq!(said.matches("WARNING").count(), 1, "{values}: {said}");
+        assert!(said.contains(wanted), "{values}: {said}");
+    }
+    let said = notes(Helm::Four, &full());
+    assert!(!said.contains("NOTE:"), "a digest and a registry of one's own: {said}");
+    let said = notes(Helm::Four, &json!({"crds": {"enabled": false}}));
+    assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
+}

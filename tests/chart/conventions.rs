@@ -1,0 +1,340 @@
+//! What is rendered keeps to what a review asks for: of the pods, of the rights, of the names.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::helm::{CHART, Helm, NAME, NAMESPACE, VERSIONS, objects, one, render};
+use crate::schema::full;
+use crate::versions::cases;
+
+fn daemonset(values: &Value) -> Value {
+    one(&objects(&render(values)), "DaemonSet").clone()
+}
+
+/// What `pod` says of an agent's pod.
+fn pod(values: &Value) -> Value {
+    daemonset(values)["spec"]["template"]["spec"].clone()
+}
+
+/// The agent's container.
+fn agent(values: &Value) -> Value {
+    let containers = pod(values)["containers"].clone();
+    assert_eq!(containers.as_array().map(Vec::len), Some(1), "{containers:#}");
+    containers[0].clone()
+}
+
+fn env(agent: &Value, name: &str) -> Value {
+    let found = agent["env"].as_array().into_iter().flatten().find(|one| one["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+#[test]
+fn the_daemonset_is_one_of_a_network_agent() {
+    let set = daemonset(&json!({}));
+    assert_eq!(set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}));
+    let pod = &set["spec"]["template"]["spec"];
+    for (field, wanted) in [
+        ("priorityClassName", json!("system-node-critical")),
+        ("tolerations", json!([{"operator": "Exists"}])),
+        ("nodeSelector", json!({"kubernetes.io/os": "linux"})),
+        ("hostNetwork", json!(true)),
+        ("dnsPolicy", json!("ClusterFirstWithHostNet")),
+        ("terminationGracePeriodSeconds", json!(10)),
+        ("automountServiceAccountToken", json!(true)),
+        ("serviceAccountName", json!(NAME)),
+        ("securityContext", json!({"seccompProfile": {"type": "RuntimeDefault"}})),
+    ] {
+        assert_eq!(pod[field], wanted, "{field}");
+    }
+    let agent = agent(&json!({}));
+    assert_eq!(agent["args"], json!(["agent"]));
+    assert_eq!(agent["terminationMessagePolicy"], "FallbackToLogsOnError");
+    for (name, field) in [("NODE_NAME", "spec.nodeName"), ("POD_NAMESPACE", "metadata.namespace"), ("HOST_IP", "status.hostIP")] {
+        assert_eq!(env(&agent, name)["valueFrom"]["fieldRef"]["fieldPath"], field);
+    }
+    // Requests, no limit of the CPU, which would delay repairs.
+    assert!(agent["resources"]["requests"]["cpu"].is_string() && agent["resources"]["requests"]["memory"].is_string());
+    assert_eq!(agent["resources"].get("limits"), None);
+}
+
+#[test]
+fn the_probes_ask_on_the_loopback_where_the_agent_answers() {
+    let agent = agent(&json!({"health": {"port": 20451}}));
+    assert_eq!(env(&agent, "PORTFORWARD_HEALTH_ADDRESS")["value"], "127.0.0.1:20451");
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        assert_eq!(agent[probe]["httpGet"], json!({"host": "127.0.0.1", "path": path, "port": 20451}), "{probe}");
+    }
+}
+
+#[test]
+fn metrics_are_for_the_node_alone_unless_asked_for_more() {
+    let alone = agent(&json!({}));
+    assert_eq!(env(&alone, "PORTFORWARD_METRICS_ADDRESS")["value"], "127.0.0.1:10450");
+    assert_eq!(alone.get("ports"), None);
+    let open = agent(&json!({"metrics": {"listen": "NodeIP", "port": 20450}}));
+    assert_eq!(env(&open, "PORTFORWARD_METRICS_ADDRESS")["value"], "$(HOST_IP):20450");
+    assert_eq!(open["ports"], json!([{"name": "metrics", "containerPort": 20450, "protocol": "TCP"}]));
+    // A variable is known to those that follow it only.
+    let names: Vec<&Value> = open["env"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    let place = |name: &str| names.iter().position(|one| *one == name);
+    assert!(place("HOST_IP") < place("PORTFORWARD_METRICS_ADDRESS"), "{names:?}");
+}
+
+#[test]
+fn the_container_has_two_capabilities_and_for_nft_one() {
+    for (variant, wanted) in
+        [("auto", json!(["NET_ADMIN", "NET_RAW"])), ("legacy", json!(["NET_ADMIN", "NET_RAW"])), ("nft", json!(["NET_ADMIN"]))]
+    {
+        let agent = agent(&json!({"agent": {"iptables": variant}}));
+        assert_eq!(env(&agent, "PORTFORWARD_IPTABLES")["value"], variant);
+        assert_eq!(
+            agent["securityContext"],
+            json!({
+                "runAsUser": 0,
+                "runAsGroup": 0,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"], "add": wanted},
+            }),
+            "{variant}"
+        );
+    }
+}
+
+/// Every object with containers, of every case.
+fn pods() -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for (case, values) in cases() {
+        for object in objects(&render(&values)) {
+            let pod = if object["kind"] == "Pod" { &object["spec"] } else { &object["spec"]["template"]["spec"] };
+            if pod.get("containers").is_some() {
+                found.push((format!("{case}: {} {}", object["kind"], object["metadata"]["name"]), pod.clone()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_values() {
+    let pods = pods();
+    assert_eq!(pods.len(), 2 * cases().len(), "the agents and the check of each case");
+    for (place, pod) in pods {
+        let text = pod.to_string();
+        for foreign in ["privileged", "hostPID", "hostIPC", "shareProcessNamespace", "SYS_ADMIN", "SYS_MODULE", "Unconfined"] {
+            assert!(!text.contains(foreign), "{place}: {foreign}");
+        }
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{place}");
+        for container in pod["containers"].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false, "{place}");
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{place}");
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{place}");
+            let added: BTreeSet<&str> = context["capabilities"]["add"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            assert!(added.is_subset(&["NET_ADMIN", "NET_RAW"].into()), "{place}: {added:?}");
+        }
+        let volumes: Vec<&Value> = pod["volumes"].as_array().into_iter().flatten().collect();
+        assert!(volumes.iter().all(|volume| volume.get("hostPath").is_some()), "{place}: {volumes:#?}");
+        let paths: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
+        let known = ["/var/lib/portforward-operator", "/srv/portforward", "/run/xtables.lock", "/proc/sys/net"];
+        assert!(paths.is_subset(&known.into()), "{place}: {paths:?}");
+    }
+}
+
+#[test]
+fn the_node_s_files_are_the_record_and_the_lock_and_by_choice_its_network_settings() {
+    let volume = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
+    let state = volume("state", "/var/lib/portforward-operator", "DirectoryOrCreate");
+    let lock = volume("xtables-lock", "/run/xtables.lock", "FileOrCreate");
+    assert_eq!(pod(&json!({}))["volumes"], json!([state, lock]));
+    let forwarding = json!({"agent": {"setIpForward": true}});
+    assert_eq!(pod(&forwarding)["volumes"], json!([state, lock, volume("proc-sys-net", "/proc/sys/net", "Directory")]));
+    let agent = agent(&forwarding);
+    assert_eq!(agent["args"], json!(["agent", "--set-ip-forward"]));
+    assert_eq!(agent["volumeMounts"][2], json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"}));
+    // Where the agent looks for it is where it is.
+    let elsewhere = json!({"agent": {"stateDir": "/srv/state"}});
+    let agent = self::agent(&elsewhere);
+    assert_eq!(env(&agent, "PORTFORWARD_STATE_DIR")["value"], "/srv/state");
+    assert_eq!(agent["volumeMounts"][0]["mountPath"], "/srv/state");
+    assert_eq!(pod(&elsewhere)["volumes"][0]["hostPath"]["path"], "/srv/state");
+}
+
+#[test]
+fn the_settings_of_the_agent_reach_it() {
+    let agent = agent(&full());
+    assert_eq!(agent["args"], json!(["agent", "--set-ip-forward", "--reserved-ports=22,30000:32767", "--node-name=$(NODE_NAME)"]));
+    assert_eq!(env(&agent, "PORTFORWARD_LOG_FORMAT")["value"], "json");
+    assert_eq!(env(&agent, "PORTFORWARD_LOG")["value"], "info,portforward_operator::plan=debug");
+    assert_eq!(env(&agent, "A")["value"], "b");
+    assert_eq!(agent["securityContext"]["seLinuxOptions"]["type"], "spc_t");
+    // A level alone is one of this program, which says each outage once; the client would say it at each try.
+    let log = |level: &str| env(&self::agent(&json!({"agent": {"logLevel": level}})), "PORTFORWARD_LOG")["value"].clone();
+    assert_eq!(log("warn"), "warn,kube_client=off,kube_runtime=off");
+    assert_eq!(log("debug"), "debug");
+    // Empty is none; unset is the program's own.
+    let reserved = |ports: Value| self::agent(&json!({"agent": {"reservedPorts": ports}}))["args"].clone();
+    assert_eq!(reserved(json!("")), json!(["agent", "--reserved-ports="]));
+    assert_eq!(reserved(Value::Null), json!(["agent"]));
+}
+
+#[test]
+fn every_option_that_the_chart_gives_is_one_of_the_program() {
+    let help = crate::bed::netns::must(std::process::Command::new(env!("CARGO_BIN_EXE_portforward-operator")).args(["agent", "--help"]));
+    let agent = agent(&full());
+    let arguments = agent["args"].as_array().unwrap().iter().filter_map(Value::as_str).skip(1);
+    for argument in arguments {
+        let option = argument.split('=').next().unwrap();
+        assert!(help.contains(option), "{option}: {help}");
+    }
+    let variables = agent["env"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str());
+    for variable in variables.filter(|name| name.starts_with("PORTFORWARD_")) {
+        assert!(help.contains(&format!("[env: {variable}=")), "{variable}: {help}");
+    }
+}
+
+#[test]
+fn the_image_is_named_by_tag_or_by_digest_which_decides() {
+    let image = |image: Value| agent(&json!({"image": image}))["image"].clone();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(image(json!({})), format!("portforward.dev/portforward-operator:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(image(json!({"tag": "1.2.3"})), "portforward.dev/portforward-operator:1.2.3");
+    assert_eq!(image(json!({"digest": digest, "tag": "1.2.3"})), format!("portforward.dev/portforward-operator@{digest}"));
+    assert_eq!(image(json!({"registry": "", "repository": "a/b", "tag": "c"})), "a/b:c");
+    let everything = objects(&render(&full()));
+    let check = one(&everything, "Pod");
+    assert_eq!(check["spec"]["containers"][0]["image"], agent(&full())["image"]);
+    assert_eq!(check["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
+}
+
+/// The labels by which built-in roles take others in.
+fn aggregated(role: &Value) -> BTreeSet<String> {
+    let labels = role["metadata"]["labels"].as_object().unwrap();
+    labels.keys().filter_map(|label| label.strip_prefix("rbac.authorization.k8s.io/aggregate-to-").map(str::to_owned)).collect()
+}
+
+#[test]
+fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
+    let roles = |values: &Value| {
+        let all = objects(&render(values)).into_iter().filter(|object| object["kind"] == "ClusterRole");
+        all.map(|role| (role["metadata"]["name"].as_str().unwrap().to_owned(), role)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let nobody = BTreeSet::<String>::new();
+    let default = roles(&json!({}));
+    assert_eq!(default.keys().collect::<Vec<_>>(), ["portforward-operator", "portforward-operator-edit", "portforward-operator-view"]);
+    assert_eq!(aggregated(&default["portforward-operator-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
+    assert_eq!(default["portforward-operator-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
+    assert_eq!(aggregated(&default["portforward-operator-edit"]), nobody);
+    assert_eq!(aggregated(&default["portforward-operator"]), nobody);
+    for role in default.values() {
+        let text = role["rules"].to_string();
+        assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
+    }
+    // Nobody but the agents needs the status.
+    for name in ["portforward-operator-view", "portforward-operator-edit"] {
+        assert_eq!(default[name]["rules"], json!([{"apiGroups": ["portforward.dev"], "resources": ["portforwards"], "verbs": default[name]["rules"][0]["verbs"]}]));
+    }
+    let chosen = roles(&json!({"rbac": {"userRoles": {"view": {"aggregate": false}, "edit": {"aggregate": true}}}}));
+    assert_eq!(aggregated(&chosen["portforward-operator-view"]), nobody);
+    assert_eq!(aggregated(&chosen["portforward-operator-edit"]), ["edit", "admin"].map(str::to_owned).into());
+}
+
+#[test]
+fn every_object_has_the_labels_the_namespace_and_the_name_of_its_release() {
+    let of_the_cluster = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    for (case, values) in cases() {
+        let named = values.get("fullnameOverride").and_then(Value::as_str).unwrap_or(NAME);
+        let account = values.pointer("/serviceAccount/name").and_then(Value::as_str).unwrap_or(NAME);
+        for object in objects(&render(&values)) {
+            let (kind, metadata) = (object["kind"].as_str().unwrap(), &object["metadata"]);
+            let place = format!("{case}: {kind} {}", metadata["name"]);
+            let namespace = metadata.get("namespace").and_then(Value::as_str);
+            assert_eq!(namespace.is_none(), of_the_cluster.contains(&kind), "{place}");
+            assert!(namespace.is_none_or(|namespace| namespace == NAMESPACE || namespace == "default"), "{place}");
+            let name = metadata["name"].as_str().unwrap();
+            let own = name.starts_with(named) || name == account || kind == "CustomResourceDefinition";
+            assert!(own, "{place}");
+            let labels = &metadata["labels"];
+            assert_eq!(labels["app.kubernetes.io/instance"], NAME, "{place}");
+            assert!(labels["app.kubernetes.io/name"].is_string(), "{place}");
+        }
+    }
+}
+
+#[test]
+fn the_name_of_a_release_is_in_the_names_and_the_policy_knows_whom_it_binds() {
+    let output = Helm::Four.run(&["template", "east", CHART, "--namespace", "lines", "--kube-version=1.37"], &json!({}));
+    let objects = objects(&String::from_utf8_lossy(&output.stdout));
+    let set = one(&objects, "DaemonSet");
+    assert_eq!(set["metadata"]["name"], "east-portforward-operator");
+    assert_eq!(set["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"], "east");
+    let policy = one(&objects, "ValidatingAdmissionPolicy");
+    assert_eq!(
+        policy["spec"]["matchConditions"][0]["expression"],
+        "request.userInfo.username == 'system:serviceaccount:lines:east-portforward-operator'"
+    );
+    assert_eq!(one(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"], policy["metadata"]["name"]);
+    for binding in objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding")) {
+        assert_eq!(binding["subjects"][0]["name"], set["spec"]["template"]["spec"]["serviceAccountName"]);
+        assert_eq!(binding["subjects"][0]["namespace"], "lines");
+    }
+}
+
+#[test]
+fn the_selectors_meet_the_agents_and_nothing_else() {
+    for kind in ["podMonitor", "serviceMonitor"] {
+        let values = json!({"metrics": {"listen": "NodeIP"}, "monitoring": {kind: {"enabled": true}}});
+        let objects = objects(&render(&values));
+        let set = one(&objects, "DaemonSet");
+        let agents = &set["spec"]["template"]["metadata"]["labels"];
+        let meets = |selector: &Value, labels: &Value| {
+            selector.as_object().unwrap().iter().all(|(label, value)| labels[label] == *value)
+        };
+        let selector = &set["spec"]["selector"]["matchLabels"];
+        assert!(meets(selector, agents));
+        assert!(!meets(selector, &one(&objects, "Pod")["metadata"]["labels"]), "the DaemonSet would adopt the pod of the check");
+        if kind == "podMonitor" {
+            let monitor = one(&objects, "PodMonitor");
+            assert!(meets(&monitor["spec"]["selector"]["matchLabels"], agents));
+            assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], "metrics");
+        } else {
+            let service = one(&objects, "Service");
+            assert!(meets(&service["spec"]["selector"], agents));
+            assert_eq!(service["spec"]["clusterIP"], "None");
+            let monitor = one(&objects, "ServiceMonitor");
+            assert!(meets(&monitor["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]));
+            assert_eq!(monitor["spec"]["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+        }
+    }
+}
+
+#[test]
+fn a_monitor_scrapes_as_it_is_told_and_each_series_names_its_node() {
+    let endpoint = objects(&render(&full())).into_iter().find(|object| object["kind"] == "PodMonitor").unwrap();
+    assert_eq!(endpoint["metadata"]["labels"]["release"], "prometheus");
+    let endpoint = &endpoint["spec"]["podMetricsEndpoints"][0];
+    assert_eq!((&endpoint["interval"], &endpoint["scrapeTimeout"]), (&json!("30s"), &json!("10s")));
+    let relabelings = endpoint["relabelings"].as_array().unwrap();
+    assert_eq!(relabelings[0], json!({"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}));
+    assert_eq!(relabelings[1..], full()["monitoring"]["podMonitor"]["relabelings"].as_array().unwrap()[..]);
+    assert_eq!(endpoint["metricRelabelings"], full()["monitoring"]["podMonitor"]["metricRelabelings"]);
+}
+
+#[test]
+fn a_hook_of_the_test_runs_as_nobody_and_a_plain_render_has_no_other_hook() {
+    let rendered = Helm::Four.template(CHART, VERSIONS[0], &full()).unwrap();
+    let hooks: Vec<Value> =
+        objects(&rendered).into_iter().filter(|object| object["metadata"]["annotations"].get("helm.sh/hook").is_some()).collect();
+    assert_eq!(hooks.len(), 1);
+    assert_eq!((&hooks[0]["kind"], &hooks[0]["metadata"]["annotations"]["helm.sh/hook"]), (&json!("Pod"), &json!("test")));
+    assert_eq!(hooks[0]["spec"]["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(hooks[0]["spec"]["containers"][0]["securityContext"]["capabilities"].get("add"), None);
+    assert_eq!(hooks[0]["spec"].get("volumes"), None);
+}

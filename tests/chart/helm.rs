@@ -1,0 +1,94 @@
+//! Helm at work on the chart: what it renders, as text and as objects.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::plane::programs;
+
+/// The chart's folder, from the root of the repository.
+pub(crate) const CHART: &str = "charts/portforward-operator";
+/// The name of the release, of the chart and of most objects.
+pub(crate) const NAME: &str = "portforward-operator";
+/// The namespace of the release.
+pub(crate) const NAMESPACE: &str = "portforward-system";
+/// Every version of Kubernetes for which the chart is checked.
+pub(crate) const VERSIONS: [&str; 5] = ["1.33", "1.34", "1.35", "1.36", "1.37"];
+
+/// Which Helm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Helm {
+    /// Version 4.
+    Four,
+    /// Version 3.
+    Three,
+}
+
+impl Helm {
+    /// Both.
+    pub(crate) const BOTH: [Self; 2] = [Self::Four, Self::Three];
+
+    /// The program.
+    pub(crate) fn program(self) -> std::path::PathBuf {
+        programs::helm_folder().join(match self {
+            Self::Four => "helm",
+            Self::Three => "helm3",
+        })
+    }
+
+    /// Runs it in the root of the repository with values on its input, whose outcome the caller judges.
+    pub(crate) fn run(self, arguments: &[&str], values: &Value) -> Output {
+        let mut helm = Command::new(self.program());
+        helm.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments);
+        helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut helm = helm.spawn().expect("helm was found");
+        // Where it ends without reading, its own word says more than the broken pipe.
+        let _ = helm.stdin.take().expect("the input is piped").write_all(values.to_string().as_bytes());
+        helm.wait_with_output().expect("helm can be waited for")
+    }
+
+    /// What a chart renders for a version of Kubernetes; `Err` with what a user reads where it is refused.
+    pub(crate) fn template(self, chart: &str, version: &str, values: &Value) -> Result<String, String> {
+        let version = format!("--kube-version={version}");
+        let output = self.run(&["template", NAME, chart, "--namespace", NAMESPACE, &version, "--values", "-"], values);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+/// What the chart renders by Helm 4 for the newest version; `Err` with what a user reads where it is refused.
+pub(crate) fn try_render(values: &Value) -> Result<String, String> {
+    Helm::Four.template(CHART, VERSIONS[VERSIONS.len() - 1], values)
+}
+
+/// The same, which has to succeed.
+pub(crate) fn render(values: &Value) -> String {
+    try_render(values).unwrap_or_else(|refusal| panic!("{values}\n{refusal}"))
+}
+
+/// The objects of a text.
+pub(crate) fn objects(yaml: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+/// The one object of a kind.
+pub(crate) fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let found: Vec<&Value> = objects.iter().filter(|object| object["kind"] == kind).collect();
+    assert_eq!(found.len(), 1, "{kind}: {found:#?}");
+    found[0]
+}
+
+/// `Kind name` of each.
+pub(crate) fn named(objects: &[Value]) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    objects.iter().map(|object| format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]))).collect()
+}
+
+/// A file of the repository.
+pub(crate) fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,115 @@
+//! What kustomize makes of `deploy/` is what the chart renders, as objects: the base as it comes, an overlay with its values.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::bed::netns::must;
+use crate::helm::{named, objects, read, render};
+use crate::plane::programs;
+
+/// What kustomize makes of a folder, less the namespace, which a chart does not make.
+fn built(folder: &str) -> Vec<Value> {
+    let mut kubectl = Command::new(programs::folder().join("kubectl"));
+    let mut objects = objects(&must(kubectl.current_dir(env!("CARGO_MANIFEST_DIR")).args(["kustomize", folder])));
+    let before = objects.len();
+    objects.retain(|object| object["kind"] != "Namespace");
+    assert_eq!(objects.len() + 1, before, "{folder} makes one namespace");
+    sorted(objects)
+}
+
+/// What the chart renders, without what means something to Helm alone.
+fn rendered(values: &Value) -> Vec<Value> {
+    let mut objects = objects(&render(values));
+    objects.retain(|object| object["metadata"]["annotations"].get("helm.sh/hook").is_none());
+    objects.iter_mut().for_each(without_helm);
+    sorted(objects)
+}
+
+fn without_helm(object: &mut Value) {
+    let metadata = object["metadata"].as_object_mut().expect("an object has metadata");
+    for map in ["labels", "annotations"] {
+        if let Some(fields) = metadata.get_mut(map).and_then(Value::as_object_mut) {
+            fields.retain(|key, _| !key.starts_with("helm.sh/") && key != "app.kubernetes.io/managed-by");
+        }
+    }
+    if metadata.get("annotations").is_some_and(|fields| *fields == json!({})) {
+        metadata.remove("annotations");
+    }
+}
+
+fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
+    objects.sort_by_key(|object| named(std::slice::from_ref(object)));
+    objects
+}
+
+/// A patch may move a variable of the environment to the front. Their names tell them apart; only one that refers to another
+/// has to follow it.
+fn by_name(mut object: Value) -> Value {
+    let containers = object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
+    for variables in containers.into_iter().flatten().filter_map(|container| container["env"].as_array_mut()) {
+        let place = |name: &str| variables.iter().position(|variable| variable["name"] == name).expect("it is there");
+        assert!(place("HOST_IP") < place("PORTFORWARD_METRICS_ADDRESS"));
+        variables.sort_by_key(|variable| variable["name"].to_string());
+    }
+    object
+}
+
+#[track_caller]
+fn assert_same(folder: &str, built: &[Value], rendered: &[Value]) {
+    assert_eq!(named(built), named(rendered), "{folder}");
+    for (built, rendered) in built.iter().zip(rendered) {
+        assert_eq!(by_name(built.clone()), by_name(rendered.clone()), "{folder}");
+    }
+}
+
+#[test]
+fn the_base_is_what_the_chart_renders_as_it_comes() {
+    assert_same("deploy/base", &built("deploy/base"), &rendered(&json!({})));
+}
+
+#[test]
+fn each_overlay_is_what_the_chart_renders_with_its_values() {
+    let overlays = [
+        ("deploy/overlays/nft", json!({"agent": {"iptables": "nft"}})),
+        ("deploy/overlays/legacy", json!({"agent": {"iptables": "legacy"}})),
+        ("deploy/overlays/node-pool", json!({"nodeSelector": {"portforward.dev/proxy": "true"}})),
+    ];
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
+    let mut there: Vec<String> = folders.map(|entry| format!("deploy/overlays/{}", entry.unwrap().file_name().display())).collect();
+    there.sort();
+    let mut known: Vec<&str> = overlays.iter().map(|(folder, _)| *folder).collect();
+    known.sort_unstable();
+    assert_eq!(there, known);
+    for (folder, values) in overlays {
+        let built = built(folder);
+        assert_same(folder, &built, &rendered(&values));
+        assert_ne!(built, self::built("deploy/base"), "{folder} changes nothing");
+    }
+}
+
+#[test]
+fn the_flat_file_is_the_base() {
+    let mut flat = objects(&read("deploy/install.yaml"));
+    flat.retain(|object| object["kind"] != "Namespace");
+    assert_same("deploy/install.yaml", &sorted(flat), &built("deploy/base"));
+}
+
+#[test]
+fn what_others_need_comes_before_them() {
+    for text in [read("deploy/install.yaml"), must(Command::new(programs::folder().join("kubectl")).current_dir(env!("CARGO_MANIFEST_DIR")).args(["kustomize", "deploy/overlays/nft"]))] {
+        let kinds: Vec<String> = objects(&text).iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect();
+        let place = |kind: &str| kinds.iter().position(|one| one == kind).unwrap();
+        assert_eq!(place("Namespace"), 0);
+        for (first, then) in [("CustomResourceDefinition", "DaemonSet"), ("ServiceAccount", "DaemonSet"), ("ServiceAccount", "ClusterRoleBinding")] {
+            assert!(place(first) < place(then), "{kinds:?}");
+        }
+    }
+}
+
+#[test]
+fn the_folder_of_the_definition_holds_nothing_else() {
+    // `kubectl apply -f crds` takes every file of it.
+    let names: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["portforward.dev_portforwards.yaml"]);
+}

@@ -1,0 +1,20 @@
+//! The chart and what is made of it: what it renders, what it refuses, and that a real API server takes it.
+//!
+//! What is generated from the chart and from the types of the API is renewed by `make generate`.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+#[path = "../plane/mod.rs"]
+mod plane;
+
+mod combinations;
+mod conventions;
+mod generated;
+mod helm;
+mod kustomize;
+mod metadata;
+mod python;
+mod schema;
+mod server;
+mod table;
+mod versions;

@@ -1,0 +1,243 @@
+//! The schema of the values: what is misspelt or of another kind is refused, at every level, by name.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::helm::{CHART, Helm, VERSIONS, read, try_render};
+use crate::table::{documented, place};
+
+/// Maps whose keys are the user's own, by their paths: a slip of the pen cannot be told there, what is no key can.
+const FREE: [&str; 8] = [
+    "/nodeSelector",
+    "/podAnnotations",
+    "/podLabels",
+    "/serviceAccount/annotations",
+    "/monitoring/podMonitor/labels",
+    "/monitoring/podMonitor/annotations",
+    "/monitoring/serviceMonitor/labels",
+    "/monitoring/serviceMonitor/annotations",
+];
+
+/// Every value once.
+pub(crate) fn full() -> Value {
+    serde_saphyr::from_str(&read("tests/chart/full.yaml")).expect("the values are YAML")
+}
+
+fn schema() -> Value {
+    serde_json::from_str(&read(&format!("{CHART}/values.schema.json"))).expect("the schema is JSON")
+}
+
+/// A change of the values that has to be refused, and what the refusal has to name.
+struct Slip {
+    pointer: String,
+    values: Value,
+    named: String,
+}
+
+/// Changes the part of the values at a pointer.
+fn changed(values: &Value, pointer: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut values = values.clone();
+    change(values.pointer_mut(pointer).expect("it is there"));
+    values
+}
+
+/// Walks the values, each part with its pointer.
+fn walk(part: &Value, pointer: &str, visit: &mut impl FnMut(&Value, &str)) {
+    visit(part, pointer);
+    for (key, inner) in part.as_object().into_iter().flatten() {
+        walk(inner, &format!("{pointer}/{}", key.replace('/', "~1")), visit);
+    }
+    for (index, inner) in part.as_array().into_iter().flatten().enumerate() {
+        walk(inner, &format!("{pointer}/{index}"), visit);
+    }
+}
+
+/// Asserts that Helm refuses each, naming what is wrong. Two at a time: a run takes as long as the start of a program.
+fn assert_refused(slips: Vec<Slip>) {
+    let (slips, wrong) = (Mutex::new(slips.into_iter()), Mutex::new(Vec::new()));
+    let take = || slips.lock().unwrap().next();
+    let work = || {
+        while let Some(slip) = take() {
+            match try_render(&slip.values) {
+                Err(said) if said.contains("values don't meet the specifications") && said.contains(&slip.named) => {}
+                Err(said) => wrong.lock().unwrap().push(format!("{}: {said}", slip.pointer)),
+                Ok(_) => wrong.lock().unwrap().push(format!("{}: was taken", slip.pointer)),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_chart_passes_the_lint_of_both_helms() {
+    for helm in Helm::BOTH {
+        for values in [json!({}), full()] {
+            let output = helm.run(&["lint", "--strict", "--kube-version=1.33", CHART, "--values", "-"], &values);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && !said.contains("[WARNING]"), "{helm:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn both_helms_render_the_same() {
+    for values in [json!({}), full()] {
+        let rendered = Helm::BOTH.map(|helm| helm.template(CHART, VERSIONS[0], &values).unwrap());
+        // They differ in the empty lines between documents.
+        let [four, three] = rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(four, three);
+    }
+}
+
+#[test]
+fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
+    let full = full();
+    let mut slips = Vec::new();
+    walk(&full, "", &mut |part, pointer| {
+        let free = FREE.contains(&pointer);
+        for key in part.as_object().into_iter().flat_map(|fields| fields.keys()) {
+            let wrong = if free { "no key!".to_owned() } else { format!("{key}x") };
+            let values = changed(&full, pointer, |part| {
+                let fields = part.as_object_mut().expect("it has fields");
+                let value = fields.remove(key).expect("it has this field");
+                fields.insert(wrong.clone(), value);
+            });
+            slips.push(Slip { pointer: format!("{pointer}/{key}"), values, named: format!("additional properties '{wrong}' not allowed") });
+        }
+    });
+    // Quantities have names of their own, which are known.
+    let misspelt = json!({"resources": {"requests": {"memroy": "1Gi"}}});
+    slips.push(Slip { pointer: "/resources/requests".into(), values: misspelt, named: "'memroy'".into() });
+    assert!(slips.len() > 120, "{}", slips.len());
+    assert_refused(slips);
+}
+
+#[test]
+fn every_value_of_another_kind_is_refused() {
+    let full = full();
+    let mut slips = Vec::new();
+    walk(&full, "", &mut |part, pointer| {
+        let other = if part.is_object() { json!("text") } else { json!({"a": "b"}) };
+        if !pointer.is_empty() {
+            slips.push(Slip { pointer: pointer.into(), values: changed(&full, pointer, |part| *part = other), named: String::new() });
+        }
+    });
+    assert!(slips.len() > 120, "{}", slips.len());
+    assert_refused(slips);
+}
+
+#[test]
+fn what_no_cluster_could_use_is_refused() {
+    let slips = [
+        ("/metrics/port", json!(80)),
+        ("/metrics/port", json!(65536)),
+        ("/health/port", json!(10451.5)),
+        ("/agent/iptables", json!("nftables")),
+        ("/agent/logLevel", json!("inof")),
+        ("/agent/reservedPorts", json!("22;53")),
+        ("/agent/stateDir", json!("/")),
+        ("/agent/stateDir", json!("/srv/../etc")),
+        ("/agent/stateDir", json!("srv")),
+        ("/image/digest", json!("sha256:abc")),
+        ("/image/tag", json!("a b")),
+        ("/image/repository", json!("Upper")),
+        ("/updateStrategy/rollingUpdate/maxUnavailable", json!(0)),
+        ("/updateStrategy/rollingUpdate/maxUnavailable", json!("0%")),
+        ("/terminationGracePeriodSeconds", json!(0)),
+        ("/podLabels", json!({"a": "no value!"})),
+        ("/podLabels", json!({"a": "x".repeat(64)})),
+        ("/monitoring/podMonitor/interval", json!("30 s")),
+        ("/resources/limits", json!({"memory": "512MB"})),
+        ("/fullnameOverride", json!("x".repeat(53))),
+        ("/tolerations/0/effect", json!("NoWay")),
+        ("/affinity", json!({"podAntiAffinity": {}})),
+    ];
+    let full = full();
+    let slip = |(pointer, value): (&str, Value)| Slip {
+        pointer: format!("{pointer}: {value}"),
+        values: changed(&full, pointer, |part| *part = value.clone()),
+        named: String::new(),
+    };
+    assert_refused(slips.into_iter().map(slip).collect());
+}
+
+/// The names of all fields that a part of the schema has, as paths.
+fn fields(schema: &Value, part: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let part = match part["$ref"].as_str() {
+        Some(definition) => schema.pointer(definition.trim_start_matches('#')).expect("a definition is there"),
+        None => part,
+    };
+    for (name, inner) in part["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}/{name}");
+        fields(schema, inner, &path, found);
+        found.insert(path);
+    }
+    if let Some(items) = part.get("items") {
+        fields(schema, items, &format!("{path}/0"), found);
+    }
+}
+
+#[test]
+fn the_tests_know_every_value_that_the_schema_knows() {
+    let (schema, full) = (schema(), full());
+    let mut known = BTreeSet::new();
+    fields(&schema, &schema, "", &mut known);
+    known.remove("/global");
+    // In a list, some entry has it.
+    let has = |pointer: &str| {
+        let mut found = false;
+        walk(&full, "", &mut |_, there| {
+            let digits = |part: &str| part.parse::<usize>().is_ok();
+            let same = there.split('/').zip(pointer.split('/')).all(|(one, other)| one == other || (digits(one) && digits(other)));
+            found |= same && there.split('/').count() == pointer.split('/').count();
+        });
+        found
+    };
+    let missing: Vec<&String> = known.iter().filter(|pointer| !has(pointer)).collect();
+    assert!(missing.is_empty(), "tests/chart/full.yaml lacks {missing:#?}");
+}
+
+#[test]
+fn every_value_of_the_schema_is_documented_and_the_other_way_round() {
+    let schema = schema();
+    let documented: Vec<String> = documented().iter().map(|value| value.path.join("/")).collect();
+    let mut known = BTreeSet::new();
+    fields(&schema, &schema, "", &mut known);
+    let covered = |path: &str| {
+        let path = path.trim_start_matches('/');
+        // A section above documented values, one of them, or a part of one.
+        documented.iter().any(|one| one == path || one.starts_with(&format!("{path}/")) || path.starts_with(&format!("{one}/")))
+    };
+    let missing: Vec<&String> = known.iter().filter(|path| *path != "/global" && !covered(path)).collect();
+    assert!(missing.is_empty(), "values.yaml does not document {missing:#?}");
+    for value in crate::table::documented() {
+        // Panics where the schema lacks it.
+        place(&schema, &value.path);
+        assert!(value.meaning.ends_with(['.', '?']), "{}: a sentence ends: {}", value.path.join("."), value.meaning);
+    }
+}
+
+#[test]
+fn a_parent_chart_may_hold_it_as_a_subchart() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = folder.path().join("parent");
+    std::fs::create_dir_all(parent.join("charts")).unwrap();
+    std::fs::write(parent.join("Chart.yaml"), "apiVersion: v2\nname: parent\nversion: 0.1.0\n").unwrap();
+    std::fs::write(parent.join("values.yaml"), "global: {team: network}\n").unwrap();
+    let from = format!("{}/{CHART}", env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(from, parent.join("charts/portforward-operator")).unwrap();
+    for helm in Helm::BOTH {
+        let taken = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"port": 20450}}}));
+        assert!(taken.unwrap().contains("value: 127.0.0.1:20450"));
+        let slip = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"prot": 20450}}}));
+        assert!(slip.unwrap_err().contains("'prot' not allowed"));
+    }
+}

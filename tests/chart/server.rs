@@ -1,0 +1,192 @@
+//! The chart and a real API server: what it says to every render, and what becomes of the definition and of the forwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+use crate::bed::netns::output;
+use crate::bed::wait::eventually;
+use crate::helm::{CHART, Helm, NAME, NAMESPACE, objects, read, render};
+use crate::plane::objects::PATIENCE;
+use crate::plane::{Plane, Resource};
+use crate::versions::cases;
+
+/// The name of the definition.
+const DEFINITION: &str = "portforwards.portforward.dev";
+/// A forward that users made.
+const FORWARD: &str = "leased-lines/bank-a-web";
+
+/// For the tests that leave nothing in it.
+static PLANE: LazyLock<Plane> = LazyLock::new(|| {
+    let plane = Plane::alone();
+    for name in ["agents", "forwards"] {
+        plane.apply(&format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {NAMESPACE}}}}}"));
+    }
+    plane
+});
+
+/// What `kubectl apply --server-side --dry-run=server` answers, with its warnings.
+fn tried(plane: &Plane, yaml: &str) -> Output {
+    let options = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "--field-manager=test", "-f", "-"];
+    plane.kubectl_with(options, yaml)
+}
+
+#[test]
+fn every_render_is_taken_without_a_warning() {
+    for (case, values) in cases() {
+        // Of other projects, and so not in this API server.
+        let foreign = |object: &Value| object["apiVersion"] == "monitoring.coreos.com/v1";
+        let ours: Vec<String> = objects(&render(&values)).iter().filter(|object| !foreign(object)).map(Value::to_string).collect();
+        let output = tried(&PLANE, &ours.join("\n---\n"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{case}: {said}");
+    }
+}
+
+#[test]
+fn what_kustomize_makes_is_taken_without_a_warning() {
+    for folder in ["deploy/base", "deploy/overlays/nft", "deploy/overlays/legacy", "deploy/overlays/node-pool"] {
+        let folder = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let output = PLANE.kubectl(["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-k", &folder]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{folder}: {said}");
+    }
+    let output = tried(&PLANE, &read("deploy/install.yaml"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn a_field_that_is_none_is_refused_so_that_the_tests_above_mean_something() {
+    let slip = render(&json!({})).replacen("hostNetwork: true", "hostNetwrk: true", 1);
+    let output = tried(&PLANE, &slip);
+    assert!(!output.status.success());
+}
+
+/// A cluster to which Helm installs.
+struct Cluster {
+    plane: Plane,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self { plane: Plane::with(None, &[]), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Helm as the administrator, which has to succeed.
+    #[track_caller]
+    fn helm(&self, helm: Helm, arguments: &[&str]) -> String {
+        let mut command = self.plane.netns().command(helm.program());
+        command.args(arguments).args(["--namespace", NAMESPACE]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.env("KUBECONFIG", self.plane.kubeconfig("helm", crate::plane::access::ADMIN).path).env("HOME", self.folder.path());
+        let output = output(&mut command);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("arning"), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn definition(&self) -> Option<Value> {
+        self.plane.get(Resource::Definitions, DEFINITION)
+    }
+
+    /// Whether the definition knows a short name.
+    fn knows(&self, short: &str) -> bool {
+        let names = self.definition().unwrap_or_default()["spec"]["names"]["shortNames"].clone();
+        names.as_array().is_some_and(|names| names.contains(&json!(short)))
+    }
+
+    /// A forward of a user, in a namespace of its own.
+    fn make_forward(&self) {
+        self.plane.wait_served();
+        if self.plane.get(Resource::Namespaces, "leased-lines").is_none() {
+            self.plane.add_namespace("leased-lines");
+        }
+        self.plane.apply(&read("examples/bank-a-web.yaml"));
+    }
+
+    /// Every object of a release that is still there.
+    fn left(&self) -> Vec<String> {
+        let kinds = "daemonsets,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,\
+                     validatingadmissionpolicies,validatingadmissionpolicybindings";
+        let selector = format!("app.kubernetes.io/instance={NAME}");
+        let output = self.plane.kubectl(["get", kinds, "--all-namespaces", "--output=name", "--selector", &selector]);
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+}
+
+/// A copy of the chart with a definition that has another short name besides.
+fn newer(folder: &Path) -> PathBuf {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to.join(entry.file_name()));
+            } else {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let chart = folder.join("newer");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(CHART), &chart);
+    let file = chart.join("templates/crd.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let changed = text.replacen("    - pf\n", "    - pf\n    - pfw\n", 1);
+    assert_ne!(changed, text);
+    fs::write(file, changed).unwrap();
+    chart
+}
+
+#[test]
+fn an_upgrade_renews_the_definition_and_forwards_outlive_the_release_unless_told_otherwise() {
+    let cluster = Cluster::new();
+    let newer = newer(cluster.folder.path());
+    let newer = newer.to_str().unwrap();
+    for helm in Helm::BOTH {
+        cluster.helm(helm, &["install", NAME, CHART, "--create-namespace"]);
+        assert_eq!(cluster.left().len(), 10, "{:?}", cluster.left());
+        cluster.make_forward();
+        // With the definition comes what it was installed with; an upgrade renews it.
+        assert!(!cluster.knows("pfw"));
+        cluster.helm(helm, &["upgrade", NAME, newer]);
+        assert!(cluster.knows("pfw"), "{helm:?}: the definition is the old one");
+        // Nothing of the release stays but what keeps the forwards.
+        cluster.helm(helm, &["uninstall", NAME]);
+        assert_eq!(cluster.left(), Vec::<String>::new());
+        assert!(cluster.definition().is_some() && cluster.plane.forward(FORWARD).is_some(), "{helm:?}: the forward is gone");
+        // What was kept is taken over by the next release of the name.
+        cluster.helm(helm, &["install", NAME, CHART, "--set", "crds.keep=false"]);
+        assert!(!cluster.knows("pfw") && cluster.plane.forward(FORWARD).is_some());
+        cluster.helm(helm, &["uninstall", NAME]);
+        assert!(eventually(PATIENCE, || cluster.definition().is_none()), "{helm:?}: the definition stayed");
+        assert!(cluster.plane.forward(FORWARD).is_none());
+    }
+}
+
+#[test]
+fn the_values_of_a_release_may_change_and_the_agents_follow() {
+    let cluster = Cluster::new();
+    cluster.helm(Helm::Four, &["install", NAME, CHART, "--create-namespace"]);
+    let set = || {
+        let output = cluster.plane.kubectl(["get", "daemonset", NAME, "--namespace", NAMESPACE, "--output=json"]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(set()["metadata"]["generation"], 1);
+    // The same again changes nothing.
+    cluster.helm(Helm::Four, &["upgrade", NAME, CHART]);
+    assert_eq!(set()["metadata"]["generation"], 1);
+    cluster.helm(Helm::Four, &["upgrade", NAME, CHART, "--set", "agent.iptables=nft"]);
+    assert_eq!(set()["metadata"]["generation"], 2);
+    let container = set()["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(container["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN"]));
+    let revisions = cluster.helm(Helm::Four, &["history", NAME, "--output=json"]);
+    assert_eq!(serde_json::from_str::<Value>(&revisions).unwrap().as_array().unwrap().len(), 3);
+    cluster.helm(Helm::Four, &["rollback", NAME, "1"]);
+    let container = set()["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(container["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
+}

@@ -1,0 +1,71 @@
+//! `check`, which `helm test` runs: it says what works and what does not, with the rights of an agent.
+
+use std::process::Output;
+
+use crate::bed::netns::output;
+use crate::bed::wait::eventually;
+use crate::fleet::{Fleet, WEB, bed, web};
+use crate::plane::objects::PATIENCE;
+use crate::plane::{Plane, deployed};
+
+impl Fleet {
+    /// `check` on a node, with the token of its agent; whether it succeeds, and its lines.
+    fn check(&self, node: usize, options: &[&str]) -> (bool, Vec<String>) {
+        let mut check = self.proxy(node).command(env!("CARGO_BIN_EXE_portforward-operator"));
+        check.arg("check").arg("--kubeconfig").arg(&self.kubeconfigs[node].path).args(options);
+        let Output { status, stdout, stderr } = output(&mut check);
+        assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
+        let lines = String::from_utf8_lossy(&stdout);
+        (status.success(), lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+    }
+}
+
+const HEALTH: &str = "--health-address=127.0.0.1:10451";
+
+#[test]
+fn it_succeeds_where_all_is_well_and_names_the_agents_that_are_silent() {
+    let mut fleet = Fleet::new(2);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_ready(WEB);
+    let well = |agents: &str| {
+        let url = crate::plane::URL;
+        vec![
+            format!("ok forwards {url}/ serves them, and has 1"),
+            format!("ok agents {agents}"),
+            "ok this agent 127.0.0.1:10451 is ready".to_owned(),
+        ]
+    };
+    assert_eq!(fleet.check(0, &[HEALTH]), (true, well("2 live: px0, px1")));
+    fleet.kill(1);
+    assert_eq!(fleet.check(0, &[HEALTH]), (true, well("1 live: px0; no sign of life from px1")));
+    // The one that is asked is another's: nobody serves health on its node.
+    let (done, lines) = fleet.check(1, &[HEALTH]);
+    assert!(!done && lines[..2] == well("1 live: px0; no sign of life from px1")[..2], "{lines:#?}");
+    assert!(lines[2].starts_with("failed this agent 127.0.0.1:10451 serves no health of an agent: "), "{lines:#?}");
+}
+
+#[test]
+fn it_fails_without_agents_without_the_definition_without_rights_and_without_an_answer() {
+    let bed = bed(1);
+    let plane = Plane::bare(&bed);
+    plane.apply(&deployed::list(&deployed::access()));
+    let fleet = Fleet::on(bed, plane);
+    // Until the API server has read the access rules, it refuses what it will allow.
+    let mut last = Vec::new();
+    let says = |fleet: &Fleet, options: &[&str], wanted: [&str; 2], last: &mut Vec<String>| {
+        let (done, lines) = fleet.check(0, options);
+        last.clone_from(&lines);
+        !done && lines.len() == 2 && lines.iter().zip(wanted).all(|(line, wanted)| line.contains(wanted))
+    };
+    let unserved = ["failed forwards", "failed agents none lives in namespace portforward-system; see its pods"];
+    assert!(eventually(PATIENCE, || says(&fleet, &[], unserved, &mut last)), "{last:#?}");
+    assert!(last[0].contains("does not serve PortForwards"), "{last:#?}");
+
+    fleet.plane.install();
+    let denied = ["ok forwards", "failed agents the API server refuses it; bind the rights of an agent"];
+    assert!(says(&fleet, &["--namespace=default"], denied, &mut last), "{last:#?}");
+
+    fleet.plane.kill();
+    let silent = ["failed forwards", "failed agents the API server could not be asked"];
+    assert!(says(&fleet, &[], silent, &mut last), "{last:#?}");
+}
