@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 
-use super::iptables::{Iptables, RulesReport, Ruleset, Variant};
+use super::iptables::{Iptables, RulesReport, Ruleset, Variant, scaffold};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -62,6 +62,12 @@ impl Kernel {
             }
             Ok(_) => {}
             Err(error) => return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again"),
+        }
+        if other == Variant::Nft
+            && let Err(error) = scaffold::remove().await
+        {
+            let error = &error as &(dyn std::error::Error + Send + Sync);
+            warn!(error, "empty tables of ours may be left in nf_tables until cleanup");
         }
         self.swept.store(true, Ordering::Relaxed);
     }

@@ -17,3 +17,4 @@ mod repair;
 mod restarts;
 mod stage;
 mod status;
+mod traces;
