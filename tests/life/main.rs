@@ -13,6 +13,7 @@ mod edits;
 mod folder;
 mod metrics;
 mod pages;
+mod pod;
 mod repair;
 mod restarts;
 mod stage;
