@@ -15,10 +15,10 @@ use std::time::Duration;
 use exposition::scrape::{Page, get};
 use exposition::{Family, parse, value};
 use portforward_operator::cluster::Contact;
-use portforward_operator::dataplane::Applied;
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
 use portforward_operator::dataplane::iptables::{Held, RulesError, RulesReport, Stage, Table, Variant};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
+use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{CONTENT_TYPE, Health, Metrics, Part, Phase, Repair, STUCK_AFTER, Served, Written};
 use portforward_operator::model::HostRoute;
@@ -102,7 +102,12 @@ fn rules(chains: usize, rules: usize) -> RulesReport {
 }
 
 fn exact(report: RulesReport) -> Applied {
-    Applied { rules: Ok(report), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged { count: 3 }) }
+    Applied {
+        rules: Ok(report),
+        routes: Ok(RoutesReport::default()),
+        conntrack: Ok(Purged { count: 3 }),
+        forwarding: Ok(Forwarded::AsFound),
+    }
 }
 
 fn broken() -> Applied {
@@ -110,6 +115,7 @@ fn broken() -> Applied {
         rules: Err(RulesError::Unreadable { table: "nat", program: "iptables-nft-save" }),
         routes: Ok(RoutesReport::default()),
         conntrack: Err(ConntrackError::Netlink(NetlinkError::Silent)),
+        forwarding: Ok(Forwarded::AsFound),
     }
 }
 

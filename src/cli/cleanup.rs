@@ -8,6 +8,7 @@ use clap::Args;
 use super::Exit;
 use super::exit::print;
 use super::options::{StateOptions, remembered};
+use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
 use crate::model::{Desired, Translation};
@@ -34,12 +35,24 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
             stuck = stuck.or(remove(variant, &before).await?);
         }
     }
+    let scaffold = remove_scaffold().await;
     // Routes are there without any iptables too.
     let routes = routes::remove_all().await.context("the routes are not all removed")?;
     print(&format!("{} routes removed\n", routes.removed))?;
     anyhow::ensure!(routes.stuck.is_empty(), "routes of ours are left: {}", routes.stuck.join("; "));
     record::remove(&state_dir)?;
+    scaffold?;
     stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
+}
+
+/// Takes out what was made for our chains to hang in and is empty now. Where nothing was, nothing is said.
+async fn remove_scaffold() -> anyhow::Result<()> {
+    let removed = scaffold::remove().await.context("empty tables and chains that we made may be left in nf_tables")?;
+    if removed == Removed::default() {
+        return Ok(());
+    }
+    let Removed { chains, tables } = removed;
+    print(&format!("nf_tables: {chains} built-in chains and {tables} tables removed, made by us and empty\n"))
 }
 
 /// Takes everything of ours out of one variant; tells what another program holds on to.

@@ -45,6 +45,7 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
     let rules = synced.applied.rules?;
     synced.applied.routes?;
     synced.applied.conntrack?;
+    synced.applied.forwarding?;
     anyhow::ensure!(rules.is_exact(), "the rules, read back, are not as they were written: another program changes them");
     Ok(Exit::Done)
 }

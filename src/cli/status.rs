@@ -149,10 +149,10 @@ mod tests {
 
     use super::*;
     use crate::api::decode;
-    use crate::dataplane::Applied;
     use crate::dataplane::conntrack::Purged;
     use crate::dataplane::iptables::{RulesReport, Stage};
     use crate::dataplane::routes::RoutesReport;
+    use crate::dataplane::{Applied, Forwarded};
     use crate::plan::{Plan, assumed_facts, plan};
     use crate::source::Sourced;
     use crate::status::judge;
@@ -181,7 +181,12 @@ mod tests {
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let facts = assumed_facts(BTreeMap::new(), &candidates);
         let plan: Plan = plan(&facts, &candidates, &Policy::default(), &BTreeSet::new());
-        let applied = Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) };
+        let applied = Applied {
+            rules: Ok(rules),
+            routes: Ok(RoutesReport::default()),
+            conntrack: Ok(Purged::default()),
+            forwarding: Ok(Forwarded::default()),
+        };
         let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
         Synced { plan, applied, judgements }
     }

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 
-use super::iptables::{Iptables, RulesReport, Ruleset, Variant};
+use super::forwarding::{Forwarded, Forwarding, ForwardingError};
+use super::iptables::{Iptables, RulesReport, Ruleset, Variant, scaffold};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -22,17 +23,6 @@ pub struct Kernel {
     /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
     swept: AtomicBool,
 }
-
-/// What becomes of `net.ipv4.ip_forward` (ip-sysctl) where it is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarding {
-    /// It stays; status tells.
-    Leave,
-    /// It is set to 1, while anything is to be forwarded.
-    Enable,
-}
-
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
@@ -63,18 +53,18 @@ impl Kernel {
             Ok(_) => {}
             Err(error) => return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again"),
         }
+        if other == Variant::Nft
+            && let Err(error) = scaffold::remove().await
+        {
+            let error = &error as &(dyn std::error::Error + Send + Sync);
+            warn!(error, "empty tables of ours may be left in nf_tables until cleanup");
+        }
         self.swept.store(true, Ordering::Relaxed);
     }
 
-    /// Switches routing on where that was asked for. Status reads the setting back, so a failure shows there.
-    fn enable_forwarding(&self, desired: &Desired) {
-        let wanted = self.forwarding == Forwarding::Enable && !desired.translations.is_empty();
-        if wanted && std::fs::read_to_string(IP_FORWARD).is_ok_and(|value| value.trim() == "0") {
-            match std::fs::write(IP_FORWARD, "1") {
-                Ok(()) => info!(setting = IP_FORWARD, "routing of packets switched on"),
-                Err(error) => warn!(setting = IP_FORWARD, %error, "routing of packets could not be switched on"),
-            }
-        }
+    /// Switches routing on where that was asked for.
+    fn enable_forwarding(&self, desired: &Desired) -> Result<Forwarded, ForwardingError> {
+        if desired.translations.is_empty() { Ok(Forwarded::AsFound) } else { self.forwarding.apply() }
     }
 }
 
@@ -85,7 +75,7 @@ impl Dataplane for Kernel {
             self.sweep_other_variant().await;
         }
         let routes = routes::apply(&desired.routes).await;
-        self.enable_forwarding(desired);
+        let forwarding = self.enable_forwarding(desired);
         // A flow that began while the rule was missing, or its address, is not translated; nobody else will look at it again.
         let settled = self.settled().take().is_some_and(|held| held == desired.held);
         let conntrack = match &rules {
@@ -95,15 +85,15 @@ impl Dataplane for Kernel {
                 let before: BTreeSet<Translation> = before.iter().chain(&report.before).cloned().collect();
                 conntrack::purge(&before, desired).await
             }
-            Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) },
+            Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()), forwarding },
         };
         *self.settled() = conntrack.is_ok().then(|| desired.held.clone());
-        Applied { rules, routes, conntrack }
+        Applied { rules, routes, conntrack, forwarding }
     }
 
     async fn inspect(&self, desired: &Desired) -> Applied {
         let rules = self.iptables.inspect(&Ruleset::of(&desired.translations)).await;
         let routes = routes::inspect(&desired.routes).await;
-        Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()) }
+        Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()), forwarding: Ok(Forwarded::AsFound) }
     }
 }

@@ -1,6 +1,7 @@
 //! Makes the kernel of this node hold exactly what is desired. Knows nothing of Kubernetes.
 
 pub mod conntrack;
+mod forwarding;
 pub mod iptables;
 mod kernel;
 pub mod routes;
@@ -8,7 +9,8 @@ pub mod routes;
 use std::collections::BTreeSet;
 use std::future::Future;
 
-pub use kernel::{Forwarding, Kernel};
+pub use forwarding::{Forwarded, Forwarding, ForwardingError};
+pub use kernel::Kernel;
 
 use crate::model::{Desired, Translation};
 use conntrack::{ConntrackError, Purged};
@@ -35,6 +37,8 @@ pub struct Applied {
     pub routes: Result<RoutesReport, RoutesError>,
     /// The connections that only the old rules explain; not looked at where the rules did not change or failed.
     pub conntrack: Result<Purged, ConntrackError>,
+    /// Whether the node routes packets, as far as that was to be changed. Says nothing of what is planned.
+    pub forwarding: Result<Forwarded, ForwardingError>,
 }
 
 impl Applied {

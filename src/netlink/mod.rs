@@ -127,6 +127,7 @@ impl Socket {
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
     {
         for _ in 0..DUMP_TRIES {
+            self.begin();
             let sequence = self.push(request.clone(), NLM_F_DUMP);
             self.send().await?;
             if let Some(found) = self.collect(sequence, &mut keep).await? {
@@ -134,6 +135,44 @@ impl Socket {
             }
         }
         Err(NetlinkError::Unsettled)
+    }
+
+    /// Asks for one thing that is no table: what `keep` makes of every message of the answer.
+    pub(crate) async fn ask<T, R>(&mut self, request: T, mut keep: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, NetlinkError>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.begin();
+        let sequence = self.push(request, NLM_F_ACK);
+        self.send().await?;
+        // Nothing interrupts the answer to a question about one thing.
+        Ok(self.collect(sequence, &mut keep).await?.unwrap_or_default())
+    }
+
+    /// Makes all of the changes or none, between a message that begins and one that ends a batch (`NFNL_MSG_BATCH_BEGIN`,
+    /// include/uapi/linux/netfilter/nfnetlink.h). Gives the first refusal.
+    pub(crate) async fn transact<T>(
+        &mut self,
+        begin: T,
+        changes: Vec<Change<T>>,
+        end: T,
+    ) -> Result<Result<(), Refusal>, NetlinkError>
+    where
+        T: NetlinkSerializable,
+    {
+        if changes.is_empty() {
+            return Ok(Ok(()));
+        }
+        self.begin();
+        let first = self.push(begin, 0);
+        let (mut changes, mut last) = (changes.into_iter().peekable(), first);
+        while let Some(Change { message, flags }) = changes.next() {
+            let acknowledge = if changes.peek().is_none() { NLM_F_ACK } else { 0 };
+            last = self.push(message, flags | acknowledge);
+        }
+        self.push(end, 0);
+        self.send().await?;
+        self.batch_outcome(first, last).await
     }
 
     /// Makes the changes in their order and gives the outcome of each.
@@ -147,6 +186,7 @@ impl Socket {
             let first = self.sequence.wrapping_add(1);
             let mut batch = changes.by_ref().take(BATCH_LEN).peekable();
             let mut sent = 0;
+            self.begin();
             while let Some(Change { message, flags }) = batch.next() {
                 // The kernel reports every refusal; an acknowledgement is asked for only to know the end.
                 let last = if batch.peek().is_none() { NLM_F_ACK } else { 0 };
@@ -168,6 +208,11 @@ impl Socket {
     /// The datagram that [`Self::receive`] read last.
     pub(crate) fn received(&self) -> &[u8] {
         &self.buffer
+    }
+
+    /// Makes room for requests: the buffer still holds the last answer, which must not go back to the kernel with them.
+    fn begin(&mut self) {
+        self.buffer.clear();
     }
 
     /// Appends a request to the buffer and gives its sequence number.
@@ -241,6 +286,24 @@ impl Socket {
                 *slot = outcome;
                 if place + 1 == sent {
                     return Ok(outcomes);
+                }
+            }
+        }
+    }
+
+    /// The outcome of the batch that number `first` begins, whose last change is number `last`.
+    async fn batch_outcome(&mut self, first: u32, last: u32) -> Result<Result<(), Refusal>, NetlinkError> {
+        let mut batch = Ok(());
+        loop {
+            self.answer().await?;
+            for frame in frames(&self.buffer) {
+                let frame = frame?;
+                let mine = frame.sequence.wrapping_sub(first) <= last.wrapping_sub(first);
+                let Some(outcome) = frame.end().filter(|_| mine) else { continue };
+                batch = batch.and(outcome);
+                // Its beginning is answered only where the batch as a whole is refused, and then nothing else is.
+                if frame.sequence == first || frame.sequence == last {
+                    return Ok(batch);
                 }
             }
         }

@@ -2,9 +2,9 @@
 
 use super::condition::{Circumstance, Judged, Reason, State, Type};
 use crate::api::Role;
-use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
@@ -233,6 +233,16 @@ fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
 /// The obstacles that the plan knows and those that the routes met, the worst first.
 fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
     let mut obstacles = verdict.obstacles.clone();
+    // The plan was made before anything was switched on.
+    match &applied.forwarding {
+        Ok(Forwarded::AsFound) => {}
+        Ok(Forwarded::SwitchedOn) => obstacles.retain(|obstacle| obstacle.reason != ObstacleReason::ForwardingDisabled),
+        Err(error) => {
+            for obstacle in obstacles.iter_mut().filter(|obstacle| obstacle.reason == ObstacleReason::ForwardingDisabled) {
+                obstacle.message = error.to_string();
+            }
+        }
+    }
     if let Ok(routes) = &applied.routes {
         let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
         obstacles.extend(installed.filter_map(|route| route_obstacle(route, routes.states.get(route))));

@@ -8,10 +8,10 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::*;
 use crate::api::{NodeStatus, PortForwardStatus, Role};
-use crate::dataplane::Applied;
 use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage};
 use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::dataplane::{Applied, Forwarded, ForwardingError};
 use crate::forward::{ForwardKey, Refusal, RefusalReason};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, Conflict, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
@@ -25,7 +25,12 @@ fn active() -> Verdict {
 }
 
 fn applied(rules: RulesReport) -> Applied {
-    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) }
+    Applied {
+        rules: Ok(rules),
+        routes: Ok(RoutesReport::default()),
+        conntrack: Ok(Purged::default()),
+        forwarding: Ok(Forwarded::default()),
+    }
 }
 
 fn exact() -> Applied {
@@ -110,6 +115,20 @@ fn the_worst_obstacle_names_the_reason_and_the_message_tells_all() {
     let judgement = judge(&verdict, &exact());
     assert_eq!(text(&judgement)[1..], ["Programmed=True Programmed", "Ready=False ForwardingDisabled"]);
     assert_eq!(judgement.condition(Type::Ready).unwrap().message, "ip_forward is 0; no answer");
+}
+
+#[test]
+fn forwarding_that_was_switched_on_stops_nothing_and_one_that_could_not_be_says_why() {
+    let mut verdict = active();
+    let obstacle = Obstacle { reason: ObstacleReason::ForwardingDisabled, message: "ip_forward is 0".to_owned() };
+    verdict.obstacles = vec![obstacle];
+    let on = judge(&verdict, &Applied { forwarding: Ok(Forwarded::SwitchedOn), ..exact() });
+    assert_eq!(text(&on)[1..], ["Programmed=True Programmed", "Ready=True Ready"]);
+    let error = ForwardingError { reason: "/proc/sys: Read-only file system".to_owned() };
+    let off = judge(&verdict, &Applied { forwarding: Err(error), ..exact() });
+    assert_eq!(text(&off)[1..], ["Programmed=True Programmed", "Ready=False ForwardingDisabled"]);
+    let message = &off.condition(Type::Ready).unwrap().message;
+    assert!(message.contains("Read-only") && message.contains("/host/proc/sys/net"), "{message}");
 }
 
 #[test]

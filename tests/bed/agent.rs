@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -64,12 +64,14 @@ pub(crate) struct AgentOptions {
     pub(crate) labels: Vec<String>,
     /// Anything else.
     pub(crate) extra: Vec<String>,
+    /// What a shell does to a mount namespace of the agent's own before it becomes the agent by `exec "$@"`.
+    pub(crate) mounts: Option<String>,
 }
 
 impl AgentOptions {
     /// The node `proxy` without labels.
     pub(crate) fn new(variant: Variant) -> Self {
-        Self { variant, node_name: "proxy".to_owned(), labels: Vec::new(), extra: Vec::new() }
+        Self { variant, node_name: "proxy".to_owned(), labels: Vec::new(), extra: Vec::new(), mounts: None }
     }
 }
 
@@ -105,7 +107,10 @@ impl Agent {
         let (status_file, log_file) = (proxy.files().join("status.json"), proxy.files().join("agent.log"));
         let log = File::options().create(true).append(true).open(&log_file).expect("the proxy's folder can be written");
         let log_start = fs::read_to_string(&log_file).map_or(0, |text| text.len());
-        let mut command = proxy.command(PROGRAM);
+        let mut command = match &options.mounts {
+            None => proxy.command(PROGRAM),
+            Some(script) => in_mounts(proxy, script),
+        };
         command.arg("agent").args(source).args(["--node-name", &options.node_name]);
         command.arg("--state-dir").arg(state_folder(proxy));
         command.args(["--iptables", &options.variant.to_string(), "--log-format", "text"]);
@@ -291,6 +296,13 @@ fn is_true_here(item: &Value, condition: &str) -> bool {
 /// Where the record of a proxy lies.
 pub(crate) fn state_folder(proxy: &Proxy) -> PathBuf {
     proxy.files().join("state")
+}
+
+/// The program on a proxy, in a mount namespace of its own that a shell script has changed; it ends in `exec "$@"`.
+pub(crate) fn in_mounts(proxy: &Proxy, script: &str) -> Command {
+    let mut command = proxy.command("unshare");
+    command.args(["--mount", "sh", "-euc", script, "sh", PROGRAM]);
+    command
 }
 
 /// Runs another command of the program on a proxy, such as `["cleanup", "--iptables", "nft"]`.

@@ -1,0 +1,190 @@
+//! How tables and built-in chains are asked for, made and removed (`include/uapi/linux/netfilter/nf_tables.h`).
+//!
+//! Decides nothing: what is to be done, the caller says.
+
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_NONREC};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook, InetHookNumber, NfTablesMessage, TableAttribute, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use rustix::io::Errno;
+
+use super::{HeldChain, HeldTable, Step};
+use crate::dataplane::iptables::layout::{Stage, Table};
+use crate::netlink::{Change, NetlinkError, Refusal, Socket};
+
+/// What marks a thing as made by us, in its user data: a type, a length and a name. The types that nft knows are small
+/// (libnftnl, `include/libnftnl/udata.h`); it passes over others, shows them nowhere and saves them with no ruleset, so what is
+/// loaded from a file again is not taken for ours.
+const MARK: &[u8] = b"\x9a\x0fportforward.dev";
+/// The number of `nf_tables` among the parts of netfilter (`NFNL_SUBSYS_NFTABLES`, `include/uapi/linux/netfilter/nfnetlink.h`).
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+/// The messages around a transaction, and the attribute that says which generation of the rules it was planned from.
+const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+const NFNL_MSG_BATCH_END: u8 = 17;
+const NFNL_BATCH_GENID: u16 = 1;
+/// The policy that lets pass (`NF_ACCEPT`, `include/uapi/linux/netfilter.h`).
+const NF_ACCEPT: u32 = 1;
+
+/// A way to the `nf_tables` of this thread's network namespace.
+pub(super) struct Wire(Socket);
+
+impl Wire {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
+    }
+
+    /// The generation of all rules, which every write of anybody changes; `None` where the kernel has no `nf_tables`.
+    pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
+        let request = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
+        let id = |message| match message {
+            NfTablesMessage::NewGen(found) => found.attributes.into_iter().find_map(|attribute| match attribute {
+                GenAttribute::Id(id) => Some(id),
+                _ => None,
+            }),
+            _ => None,
+        };
+        match self.ask(request, id).await {
+            Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+            asked => asked,
+        }
+    }
+
+    /// The table, if it is there.
+    pub(super) async fn table(&mut self, table: Table) -> Result<Option<HeldTable>, NetlinkError> {
+        let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![name_of(table)] });
+        let read = |message| match message {
+            NfTablesMessage::NewTable(found) => Some(held_table(&found.attributes)),
+            _ => None,
+        };
+        self.find(request, read).await
+    }
+
+    /// The built-in chain, if it is there.
+    pub(super) async fn chain(&mut self, stage: Stage) -> Result<Option<HeldChain>, NetlinkError> {
+        let request = NfTablesMessage::GetChain(ChainMessage { attributes: place_of(stage) });
+        let read = |message| match message {
+            NfTablesMessage::NewChain(found) => Some(held_chain(&found.attributes)),
+            _ => None,
+        };
+        self.find(request, read).await
+    }
+
+    /// Does all of `steps` or nothing, if nobody has written since `generation`.
+    pub(super) async fn transact(&mut self, generation: u32, steps: &[Step]) -> Result<Result<(), Refusal>, NetlinkError> {
+        let generation = DefaultNla::new(NFNL_BATCH_GENID, generation.to_be_bytes().to_vec());
+        let begin = border(NFNL_MSG_BATCH_BEGIN, vec![generation]);
+        let changes = steps.iter().map(|step| change(*step)).collect();
+        self.0.transact(begin, changes, border(NFNL_MSG_BATCH_END, Vec::new())).await
+    }
+
+    /// What is asked for by name; `None` where it is missing.
+    async fn find<R>(
+        &mut self,
+        request: NfTablesMessage,
+        read: impl Fn(NfTablesMessage) -> Option<R>,
+    ) -> Result<Option<R>, NetlinkError> {
+        match self.ask(request, read).await {
+            Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(None),
+            asked => asked,
+        }
+    }
+
+    async fn ask<R>(
+        &mut self,
+        request: NfTablesMessage,
+        read: impl Fn(NfTablesMessage) -> Option<R>,
+    ) -> Result<Option<R>, NetlinkError> {
+        let keep = |message: NetfilterMessage| match message.inner {
+            NetfilterMessageInner::NfTables(message) => read(message),
+            _ => None,
+        };
+        Ok(self.0.ask(ipv4(request), keep).await?.pop())
+    }
+}
+
+fn ipv4(message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+}
+
+/// The message before or behind a transaction.
+fn border(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
+    NetfilterMessage::new(header, ControlMessage::Other { message_type, attributes })
+}
+
+fn change(step: Step) -> Change<NetfilterMessage> {
+    let (message, flags) = match step {
+        Step::MakeTable(table) => {
+            let attributes = vec![name_of(table), TableAttribute::UserData(MARK.to_vec())];
+            (NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE | NLM_F_EXCL)
+        }
+        Step::MakeChain(stage) => {
+            (NfTablesMessage::NewChain(ChainMessage { attributes: built_in(stage) }), NLM_F_CREATE | NLM_F_EXCL)
+        }
+        // Not with what is in it: were there anything, the kernel would refuse.
+        Step::RemoveChain(stage) => (NfTablesMessage::DeleteChain(ChainMessage { attributes: place_of(stage) }), NLM_F_NONREC),
+        Step::RemoveTable(table) => {
+            (NfTablesMessage::DeleteTable(TableMessage { attributes: vec![name_of(table)] }), NLM_F_NONREC)
+        }
+    };
+    Change { message: ipv4(message), flags }
+}
+
+/// A built-in chain as iptables-nft makes it, and our mark.
+fn built_in(stage: Stage) -> Vec<ChainAttribute> {
+    // The hooks and priorities that iptables-nft gives (`enum nf_ip_hook_priorities`, include/uapi/linux/netfilter_ipv4.h).
+    let (hook, priority) = match stage {
+        Stage::Prerouting => (InetHookNumber::PreRouting, -100_i32),
+        Stage::Postrouting => (InetHookNumber::PostRouting, 100),
+        Stage::Forward => (InetHookNumber::Forward, 0),
+    };
+    let kind = match stage.table() {
+        Table::Nat => "nat",
+        Table::Filter => "filter",
+    };
+    let mut attributes = place_of(stage);
+    attributes.extend([
+        ChainAttribute::Hook(vec![Hook::Number(hook.into()), Hook::Priority(priority.cast_unsigned())]),
+        ChainAttribute::Policy(NF_ACCEPT),
+        ChainAttribute::Type(kind.to_owned()),
+        ChainAttribute::UserData(MARK.to_vec()),
+    ]);
+    attributes
+}
+
+fn name_of(table: Table) -> TableAttribute {
+    TableAttribute::Name(table.name().to_owned())
+}
+
+fn place_of(stage: Stage) -> Vec<ChainAttribute> {
+    vec![ChainAttribute::Table(stage.table().name().to_owned()), ChainAttribute::Name(stage.builtin().to_owned())]
+}
+
+fn held_table(attributes: &[TableAttribute]) -> HeldTable {
+    // Until it is said, it is taken for something that must stay.
+    let mut held = HeldTable { ours: false, uses: u32::MAX, altered: false };
+    for attribute in attributes {
+        match attribute {
+            TableAttribute::UserData(data) => held.ours = data == MARK,
+            TableAttribute::Use(uses) => held.uses = *uses,
+            TableAttribute::Flags(flags) => held.altered = flags.bits() != 0,
+            _ => {}
+        }
+    }
+    held
+}
+
+fn held_chain(attributes: &[ChainAttribute]) -> HeldChain {
+    let mut held = HeldChain { ours: false, uses: u32::MAX, accepts: false };
+    for attribute in attributes {
+        match attribute {
+            ChainAttribute::UserData(data) => held.ours = data == MARK,
+            ChainAttribute::Use(uses) => held.uses = *uses,
+            ChainAttribute::Policy(policy) => held.accepts = *policy == NF_ACCEPT,
+            _ => {}
+        }
+    }
+    held
+}
