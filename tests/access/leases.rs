@@ -77,11 +77,13 @@ fn an_agent_reports_on_forwards_and_in_its_own_name() {
     agent.does(&event("own", &json!({})));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "namespace": LINES, "name": "web"});
     let stranger = json!({"apiVersion": "example.com/v1", "kind": "PortForward", "namespace": LINES, "name": "web"});
+    let kindred = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "Other", "namespace": LINES, "name": "web"});
     for changes in [
         json!({"reportingInstance": OTHER}),
         json!({"reportingController": "kubelet"}),
         json!({"regarding": pod}),
         json!({"regarding": stranger}),
+        json!({"regarding": kindred}),
     ] {
         agent.refused(&event("other", &changes), own);
     }
