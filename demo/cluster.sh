@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows examples/bank-a-web.yaml at work by `kubectl apply`: a real etcd and kube-apiserver in a network namespace, the agent on the
-# proxy node with no more rights than deploy/base/rbac.yaml gives it, and real requests both ways. Removes all of it at the
+# proxy node with no more rights than deploy/base gives it, and real requests both ways. Removes all of it at the
 # end, also after a failure or Ctrl-C. Needs root, and Go for building the API server once; `make demo-cluster` sees to the rest.
 #
 #   client 1.1.1.1 --- gateway 192.168.0.1 --- (eth1 192.168.0.2) proxy (eth0 2.2.2.2) --- server 3.3.3.3
@@ -117,14 +117,15 @@ wait_for_servers 2 srv cli
 say "The API server starts (about 15 s)"
 start_api_server
 
-say "What a cluster needs: the namespace of the agents, their rights, the definition of PortForward"
-kubectl apply -f deploy/base/namespace.yaml -f deploy/base/rbac.yaml -f crds
+say "What a cluster needs: the namespace of the agents, their rights and their policy, the definition of PortForward"
+kubectl apply -f deploy/base/namespace.yaml -f deploy/base/rbac.yaml -f deploy/base/admission-policy.yaml -f crds
 kubectl wait --for=condition=Established crd/portforwards.portforward.dev
 # No kubelet runs here, which would make itself known.
 quiet create -f - >/dev/null <<<'{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "proxy"}}'
 
-say "The agent starts on the proxy, with the token of its ServiceAccount"
-kubeconfig agent "$(quiet create token portforward-operator --namespace portforward-system)"
+say "The agent starts on the proxy, with a token of its ServiceAccount that names its node"
+kubeconfig agent "$(quiet create token portforward-operator --namespace portforward-system \
+    --bound-object-kind Node --bound-object-name proxy)"
 start px agent "$program" agent --node-name proxy --kubeconfig "$files/agent.kubeconfig" --namespace portforward-system \
     --state-dir "$files/state" --iptables "$iptables"
 

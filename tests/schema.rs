@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use plane::http::{Request, Response};
-use plane::{Plane, Resource};
+use plane::{Plane, Resource, deployed};
 use serde_json::{Value, json};
 use table::{By, Row, base, changed, own, rows};
 
@@ -250,9 +250,6 @@ fn kubectl_get_shows_what_an_administrator_asks_for_first() {
 
 #[test]
 fn what_is_deployed_for_the_agents_is_taken_without_a_warning() {
-    for file in ["namespace.yaml", "rbac.yaml"] {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).unwrap();
-        let output = PLANE.apply_output(&text);
-        assert!(output.status.success() && output.stderr.is_empty(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
-    }
+    let output = PLANE.apply_output(&deployed::list(&deployed::access()));
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
