@@ -81,10 +81,14 @@ pub(crate) fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     found[0]
 }
 
-/// `Kind name` of each.
+/// `Kind namespace/name` of each.
 pub(crate) fn named(objects: &[Value]) -> Vec<String> {
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    objects.iter().map(|object| format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]))).collect()
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let named = |object: &Value| {
+        let metadata = &object["metadata"];
+        format!("{} {}/{}", text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
+    };
+    objects.iter().map(named).collect()
 }
 
 /// A file of the repository.

@@ -1,12 +1,10 @@
 //! The schema of the values: what is misspelt or of another kind is refused, at every level, by name.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::helm::{CHART, Helm, VERSIONS, read, try_render};
+use crate::helm::{CHART, Helm, VERSIONS, read};
 use crate::table::{documented, place};
 
 /// Maps whose keys are the user's own, by their paths: a slip of the pen cannot be told there, what is no key can.
@@ -55,24 +53,54 @@ fn walk(part: &Value, pointer: &str, visit: &mut impl FnMut(&Value, &str)) {
     }
 }
 
-/// Asserts that Helm refuses each, naming what is wrong. Two at a time: a run takes as long as the start of a program.
-fn assert_refused(slips: Vec<Slip>) {
-    let (slips, wrong) = (Mutex::new(slips.into_iter()), Mutex::new(Vec::new()));
-    let take = || slips.lock().unwrap().next();
-    let work = || {
-        while let Some(slip) = take() {
-            match try_render(&slip.values) {
-                Err(said) if said.contains("values don't meet the specifications") && said.contains(&slip.named) => {}
-                Err(said) => wrong.lock().unwrap().push(format!("{}: {said}", slip.pointer)),
-                Ok(_) => wrong.lock().unwrap().push(format!("{}: was taken", slip.pointer)),
-            }
-        }
+/// What Helm says to each of many values: refused with what, or taken. One run for all: a chart with this one so many times
+/// below it, each under a name of its own.
+fn refusals(values: &[&Value]) -> Vec<Option<String>> {
+    let parent = parent(values.len());
+    let all: serde_json::Map<String, Value> =
+        values.iter().enumerate().map(|(index, values)| (alias(index), (*values).clone())).collect();
+    let said = Helm::Four.template(parent.path().to_str().unwrap(), VERSIONS[0], &Value::Object(all)).unwrap_err();
+    let (_, said) = said.split_once("values don't meet the specifications of the schema(s)").unwrap_or_else(|| panic!("{said}"));
+    let of = |index| {
+        let (_, from) = said.split_once(&format!("\n{}:\n", alias(index)))?;
+        Some(from.lines().take_while(|line| line.starts_with(['-', ' '])).collect::<Vec<_>>().join("\n"))
     };
-    thread::scope(|scope| {
-        scope.spawn(work);
-        scope.spawn(work);
-    });
-    let wrong = wrong.into_inner().unwrap();
+    (0..values.len()).map(of).collect()
+}
+
+fn alias(index: usize) -> String {
+    format!("chart-{index}")
+}
+
+/// A chart that holds this one under so many names.
+fn parent(times: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let charts = folder.path().join("charts");
+    std::fs::create_dir(&charts).unwrap();
+    let from = format!("{}/{CHART}", env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(from, charts.join("portforward-operator")).unwrap();
+    let dependency = |index| json!({"name": "portforward-operator", "version": env!("CARGO_PKG_VERSION"), "alias": alias(index)});
+    let dependencies: Vec<Value> = (0..times).map(dependency).collect();
+    let chart = json!({"apiVersion": "v2", "name": "parent", "version": "0.1.0", "dependencies": dependencies});
+    std::fs::write(folder.path().join("Chart.yaml"), chart.to_string()).unwrap();
+    std::fs::write(folder.path().join("values.yaml"), "global: {team: network}\n").unwrap();
+    folder
+}
+
+/// Asserts that each is refused, naming what is wrong, and that what nothing is wrong with is not.
+fn assert_refused(slips: &[Slip]) {
+    let good = full();
+    let values: Vec<&Value> = slips.iter().map(|slip| &slip.values).chain([&good]).collect();
+    let said = refusals(&values);
+    assert_eq!(said.last(), Some(&None), "the values that the slips are made of");
+    let mut wrong = Vec::new();
+    for (slip, said) in slips.iter().zip(&said) {
+        match said {
+            Some(said) if said.contains(&slip.named) => {}
+            Some(said) => wrong.push(format!("{}: {said}", slip.pointer)),
+            None => wrong.push(format!("{}: was taken", slip.pointer)),
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -117,7 +145,7 @@ fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
     let misspelt = json!({"resources": {"requests": {"memroy": "1Gi"}}});
     slips.push(Slip { pointer: "/resources/requests".into(), values: misspelt, named: "'memroy'".into() });
     assert!(slips.len() > 120, "{}", slips.len());
-    assert_refused(slips);
+    assert_refused(&slips);
 }
 
 #[test]
@@ -131,7 +159,7 @@ fn every_value_of_another_kind_is_refused() {
         }
     });
     assert!(slips.len() > 120, "{}", slips.len());
-    assert_refused(slips);
+    assert_refused(&slips);
 }
 
 #[test]
@@ -166,7 +194,7 @@ fn what_no_cluster_could_use_is_refused() {
         values: changed(&full, pointer, |part| *part = value.clone()),
         named: String::new(),
     };
-    assert_refused(slips.into_iter().map(slip).collect());
+    assert_refused(&slips.map(slip));
 }
 
 /// The names of all fields that a part of the schema has, as paths.
@@ -227,17 +255,12 @@ fn every_value_of_the_schema_is_documented_and_the_other_way_round() {
 
 #[test]
 fn a_parent_chart_may_hold_it_as_a_subchart() {
-    let folder = tempfile::tempdir().unwrap();
-    let parent = folder.path().join("parent");
-    std::fs::create_dir_all(parent.join("charts")).unwrap();
-    std::fs::write(parent.join("Chart.yaml"), "apiVersion: v2\nname: parent\nversion: 0.1.0\n").unwrap();
-    std::fs::write(parent.join("values.yaml"), "global: {team: network}\n").unwrap();
-    let from = format!("{}/{CHART}", env!("CARGO_MANIFEST_DIR"));
-    std::os::unix::fs::symlink(from, parent.join("charts/portforward-operator")).unwrap();
+    let parent = parent(1);
+    let parent = parent.path().to_str().unwrap();
     for helm in Helm::BOTH {
-        let taken = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"port": 20450}}}));
+        let taken = helm.template(parent, VERSIONS[0], &json!({"chart-0": {"metrics": {"port": 20450}}}));
         assert!(taken.unwrap().contains("value: 127.0.0.1:20450"));
-        let slip = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"prot": 20450}}}));
+        let slip = helm.template(parent, VERSIONS[0], &json!({"chart-0": {"metrics": {"prot": 20450}}}));
         assert!(slip.unwrap_err().contains("'prot' not allowed"));
     }
 }
