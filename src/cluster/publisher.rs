@@ -27,7 +27,7 @@ use crate::status::{Judgement, View, Write};
 
 /// How many writes are under way at once.
 const AT_ONCE: usize = 8;
-/// How long nobody, or more than one node, has to hold an address before that is said: nodes speak one after the other.
+/// How long what may pass has to last before it is said: nodes speak one after the other, and tools replace one object by another.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// An object as far as status goes.
@@ -126,7 +126,7 @@ impl Publisher {
             };
             let view = View { node: &self.node, judgement, status: &subject.status, live };
             let Some(write) = view.next(now) else { continue };
-            if write.may_pass() {
+            if view.may_pass(&write) {
                 let since = *unsettled.entry(subject.key.clone()).or_insert_with(|| self.since(&subject.key));
                 if since.elapsed() < SETTLE {
                     continue;

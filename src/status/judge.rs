@@ -6,7 +6,7 @@ use crate::dataplane::Applied;
 use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::model::HostRoute;
-use crate::plan::{Acceptance, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::plan::{Acceptance, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// What this node says of one forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,22 +94,13 @@ fn refused(reason: impl Into<Reason> + Copy, message: &str) -> Vec<Judged> {
     ]
 }
 
-/// Only a change of the object heals it: another try gives the same.
+/// No other try heals what is refused: somebody has to change the object, the other one, or the node.
 fn stalled(acceptance: &Acceptance) -> Option<Judged> {
-    let (reason, message) = match acceptance {
+    let (reason, message): (Reason, &String) = match acceptance {
         Acceptance::Refused(refusal) => (Reason::Refused(refusal.reason), &refusal.message),
-        Acceptance::RefusedHere(refusal) => match refusal.reason {
-            NodeRefusalReason::ReservedPort | NodeRefusalReason::ForbiddenUpstream => {
-                (Reason::RefusedHere(refusal.reason), &refusal.message)
-            }
-            // The node may change: an address may move, a program may stop.
-            NodeRefusalReason::ForwardLoop
-            | NodeRefusalReason::NetworkAddress
-            | NodeRefusalReason::BroadcastAddress
-            | NodeRefusalReason::ForbiddenInterface
-            | NodeRefusalReason::ShadowsLocalListener => return None,
-        },
-        Acceptance::Accepted | Acceptance::Disabled | Acceptance::Conflict(_) => return None,
+        Acceptance::RefusedHere(refusal) => (Reason::RefusedHere(refusal.reason), &refusal.message),
+        Acceptance::Conflict(conflict) => (Circumstance::Conflict.into(), &conflict.message),
+        Acceptance::Accepted | Acceptance::Disabled => return None,
     };
     Some(Judged::new(Type::Stalled, State::True, reason, message.clone()))
 }
@@ -308,6 +299,9 @@ impl Judgement {
         for judged in unseen.conditions.iter_mut().filter(|judged| matches!(judged.kind, Type::Programmed | Type::Ready)) {
             *judged = Judged::new(judged.kind, State::Unknown, Circumstance::NodeUnreadable, error);
         }
+        // Whether this node still refuses it is not known either.
+        let heals = self.standing == Standing::RefusedHere;
+        unseen.conditions.retain(|judged| !(heals && judged.kind == Type::Stalled));
         unseen
     }
 

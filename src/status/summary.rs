@@ -112,7 +112,10 @@ fn unavailable(lost: &NodeStatus, before: &[Condition], now: Timestamp) -> Vec<C
     );
     let unknown = [Type::Programmed, Type::Ready]
         .map(|kind| Judged::new(kind, State::Unknown, Circumstance::AgentUnavailable, message.clone()));
-    replaced(&taken_over(&lost.conditions, before), &unknown, lost.observed_generation, before, now)
+    // Whether it still refuses the forward is not known: it may heal while nobody looks.
+    let said: Vec<Condition> =
+        lost.conditions.iter().filter(|condition| condition.type_ != Type::Stalled.as_str()).cloned().collect();
+    replaced(&taken_over(&said, before), &unknown, lost.observed_generation, before, now)
 }
 
 /// No live node holds the address: a standby could take over, but nothing flows.

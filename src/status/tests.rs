@@ -1,5 +1,7 @@
 //! What must hold of conditions and the summary.
 
+mod agents;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
@@ -12,7 +14,7 @@ use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::forward::{ForwardKey, Refusal, RefusalReason};
 use crate::model::HostRoute;
-use crate::plan::{Acceptance, Conflict, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::plan::{Acceptance, Conflict, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 fn verdict(acceptance: Acceptance, role: Option<Role>) -> Verdict {
     Verdict::new(None, 3, acceptance, role)
@@ -122,7 +124,7 @@ fn what_stops_nothing_is_said_and_stays_ready() {
 }
 
 #[test]
-fn a_refused_object_is_stalled_and_a_lost_conflict_is_not() {
+fn what_is_refused_is_stalled_whoever_has_to_change_something() {
     let refused = judge(&verdict(Acceptance::Refused(refusal()), None), &exact());
     assert_eq!(
         text(&refused),
@@ -133,10 +135,35 @@ fn a_refused_object_is_stalled_and_a_lost_conflict_is_not() {
             "Stalled=True LoopbackAddress"
         ]
     );
+    assert_eq!(
+        text(&lost()),
+        ["Accepted=False Conflict", "Programmed=False NotAccepted", "Ready=False Conflict", "Stalled=True Conflict"]
+    );
+    for reason in NodeRefusalReason::ALL.iter().copied() {
+        let here = text(&refused_here(reason));
+        let reason = reason.as_str();
+        assert_eq!(here[2..], [format!("Ready=False {reason}"), format!("Stalled=True {reason}")]);
+    }
+}
+
+fn lost() -> Judgement {
     let conflict =
         Conflict { winner: ForwardKey { namespace: "a".to_owned(), name: "b".to_owned() }, message: "a/b has it".to_owned() };
-    let lost = judge(&verdict(Acceptance::Conflict(conflict), Some(Role::Active)), &exact());
-    assert_eq!(text(&lost), ["Accepted=False Conflict", "Programmed=False NotAccepted", "Ready=False Conflict"]);
+    judge(&verdict(Acceptance::Conflict(conflict), Some(Role::Active)), &exact())
+}
+
+fn refused_here(reason: NodeRefusalReason) -> Judgement {
+    let refusal = NodeRefusal { reason, message: "…".to_owned() };
+    judge(&verdict(Acceptance::RefusedHere(refusal), Some(Role::Active)), &exact())
+}
+
+#[test]
+fn what_a_node_refused_is_not_stalled_any_more_where_nobody_can_look() {
+    let refused = refused_here(NodeRefusalReason::ShadowsLocalListener);
+    let unseen = text(&refused.unseen("no netlink"));
+    assert_eq!(unseen[1..], ["Programmed=Unknown NodeUnreadable", "Ready=Unknown NodeUnreadable"]);
+    let wrong = judge(&verdict(Acceptance::Refused(refusal()), None), &exact()).unseen("no netlink");
+    assert_eq!(text(&wrong)[3..], ["Stalled=True LoopbackAddress"], "a wrong object is wrong whatever the node is");
 }
 
 #[test]
@@ -220,154 +247,9 @@ fn a_message_is_cut_to_a_sane_length() {
     assert_eq!(Judged::new(Type::Ready, State::True, Circumstance::Ready, "é".repeat(5000)).message.chars().count(), 1025);
 }
 
-/// A small cluster: what the API server holds of one object, and what the agents that live say.
-struct Agents {
-    status: PortForwardStatus,
-    says: BTreeMap<String, Judgement>,
-}
-
-impl Agents {
-    fn new(says: &[(&str, Judgement)]) -> Self {
-        let says = says.iter().map(|(node, judgement)| ((*node).to_owned(), judgement.clone())).collect();
-        Self { status: PortForwardStatus::default(), says }
-    }
-
-    /// Lets every live agent write until none has anything to write; gives how many writes that took.
-    fn settle(&mut self) -> usize {
-        let live = self.says.keys().cloned().collect();
-        for writes in 0..100 {
-            let next = |(node, judgement): (&String, &Judgement)| {
-                View { node, judgement, status: &self.status, live: &live }.next(at(7))
-            };
-            let Some(write) = self.says.iter().find_map(next) else { return writes };
-            match write {
-                Write::Entry(entry) => {
-                    self.status.nodes.retain(|other| other.node_name != entry.node_name);
-                    self.status.nodes.push(entry);
-                }
-                Write::Withdraw(node) => self.status.nodes.retain(|entry| entry.node_name != node),
-                Write::Summary(summary) => self.status = summary,
-            }
-        }
-        panic!("the agents never come to rest: {:?}", self.status);
-    }
-
-    fn entries(&self) -> Vec<String> {
-        self.status.nodes.iter().map(|entry| format!("{} {:?}", entry.node_name, entry.role)).collect()
-    }
-
-    fn ready(&self) -> String {
-        summary_text(&self.status).into_iter().find(|line| line.starts_with("Ready")).unwrap()
-    }
-}
-
-fn as_active() -> Judgement {
-    judge(&active(), &exact())
-}
-
-fn as_standby() -> Judgement {
-    judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact())
-}
-
-#[test]
-fn an_agent_that_does_not_count_as_alive_writes_nothing() {
-    let (judgement, status) = (as_active(), PortForwardStatus::default());
-    let live = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect();
-    let next = |live| View { node: "a", judgement: &judgement, status: &status, live: &live }.next(at(7));
-    assert!(next(live(&["a", "b"])).is_some());
-    assert_eq!(next(live(&["b"])), None);
-}
-
-#[test]
-fn only_a_summary_of_nobody_or_of_several_may_pass() {
-    let may_pass = |says: &[(&str, Judgement)]| {
-        let mut agents = Agents::new(says);
-        agents.settle();
-        Write::Summary(agents.status).may_pass()
-    };
-    assert!(may_pass(&[("a", as_standby()), ("b", as_standby())]));
-    assert!(may_pass(&[("a", as_active()), ("b", as_active())]));
-    assert!(!may_pass(&[("a", as_active()), ("b", as_standby())]));
-}
-
-#[test]
-fn at_rest_nobody_writes() {
-    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
-    assert_eq!(agents.settle(), 3, "two entries and one summary");
-    assert_eq!(agents.settle(), 0);
-    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (Some("a"), "Ready=True Ready"));
-}
-
-#[test]
-fn the_address_moves_and_the_summary_follows() {
-    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
-    agents.settle();
-    agents.says = BTreeMap::from([("a".to_owned(), as_standby()), ("b".to_owned(), as_standby())]);
-    agents.settle();
-    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (None, "Ready=False NoActiveNode"));
-    agents.says.insert("b".to_owned(), as_active());
-    agents.settle();
-    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (Some("b"), "Ready=True Ready"));
-    agents.says.insert("a".to_owned(), as_active());
-    agents.settle();
-    assert_eq!((agents.status.active_node.as_deref(), agents.ready().as_str()), (None, "Ready=False AddressOnSeveralNodes"));
-}
-
-#[test]
-fn the_only_active_node_dies_and_nobody_knows_until_another_is_active() {
-    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby()), ("c", as_standby())]);
-    agents.settle();
-    agents.says.remove("a");
-    agents.says.remove("c");
-    agents.settle();
-    assert_eq!((agents.ready().as_str(), agents.status.active_node.as_deref()), ("Ready=Unknown AgentUnavailable", None));
-    assert_eq!(
-        agents.entries(),
-        ["a Active", "b Standby"],
-        "a dead standby tells nothing; a dead active node tells why nobody knows"
-    );
-    assert_eq!(agents.settle(), 0);
-    agents.says.insert("b".to_owned(), as_active());
-    agents.settle();
-    assert_eq!((agents.ready().as_str(), agents.entries()), ("Ready=True Ready", vec!["b Active".to_owned()]));
-}
-
-#[test]
-fn disabled_is_true_only_after_every_live_node_has_withdrawn() {
-    let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
-    agents.settle();
-    let disabled = judge(&verdict(Acceptance::Disabled, None), &exact());
-    agents.says.insert("b".to_owned(), disabled.clone());
-    agents.settle();
-    assert_eq!(agents.entries(), ["a Active"]);
-    assert_ne!(agents.ready(), "Ready=True Disabled");
-    agents.says.insert("a".to_owned(), disabled);
-    agents.settle();
-    assert_eq!((agents.ready().as_str(), agents.entries().len()), ("Ready=True Disabled", 0));
-}
-
-#[test]
-fn a_refused_object_is_summed_up_by_the_first_live_agent() {
-    let refused = judge(&verdict(Acceptance::Refused(refusal()), None), &exact());
-    let mut agents = Agents::new(&[("a", refused.clone()), ("b", refused)]);
-    assert_eq!(agents.settle(), 1);
-    assert_eq!(agents.ready(), "Ready=False LoopbackAddress");
-}
-
-#[test]
-fn a_standby_stays_silent_once_sixteen_entries_exist_and_an_active_node_speaks() {
-    let nodes: Vec<String> = (0..20).map(|n| format!("n{n:02}")).collect();
-    let mut agents = Agents::new(&nodes.iter().map(|node| (node.as_str(), as_standby())).collect::<Vec<_>>());
-    agents.settle();
-    assert_eq!(agents.entries().len(), 16);
-    agents.says.insert("n19".to_owned(), as_active());
-    agents.settle();
-    assert_eq!((agents.entries().len(), agents.status.active_node.as_deref()), (17, Some("n19")));
-}
-
 #[test]
 fn a_content_of_unknown_form_is_said_and_the_last_good_one_stays() {
-    let judgement = as_active().outdated("spec.mode: unknown variant");
+    let judgement = judge(&active(), &exact()).outdated("spec.mode: unknown variant");
     assert_eq!(text(&judgement), ["Accepted=False UnsupportedSchema", "Programmed=True Programmed", "Ready=True Ready"]);
     assert_eq!(judgement.generation, 3);
     let unknown = unknown_form(None, 1, "spec.mode");

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::Circumstance;
-use super::judge::Judgement;
+use super::condition::{Circumstance, Type};
+use super::judge::{Judgement, Standing};
 use super::summary::{node_status, summary};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 
 /// How many entries there may be before a standby stays silent: the list takes 32, and an active node must find a place.
 const STANDBYS_SPEAK_BELOW: usize = 16;
+/// Reasons of a summary that are gone in a moment where things only move.
+const PASSING: [Circumstance; 3] = [Circumstance::NoActiveNode, Circumstance::AddressOnSeveralNodes, Circumstance::Conflict];
 
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,19 +24,6 @@ pub enum Write {
     Withdraw(String),
     /// The summary.
     Summary(PortForwardStatus),
-}
-
-impl Write {
-    /// Whether it says that nobody, or more than one node, holds the address: that is also seen while an address moves, or
-    /// nodes take up a new object, until each has said what it knows.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        let passing = [Circumstance::NoActiveNode.as_str(), Circumstance::AddressOnSeveralNodes.as_str()];
-        match self {
-            Self::Summary(summary) => summary.conditions.iter().any(|condition| passing.contains(&condition.reason.as_str())),
-            Self::Entry(_) | Self::Withdraw(_) => false,
-        }
-    }
 }
 
 /// What one agent knows about one object.
@@ -58,6 +48,28 @@ impl View<'_> {
             return None;
         }
         self.own_entry(now).or_else(|| if self.is_writer() { self.dead_entry().or_else(|| self.summary(now)) } else { None })
+    }
+
+    /// Whether a write says what is also seen while things move: that nobody or more than one node holds the address, while
+    /// nodes take up a new object or the address changes hands; that an older forward is in the way, while one is renamed; or
+    /// that a node refuses it which may not be the one that counts. Tools take some of it for the end, so it has to last.
+    #[must_use]
+    pub fn may_pass(&self, write: &Write) -> bool {
+        let for_every_node = match self.judgement.standing {
+            Standing::Refused | Standing::Withdrawn => true,
+            Standing::Carried | Standing::Elsewhere | Standing::RefusedHere => false,
+        };
+        match write {
+            Write::Summary(summary) if !for_every_node => {
+                let passes = |condition: &Condition| {
+                    let reason = condition.reason.as_str();
+                    PASSING.iter().any(|passing| passing.as_str() == reason)
+                        || (summary.active_node.is_none() && condition.type_ == Type::Stalled.as_str())
+                };
+                summary.conditions.iter().any(passes)
+            }
+            Write::Summary(_) | Write::Entry(_) | Write::Withdraw(_) => false,
+        }
     }
 
     fn own_entry(&self, now: Timestamp) -> Option<Write> {
@@ -111,8 +123,6 @@ fn same_summary(a: &PortForwardStatus, b: &PortForwardStatus) -> bool {
     let head = |status: &PortForwardStatus| (status.active_node.clone(), status.observed_generation);
     head(a) == head(b) && same_conditions(&a.conditions, &b.conditions)
 }
-
-type Condition = k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// The order of conditions means nothing: the API server keeps its own.
 fn same_conditions(a: &[Condition], b: &[Condition]) -> bool {
