@@ -1,0 +1,100 @@
+//! A second apply finds nothing to do, whoever does it and however the first was done, and makes no agent write.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::bed::SERVER;
+use crate::fleet::{Fleet, WEB, manifest, spec, web};
+use crate::plane::Resource;
+
+const OTHER: &str = "lines/other";
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// `kubectl diff`, which ends with 1 where something differs.
+#[track_caller]
+fn differs_not(fleet: &Fleet, manifest: &str, how: &[&str]) {
+    let output = fleet.plane.kubectl_with(["diff", "-f", "-"].iter().chain(how), manifest);
+    assert!(output.status.success() && output.stdout.is_empty(), "kubectl diff {how:?}: {}", text(&output));
+}
+
+/// The same by the server of what was applied by the client: kubectl writes a note of its own into such an object, anew and
+/// in other words. Nothing of ours differs.
+#[track_caller]
+fn differs_in_the_note_of_kubectl_alone(fleet: &Fleet, manifest: &str) {
+    let output = fleet.plane.kubectl_with(["diff", "-f", "-", "--server-side"], manifest);
+    let told = text(&output);
+    let changed =
+        told.lines().filter(|line| line.starts_with(['+', '-']) && !line.starts_with("+++") && !line.starts_with("---"));
+    let other: Vec<&str> = changed.filter(|line| !line[1..].trim_start().starts_with("{\"apiVersion\":")).collect();
+    assert!(output.status.code().is_some_and(|code| code < 2) && other.is_empty(), "{told}");
+}
+
+#[track_caller]
+fn apply(fleet: &Fleet, manifest: &str, how: &[&str]) {
+    let output = fleet.plane.kubectl_with(["apply", "-f", "-"].iter().chain(how), manifest);
+    assert!(output.status.success(), "kubectl apply {how:?}: {}", text(&output));
+}
+
+fn object(fleet: &Fleet, key: &str) -> Value {
+    fleet.plane.forward(key).expect("the forward is there")
+}
+
+const BY_SERVER: [&str; 1] = ["--server-side"];
+const BY_CLIENT: [&str; 0] = [];
+
+#[test]
+fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
+    let fleet = Fleet::new(1);
+    let (web, other) = (manifest(WEB, &web()), manifest(OTHER, &spec(82, SERVER, 82)));
+    apply(&fleet, &web, &BY_SERVER);
+    apply(&fleet, &other, &BY_CLIENT);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.plane.wait_condition(OTHER, "Ready", "True", "Ready");
+    let (before, from) = ([WEB, OTHER].map(|key| object(&fleet, key)), fleet.plane.audit().len());
+
+    for (manifest, how) in [(&web, &BY_SERVER[..]), (&other, &BY_CLIENT[..])] {
+        differs_not(&fleet, manifest, how);
+        apply(&fleet, manifest, how);
+        apply(&fleet, manifest, how);
+    }
+    differs_in_the_note_of_kubectl_alone(&fleet, &other);
+    // Another field manager that says the same, as Argo CD and Flux do of what was applied by hand.
+    differs_not(&fleet, &web, &["--server-side", "--field-manager=argocd-controller"]);
+    assert_eq!([WEB, OTHER].map(|key| object(&fleet, key)), before, "not even the version of the object is another");
+
+    // From one way of applying to the other, only who owns what changes.
+    apply(&fleet, &other, &BY_SERVER);
+    differs_not(&fleet, &other, &BY_SERVER);
+    apply(&fleet, &web, &BY_CLIENT);
+    differs_not(&fleet, &web, &BY_CLIENT);
+    for (key, before) in [WEB, OTHER].iter().zip(&before) {
+        let now = object(&fleet, key);
+        for part in ["/spec", "/status", "/metadata/generation"] {
+            assert_eq!(now.pointer(part), before.pointer(part), "{key} {part}");
+        }
+    }
+    let calls = fleet.calls(from);
+    let written: Vec<&str> =
+        calls.iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.as_str()).collect();
+    assert_eq!(written, Vec::<&str>::new(), "an agent wrote");
+    assert!(fleet.plane.list(Resource::Forwards).len() == 2);
+}
+
+/// The folders that Flux and Argo CD are to apply, as they are.
+#[test]
+fn the_example_folders_are_taken_by_a_real_api_server() {
+    let fleet = Fleet::without_agents(1);
+    fleet.plane.add_namespace("leased-lines");
+    for folder in ["deploy/gitops/forwards", "deploy/gitops/argocd/forwards"] {
+        let path = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let built = fleet.plane.kubectl(["kustomize", &path]);
+        assert!(built.status.success(), "{folder}: {}", text(&built));
+        let manifests = String::from_utf8(built.stdout).expect("YAML is text");
+        assert!(manifests.contains("kind: PortForward"), "{manifests}");
+        apply(&fleet, &manifests, &["--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts"]);
+    }
+}

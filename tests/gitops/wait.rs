@@ -1,0 +1,122 @@
+//! What `helm upgrade --install --wait` waits for, and when it gives up.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::bed::kernel::Variant;
+use crate::bed::wait::eventually;
+use crate::bed::{SECOND_SERVER, SERVER};
+use crate::fleet::{Fleet, REFUSED, WEB, spec, web};
+use crate::helm::{Chart, Outcome, Version};
+use crate::plane::objects::PATIENCE;
+use crate::plane::proxy_address;
+use crate::rules::{Kstatus, kstatus};
+
+/// A wait that is to run out.
+const SHORT: Duration = Duration::from_secs(3);
+/// A wait that is not; what fails at once fails well before half of it.
+const LONG: Duration = Duration::from_mins(1);
+
+/// Asserts that Helm has failed, that it said of a forward what kstatus by our rules says of it, and that it said why.
+#[track_caller]
+fn failed(fleet: &Fleet, key: &str, outcome: &Outcome, said: Kstatus, why: &str) {
+    let (by_rules, message) = kstatus(&fleet.plane.forward(key).unwrap());
+    assert_eq!(by_rules, said);
+    let line = format!("resource PortForward/{key} not ready. status: {said:?}, message: {message}");
+    assert!(!outcome.done && outcome.said.contains(&line), "{outcome:#?} instead of {line}");
+    assert!(message.contains(why), "{message}");
+}
+
+#[track_caller]
+fn done(fleet: &Fleet, key: &str, outcome: &Outcome) {
+    assert!(outcome.done, "{outcome:#?}");
+    assert_eq!(kstatus(&fleet.plane.forward(key).unwrap()).0, Kstatus::Current);
+}
+
+#[track_caller]
+fn at_once(outcome: &Outcome) {
+    assert!(outcome.took < LONG / 2, "{outcome:#?}");
+}
+
+#[test]
+fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_cannot_work() {
+    let mut fleet = Fleet::without_agents(1);
+    let (chart, rival) = (Chart::new(&fleet), Chart::new(&fleet));
+
+    // No agent: the forward is not taken for a working one.
+    chart.set(&[(WEB, web())]);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", SHORT);
+    failed(&fleet, WEB, &outcome, Kstatus::InProgress, "latest observed generation is -1");
+    assert!(outcome.took >= SHORT, "{outcome:#?}");
+
+    // With one, it is done when traffic flows.
+    fleet.start(0);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
+    done(&fleet, WEB, &outcome);
+    fleet.reaches(80, SERVER, 80);
+
+    // What an older forward has, and what the agent refuses: at once, and in our words.
+    rival.set(&[("lines/rival", spec(80, SECOND_SERVER, 80))]);
+    let outcome = rival.upgrade(&fleet, Version::Four, "rival", LONG);
+    failed(&fleet, "lines/rival", &outcome, Kstatus::Failed, WEB);
+    at_once(&outcome);
+    let own: Ipv4Addr = proxy_address(0);
+    rival.set(&[("lines/rival", spec(81, own, 80))]);
+    let outcome = rival.upgrade(&fleet, Version::Four, "rival", LONG);
+    failed(&fleet, "lines/rival", &outcome, Kstatus::Failed, &own.to_string());
+    at_once(&outcome);
+    rival.uninstall(&fleet, Version::Four, "rival");
+
+    // A changed spec: what was true of the old one counts for nothing.
+    fleet.kill(0);
+    chart.set(&[(WEB, spec(81, SECOND_SERVER, 82))]);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", SHORT);
+    failed(&fleet, WEB, &outcome, Kstatus::InProgress, "generation is 2, but latest observed generation is 1");
+    fleet.start(0);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
+    done(&fleet, WEB, &outcome);
+    fleet.reaches(81, SECOND_SERVER, 82);
+
+    // Another name for the same: the new one conflicts with the old one until Helm has deleted that, and nobody is told.
+    chart.set(&[("lines/renamed", spec(81, SECOND_SERVER, 82))]);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
+    done(&fleet, "lines/renamed", &outcome);
+    assert_eq!(fleet.plane.forward(WEB), None);
+    let told: Vec<String> = fleet.events("lines/renamed").into_iter().map(|(reason, _, _)| reason).collect();
+    assert!(!told.contains(&"Conflict".to_owned()), "{told:?}");
+
+    // Switched off: a wait does not hang on it.
+    chart.set(&[("lines/renamed", format!("mode: Disabled, {}", spec(81, SECOND_SERVER, 82)))]);
+    let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
+    done(&fleet, "lines/renamed", &outcome);
+    at_once(&outcome);
+    assert_eq!(fleet.ask(81), REFUSED);
+
+    chart.uninstall(&fleet, Version::Four, "lines");
+    assert_eq!(fleet.plane.forward("lines/renamed"), None);
+    assert!(eventually(PATIENCE, || fleet.proxy(0).our_rules(Variant::Nft).is_empty()));
+}
+
+/// Helm 3 knows no health of our kind: it is done as soon as the API server has the object, whatever becomes of it.
+#[test]
+fn helm_3_does_not_wait_for_forwards() {
+    let mut fleet = Fleet::without_agents(1);
+    let chart = Chart::new(&fleet);
+    chart.set(&[(WEB, web())]);
+    let outcome = chart.upgrade(&fleet, Version::Three, "lines", LONG);
+    assert!(outcome.done, "{outcome:#?}");
+    at_once(&outcome);
+    assert_eq!(kstatus(&fleet.plane.forward(WEB).unwrap()).0, Kstatus::InProgress, "nobody has even seen it");
+    let wait = ["wait", "--for=condition=Ready", "--timeout=1s", "-n", "lines", "pf/web"];
+    assert!(!fleet.plane.kubectl(wait).status.success(), "kubectl knows better");
+
+    fleet.start(0);
+    let wait = ["wait", "--for=condition=Ready", "--timeout=30s", "-n", "lines", "pf/web"];
+    assert!(fleet.plane.kubectl(wait).status.success(), "{:#?}", fleet.plane.forward(WEB));
+    fleet.reaches(80, SERVER, 80);
+    chart.set(&[(WEB, spec(81, SERVER, 81))]);
+    assert!(chart.upgrade(&fleet, Version::Three, "lines", LONG).done);
+    fleet.wait_reaches(81, SERVER, 81);
+    chart.uninstall(&fleet, Version::Three, "lines");
+    assert!(eventually(PATIENCE, || fleet.proxy(0).our_rules(Variant::Nft).is_empty()));
+}

@@ -1,0 +1,115 @@
+//! What an object's status becomes by the real status code: a few agents, each with its judgement, write one after the other
+//! until none has anything to write. What may pass is written last, as the agents hold it back for three seconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use k8s_openapi::jiff::Timestamp;
+use portforward_operator::api::{self, PortForwardStatus};
+use portforward_operator::status::{Judgement, View, Write};
+use serde_json::{Value, json};
+
+/// One object and the agents that live.
+pub(crate) struct Agents {
+    object: Value,
+    status: PortForwardStatus,
+    says: BTreeMap<String, Judgement>,
+}
+
+/// Which agent speaks first where several have something to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First {
+    /// By name.
+    Lowest,
+    /// By name, from behind.
+    Highest,
+}
+
+/// The example of this project, as the API server keeps it before any agent has seen it.
+fn unseen_object() -> Value {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bank-a-web.yaml"));
+    let mut object: Value = serde_saphyr::from_str(text).expect("the example is an object");
+    let schema = serde_json::to_value(api::crd()).expect("a definition is JSON");
+    let schema = schema.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("the definition has a schema");
+    // The first gives it a status, the second what belongs into one.
+    object = kube::core::cel::apply_defaults(schema, &kube::core::cel::apply_defaults(schema, &object));
+    object["metadata"]["generation"] = json!(1);
+    object["metadata"]["uid"] = json!("3b1f2a34-5c6d-4e7f-8091-a2b3c4d5e6f7");
+    object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    object
+}
+
+impl Agents {
+    /// A new object, which these agents have seen and nobody has written about.
+    pub(crate) fn new(says: &[(&str, Judgement)]) -> Self {
+        static UNSEEN: LazyLock<Value> = LazyLock::new(unseen_object);
+        let object = UNSEEN.clone();
+        let status = serde_json::from_value(object["status"].clone()).expect("the definition has a default status");
+        let mut agents = Self { object, status, says: BTreeMap::new() };
+        agents.say(says);
+        agents
+    }
+
+    /// The agents that live from now on, and what each says.
+    pub(crate) fn say(&mut self, says: &[(&str, Judgement)]) {
+        self.says = says.iter().map(|(node, judgement)| ((*node).to_owned(), judgement.clone())).collect();
+    }
+
+    /// Somebody changes the spec.
+    pub(crate) fn edit(&mut self) {
+        let generation = self.object["metadata"]["generation"].as_i64().expect("an object has a generation");
+        self.object["metadata"]["generation"] = json!(generation + 1);
+    }
+
+    /// Somebody deletes it while a finalizer of another program holds it: the API server counts that as a change.
+    pub(crate) fn delete(&mut self) {
+        self.edit();
+        self.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:01:00Z");
+        self.object["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+    }
+
+    /// The object as the API server holds it.
+    pub(crate) fn object(&self) -> Value {
+        let mut object = self.object.clone();
+        object["status"] = serde_json::to_value(&self.status).expect("a status is JSON");
+        object
+    }
+
+    /// Lets the agents write until they rest; the object after that.
+    pub(crate) fn settle(mut self) -> Value {
+        self.course(First::Lowest);
+        self.object()
+    }
+
+    /// The same; the object after each write.
+    pub(crate) fn course(&mut self, first: First) -> Vec<Value> {
+        let mut seen = Vec::new();
+        while let Some(write) = self.next(first) {
+            match write {
+                Write::Entry(entry) => {
+                    self.status.nodes.retain(|other| other.node_name != entry.node_name);
+                    self.status.nodes.push(entry);
+                }
+                Write::Withdraw(node) => self.status.nodes.retain(|entry| entry.node_name != node),
+                Write::Summary(summary) => self.status = summary,
+            }
+            seen.push(self.object());
+            assert!(seen.len() < 100, "the agents never come to rest: {:#}", self.object());
+        }
+        seen
+    }
+
+    fn next(&self, first: First) -> Option<Write> {
+        let live: BTreeSet<String> = self.says.keys().cloned().collect();
+        let mut due: Vec<(bool, Write)> = Vec::new();
+        for (node, judgement) in &self.says {
+            let view = View { node, judgement, status: &self.status, live: &live };
+            due.extend(view.next(Timestamp::UNIX_EPOCH).map(|write| (view.may_pass(&write), write)));
+        }
+        if matches!(first, First::Highest) {
+            due.reverse();
+        }
+        due.sort_by_key(|(may_pass, _)| *may_pass);
+        due.into_iter().next().map(|(_, write)| write)
+    }
+}

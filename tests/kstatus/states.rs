@@ -1,0 +1,431 @@
+//! The states that a forward can be in, each made by the real status code, and what each tool should make of them.
+
+use portforward_operator::api::Role;
+use portforward_operator::dataplane::Applied;
+use portforward_operator::dataplane::conntrack::Purged;
+use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage};
+use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
+use portforward_operator::forward::{ForwardKey, Refusal};
+use portforward_operator::model::HostRoute;
+use portforward_operator::plan::{
+    Acceptance, Conflict, NodeRefusal, NodeRefusalReason, Obstacle, ObstacleReason, RoutePlan, Verdict,
+};
+use portforward_operator::status::{Circumstance, Judgement, Reason, judge, unknown_form};
+use serde_json::Value;
+
+use crate::agents::{Agents, First};
+use crate::argo::Health;
+use crate::rules::Kstatus;
+
+/// States that are one and the same to every tool: the rows of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Row {
+    /// New, and no agent has seen it.
+    Unseen,
+    /// Changed, and no agent has dealt with that.
+    Changed,
+    /// At work.
+    Ready,
+    /// Something stops the traffic.
+    Stopped,
+    /// The kernel does not hold it.
+    NotProgrammed,
+    /// No node holds the address.
+    Nowhere,
+    /// More than one does.
+    Twice,
+    /// Nobody knows.
+    Unknown,
+    /// The newest content cannot be decoded.
+    Outdated,
+    /// An older forward is in the way.
+    Lost,
+    /// The node refuses it.
+    RefusedHere,
+    /// The object is wrong.
+    Refused,
+    /// No content of it could be decoded.
+    Undecoded,
+    /// Switched off, and not withdrawn everywhere.
+    Withdrawing,
+    /// Switched off and withdrawn.
+    Disabled,
+    /// On its way out.
+    Deleted,
+}
+
+impl Row {
+    /// In the order of the page.
+    pub(crate) const ALL: [Self; 16] = [
+        Self::Unseen,
+        Self::Changed,
+        Self::Ready,
+        Self::Stopped,
+        Self::NotProgrammed,
+        Self::Nowhere,
+        Self::Twice,
+        Self::Unknown,
+        Self::Outdated,
+        Self::Lost,
+        Self::RefusedHere,
+        Self::Refused,
+        Self::Undecoded,
+        Self::Withdrawing,
+        Self::Disabled,
+        Self::Deleted,
+    ];
+
+    /// As the page says it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Unseen => "new, no agent has seen it",
+            Self::Changed => "the spec was changed, no agent has dealt with that yet",
+            Self::Ready => "at work",
+            Self::Stopped => "accepted, but something stops the traffic",
+            Self::NotProgrammed => "accepted, but the kernel does not hold it as planned",
+            Self::Nowhere => "no node holds the internal address",
+            Self::Twice => "several nodes hold the internal address",
+            Self::Unknown => "nobody knows: the agent of the active node is gone, or cannot look at its node",
+            Self::Outdated => "changed to what the agent cannot decode; the last good content is in force",
+            Self::Lost => "an older forward claims the same",
+            Self::RefusedHere => "the node refuses it",
+            Self::Refused => "the object is wrong by itself",
+            Self::Undecoded => "new, and the agent cannot decode it",
+            Self::Withdrawing => "`mode: Disabled`, not yet withdrawn from every node",
+            Self::Disabled => "`mode: Disabled`, withdrawn",
+            Self::Deleted => "deleted, held by a finalizer of another program",
+        }
+    }
+
+    /// The reasons of `Ready` in words, where there are too many to list.
+    pub(crate) fn reasons(self) -> Option<&'static str> {
+        match self {
+            Self::Stopped => Some("`False`, any of [these](reasons.md#something-stops-the-traffic)"),
+            Self::RefusedHere => Some("`False`, any of [these](reasons.md#the-node-refuses-the-object)"),
+            Self::Refused => Some("`False`, any of [these](reasons.md#the-object-is-wrong)"),
+            Self::Changed | Self::Outdated => Some("as it was"),
+            _ => None,
+        }
+    }
+
+    /// What kstatus should say.
+    pub(crate) fn kstatus(self) -> Kstatus {
+        match self {
+            Self::Ready | Self::Disabled => Kstatus::Current,
+            Self::Lost | Self::RefusedHere | Self::Refused | Self::Undecoded => Kstatus::Failed,
+            Self::Deleted => Kstatus::Terminating,
+            Self::Unseen
+            | Self::Changed
+            | Self::Stopped
+            | Self::NotProgrammed
+            | Self::Nowhere
+            | Self::Twice
+            | Self::Unknown
+            | Self::Outdated
+            | Self::Withdrawing => Kstatus::InProgress,
+        }
+    }
+
+    /// Whether `kubectl wait --for=condition=Ready` should return. Of a deleted one the agents say that it is withdrawn.
+    pub(crate) fn wait(self) -> bool {
+        matches!(self, Self::Ready | Self::Disabled | Self::Deleted)
+    }
+
+    /// What Argo CD should say: as kstatus, but of what is switched off.
+    pub(crate) fn argo(self) -> Health {
+        match (self, self.kstatus()) {
+            (Self::Disabled, _) => Health::Suspended,
+            (_, Kstatus::Current) => Health::Healthy,
+            (_, Kstatus::Failed) => Health::Degraded,
+            (_, Kstatus::InProgress | Kstatus::Terminating) => Health::Progressing,
+        }
+    }
+}
+
+/// One state.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// What is so.
+    pub(crate) name: String,
+    /// What it is to tools.
+    pub(crate) row: Row,
+    /// The object as the API server holds it.
+    pub(crate) object: Value,
+}
+
+fn state(name: impl Into<String>, row: Row, object: Value) -> State {
+    State { name: name.into(), row, object }
+}
+
+/// Every state.
+pub(crate) fn states() -> Vec<State> {
+    let mut changed = Agents::new(&[("a", ready(1))]);
+    changed.course(First::Lowest);
+    changed.edit();
+    let mut deleted = Agents::new(&[("a", ready(1))]);
+    deleted.course(First::Lowest);
+    deleted.delete();
+    deleted.say(&[("a", withdrawn(2, exact()))]);
+    let more = [
+        state("the spec was changed", Row::Changed, changed.object()),
+        state("deleted, and something else holds it", Row::Deleted, deleted.settle()),
+    ];
+    Reason::all().into_iter().flat_map(states_of).chain(more).collect()
+}
+
+/// The states that have a reason in them.
+pub(crate) fn states_of(reason: Reason) -> Vec<State> {
+    let alone = |judgement: Judgement| Agents::new(&[("a", judgement)]).settle();
+    let message = "what is wrong, and what to do".to_owned();
+    match reason {
+        Reason::Refused(reason) => {
+            let refusal = Refusal { reason, message };
+            vec![state(reason.as_str(), Row::Refused, alone(of(1, Acceptance::Refused(refusal), None)))]
+        }
+        Reason::RefusedHere(reason) => {
+            vec![state(format!("{} here", reason.as_str()), Row::RefusedHere, alone(refused_here(1, reason, Role::Active)))]
+        }
+        Reason::Obstacle(reason) => {
+            let row = match reason {
+                ObstacleReason::RouteContested | ObstacleReason::RouteRefused => Row::NotProgrammed,
+                ObstacleReason::ForwardingDisabled
+                | ObstacleReason::WaitingForInterface
+                | ObstacleReason::InterfaceDown
+                | ObstacleReason::EnslavedInterface
+                | ObstacleReason::AddressNotOnInterface
+                | ObstacleReason::ExternalAddressMissing
+                | ObstacleReason::GatewayNotOnLink
+                | ObstacleReason::RouteCapturesNode
+                | ObstacleReason::NoRouteToClient
+                | ObstacleReason::NoRouteToUpstream
+                | ObstacleReason::UpstreamNotOnInterface
+                | ObstacleReason::AsymmetricRoute
+                | ObstacleReason::GatewayUnreachable => Row::Stopped,
+            };
+            vec![state(reason.as_str(), row, alone(stopped(1, reason)))]
+        }
+        Reason::Circumstance(circumstance) => circumstances(circumstance),
+    }
+}
+
+fn circumstances(circumstance: Circumstance) -> Vec<State> {
+    let settled = |says: &[(&str, Judgement)]| Agents::new(says).settle();
+    match circumstance {
+        Circumstance::Accepted | Circumstance::Programmed | Circumstance::Ready => {
+            vec![state("at work", Row::Ready, settled(&[("a", ready(1))]))]
+        }
+        Circumstance::Standby => {
+            vec![state("at work, with a standby", Row::Ready, settled(&[("a", standby(1)), ("b", ready(1))]))]
+        }
+        Circumstance::Disabled => {
+            let one = settled(&[("a", withdrawn(1, exact()))]);
+            let mut after_work = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
+            after_work.course(First::Lowest);
+            after_work.edit();
+            after_work.say(&[("a", withdrawn(2, exact())), ("b", withdrawn(2, exact()))]);
+            vec![
+                state("disabled from the start", Row::Disabled, one),
+                state("disabled after it was at work", Row::Disabled, after_work.settle()),
+            ]
+        }
+        Circumstance::Pending => {
+            let mut half = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
+            half.course(First::Lowest);
+            half.edit();
+            half.say(&[("a", withdrawn(2, exact())), ("b", standby(1))]);
+            vec![
+                state("no agent has seen it", Row::Unseen, Agents::new(&[]).object()),
+                state("one of two has withdrawn it", Row::Withdrawing, half.settle()),
+            ]
+        }
+        Circumstance::Conflict | Circumstance::NotAccepted => {
+            let behind = settled(&[("a", standby(1)), ("b", lost(1, Role::Active))]);
+            let standbys = settled(&[("a", lost(1, Role::Standby))]);
+            vec![
+                state("lost a conflict", Row::Lost, settled(&[("a", lost(1, Role::Active))])),
+                state("lost a conflict on the active node only", Row::Lost, behind),
+                state("lost a conflict where no node is active", Row::Lost, standbys),
+            ]
+        }
+        Circumstance::ApplyFailed => {
+            let mut stuck = Agents::new(&[("a", ready(1))]);
+            stuck.course(First::Lowest);
+            stuck.edit();
+            stuck.say(&[("a", withdrawn(2, hanging()))]);
+            let broken = settled(&[("a", judge(&verdict(1, Acceptance::Accepted, Some(Role::Active)), &hanging()))]);
+            vec![
+                state("iptables fails", Row::NotProgrammed, broken),
+                state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
+            ]
+        }
+        Circumstance::Drifted => {
+            let rules = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+            vec![state("drifted", Row::NotProgrammed, settled(&[("a", carried(1, rules))]))]
+        }
+        Circumstance::Overridden => {
+            let overridden = [(Stage::Prerouting, "-j OTHER".to_owned())].into();
+            let rules = RulesReport { overridden, ..RulesReport::default() };
+            vec![state("overridden", Row::NotProgrammed, settled(&[("a", carried(1, rules))]))]
+        }
+        Circumstance::NoActiveNode => vec![
+            state("only standbys", Row::Nowhere, settled(&[("a", standby(1)), ("b", standby(1))])),
+            state("no candidate", Row::Nowhere, settled(&[("a", elsewhere(1))])),
+        ],
+        Circumstance::AddressOnSeveralNodes => {
+            vec![state("two hold the address", Row::Twice, settled(&[("a", ready(1)), ("b", ready(1))]))]
+        }
+        Circumstance::AgentUnavailable => {
+            let gone = |before: Judgement| {
+                let mut agents = Agents::new(&[("a", before), ("b", standby(1))]);
+                agents.course(First::Lowest);
+                agents.say(&[("b", standby(1))]);
+                agents.settle()
+            };
+            vec![
+                state("the agent of the active node is dead", Row::Unknown, gone(ready(1))),
+                state("so is one that had lost a conflict", Row::Unknown, gone(lost(1, Role::Active))),
+            ]
+        }
+        Circumstance::UnsupportedSchema => {
+            let mut newer = Agents::new(&[("a", ready(1))]);
+            newer.course(First::Lowest);
+            newer.edit();
+            newer.say(&[("a", ready(1).outdated("spec.mode: unknown variant"))]);
+            vec![
+                state("changed to what cannot be decoded", Row::Outdated, newer.settle()),
+                state("never decoded", Row::Undecoded, settled(&[("a", unknown_form(None, 1, "spec.mode: unknown variant"))])),
+            ]
+        }
+        Circumstance::NodeUnreadable => {
+            let unseen = |judgement: Judgement| settled(&[("a", judgement.unseen("no netlink"))]);
+            vec![
+                state("the node cannot be read", Row::Unknown, unseen(ready(1))),
+                state("so is one that had lost a conflict", Row::Unknown, unseen(lost(1, Role::Active))),
+            ]
+        }
+    }
+}
+
+fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Verdict {
+    Verdict::new(None, generation, acceptance, role)
+}
+
+fn applied(rules: RulesReport) -> Applied {
+    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) }
+}
+
+fn exact() -> Applied {
+    applied(RulesReport::default())
+}
+
+fn hanging() -> Applied {
+    Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() }
+}
+
+fn of(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Judgement {
+    judge(&verdict(generation, acceptance, role), &exact())
+}
+
+fn carried(generation: i64, rules: RulesReport) -> Judgement {
+    judge(&verdict(generation, Acceptance::Accepted, Some(Role::Active)), &applied(rules))
+}
+
+fn ready(generation: i64) -> Judgement {
+    of(generation, Acceptance::Accepted, Some(Role::Active))
+}
+
+fn standby(generation: i64) -> Judgement {
+    of(generation, Acceptance::Accepted, Some(Role::Standby))
+}
+
+fn elsewhere(generation: i64) -> Judgement {
+    of(generation, Acceptance::Accepted, None)
+}
+
+fn withdrawn(generation: i64, applied: Applied) -> Judgement {
+    judge(&Verdict { served: true, ..verdict(generation, Acceptance::Disabled, None) }, &applied)
+}
+
+fn lost(generation: i64, role: Role) -> Judgement {
+    let winner = ForwardKey { namespace: "leased-lines".to_owned(), name: "older".to_owned() };
+    let conflict = Conflict { winner, message: "leased-lines/older has it; delete one".to_owned() };
+    of(generation, Acceptance::Conflict(conflict), Some(role))
+}
+
+fn refused_here(generation: i64, reason: NodeRefusalReason, role: Role) -> Judgement {
+    let refusal = NodeRefusal { reason, message: "what is wrong here, and what to do".to_owned() };
+    of(generation, Acceptance::RefusedHere(refusal), Some(role))
+}
+
+/// Accepted, with one obstacle: those of routes are what the kernel said of a route, the others what the plan knew.
+fn stopped(generation: i64, reason: ObstacleReason) -> Judgement {
+    let mut verdict = verdict(generation, Acceptance::Accepted, Some(Role::Active));
+    let route = HostRoute {
+        destination: "1.1.1.1/32".parse().expect("a network"),
+        gateway: "192.168.0.1".parse().expect("an address"),
+        interface: "eth1".parse().expect("an interface"),
+    };
+    let met = match reason {
+        ObstacleReason::RouteContested => Some(RouteState::Contested { foreign: "1.1.1.1 via 192.168.0.9".to_owned() }),
+        ObstacleReason::RouteRefused => Some(RouteState::Refused { error: "Network is unreachable".to_owned() }),
+        _ => None,
+    };
+    let mut applied = exact();
+    if let Some(met) = met {
+        verdict.routes.push(RoutePlan::Install(route.clone()));
+        applied.routes = Ok(RoutesReport { states: [(route, met)].into(), ..RoutesReport::default() });
+    } else {
+        verdict.obstacles.push(Obstacle { reason, message: "what stops it, and what to do".to_owned() });
+    }
+    judge(&verdict, &applied)
+}
+
+/// What one node says of a content of some generation.
+type Says = fn(i64) -> Judgement;
+
+/// Every course that the status of an object takes, new or changed, with two nodes that do not both hold the address,
+/// whichever speaks first: its name, and the object after each write.
+pub(crate) fn courses() -> Vec<(String, Vec<Value>)> {
+    let active: [(&str, Says); 5] = [
+        ("ready", ready),
+        ("lost", |generation| lost(generation, Role::Active)),
+        ("refused here", |generation| refused_here(generation, NodeRefusalReason::ShadowsLocalListener, Role::Active)),
+        ("stopped", |generation| stopped(generation, ObstacleReason::ForwardingDisabled)),
+        ("failing", |generation| judge(&verdict(generation, Acceptance::Accepted, Some(Role::Active)), &hanging())),
+    ];
+    let passive: [(&str, Says); 4] = [
+        ("standby", standby),
+        ("elsewhere", elsewhere),
+        ("standby that lost", |generation| lost(generation, Role::Standby)),
+        ("standby that refuses", |generation| refused_here(generation, NodeRefusalReason::ReservedPort, Role::Standby)),
+    ];
+    let refusal = || Refusal { reason: portforward_operator::forward::RefusalReason::LoopbackAddress, message: "…".to_owned() };
+    let wrong = move |generation| of(generation, Acceptance::Refused(refusal()), None);
+    let mut pairs: Vec<(String, [Judgement; 2], [Judgement; 2])> = Vec::new();
+    let both = |one: Says, other: Says| ([one(1), other(1)], [one(2), other(2)]);
+    for (name, says) in active.iter().chain(&passive) {
+        for (other, others) in &passive {
+            let (new, changed) = both(*says, *others);
+            pairs.push((format!("{name}, {other}"), new, changed));
+            let (new, changed) = both(*others, *says);
+            pairs.push((format!("{other}, {name}"), new, changed));
+        }
+    }
+    pairs.push(("wrong".to_owned(), [wrong(1), wrong(1)], [wrong(2), wrong(2)]));
+    let off = |generation| withdrawn(generation, exact());
+    pairs.push(("disabled".to_owned(), [off(1), off(1)], [off(2), off(2)]));
+    let mut courses = Vec::new();
+    for (name, new, changed) in pairs {
+        for first in [First::Lowest, First::Highest] {
+            let [a, b] = new.clone();
+            courses.push((format!("new: {name}, {first:?} first"), Agents::new(&[("a", a), ("b", b)]).course(first)));
+            let mut agents = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
+            agents.course(First::Lowest);
+            agents.edit();
+            let [a, b] = changed.clone();
+            agents.say(&[("a", a), ("b", b)]);
+            courses.push((format!("changed: {name}, {first:?} first"), agents.course(first)));
+        }
+    }
+    courses
+}
