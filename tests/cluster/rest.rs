@@ -52,10 +52,11 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     fleet.apply(OTHER, &spec(82, SERVER, 82));
     serves(&fleet, WEB);
     serves(&fleet, OTHER);
-    let status = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap()["status"].clone());
+    // The version of the object and who owns which field are part of it: whoever wrote would show.
+    let objects = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap());
 
     // Two renewals of each Lease are 20 s, in which each agent also compares its kernel twice on its own account.
-    let (before, from) = (status(&fleet), fleet.plane.audit().len());
+    let (before, from) = (objects(&fleet), fleet.plane.audit().len());
     fleet.flush(0);
     let renewed = |node: usize| {
         let renewals = fleet.calls(from).into_iter().filter(|call| call.resource == "leases" && call.writes());
@@ -65,7 +66,7 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     assert!((0..2).all(|node| renewed(node) <= 3), "{:?}", [0, 1].map(renewed));
     assert_eq!(writes(&fleet.calls(from)), Vec::<&str>::new());
     assert!(fleet.holds(0, "DNAT"), "what was flushed is healed");
-    assert_eq!(status(&fleet), before);
+    assert_eq!(objects(&fleet), before);
 
     let from = fleet.plane.audit().len();
     for node in [0, 1] {
@@ -79,7 +80,7 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     let about_others: Vec<&str> =
         writes(&calls).into_iter().filter(|uri| uri.contains("/portforwards/") && !uri.contains("/zz/")).collect();
     assert_eq!(about_others, Vec::<&str>::new());
-    assert_eq!(status(&fleet), before, "transition times are older than the agents");
+    assert_eq!(objects(&fleet), before, "transition times are older than the agents");
     assert_eq!([WEB, OTHER].map(|key| fleet.events(key).len()), [1, 1]);
 }
 

@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::bed::SERVER;
 use crate::fleet::{Fleet, WEB, manifest, spec, web};
-use crate::plane::Resource;
+use crate::plane::{Plane, Resource};
 
 const OTHER: &str = "lines/other";
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
@@ -34,8 +34,8 @@ fn differs_in_the_note_of_kubectl_alone(fleet: &Fleet, manifest: &str) {
 }
 
 #[track_caller]
-fn apply(fleet: &Fleet, manifest: &str, how: &[&str]) {
-    let output = fleet.plane.kubectl_with(["apply", "-f", "-"].iter().chain(how), manifest);
+pub(crate) fn apply(plane: &Plane, manifest: &str, how: &[&str]) {
+    let output = plane.kubectl_with(["apply", "-f", "-"].iter().chain(how), manifest);
     assert!(output.status.success(), "kubectl apply {how:?}: {}", text(&output));
 }
 
@@ -50,16 +50,16 @@ const BY_CLIENT: [&str; 0] = [];
 fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
     let fleet = Fleet::new(1);
     let (web, other) = (manifest(WEB, &web()), manifest(OTHER, &spec(82, SERVER, 82)));
-    apply(&fleet, &web, &BY_SERVER);
-    apply(&fleet, &other, &BY_CLIENT);
+    apply(&fleet.plane, &web, &BY_SERVER);
+    apply(&fleet.plane, &other, &BY_CLIENT);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     fleet.plane.wait_condition(OTHER, "Ready", "True", "Ready");
     let (before, from) = ([WEB, OTHER].map(|key| object(&fleet, key)), fleet.plane.audit().len());
 
     for (manifest, how) in [(&web, &BY_SERVER[..]), (&other, &BY_CLIENT[..])] {
         differs_not(&fleet, manifest, how);
-        apply(&fleet, manifest, how);
-        apply(&fleet, manifest, how);
+        apply(&fleet.plane, manifest, how);
+        apply(&fleet.plane, manifest, how);
     }
     differs_in_the_note_of_kubectl_alone(&fleet, &other);
     // Another field manager that says the same, as Argo CD and Flux do of what was applied by hand.
@@ -67,9 +67,9 @@ fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
     assert_eq!([WEB, OTHER].map(|key| object(&fleet, key)), before, "not even the version of the object is another");
 
     // From one way of applying to the other, only who owns what changes.
-    apply(&fleet, &other, &BY_SERVER);
+    apply(&fleet.plane, &other, &BY_SERVER);
     differs_not(&fleet, &other, &BY_SERVER);
-    apply(&fleet, &web, &BY_CLIENT);
+    apply(&fleet.plane, &web, &BY_CLIENT);
     differs_not(&fleet, &web, &BY_CLIENT);
     for (key, before) in [WEB, OTHER].iter().zip(&before) {
         let now = object(&fleet, key);
@@ -82,19 +82,4 @@ fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
         calls.iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.as_str()).collect();
     assert_eq!(written, Vec::<&str>::new(), "an agent wrote");
     assert!(fleet.plane.list(Resource::Forwards).len() == 2);
-}
-
-/// The folders that Flux and Argo CD are to apply, as they are.
-#[test]
-fn the_example_folders_are_taken_by_a_real_api_server() {
-    let fleet = Fleet::without_agents(1);
-    fleet.plane.add_namespace("leased-lines");
-    for folder in ["deploy/gitops/forwards", "deploy/gitops/argocd/forwards"] {
-        let path = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
-        let built = fleet.plane.kubectl(["kustomize", &path]);
-        assert!(built.status.success(), "{folder}: {}", text(&built));
-        let manifests = String::from_utf8(built.stdout).expect("YAML is text");
-        assert!(manifests.contains("kind: PortForward"), "{manifests}");
-        apply(&fleet, &manifests, &["--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts"]);
-    }
 }

@@ -14,6 +14,7 @@ mod plane;
 mod rules;
 
 mod apply;
+mod examples;
 mod helm;
 mod manifests;
 mod wait;

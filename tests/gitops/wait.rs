@@ -9,7 +9,7 @@ use crate::bed::{SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, REFUSED, WEB, spec, web};
 use crate::helm::{Chart, Outcome, Version};
 use crate::plane::objects::PATIENCE;
-use crate::plane::proxy_address;
+use crate::plane::{Resource, proxy_address};
 use crate::rules::{Kstatus, kstatus};
 
 /// A wait that is to run out.
@@ -77,13 +77,11 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     done(&fleet, WEB, &outcome);
     fleet.reaches(81, SECOND_SERVER, 82);
 
-    // Another name for the same: the new one conflicts with the old one until Helm has deleted that, and nobody is told.
+    // Another name for the same: the new one conflicts with the old one until Helm has deleted that.
     chart.set(&[("lines/renamed", spec(81, SECOND_SERVER, 82))]);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
     done(&fleet, "lines/renamed", &outcome);
     assert_eq!(fleet.plane.forward(WEB), None);
-    let told: Vec<String> = fleet.events("lines/renamed").into_iter().map(|(reason, _, _)| reason).collect();
-    assert!(!told.contains(&"Conflict".to_owned()), "{told:?}");
 
     // Switched off: a wait does not hang on it.
     chart.set(&[("lines/renamed", format!("mode: Disabled, {}", spec(81, SECOND_SERVER, 82)))]);
@@ -95,6 +93,24 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     chart.uninstall(&fleet, Version::Four, "lines");
     assert_eq!(fleet.plane.forward("lines/renamed"), None);
     assert!(eventually(PATIENCE, || fleet.proxy(0).our_rules(Variant::Nft).is_empty()));
+}
+
+/// The node says it at once, and the summary, which tools look at, not before it has lasted for three seconds.
+#[test]
+fn a_conflict_that_is_soon_over_is_told_to_no_tool() {
+    let fleet = Fleet::new(1);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    // By name it would lose even if it were made in the same second.
+    let successor = "lines/web-2";
+    fleet.apply(successor, &web());
+    fleet.wait_entries(successor, &["px0 Active Conflict"]);
+    assert_eq!(kstatus(&fleet.plane.forward(successor).unwrap()).0, Kstatus::InProgress);
+    fleet.plane.delete(Resource::Forwards, WEB);
+    fleet.plane.wait_condition(successor, "Ready", "True", "Ready");
+    let told = || fleet.events(successor).into_iter().map(|(reason, _, _)| reason).collect::<Vec<_>>();
+    assert!(eventually(PATIENCE, || !told().is_empty()));
+    assert_eq!(told(), ["Ready"]);
 }
 
 /// Helm 3 knows no health of our kind: it is done as soon as the API server has the object, whatever becomes of it.

@@ -6,6 +6,7 @@
 
 mod agents;
 mod argo;
+mod courses;
 mod examples;
 mod flux;
 mod rules;
@@ -111,7 +112,7 @@ fn tools_that_do_not_say_current_pass_our_message_on() {
 /// Whatever two nodes say of a new object, in whatever order they speak: no tool is told an end that is none.
 #[test]
 fn nobody_is_told_an_end_before_it_is_one() {
-    for (name, statuses) in states::courses() {
+    for (name, statuses) in courses::courses() {
         let (last, before) = statuses.split_last().expect("something is written");
         let ends: BTreeSet<String> = before
             .iter()

@@ -306,7 +306,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
     }
 }
 
-fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Verdict {
+pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Verdict {
     Verdict::new(None, generation, acceptance, role)
 }
 
@@ -314,15 +314,15 @@ fn applied(rules: RulesReport) -> Applied {
     Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) }
 }
 
-fn exact() -> Applied {
+pub(crate) fn exact() -> Applied {
     applied(RulesReport::default())
 }
 
-fn hanging() -> Applied {
+pub(crate) fn hanging() -> Applied {
     Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() }
 }
 
-fn of(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Judgement {
+pub(crate) fn of(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Judgement {
     judge(&verdict(generation, acceptance, role), &exact())
 }
 
@@ -330,35 +330,35 @@ fn carried(generation: i64, rules: RulesReport) -> Judgement {
     judge(&verdict(generation, Acceptance::Accepted, Some(Role::Active)), &applied(rules))
 }
 
-fn ready(generation: i64) -> Judgement {
+pub(crate) fn ready(generation: i64) -> Judgement {
     of(generation, Acceptance::Accepted, Some(Role::Active))
 }
 
-fn standby(generation: i64) -> Judgement {
+pub(crate) fn standby(generation: i64) -> Judgement {
     of(generation, Acceptance::Accepted, Some(Role::Standby))
 }
 
-fn elsewhere(generation: i64) -> Judgement {
+pub(crate) fn elsewhere(generation: i64) -> Judgement {
     of(generation, Acceptance::Accepted, None)
 }
 
-fn withdrawn(generation: i64, applied: Applied) -> Judgement {
+pub(crate) fn withdrawn(generation: i64, applied: Applied) -> Judgement {
     judge(&Verdict { served: true, ..verdict(generation, Acceptance::Disabled, None) }, &applied)
 }
 
-fn lost(generation: i64, role: Role) -> Judgement {
+pub(crate) fn lost(generation: i64, role: Role) -> Judgement {
     let winner = ForwardKey { namespace: "leased-lines".to_owned(), name: "older".to_owned() };
     let conflict = Conflict { winner, message: "leased-lines/older has it; delete one".to_owned() };
     of(generation, Acceptance::Conflict(conflict), Some(role))
 }
 
-fn refused_here(generation: i64, reason: NodeRefusalReason, role: Role) -> Judgement {
+pub(crate) fn refused_here(generation: i64, reason: NodeRefusalReason, role: Role) -> Judgement {
     let refusal = NodeRefusal { reason, message: "what is wrong here, and what to do".to_owned() };
     of(generation, Acceptance::RefusedHere(refusal), Some(role))
 }
 
 /// Accepted, with one obstacle: those of routes are what the kernel said of a route, the others what the plan knew.
-fn stopped(generation: i64, reason: ObstacleReason) -> Judgement {
+pub(crate) fn stopped(generation: i64, reason: ObstacleReason) -> Judgement {
     let mut verdict = verdict(generation, Acceptance::Accepted, Some(Role::Active));
     let route = HostRoute {
         destination: "1.1.1.1/32".parse().expect("a network"),
@@ -378,54 +378,4 @@ fn stopped(generation: i64, reason: ObstacleReason) -> Judgement {
         verdict.obstacles.push(Obstacle { reason, message: "what stops it, and what to do".to_owned() });
     }
     judge(&verdict, &applied)
-}
-
-/// What one node says of a content of some generation.
-type Says = fn(i64) -> Judgement;
-
-/// Every course that the status of an object takes, new or changed, with two nodes that do not both hold the address,
-/// whichever speaks first: its name, and the object after each write.
-pub(crate) fn courses() -> Vec<(String, Vec<Value>)> {
-    let active: [(&str, Says); 5] = [
-        ("ready", ready),
-        ("lost", |generation| lost(generation, Role::Active)),
-        ("refused here", |generation| refused_here(generation, NodeRefusalReason::ShadowsLocalListener, Role::Active)),
-        ("stopped", |generation| stopped(generation, ObstacleReason::ForwardingDisabled)),
-        ("failing", |generation| judge(&verdict(generation, Acceptance::Accepted, Some(Role::Active)), &hanging())),
-    ];
-    let passive: [(&str, Says); 4] = [
-        ("standby", standby),
-        ("elsewhere", elsewhere),
-        ("standby that lost", |generation| lost(generation, Role::Standby)),
-        ("standby that refuses", |generation| refused_here(generation, NodeRefusalReason::ReservedPort, Role::Standby)),
-    ];
-    let refusal = || Refusal { reason: portforward_operator::forward::RefusalReason::LoopbackAddress, message: "…".to_owned() };
-    let wrong = move |generation| of(generation, Acceptance::Refused(refusal()), None);
-    let mut pairs: Vec<(String, [Judgement; 2], [Judgement; 2])> = Vec::new();
-    let both = |one: Says, other: Says| ([one(1), other(1)], [one(2), other(2)]);
-    for (name, says) in active.iter().chain(&passive) {
-        for (other, others) in &passive {
-            let (new, changed) = both(*says, *others);
-            pairs.push((format!("{name}, {other}"), new, changed));
-            let (new, changed) = both(*others, *says);
-            pairs.push((format!("{other}, {name}"), new, changed));
-        }
-    }
-    pairs.push(("wrong".to_owned(), [wrong(1), wrong(1)], [wrong(2), wrong(2)]));
-    let off = |generation| withdrawn(generation, exact());
-    pairs.push(("disabled".to_owned(), [off(1), off(1)], [off(2), off(2)]));
-    let mut courses = Vec::new();
-    for (name, new, changed) in pairs {
-        for first in [First::Lowest, First::Highest] {
-            let [a, b] = new.clone();
-            courses.push((format!("new: {name}, {first:?} first"), Agents::new(&[("a", a), ("b", b)]).course(first)));
-            let mut agents = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
-            agents.course(First::Lowest);
-            agents.edit();
-            let [a, b] = changed.clone();
-            agents.say(&[("a", a), ("b", b)]);
-            courses.push((format!("changed: {name}, {first:?} first"), agents.course(first)));
-        }
-    }
-    courses
 }
