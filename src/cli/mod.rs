@@ -13,6 +13,8 @@ mod options;
 mod render;
 mod restore;
 mod status;
+mod stop;
+mod turn;
 mod wide;
 
 use clap::{Parser, Subcommand};
