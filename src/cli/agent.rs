@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::info;
@@ -15,6 +13,8 @@ use tracing::info;
 use super::Exit;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use super::serving::ServingOptions;
+use super::stop::Stop;
+use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
 use crate::cluster::{self, DEFAULT_NAMESPACE, connect};
 use crate::dataplane::iptables::Variant;
@@ -23,7 +23,7 @@ use crate::metrics::{Health, Metrics};
 use crate::node::{Observer, watch};
 use crate::plan::Policy;
 use crate::publish::StatusFile;
-use crate::record;
+use crate::record::Purpose;
 use crate::source::folder;
 
 #[derive(Args, Debug)]
@@ -69,7 +69,12 @@ const fn pace(variant: Variant) -> Pace {
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
     let state_dir = options.state.state_dir.clone();
-    let _lock = record::lock(&state_dir)?;
+    let mut stop = Stop::listen()?;
+    // Of a pod that is replaced, or of whatever restores, the end is near.
+    let _lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
+        Turn::Ours(lock) => lock,
+        Turn::Kept(_) | Turn::Stopped => return Ok(Exit::Done),
+    };
     let variant = options.kernel.variant().await?;
     let memory = Memory::new(state_dir.clone(), &name, remembered(&state_dir, &name));
     let wake = Arc::new(Notify::new());
@@ -98,7 +103,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let _server = options.serving.serve(&metrics, &health);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         let node = node(source, Observer::default(), memory, &metrics);
-        until_stopped(agent::run(node), agent::publish(publisher, newest)).await
+        Ok(until_stopped(agent::run(node), agent::publish(publisher, newest), stop).await)
     } else {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
@@ -108,7 +113,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let _server = options.serving.serve(&metrics, &health);
         let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
         let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
-        Box::pin(until_stopped(agent::run(node), publish)).await
+        Ok(Box::pin(until_stopped(agent::run(node), publish, stop)).await)
     }
 }
 
@@ -117,18 +122,16 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
 async fn until_stopped(
     run: impl Future<Output = ()>,
     publish: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<Exit> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+    mut stop: Stop,
+) -> Exit {
     let publisher = tokio::spawn(publish);
     tokio::select! {
         () = run => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.requested() => {}
     }
     publisher.abort();
     info!("agent stops; what is in the kernel stays");
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 pub(super) fn check(object: &crate::api::PortForward) -> Result<(), String> {

@@ -12,7 +12,7 @@ use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
 use crate::model::{Desired, Translation};
-use crate::record;
+use crate::record::{self, Purpose};
 
 #[derive(Args, Debug)]
 #[command(
@@ -26,7 +26,7 @@ pub(super) struct CleanupOptions {
 pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
     let state_dir = options.state.state_dir;
-    let _lock = record::lock(&state_dir)?;
+    let _lock = record::lock(&state_dir, Purpose::Cleanup)?;
     let record = remembered(&state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
     let mut stuck = None;

@@ -15,6 +15,8 @@ mod render;
 mod restore;
 mod serving;
 mod status;
+mod stop;
+mod turn;
 mod wide;
 
 use clap::{Parser, Subcommand};

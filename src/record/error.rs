@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::Holder;
+
 /// Why a record could not be read, kept or locked. The file or directory is named; the
 /// reason of the system is the source.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +63,13 @@ pub enum RecordError {
         /// The node that asked.
         node: String,
     },
-    /// Another agent runs on this node.
-    #[error("{}: another agent{} holds this node; stop it first, or name another state directory for another node", path.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    /// Another process acts on this node.
+    #[error("{}: {holder} holds this node; stop it first, or name another state directory for another node", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// The process that holds it, where it is known.
-        pid: Option<u32>,
+        /// Who holds it.
+        holder: Holder,
     },
     /// It could not be written as JSON.
     #[error("the record cannot be written as JSON")]

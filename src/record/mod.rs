@@ -19,7 +19,7 @@ use crate::source::Sourced;
 
 pub use crate::durable::Stored;
 pub use error::RecordError;
-pub use lock::{Lock, lock};
+pub use lock::{Holder, Lock, Numbering, Purpose, lock};
 
 /// What a node last applied.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -142,7 +142,7 @@ fn a_directory_that_others_may_write_to_holds_no_record() {
     set_mode(&dir, 0o770);
     let error = store(&dir, &record()).unwrap_err().to_string();
     assert!(error.contains("others may write to this directory (mode 770)"), "{error}");
-    assert!(lock(&dir).is_err());
+    assert!(lock(&dir, Purpose::Agent).is_err());
 }
 
 #[test]
@@ -224,13 +224,34 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
 fn two_agents_exclude_each_other() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("state");
-    let held = lock(&dir).unwrap();
-    let error = lock(&dir).unwrap_err().to_string();
-    assert!(error.contains("state/lock: ") && error.contains(&format!("process {}", std::process::id())), "{error}");
+    let held = lock(&dir, Purpose::Agent).unwrap();
+    let error = lock(&dir, Purpose::Agent).unwrap_err().to_string();
+    let names = format!("state/lock: an agent (process {}) holds this node", std::process::id());
+    assert!(error.contains(&names), "{error}");
     drop(held);
     fs::write(dir.join("lock"), "4194304999 left by a crash").unwrap();
-    drop(lock(&dir).unwrap());
-    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap(), format!("{}\n", std::process::id()));
+    drop(lock(&dir, Purpose::Restore).unwrap());
+    assert!(fs::read_to_string(dir.join("lock")).unwrap().starts_with(&format!("{} restore pid:[", std::process::id())));
+}
+
+#[test]
+fn who_holds_the_lock_is_named_as_far_as_it_is_known() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("state");
+    let _held = lock(&dir, Purpose::Cleanup).unwrap();
+    let says = |text: &str| {
+        fs::write(dir.join("lock"), text).unwrap();
+        match lock(&dir, Purpose::Agent) {
+            Err(RecordError::Locked { holder, .. }) => holder.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let elsewhere = "restore (process 1 of its own container or host, which is not this one)";
+    assert_eq!(says("1 restore pid:[1]\n"), elsewhere);
+    assert_eq!(says("77"), "another process (process 77 of its own container or host, which is not this one)");
+    for nothing in ["", "no words of ours \u{1b}[31m", &"x".repeat(1000)] {
+        assert_eq!(says(nothing), "another process", "{nothing:?}");
+    }
 }
 
 /// One change to some bytes.

@@ -298,6 +298,58 @@ pub(crate) fn state_folder(proxy: &Proxy) -> PathBuf {
     proxy.files().join("state")
 }
 
+/// A command of the program on a proxy that stays until it is stopped; killed when dropped, and its words shown if the
+/// test failed.
+#[derive(Debug)]
+pub(crate) struct Running {
+    process: Child,
+    log_file: PathBuf,
+}
+
+impl Running {
+    /// Starts it; what it prints and logs goes to a file of this name.
+    pub(crate) fn start(proxy: &Proxy, name: &str, arguments: &[&str]) -> Self {
+        let log_file = proxy.files().join(format!("{name}.log"));
+        let log = File::create(&log_file).expect("the proxy's folder can be written");
+        let printed = log.try_clone().expect("a file can be shared");
+        let mut command = proxy.command(PROGRAM);
+        command.args(arguments).args(["--log-format", "text"]).stdout(printed).stderr(log);
+        Self { process: command.spawn().expect("nsenter is installed"), log_file }
+    }
+
+    /// What it has printed and logged.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log_file).unwrap_or_default()
+    }
+
+    /// Waits until it has said something.
+    pub(crate) fn wait(&self, text: &str) {
+        assert!(eventually(PATIENCE, || self.said().contains(text)), "never said: {text}");
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// SIGTERM; waits for the end.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it runs until it is stopped");
+        let ended = until(PATIENCE, || self.process.try_wait().expect("a child can be waited for"));
+        ended.expect("it ends after SIGTERM")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log_file.display(), self.said());
+        }
+    }
+}
+
 /// The program on a proxy, in a mount namespace of its own that a shell script has changed; it ends in `exec "$@"`.
 pub(crate) fn in_mounts(proxy: &Proxy, script: &str) -> Command {
     let mut command = proxy.command("unshare");

@@ -241,6 +241,7 @@ fn a_record_that_others_may_write_is_refused_and_nothing_is_lost() {
     );
 }
 
+/// It waits first: the other might have been about to end.
 #[test]
 fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     let stage = Stage::seed(Variant::Nft);
@@ -251,7 +252,12 @@ fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     );
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(said.contains(&format!("process {}", stage.agent.id())) && said.contains("stop it first"), "{said}");
+    assert!(said.contains("waited 30 seconds in vain") && said.contains("stop it first"), "{said}");
+    assert_eq!(
+        said.matches(&format!("an agent (process {})", stage.agent.id())).count(),
+        2,
+        "when it begins to wait and in the end: {said}"
+    );
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! A reboot without an API server or manifests: what was last applied comes back by `restore --stay`, also where links and
+//! addresses come late, and an agent that starts takes over.
+
+use std::fs;
+
+use crate::bed::agent::{Agent, AgentOptions, Manifests, Running, operator, state_folder};
+use crate::bed::client::{ANSWER, Connection};
+use crate::bed::kernel::Variant;
+use crate::bed::wait::eventually;
+use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp};
+
+on_both_variants! {
+    a_link_that_comes_late_is_served_and_an_agent_takes_over,
+    what_another_program_breaks_meanwhile_is_repaired,
+    what_cleanup_removed_does_not_come_back,
+}
+
+/// The command line of `restore --stay` on a proxy.
+fn stay(proxy: &Proxy, variant: Variant) -> Vec<String> {
+    let words = format!("restore --stay --node-name proxy --iptables {variant} --state-dir {}", state_folder(proxy).display());
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The proxy after a reboot: nothing but its disk is as it was.
+fn rebooted(variant: Variant) -> (Bed, AgentOptions) {
+    let Stage { agent, options, bed: before, .. } = Stage::seed(variant);
+    agent.kill();
+    let bed = Bed::new();
+    fs::create_dir(state_folder(bed.proxy())).unwrap();
+    let record = |proxy: &Proxy| state_folder(proxy).join("record.json");
+    fs::copy(record(before.proxy()), record(bed.proxy())).unwrap();
+    (bed, options)
+}
+
+/// `restore --stay` on a proxy.
+pub(crate) fn start(proxy: &Proxy, variant: Variant) -> Running {
+    let arguments = stay(proxy, variant);
+    Running::start(proxy, "restore", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn a_link_that_comes_late_is_served_and_an_agent_takes_over(variant: Variant) {
+    let (bed, options) = rebooted(variant);
+    let _servers = servers(&bed);
+    let proxy = bed.proxy();
+    proxy.netns.ip_batch(["link set eth1 down", "addr flush dev eth1"]);
+    let mut restore = start(proxy, variant);
+    restore.wait("NoActiveNode");
+    proxy.netns.ip("link set eth1 up");
+    proxy.netns.ip(&format!("addr add {INTERNAL}/24 dev eth1"));
+    assert!(eventually(SOON, || tcp(&bed) == by(SERVER, EXTERNAL)), "{}", restore.said());
+    assert!(!proxy.routes_to(&CLIENT.to_string()).is_empty());
+
+    // The line goes down and comes up again, and still nobody else is there: its route is gone with it.
+    proxy.netns.ip_batch(["link set eth1 down", "link set eth1 up"]);
+    assert!(eventually(SOON, || !proxy.routes_to(&CLIENT.to_string()).is_empty()), "{}", restore.said());
+    let download = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap().stream().unwrap();
+
+    let manifests = Manifests::new(proxy);
+    manifests.put(FILE, &Manifest::seed().text());
+    let agent = Agent::start(proxy, &manifests, &options);
+    agent.wait_ready(SEED);
+    restore.wait("an agent keeps this node from here on; resting until stopped");
+    assert!(restore.runs(), "a pod that ends would be started again and again");
+    assert!(!agent.log().contains("kernel written"), "{}", agent.log());
+    assert!(download.goes_on(ANSWER));
+    assert!(restore.stop().success());
+    assert!(download.goes_on(ANSWER));
+}
+
+fn what_another_program_breaks_meanwhile_is_repaired(variant: Variant) {
+    let (bed, _) = rebooted(variant);
+    let _servers = servers(&bed);
+    let restore = start(bed.proxy(), variant);
+    restore.wait("Ready");
+    bed.proxy().iptables(variant, "-t nat -F");
+    assert!(eventually(SOON, || tcp(&bed) == by(SERVER, EXTERNAL)), "{}", restore.said());
+}
+
+fn what_cleanup_removed_does_not_come_back(variant: Variant) {
+    let (bed, _) = rebooted(variant);
+    let proxy = bed.proxy();
+    let restore = start(proxy, variant);
+    restore.wait("Ready");
+    let state = state_folder(proxy);
+    let clean = || operator(proxy, ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]);
+    // It refuses while the other one writes, which takes a moment.
+    assert!(eventually(SOON, || clean().status.success()));
+    restore.wait("no record: nothing is to put back");
+    proxy.netns.ip_batch(["link set eth1 down", "link set eth1 up"]);
+    proxy.netns.ip("route add 10.99.0.0/16 via 192.168.0.1");
+    // It has looked again when it says so of the next record.
+    fs::write(state.join("record.json"), "{}").unwrap();
+    assert!(eventually(SOON, || restore.said().contains("is open to others")));
+    assert_eq!(proxy.our_rules(variant), [""; 0]);
+    assert_eq!(proxy.routes_to(&CLIENT.to_string()), [] as [serde_json::Value; 0]);
+}

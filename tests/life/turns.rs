@@ -1,0 +1,76 @@
+//! Whose turn it is on a node: agents that follow each other, and `restore` and `cleanup` beside them.
+
+use std::process::Output;
+
+use crate::bed::agent::{Agent, AgentOptions, operator, state_folder};
+use crate::bed::kernel::Variant;
+use crate::bed::{Bed, EXTERNAL, Proxy, SERVER};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp};
+
+fn run(proxy: &Proxy, command: &[&str]) -> Output {
+    let state = state_folder(proxy);
+    let ends = ["--node-name", "proxy", "--log-format", "text", "--state-dir", state.to_str().unwrap()];
+    operator(proxy, command.iter().copied().chain(ends))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A pod is replaced, and the old one takes its time.
+#[test]
+fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
+    let Stage { agent: old, manifests, options, bed } = Stage::seed(Variant::Nft);
+    let _servers = servers(&bed);
+    let new = Agent::start(bed.proxy(), &manifests, &options);
+    let waits = format!("waiting for its end, so long at most holder=an agent (process {})", old.id());
+    new.wait_log(&waits);
+    assert_eq!(new.log().matches("agent starts").count(), 1, "the old one keeps the node");
+    assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
+    assert!(old.stop().success());
+    new.wait_ready(SEED);
+    assert_eq!(new.log().matches("agent starts").count(), 2);
+    assert_eq!(new.log().matches("waiting for its end").count(), 1, "said once");
+    assert_eq!(new.log().matches("kernel written").count(), 1, "by the old one");
+    assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
+}
+
+#[test]
+fn an_agent_that_waits_ends_when_it_is_stopped() {
+    let stage = Stage::seed(Variant::Nft);
+    let new = Agent::start(stage.proxy(), &stage.manifests, &stage.options);
+    new.wait_log("waiting for its end");
+    assert!(new.stop().success());
+}
+
+/// The numbers of processes in a pod hold in there alone: the agent is process 1 of its own.
+#[test]
+fn a_holder_in_another_container_is_not_taken_for_a_process_of_this_one() {
+    let mounts = Some("exec unshare --pid --fork --kill-child --mount-proc \"$@\"".to_owned());
+    let options = AgentOptions { mounts, ..AgentOptions::new(Variant::Nft) };
+    let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let refused = run(stage.proxy(), &["cleanup"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = "an agent (process 1 of its own container or host, which is not this one) holds this node; stop it first";
+    assert!(said(&refused).contains(words), "{refused:?}");
+}
+
+/// Such as a static pod beside the DaemonSet's.
+#[test]
+fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
+    let stage = Stage::seed(Variant::Nft);
+    let before = stage.proxy().nft_ruleset();
+    let restored = run(stage.proxy(), &["restore", "--iptables", "nft"]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(said(&restored).contains("nothing is to put back") && restored.stdout.is_empty(), "{restored:?}");
+    let mut resting = crate::reboot::start(stage.proxy(), Variant::Nft);
+    resting.wait("resting until stopped");
+    // It stays down when the agent goes: what is in the kernel stays without it.
+    let Stage { agent, bed, .. } = stage;
+    assert!(agent.stop().success());
+    bed.proxy().iptables(Variant::Nft, "-t nat -F PF-PRE");
+    assert!(resting.runs());
+    assert!(resting.stop().success());
+    assert_ne!(bed.proxy().nft_ruleset(), before);
+}
