@@ -54,7 +54,7 @@ impl Contents {
             }
             files.push(FileReport { path: path.clone(), error });
         }
-        Snapshot { forwards: self.number(in_force), files, undecoded: Vec::new(), labels: self.labels.clone() }
+        Snapshot { forwards: self.number(in_force), files, labels: self.labels.clone(), ..Snapshot::default() }
     }
 
     /// Makes the content of a file its last good one, if it is good and no earlier file has one of its objects in force.
