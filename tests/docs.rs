@@ -1,9 +1,10 @@
-//! The pages tell the truth, as far as a program can see it: every reason and every dependency is explained, what is
-//! shown is what the code makes, and links lead somewhere.
+//! The pages tell the truth, as far as a program can see it: every reason, dependency and flag is explained, what is shown
+//! is what the code makes, and links, paths and flags lead somewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use portforward_operator::api;
 use portforward_operator::dataplane::iptables::{Ruleset, Stage, Table, Variant, rewrite};
@@ -18,19 +19,46 @@ fn read(path: &str) -> String {
 
 /// Every page, by its path from the root of the repository.
 fn pages() -> Vec<PathBuf> {
-    let mut found = vec!["README.md".into(), "CHANGELOG.md".into(), "CONTRIBUTING.md".into()];
-    let mut folders = vec![PathBuf::from("docs")];
+    files(&["", "docs", "charts", "deploy", "examples", "image"], "md")
+}
+
+/// The files below these folders whose names end so, by their paths from the root of the repository; of the root itself,
+/// those that lie directly in it.
+fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(Path::new(ROOT).join(&folder)).unwrap() {
+        let Ok(entries) = fs::read_dir(Path::new(ROOT).join(&folder)) else { continue };
+        for entry in entries {
             let path = folder.join(entry.unwrap().file_name());
             if Path::new(ROOT).join(&path).is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
+                if folder.as_os_str() != "" {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|found| found == extension) {
                 found.push(path);
             }
         }
     }
     found.sort();
+    found
+}
+
+/// The code of a page: what stands in backquotes within a line, and the lines that are set apart, with those that a
+/// backslash continues.
+fn code(page: &str) -> Vec<String> {
+    let span = regex::Regex::new("`([^`]+)`").unwrap();
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in page.replace("\\\n", " ").lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            found.push(line.trim().to_owned());
+        } else {
+            found.extend(span.captures_iter(line).map(|span| span[1].to_owned()));
+        }
+    }
     found
 }
 
@@ -110,7 +138,10 @@ fn every_manifest_on_the_pages_is_taken() {
     let mut count = 0;
     for page in pages() {
         for block in blocks(&read(page.to_str().unwrap()), "yaml") {
-            if block.contains("kind: PortForward") {
+            let documents: Vec<serde_json::Value> =
+                serde_saphyr::from_multiple(&block).unwrap_or_else(|error| panic!("{}: {error}\n{block}", page.display()));
+            // Other kinds may name ours within: a health check, a rule of an alert.
+            if documents.iter().any(|document| document["kind"] == "PortForward") {
                 count += objects(&block).len();
             }
         }
@@ -119,11 +150,101 @@ fn every_manifest_on_the_pages_is_taken() {
 }
 
 #[test]
+fn every_path_of_the_repository_that_a_page_names_is_there() {
+    let path =
+        regex::Regex::new(r"^(?:\./)?((?:charts|crds|demo|deploy|docs|examples|hack|image|src|tests)(?:/[\w./-]*)?)$").unwrap();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    // What was decided or released once names what was there then.
+    for page in pages().into_iter().filter(|page| !page.starts_with("docs/adr") && *page != Path::new("CHANGELOG.md")) {
+        for code in code(&read(page.to_str().unwrap())) {
+            // A word alone may be anything: `tests`.
+            let words = code.split(|c: char| c.is_whitespace() || "'\"(),;:=[]".contains(c));
+            let named =
+                words.filter(|word| word.contains('/') || code.starts_with("kubectl ")).filter_map(|word| path.captures(word));
+            for named in named.map(|named| named[1].trim_end_matches('.').to_owned()) {
+                count += 1;
+                if !Path::new(ROOT).join(&named).exists() {
+                    missing.push(format!("{}: {named}: {code}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
+const COMMANDS: [&str; 8] = ["agent", "render", "restore", "cleanup", "status", "crd", "completions", "man"];
+
+/// The flags of a command, each with the variable of the environment that stands for it, if there is one.
+fn flags(command: &str) -> BTreeMap<String, Option<String>> {
+    let help = Command::new(PROGRAM).args([command, "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let flag = regex::Regex::new(r"^\s+(?:-\w, )?(--[a-z-]+)").unwrap();
+    let variable = regex::Regex::new(r"\[env: ([A-Z_]+)=").unwrap();
+    let mut found = BTreeMap::new();
+    let mut last = None;
+    for line in help.lines() {
+        if let Some(named) = flag.captures(line) {
+            last = Some(named[1].to_owned());
+            found.insert(named[1].to_owned(), None);
+        } else if let (Some(named), Some(flag)) = (variable.captures(line), &last) {
+            found.insert(flag.clone(), Some(named[1].to_owned()));
+        }
+    }
+    assert!(found.remove("--help").is_some(), "{command}: {help}");
+    found
+}
+
+#[test]
+fn every_flag_is_in_the_table_with_its_variable_and_no_other() {
+    let page = read("docs/operations.md");
+    let table =
+        page.split("\n| flag |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the page has a table of flags");
+    let name = regex::Regex::new("^\\| `(--[a-z-]+)").unwrap();
+    let rows = table.lines().filter_map(|line| Some((name.captures(line)?[1].to_owned(), line)));
+    let explained: BTreeMap<String, &str> = rows.collect();
+    let wanted: Vec<(String, Option<String>)> = COMMANDS.iter().flat_map(|command| flags(command)).collect();
+    let names: BTreeSet<String> = wanted.iter().map(|(flag, _)| flag.clone()).collect();
+    assert_explained("docs/operations.md", &explained.keys().cloned().collect::<Vec<_>>(), &names);
+    for (flag, variable) in wanted {
+        let Some(variable) = variable else { continue };
+        assert!(explained[&flag].contains(&format!("`{variable}`")), "{flag} is also {variable}: {}", explained[&flag]);
+    }
+}
+
+#[test]
+fn every_flag_on_a_command_line_of_the_pages_is_one_of_that_command() {
+    let call = regex::Regex::new(&format!(r"(?:^|[\s/=])portforward-operator ({})\b([^|&;>]*)", COMMANDS.join("|"))).unwrap();
+    let flag = regex::Regex::new(r"(?:^|\s)(--[a-z][a-z-]*)").unwrap();
+    let known: BTreeMap<&str, BTreeMap<String, Option<String>>> =
+        COMMANDS.iter().map(|command| (*command, flags(command))).collect();
+    let (mut unknown, mut count) = (Vec::new(), 0);
+    for page in pages() {
+        for code in code(&read(page.to_str().unwrap())) {
+            for call in call.captures_iter(&code) {
+                for named in flag.captures_iter(&call[2]) {
+                    count += 1;
+                    if &named[1] != "--help" && !known[&call[1]].contains_key(&named[1]) {
+                        unknown.push(format!("{}: {}: {code}", page.display(), &named[1]));
+                    }
+                }
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+#[test]
 fn every_link_between_the_pages_leads_somewhere() {
     let link = regex::Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let span = regex::Regex::new("`[^`\n]+`").unwrap();
     let mut broken = Vec::new();
     for page in pages() {
-        let text = read(page.to_str().unwrap());
+        // A pattern in backquotes may look like a link.
+        let text = span.replace_all(&read(page.to_str().unwrap()), "").into_owned();
         for target in link.captures_iter(&text).map(|found| found[1].to_owned()).filter(|target| !target.contains("://")) {
             let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
             let aimed = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
