@@ -1,7 +1,7 @@
 //! The states that a forward can be in, each made by the real status code, and what each tool should make of them.
 
 use portforward_operator::api::Role;
-use portforward_operator::dataplane::Applied;
+use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::dataplane::conntrack::Purged;
 use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
@@ -311,7 +311,7 @@ pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role
 }
 
 fn applied(rules: RulesReport) -> Applied {
-    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()) }
+    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()), forwarding: Ok(Forwarded::AsFound) }
 }
 
 pub(crate) fn exact() -> Applied {
