@@ -3,17 +3,19 @@
 
 use std::fs;
 
-use crate::bed::agent::{Agent, AgentOptions, Manifests, Running, operator, state_folder};
+use crate::bed::agent::{Agent, AgentOptions, Manifests, Running, in_mounts, operator, state_folder};
 use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
+use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, SHORT, SOON, Stage, by, on_both_variants, servers, tcp};
 
 on_both_variants! {
     a_link_that_comes_late_is_served_and_an_agent_takes_over,
     what_another_program_breaks_meanwhile_is_repaired,
     what_cleanup_removed_does_not_come_back,
+    the_rights_that_the_unit_grants_are_enough,
 }
 
 /// The command line of `restore --stay` on a proxy.
@@ -94,4 +96,31 @@ fn what_cleanup_removed_does_not_come_back(variant: Variant) {
     assert!(eventually(SOON, || restore.said().contains("is open to others")));
     assert_eq!(proxy.our_rules(variant), [""; 0]);
     assert_eq!(proxy.routes_to(&CLIENT.to_string()), [] as [serde_json::Value; 0]);
+}
+
+/// Root with the capabilities of the unit, which are those of the pod too, and no way to more.
+fn the_rights_that_the_unit_grants_are_enough(variant: Variant) {
+    let unit = include_str!("../../deploy/systemd/portforward-restore.service");
+    let granted = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it says what it needs");
+    let granted: String = granted.split_whitespace().map(|name| format!(",+{}", name["CAP_".len()..].to_lowercase())).collect();
+    let script = format!("exec setpriv --no-new-privs --bounding-set=-all{granted} \"$@\"");
+
+    let (bed, options) = rebooted(variant);
+    let _servers = servers(&bed);
+    let state = state_folder(bed.proxy());
+    let mut limited = in_mounts(bed.proxy(), &script);
+    let arguments = ["restore", "--node-name", "proxy", "--iptables", &variant.to_string(), "--state-dir"];
+    let restored = output(limited.args(arguments).arg(&state));
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
+
+    let manifests = Manifests::new(bed.proxy());
+    manifests.put(FILE, &Manifest::seed().text());
+    let agent = Agent::start(bed.proxy(), &manifests, &AgentOptions { mounts: Some(script), ..options });
+    agent.wait_ready(SEED);
+    let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    manifests.remove(FILE);
+    assert!(eventually(SOON, || session.exchange(SHORT).is_err()), "its rules and connections go too");
+    assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
+    assert_eq!(agent.complaints(), [""; 0]);
 }
