@@ -13,16 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exposition::scrape::{Page, get};
-use exposition::{Family, parse, value};
+use exposition::{Family, Sample, parse, value};
 use portforward_operator::cluster::Contact;
+use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
-use portforward_operator::dataplane::iptables::{Held, RulesError, RulesReport, Stage, Table, Variant};
+use portforward_operator::dataplane::iptables::{Held, ProgramError, RulesError, RulesReport, Stage, Table, Variant};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::ForwardKey;
-use portforward_operator::metrics::{CONTENT_TYPE, Health, Metrics, Part, Phase, Repair, STUCK_AFTER, Served, Written};
-use portforward_operator::model::HostRoute;
+use portforward_operator::metrics::{
+    CONTENT_TYPE, Detail, Health, Metrics, Owners, Part, PerForward, Phase, Repair, STUCK_AFTER, Served, SyncOutcome, Written,
+};
+use portforward_operator::model::{Destination, FlowMatch, HostRoute, Protocol, SourceNat, Translation};
 use portforward_operator::netlink::NetlinkError;
+use portforward_operator::plan::{Acceptance, Verdict};
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 use tokio::time::Instant;
 
@@ -30,8 +34,47 @@ const PAGE: &str = "docs/metrics.md";
 const BEGIN: &str = "<!-- The table is generated: UPDATE_GOLDEN=1 cargo test --test metrics -->\n";
 const END: &str = "<!-- End of the table -->\n";
 
+/// Everything that can be counted for single forwards.
+const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
+
 fn in_cluster() -> Metrics {
-    Metrics::new(Variant::Nft, Some(Contact::none()))
+    Metrics::new(Variant::Nft, Some(Contact::none()), ALL)
+}
+
+/// A forward of this name that `reverse` belongs to, with what the plan makes of it.
+fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Verdict) {
+    let translation = |port: u16, source: &str| Translation {
+        flows: FlowMatch {
+            protocol: Protocol::Tcp,
+            destination: "192.168.0.2".parse().unwrap(),
+            ports: port.to_string().parse().unwrap(),
+            source: source.parse().unwrap(),
+            interface: None,
+        },
+        destination: Destination { address: "3.3.3.3".parse().unwrap(), port: None },
+        source: SourceNat::Masquerade,
+    };
+    let translations = vec![translation(port, "1.1.1.1/32"), translation(port, "3.3.3.3/32")];
+    let verdict = Verdict::new(None, 1, Acceptance::Accepted, None);
+    let key = ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() };
+    (key, Verdict { translations, reversed: 1, ..verdict })
+}
+
+/// Metrics that count for these forwards, by their place: so many connections, and so many bytes of each.
+fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
+    let owners = Owners::of(verdicts);
+    metrics.own(&owners, |forward| verdicts.contains_key(forward));
+    let opened = verdicts.values().map(|verdict| (verdict.translations[0].flows.clone(), connections)).collect::<Vec<_>>();
+    metrics.connected(&owners, &opened);
+    let volumes = |bytes| Volumes { original: Volume { packets: bytes / 10, bytes }, reply: Volume::default() };
+    metrics.carried(Accounting::On, owners.lanes().map(|lane| (lane, volumes(bytes))));
+}
+
+/// Everything that there may be, with forwards and a conntrack table.
+fn whole() -> Metrics {
+    let metrics = in_cluster();
+    counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 0, 0);
+    metrics
 }
 
 fn names(metrics: &Metrics) -> BTreeSet<String> {
@@ -44,9 +87,11 @@ fn labels(family: &Family) -> String {
     for (name, value) in family.samples.iter().flat_map(|sample| &sample.labels) {
         labels.entry(name).or_default().insert(value);
     }
-    let open = matches!(family.kind.as_str(), "info" | "histogram");
     let label = |(name, values): (&&str, &BTreeSet<&str>)| {
-        let values = values.iter().copied().collect::<Vec<_>>().join(", ");
+        let open = family.kind == "info" || ["le", "namespace", "name"].contains(name);
+        // A forward need not have all of them.
+        let values =
+            if *name == "protocol" { "TCP, UDP".to_owned() } else { values.iter().copied().collect::<Vec<_>>().join(", ") };
         if open { format!("`{name}`") } else { format!("`{name}`: {values}") }
     };
     labels.iter().map(label).collect::<Vec<_>>().join("; ")
@@ -66,7 +111,7 @@ fn every_metric_stands_on_the_page_as_it_is() {
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).expect("the page says where its table begins");
     let (_, after) = rest.split_once(END).expect("the page says where its table ends");
-    let wanted = format!("{before}{BEGIN}{}{END}{after}", table(&parse(&in_cluster().exposition().unwrap())));
+    let wanted = format!("{before}{BEGIN}{}{END}{after}", table(&parse(&whole().exposition().unwrap())));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &wanted).unwrap();
     } else {
@@ -76,11 +121,14 @@ fn every_metric_stands_on_the_page_as_it_is() {
 
 #[test]
 fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
-    let all = names(&in_cluster());
+    let all = names(&whole());
     assert!(all.iter().all(|name| name.starts_with("portforward_")), "{all:?}");
-    let alone = names(&Metrics::new(Variant::Legacy, None));
-    let more: Vec<&String> = all.difference(&alone).collect();
-    assert_eq!(more, ["portforward_api_server_up", "portforward_live_agents"]);
+    let none = PerForward { detail: Detail::Off, ..ALL };
+    let alone = names(&Metrics::new(Variant::Legacy, None, none));
+    let more: Vec<&str> = all.difference(&alone).map(|name| name.trim_start_matches("portforward_")).collect();
+    let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_series_omitted"];
+    let of_the_cluster = ["api_server_up", "conntrack_accounting", "conntrack_events_lost_total"];
+    assert_eq!(more, [&of_the_cluster[..], &of_forwards, &["live_agents"]].concat());
 }
 
 #[test]
@@ -95,6 +143,92 @@ fn every_series_of_a_closed_set_is_there_before_anything_happens() {
     for what in Written::ALL {
         assert_eq!(value(&text, &format!("portforward_write_failures_total{{what=\"{}\"}}", what.as_str())).to_bits(), 0);
     }
+}
+
+#[test]
+fn a_load_that_is_refused_is_told_from_other_failures() {
+    let metrics = in_cluster();
+    let refused = || value(&metrics.exposition().unwrap(), "portforward_iptables_restore_failures_total");
+    for (program, wanted) in [("iptables-nft-save", 0.0), ("iptables-nft-restore", 1.0), ("iptables-legacy-restore", 2.0)] {
+        let error = RulesError::Program(ProgramError::Hangs { program });
+        metrics.applied(&Applied { rules: Err(error), ..exact(rules(0, 0)) });
+        assert!((refused() - wanted).abs() < f64::EPSILON, "{program}: {}", refused());
+    }
+}
+
+#[test]
+fn a_forward_has_series_of_what_it_carried_in_each_direction() {
+    let metrics = in_cluster();
+    counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 3, 70);
+    counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 2, 10);
+    let text = metrics.exposition().unwrap();
+    let of = |name: &str, direction: &str, more: &str| {
+        let labels = format!("namespace=\"a\",name=\"b\",protocol=\"TCP\",direction=\"{direction}\"{more}");
+        format!("{:.0}", value(&text, &format!("portforward_forward_{name}_total{{{labels}}}")))
+    };
+    assert_eq!(["forward", "reverse"].map(|direction| of("connections", direction, "")), ["5", "0"]);
+    for (direction, towards, wanted) in
+        [("forward", "upstream", "80"), ("forward", "client", "0"), ("reverse", "client", "80"), ("reverse", "upstream", "0")]
+    {
+        assert_eq!(of("bytes", direction, &format!(",towards=\"{towards}\"")), wanted, "{direction} {towards}");
+    }
+    assert_eq!(of("packets", "forward", ",towards=\"upstream\""), "8");
+}
+
+#[test]
+fn packets_and_bytes_are_absent_where_the_kernel_does_not_count_them_and_go_on_when_it_does_again() {
+    let metrics = in_cluster();
+    let verdicts = BTreeMap::from([forward("a", "b", 80)]);
+    counted(&metrics, &verdicts, 1, 70);
+    let traffic = || {
+        let found = names(&metrics);
+        ["bytes", "packets"].map(|what| found.contains(&format!("portforward_forward_{what}_total")))
+    };
+    let accounting = || value(&metrics.exposition().unwrap(), "portforward_conntrack_accounting").to_bits();
+    assert_eq!((traffic(), accounting()), ([true; 2], 1.0_f64.to_bits()));
+    metrics.carried(Accounting::Off, []);
+    assert_eq!((traffic(), accounting()), ([false; 2], 0));
+    counted(&metrics, &verdicts, 0, 5);
+    let text = metrics.exposition().unwrap();
+    let bytes = text.lines().find(|line| line.starts_with("portforward_forward_bytes_total{") && line.contains("\"upstream\""));
+    assert!(bytes.is_some_and(|line| line.ends_with(" 75")), "{text}");
+}
+
+#[test]
+fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
+    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Connections, limit: 2 });
+    let verdicts = || (0..5).map(|number| forward("a", &format!("n{number}"), 80 + number)).collect::<BTreeMap<_, _>>();
+    let shown = || {
+        let families = parse(&metrics.exposition().unwrap());
+        let family = families.iter().find(|family| family.shown() == "portforward_forward_connections_total");
+        let name = |sample: &Sample| format!("{} {}", sample.labels[1].1, sample.value);
+        family.map_or(Vec::new(), |family| family.samples.iter().filter(|it| it.labels[3].1 == "forward").map(name).collect())
+    };
+    let omitted = || value(&metrics.exposition().unwrap(), "portforward_forward_series_omitted");
+    assert!((shown(), omitted().to_bits()) == (Vec::new(), 0));
+    counted(&metrics, &verdicts(), 7, 0);
+    assert_eq!((shown(), omitted()), (vec!["n0 7".to_owned(), "n1 7".to_owned()], 3.0));
+    let fewer: BTreeMap<_, _> = verdicts().into_iter().skip(1).collect();
+    counted(&metrics, &fewer, 1, 0);
+    assert_eq!((shown(), omitted()), (vec!["n1 8".to_owned(), "n2 8".to_owned()], 2.0), "what was not shown was counted");
+    counted(&metrics, &verdicts(), 0, 0);
+    assert_eq!(shown(), ["n0 0", "n1 8"], "a forward that was gone begins again");
+}
+
+#[test]
+fn names_are_written_so_that_they_are_read_as_they_are() {
+    let metrics = in_cluster();
+    let awkward = "quote \" backslash \\ newline \n comma , brace } end";
+    counted(&metrics, &BTreeMap::from([forward(awkward, "x", 80)]), 1, 1);
+    let text = metrics.exposition().unwrap();
+    let read = parse(&text).into_iter().flat_map(|family| family.samples).flat_map(|sample| sample.labels);
+    let namespaces: BTreeSet<String> = read.filter(|(name, _)| name == "namespace").map(|(_, value)| unescaped(&value)).collect();
+    assert_eq!(namespaces, BTreeSet::from([awkward.to_owned()]), "{text}");
+}
+
+/// What an escaped value means.
+fn unescaped(text: &str) -> String {
+    text.replace("\\\\", "\0").replace("\\n", "\n").replace("\\\"", "\"").replace('\0', "\\")
 }
 
 fn rules(chains: usize, rules: usize) -> RulesReport {
@@ -133,12 +267,8 @@ fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
     ] {
         metrics.applied(&applied);
         metrics.repaired(Repair::Jumps, 1);
-        let took = Duration::from_millis(took);
-        if applied.is_complete() {
-            metrics.synced(took);
-        } else {
-            metrics.failed(took);
-        }
+        let outcome = if applied.is_complete() { SyncOutcome::Written } else { SyncOutcome::Failed };
+        metrics.ended(outcome, Duration::from_millis(took));
         let text = metrics.exposition().unwrap();
         assert!((value(&text, "portforward_rules{table=\"nat\"}") - held).abs() < f64::EPSILON, "{text}");
         for sample in parse(&text).into_iter().filter(Family::only_rises).flat_map(|family| family.samples) {
@@ -173,7 +303,7 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
     });
     let judgements: BTreeMap<ForwardKey, Judgement> = keyed.collect();
     metrics.judged(&judgements);
-    let alone = Metrics::new(Variant::Nft, None);
+    let alone = Metrics::new(Variant::Nft, None, ALL);
     alone.judged(&judgements);
     let counted = value(&alone.exposition().unwrap(), "portforward_forwards{condition=\"Ready\",status=\"False\"}");
     assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");

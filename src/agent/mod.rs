@@ -2,9 +2,12 @@
 //!
 //! Level-triggered: every event only says "look again". Knows both sides, Kubernetes and kernel, and decides nothing itself.
 
+mod attribution;
 mod changes;
+mod programming;
 mod publisher;
 mod remembered;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,16 +19,19 @@ use tracing::debug;
 
 pub use publisher::{Publisher, Statuses, objects, publish};
 pub use remembered::Memory;
+pub use traffic::follow_traffic;
 
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::{Forward, ForwardKey};
-use crate::metrics::{Health, Metrics, Part, Phase, Repair, Written};
+use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome, Written};
 use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
 use crate::source::{Snapshot, Source, Undecoded};
 use crate::status::{Judgement, judge, unknown_form};
+use attribution::Attribution;
 use changes::{Changes, Repaired};
+use programming::Programming;
 
 /// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -74,17 +80,31 @@ pub struct Node<D> {
     pub metrics: Arc<Metrics>,
     /// What is said of the loop itself.
     pub health: Arc<Health>,
+    /// Whose the translations in force are, for whoever counts what they carry.
+    pub owners: watch::Sender<Arc<Owners>>,
+}
+
+/// What the loop remembers from one sync to the next, for people.
+struct Notes {
+    changes: Changes,
+    attribution: Attribution,
+    programming: Programming,
 }
 
 /// Keeps the node's kernel as its forwards ask for, until the future is dropped. What is in the kernel then stays.
 pub async fn run<D: Dataplane>(mut node: Node<D>) {
-    let mut changes = Changes::default();
+    let mut notes = Notes {
+        changes: Changes::default(),
+        attribution: Attribution::new(Arc::clone(&node.metrics), node.owners.clone()),
+        programming: Programming::default(),
+    };
     let started = Instant::now();
     let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
         node.health.enter(Phase::Queued { since: Instant::now() });
+        node.metrics.queued();
         tokio::time::sleep(coalesce).await;
         let listed = node.source.complete().is_some();
         let Some(snapshot) = node.snapshot(started.elapsed()) else {
@@ -92,32 +112,26 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
             continue; // never plan from a half-read list
         };
         let begun = Instant::now();
-        let outcome = node.sync(&snapshot, &mut changes).await;
+        notes.programming.begin(snapshot.heard);
+        let outcome = node.sync(&snapshot, &mut notes).await;
         let took = begun.elapsed();
-        node.measure(&outcome, took);
-        if listed && !matches!(outcome, Outcome::Failed) {
-            node.health.complete();
+        node.metrics.ended(outcome, took);
+        if outcome != SyncOutcome::Failed {
+            notes.programming.done(Instant::now()).into_iter().for_each(|took| node.metrics.programmed(took));
+            if listed {
+                node.health.complete();
+            }
         }
         coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
-        if matches!(outcome, Outcome::Compared) {
+        if outcome == SyncOutcome::Unchanged {
             comparison = took;
         }
         pause = match outcome {
             // A comparison that nothing asked for takes no more than a fiftieth of the time.
-            Outcome::Compared | Outcome::Written => node.pace.every.max(comparison * 50),
-            Outcome::Failed => RETRY,
+            SyncOutcome::Unchanged | SyncOutcome::Written => node.pace.every.max(comparison * 50),
+            SyncOutcome::Failed => RETRY,
         };
     }
-}
-
-/// What became of one sync.
-enum Outcome {
-    /// Everything was as planned.
-    Compared,
-    /// Something was written, which takes longer, and now everything is as planned.
-    Written,
-    /// Something is not as planned.
-    Failed,
 }
 
 impl<D: Dataplane> Node<D> {
@@ -126,21 +140,14 @@ impl<D: Dataplane> Node<D> {
         self.source.complete().or_else(|| if waited < PATIENCE { None } else { self.memory.snapshot() })
     }
 
-    async fn sync(&mut self, snapshot: &Arc<Snapshot>, changes: &mut Changes) -> Outcome {
+    async fn sync(&mut self, snapshot: &Arc<Snapshot>, notes: &mut Notes) -> SyncOutcome {
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
-            Ok(synced) => self.conclude(snapshot, synced, changes),
+            Ok(synced) => self.conclude(snapshot, synced, notes),
             Err(error) => {
                 self.metrics.part_failed(Part::Facts);
-                self.unseen(&error, changes);
-                Outcome::Failed
+                self.unseen(&error, &mut notes.changes);
+                SyncOutcome::Failed
             }
-        }
-    }
-
-    fn measure(&self, outcome: &Outcome, took: Duration) {
-        match outcome {
-            Outcome::Compared | Outcome::Written => self.metrics.synced(took),
-            Outcome::Failed => self.metrics.failed(took),
         }
     }
 
@@ -159,11 +166,13 @@ impl<D: Dataplane> Node<D> {
     }
 
     /// Remembers what is done and reports what is true.
-    fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, changes: &mut Changes) -> Outcome {
+    fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
         let Synced { plan, applied, judgements } = synced;
+        let changes = &mut notes.changes;
         changes.note_facts(None);
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
+        notes.attribution.note(snapshot, &plan, &applied);
         if applied.is_complete() {
             self.memory.advance(snapshot, &plan.desired);
             if !self.memory.is_stored() {
@@ -176,9 +185,9 @@ impl<D: Dataplane> Node<D> {
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
         match (applied.is_complete(), applied.changed()) {
-            (true, false) => Outcome::Compared,
-            (true, true) => Outcome::Written,
-            (false, _) => Outcome::Failed,
+            (true, false) => SyncOutcome::Unchanged,
+            (true, true) => SyncOutcome::Written,
+            (false, _) => SyncOutcome::Failed,
         }
     }
 

@@ -76,10 +76,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let _watch = watch(&wake);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
+    let (owners, owned) = watch::channel(Arc::default());
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
         observer,
-        dataplane: options.kernel.kernel(variant),
+        dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
         policy: Policy { reserved_ports: options.policy.reserved_ports.0.clone() },
         memory,
         wake: Arc::clone(&wake),
@@ -87,6 +88,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         pace: pace(variant),
         metrics: Arc::clone(metrics),
         health: Arc::clone(&health),
+        owners,
     };
     let state = state_dir.display();
     if let Some(folder) = &options.manifests {
@@ -94,8 +96,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let labels = options.node_labels.iter().cloned().collect();
         let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
-        let metrics = Arc::new(Metrics::new(variant, None));
-        let _server = options.serving.serve(&metrics, &health);
+        let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
+        let _server = options.serving.serve(&metrics, &health, owned);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         let node = node(source, Observer::default(), memory, &metrics);
         until_stopped(agent::run(node), agent::publish(publisher, newest)).await
@@ -104,8 +106,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
         let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake);
-        let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact())));
-        let _server = options.serving.serve(&metrics, &health);
+        let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
+        let _server = options.serving.serve(&metrics, &health, owned);
         let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
         let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
         Box::pin(until_stopped(agent::run(node), publish)).await

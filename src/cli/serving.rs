@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::metrics::{Health, ListenAddress, Metrics, Served, serve};
+use crate::agent::follow_traffic;
+use crate::dataplane::iptables::Counting;
+use crate::metrics::{Detail, Health, ListenAddress, Metrics, Owners, PerForward, Served, serve};
 
 /// Only this node may ask, unless the administrator says otherwise. No well-known program of a node uses the port.
 const METRICS_ADDRESS: &str = "127.0.0.1:10450";
 /// The kubelet of this node asks, and nobody else has to.
 const HEALTH_ADDRESS: &str = "127.0.0.1:10451";
+/// So many series, and some, are no burden for whoever scrapes.
+const FORWARDS: usize = 1000;
 
 #[derive(Args, Debug)]
 pub(super) struct ServingOptions {
@@ -20,12 +25,52 @@ pub(super) struct ServingOptions {
     /// Where /livez, /readyz and /healthz are served over HTTP; empty for nowhere
     #[arg(long, value_name = "ADDR:PORT", default_value = HEALTH_ADDRESS, env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: ListenAddress,
+    /// What /metrics counts for each forward: nothing, its connections, or also their packets and bytes (where the kernel counts them: net.netfilter.nf_conntrack_acct=1)
+    #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
+    forward_metrics: ForwardMetrics,
+    /// Of how many forwards, by namespace and name, that is shown
+    #[arg(long, default_value_t = FORWARDS, value_name = "N", env = "PORTFORWARD_FORWARD_METRICS_LIMIT")]
+    forward_metrics_limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ForwardMetrics {
+    Off,
+    Connections,
+    Traffic,
 }
 
 impl ServingOptions {
-    /// Serves metrics and health, in tasks of their own that end with what is given back.
-    pub(super) fn serve(&self, metrics: &Arc<Metrics>, health: &Arc<Health>) -> JoinSet<()> {
+    /// Which series there are for single forwards.
+    pub(super) const fn per_forward(&self) -> PerForward {
+        let detail = match self.forward_metrics {
+            ForwardMetrics::Off => Detail::Off,
+            ForwardMetrics::Connections => Detail::Connections,
+            ForwardMetrics::Traffic => Detail::Traffic,
+        };
+        PerForward { detail, limit: self.forward_metrics_limit }
+    }
+
+    /// Whether the counters of the rules are needed for that.
+    pub(super) const fn counting(&self) -> Counting {
+        match self.forward_metrics {
+            ForwardMetrics::Off => Counting::Off,
+            ForwardMetrics::Connections | ForwardMetrics::Traffic => Counting::On,
+        }
+    }
+
+    /// Serves metrics and health, and counts what the connections of `owners` carry if that is asked for; in tasks of their own
+    /// that end with what is given back.
+    pub(super) fn serve(
+        &self,
+        metrics: &Arc<Metrics>,
+        health: &Arc<Health>,
+        owners: watch::Receiver<Arc<Owners>>,
+    ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
+        if self.forward_metrics == ForwardMetrics::Traffic {
+            tasks.spawn(follow_traffic(Arc::clone(metrics), owners));
+        }
         let served = [
             (self.metrics_address, Served::Metrics(Arc::clone(metrics))),
             (self.health_address, Served::Health(Arc::clone(health))),

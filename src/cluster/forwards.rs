@@ -12,12 +12,13 @@ use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::endpoints::ApiServers;
 use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
-use crate::source::{Key, Snapshot, Sourced, Undecoded, key};
+use crate::source::{Heard, Key, Snapshot, Sourced, Undecoded, key};
 
 /// How long a change waits for others, so that a burst of them is one set.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -75,11 +76,12 @@ pub(super) async fn follow(
             if goes_on.is_err() {
                 return;
             }
+            let heard = Heard::of(Instant::now());
             // A burst of events is one set.
             tokio::time::sleep(COALESCE).await;
             let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
-                offer(snapshot, &snapshots, &wake);
+                offer(Snapshot { heard, ..snapshot }, &snapshots, &wake);
             }
         }
     };
@@ -92,8 +94,11 @@ fn locked(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
 
 /// Hands a set on; wakes the sync loop where more than status changed.
 fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, wake: &Notify) {
-    let matters = snapshots.borrow().as_ref().is_none_or(|before| !same_but_status(before, &snapshot));
-    snapshots.send_replace(Some(Arc::new(snapshot)));
+    let before = snapshots.borrow().clone();
+    let matters = before.as_ref().is_none_or(|before| !same_but_status(before, &snapshot));
+    // A set that asks for nothing new came of the change that the one before came of; the first of all, of none.
+    let heard = before.map_or(Heard::default(), |before| if matters { snapshot.heard } else { before.heard });
+    snapshots.send_replace(Some(Arc::new(Snapshot { heard, ..snapshot })));
     if matters {
         wake.notify_one();
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{info, warn};
 
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
-use super::iptables::{Iptables, RulesReport, Ruleset, Variant, scaffold};
+use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Variant, scaffold};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -29,6 +29,12 @@ impl Kernel {
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
         Self { iptables: Iptables::new(variant), forwarding, settled: Mutex::new(None), swept: AtomicBool::new(false) }
+    }
+
+    /// The same, which counts the connections that meet our rules, or does not.
+    #[must_use]
+    pub fn counting(self, counting: Counting) -> Self {
+        Self { iptables: self.iptables.counting(counting), ..self }
     }
 
     fn settled(&self) -> MutexGuard<'_, Option<BTreeSet<IpAddr>>> {

@@ -25,6 +25,7 @@ pub use crate::api::Mode;
 use crate::model::{InterfaceName, PortRange, Protocol};
 
 pub use refusal::{Refusal, RefusalReason};
+pub use translation::Direction;
 
 /// One usable `PortForward`.
 #[derive(Clone, Debug, PartialEq, Eq)]

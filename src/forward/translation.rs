@@ -5,12 +5,27 @@ use ipnet::IpNet;
 use super::{Forward, PortEntry};
 use crate::model::{Destination, FlowMatch, SourceNat, Translation};
 
+/// Who opens the flows of a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// The client.
+    Forward,
+    /// The upstream, by `reverse`.
+    Reverse,
+}
+
 impl Forward {
     /// The translations of the forward, those of `reverse` last. What it would be if in force: mode, lifecycle
     /// and other forwards are not looked at.
     #[must_use]
     pub fn translations(&self) -> Vec<Translation> {
         self.towards_upstream().chain(self.towards_client()).collect()
+    }
+
+    /// How many of the [`translations`](Self::translations), the last, are of `reverse`.
+    #[must_use]
+    pub fn reversed(&self) -> usize {
+        self.towards_client().count()
     }
 
     fn towards_upstream(&self) -> impl Iterator<Item = Translation> {

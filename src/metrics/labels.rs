@@ -1,4 +1,4 @@
-//! The values of labels: closed sets, so that no name, address or error text ever becomes a series.
+//! The values of labels: closed sets, so that no address or error text ever becomes a series.
 
 /// What a sync consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,55 @@ impl Written {
         match self {
             Self::Record => "record",
             Self::Status => "status",
+        }
+    }
+}
+
+/// What became of a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncOutcome {
+    /// Everything was as planned.
+    Unchanged,
+    /// Something was written, and now everything is as planned.
+    Written,
+    /// Something is not as planned.
+    Failed,
+}
+
+impl SyncOutcome {
+    /// Everything that may become of one.
+    pub const ALL: [Self; 3] = [Self::Unchanged, Self::Written, Self::Failed];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Written => "written",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Where packets of a forward go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Towards {
+    /// To its client.
+    Client,
+    /// To its upstream.
+    Upstream,
+}
+
+impl Towards {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Upstream];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
         }
     }
 }

@@ -1,16 +1,23 @@
 //! What the agent counts and measures of itself, as `OpenMetrics`, and its health; both over HTTP.
 //!
-//! Takes what the sync loop and the publishers report and decides nothing. Labels come from closed sets; there is no series
-//! for each forward. Counters only rise, from the start of the agent.
+//! Takes what the sync loop and the publishers report and decides nothing. Labels come from closed sets, save for the names of
+//! forwards, of which no more are shown than the administrator allows. Counters only rise, from the start of the agent.
 
 mod address;
+mod conntrack;
+mod forwards;
 mod health;
 mod labels;
+mod owners;
 mod registry;
 mod server;
+mod traffic;
 
 pub use address::{ListenAddress, NoAddress};
+pub use forwards::{Detail, PerForward};
 pub use health::{Health, Liveness, Phase, STUCK_AFTER, liveness};
-pub use labels::{Part, Repair, Written};
+pub use labels::{Part, Repair, SyncOutcome, Towards, Written};
+pub use owners::{Finder, Lane, Owners};
 pub use registry::{Metrics, PREFIX};
 pub use server::{CONTENT_TYPE, Served, serve};
+pub use traffic::Traffic;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
@@ -12,13 +13,19 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use super::{Part, Repair, Written};
+use super::conntrack::ConntrackTable;
+use super::forwards::{Detail, Forwards, PerForward};
+use super::owners::{Lane, Owners};
+use super::{Part, Repair, SyncOutcome, Written};
 use crate::cluster::{Contact, Reached};
 use crate::dataplane::Applied;
-use crate::dataplane::iptables::{Table, Variant};
+use crate::dataplane::conntrack::flows::{Accounting, Volumes};
+use crate::dataplane::iptables::{RulesError, Table, Variant};
 use crate::dataplane::routes::RouteState;
 use crate::forward::ForwardKey;
+use crate::model::FlowMatch;
 use crate::status::{Judgement, Standing, State, Type};
+use crate::version;
 
 /// What the name of every metric begins with, followed by `_`.
 pub const PREFIX: &str = "portforward";
@@ -32,16 +39,21 @@ type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    durations: Histogram,
+    durations: Family<Label, Histogram, fn() -> Histogram>,
     last: Seconds,
+    queued: Seconds,
+    programming: Histogram,
     failures: Family<Label, Counter>,
     repairs: Family<Label, Counter>,
+    refused: Counter,
     purged: Counter,
     forwards: Family<Labels, Gauge>,
     rules: Family<Label, Gauge>,
     chains: Family<Label, Gauge>,
     routes: Family<Label, Gauge>,
     unwritten: Family<Label, Counter>,
+    unheard: Option<Counter>,
+    per_forward: Arc<Forwards>,
     cluster: Option<ClusterMetrics>,
 }
 
@@ -56,17 +68,21 @@ struct ClusterMetrics {
 impl Metrics {
     /// The metrics of an agent that writes its rules by the programs of `variant`; with a contact to a cluster, of that too.
     #[must_use]
-    pub fn new(variant: Variant, contact: Option<Contact>) -> Self {
+    pub fn new(variant: Variant, contact: Option<Contact>, per_forward: PerForward) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         build_info(&mut registry, variant);
-        let durations = Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let durations = Family::new_with_constructor(sync_durations as fn() -> Histogram);
         registry.register_with_unit("sync_duration", SYNC_DURATION, Unit::Seconds, durations.clone());
-        let last = Seconds::default();
+        let (last, queued) = (Seconds::default(), Seconds::default());
         registry.register_with_unit("sync_last_timestamp", SYNC_LAST, Unit::Seconds, last.clone());
+        registry.register_with_unit("sync_last_queued_timestamp", SYNC_QUEUED, Unit::Seconds, queued.clone());
+        let programming = Histogram::new(exponential_buckets(0.01, 2.0, 15));
+        registry.register_with_unit("network_programming_duration", PROGRAMMING, Unit::Seconds, programming.clone());
         let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Counter>::default());
         let failures = add("sync_failures", SYNC_FAILURES);
         let repairs = add("repairs", REPAIRS);
         let unwritten = add("write_failures", WRITE_FAILURES);
+        let refused = registered(&mut registry, "iptables_restore_failures", RESTORE_FAILURES, Counter::default());
         let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
         let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
         let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Gauge>::default());
@@ -74,14 +90,39 @@ impl Metrics {
         let chains = add("chains", CHAINS);
         let routes = add("routes", ROUTES);
         let cluster = contact.map(|contact| ClusterMetrics::new(&mut registry, contact));
-        let metrics =
-            Self { registry, durations, last, failures, repairs, purged, forwards, rules, chains, routes, unwritten, cluster };
+        registry.register_collector(Box::new(ConntrackTable));
+        let unheard = (per_forward.detail == Detail::Traffic)
+            .then(|| registered(&mut registry, "conntrack_events_lost", EVENTS_LOST, Counter::default()));
+        let per_forward = Arc::new(Forwards::new(per_forward));
+        registry.register_collector(Box::new(Arc::clone(&per_forward)));
+        let metrics = Self {
+            registry,
+            durations,
+            last,
+            queued,
+            programming,
+            failures,
+            repairs,
+            refused,
+            purged,
+            forwards,
+            rules,
+            chains,
+            routes,
+            unwritten,
+            unheard,
+            per_forward,
+            cluster,
+        };
         metrics.begin();
         metrics
     }
 
     /// Every series is there from the start, with 0: a rate over the first event is a rate then.
     fn begin(&self) {
+        for outcome in SyncOutcome::ALL {
+            drop(self.durations.get_or_create(&[("outcome", outcome.as_str())]));
+        }
         for part in Part::ALL {
             self.failures.get_or_create(&[("part", part.as_str())]).inc_by(0);
         }
@@ -99,16 +140,25 @@ impl Metrics {
         self.set_routes(std::iter::empty());
     }
 
-    /// A sync ended that took so long, and everything is as planned.
-    pub fn synced(&self, took: Duration) {
-        self.durations.observe(took.as_secs_f64());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.last.set(now.as_secs_f64());
+    /// A sync is due from now on.
+    pub fn queued(&self) {
+        self.queued.set(now());
     }
 
-    /// A sync ended that took so long, and something is not as planned.
-    pub fn failed(&self, took: Duration) {
-        self.durations.observe(took.as_secs_f64());
+    /// A sync ended that took so long.
+    pub fn ended(&self, outcome: SyncOutcome, took: Duration) {
+        self.durations.get_or_create(&[("outcome", outcome.as_str())]).observe(took.as_secs_f64());
+        match outcome {
+            SyncOutcome::Unchanged | SyncOutcome::Written => {
+                self.last.set(now());
+            }
+            SyncOutcome::Failed => {}
+        }
+    }
+
+    /// The kernel holds what a change asks for that was heard of so long ago.
+    pub fn programmed(&self, since: Duration) {
+        self.programming.observe(since.as_secs_f64());
     }
 
     /// A part of a sync failed.
@@ -139,7 +189,14 @@ impl Metrics {
                     self.chains.get_or_create(&[("table", table.name())]).set(shown(held.chains));
                 }
             }
-            Err(_) => self.part_failed(Part::Rules),
+            Err(error) => {
+                self.part_failed(Part::Rules);
+                if let RulesError::Program(error) = error
+                    && error.program().ends_with("-restore")
+                {
+                    self.refused.inc();
+                }
+            }
         }
         match &applied.routes {
             Ok(routes) => self.set_routes(routes.states.values()),
@@ -156,6 +213,34 @@ impl Metrics {
     /// What this node says of each forward; in a cluster, those of other nodes only are left out.
     pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         self.set_forwards(judgements);
+    }
+
+    /// What is counted for single forwards.
+    #[must_use]
+    pub fn per_forward(&self) -> PerForward {
+        self.per_forward.options()
+    }
+
+    /// What is of these owners is shown from now on; of a forward that is not `present`, nothing any more.
+    pub fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
+        self.per_forward.own(owners, present);
+    }
+
+    /// So many connections met the rules, whose translations have these owners.
+    pub fn connected(&self, owners: &Owners, met: &[(FlowMatch, u64)]) {
+        self.per_forward.connected(owners, met);
+    }
+
+    /// So much more was carried, by what the kernel counts; where it does not, what was carried until then stays.
+    pub fn carried<'a>(&self, accounting: Accounting, more: impl IntoIterator<Item = (&'a Lane, Volumes)>) {
+        self.per_forward.carried(accounting, more);
+    }
+
+    /// The kernel had more ends of connections to tell than it could keep for this agent.
+    pub fn unheard(&self) {
+        if let Some(unheard) = &self.unheard {
+            unheard.inc();
+        }
     }
 
     /// The exposition: the text that a scrape gets.
@@ -213,8 +298,18 @@ impl ClusterMetrics {
 }
 
 fn build_info(registry: &mut Registry, variant: Variant) {
-    let labels = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("iptables_variant", variant.to_string())];
-    registry.register("build", BUILD, Info::new(labels.to_vec()));
+    let commit = version::COMMIT.unwrap_or("unknown");
+    let labels = [("version", version::VERSION), ("commit", commit), ("iptables_variant", &variant.to_string())];
+    registry.register("build", BUILD, Info::new(labels.map(|(name, value)| (name, value.to_owned())).to_vec()));
+}
+
+fn sync_durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+/// In seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -241,10 +336,13 @@ fn counted(count: usize) -> u64 {
 }
 
 // The library puts a full stop behind each.
-const BUILD: &str = "The version of this program and the iptables programs that it uses";
+const BUILD: &str = "The version of this program, the commit that it was built from, and the iptables programs that it uses";
 const SYNC_DURATION: &str =
-    "How long a sync of the node took, from reading its facts to reading back its kernel, whatever came of it";
+    "How long a sync of the node took, from reading its facts to reading back its kernel, by what came of it";
 const SYNC_LAST: &str = "When a sync last ended with everything as planned, in seconds since 1970; 0 before the first";
+const SYNC_QUEUED: &str = "When a sync was last due, in seconds since 1970; it begins at once, or when the one before it ends";
+const PROGRAMMING: &str = "How long it took from hearing of a change of the forwards until the kernel, read back, was as planned with it; those that the agent found when it started are not in it";
+const RESTORE_FAILURES: &str = "How often iptables-restore refused our chains or did not end; each is tried again";
 const SYNC_FAILURES: &str = "How often a part of a sync failed; each is tried again";
 const REPAIRS: &str = "Chains (rules), jumps and routes of ours that were put back after another program had changed them";
 const CONNTRACK_DELETED: &str = "Connections that were cut because no rule in force stands for them any more";
@@ -254,6 +352,8 @@ const RULES: &str = "Rules in chains of ours, as last read back from the kernel;
 const CHAINS: &str = "Chains of ours, as last read back from the kernel";
 const ROUTES: &str = "Host routes that forwards ask for, by what came of them: satisfied and contested by a foreign route, refused by the kernel, missing for a reason nobody gave";
 const WRITE_FAILURES: &str = "How often the record, or the status of the forwards, could not be written; each is tried again";
+const EVENTS_LOST: &str =
+    "How often more connections ended at once than the kernel could tell; what they carried since the last look is missing then";
 const LIVE_AGENTS: &str = "Agents whose Lease is young; 0 until the Leases were read once";
 const API_SERVER_UP: &str =
     "Whether the API server answered, be it with a refusal, when this agent last asked it for something: 1 or 0";

@@ -18,6 +18,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use tracing::warn;
 
 pub(crate) use frame::{Frame, frames};
@@ -109,6 +110,12 @@ impl Socket {
     /// Joins the multicast groups `groups` (rtnetlink(7), `RTNLGRP_*`; `NFNLGRP_*`).
     pub(crate) fn join(&self, groups: &[u32]) -> Result<(), NetlinkError> {
         Ok(groups.iter().try_for_each(|&group| self.inner.socket_ref().add_membership(group))?)
+    }
+
+    /// Has the kernel keep up to `bytes` of what we have not read yet, whatever the limit for others (`SO_RCVBUFFORCE`, socket(7)).
+    pub(crate) fn keep(&self, bytes: usize) -> Result<(), NetlinkError> {
+        sockopt::set_socket_recv_buffer_size_force(self.inner.socket_ref().as_fd(), bytes).map_err(io::Error::from)?;
+        Ok(())
     }
 
     /// The index of the interface `name` (netdevice(7)).
@@ -203,6 +210,12 @@ impl Socket {
     pub(crate) async fn receive(&mut self) -> io::Result<()> {
         self.buffer.clear();
         poll_fn(|cx| self.inner.poll_recv(cx, &mut self.buffer)).await
+    }
+
+    /// The same, but never waits: `WouldBlock` when there is none.
+    pub(crate) fn receive_now(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        self.inner.socket_ref().recv(&mut self.buffer, 0).map(drop)
     }
 
     /// The datagram that [`Self::receive`] read last.

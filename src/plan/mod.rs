@@ -98,6 +98,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         protected.protect(forward);
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
         verdict.translations = forward.translations();
+        verdict.reversed = forward.reversed();
         verdict.routes = routes::plan(facts, forward, &protected);
         (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::claims::Conflict;
 use crate::api::Role;
-use crate::forward::Refusal;
+use crate::forward::{Direction, Refusal};
 use crate::model::{HostRoute, Translation};
 use crate::words::words;
 
@@ -23,6 +23,8 @@ pub struct Verdict {
     pub served: bool,
     /// The address translations that it gets.
     pub translations: Vec<Translation>,
+    /// How many of them, the last, are of `reverse`.
+    pub reversed: usize,
     /// What became of the route to each client; empty without a gateway.
     pub routes: Vec<RoutePlan>,
     /// What is known to stop its flows, the worst first.
@@ -160,10 +162,19 @@ impl Verdict {
             role,
             served: false,
             translations: Vec::new(),
+            reversed: 0,
             routes: Vec::new(),
             obstacles: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Its translations, each with who opens its flows.
+    pub fn directed(&self) -> impl Iterator<Item = (Direction, &Translation)> {
+        let towards_upstream = self.translations.len().saturating_sub(self.reversed);
+        self.translations.iter().enumerate().map(move |(place, translation)| {
+            (if place < towards_upstream { Direction::Forward } else { Direction::Reverse }, translation)
+        })
     }
 
     /// Whether this node carries the forward.

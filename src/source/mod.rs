@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kube::core::ObjectMeta;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::api::{PortForward, PortForwardStatus};
 
@@ -50,6 +51,33 @@ pub struct Snapshot {
     pub labels: BTreeMap<String, String>,
     /// The addresses of the API servers; empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
+    /// When the change was heard of that made this set.
+    pub heard: Heard,
+}
+
+/// When the change was heard of that made a set; of one that was found at the start, never. No part of what the set says: any
+/// two are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard(Option<Instant>);
+
+impl Heard {
+    /// Heard of at this moment.
+    #[must_use]
+    pub const fn of(at: Instant) -> Self {
+        Self(Some(at))
+    }
+
+    /// The moment.
+    #[must_use]
+    pub const fn at(self) -> Option<Instant> {
+        self.0
+    }
+}
+
+impl PartialEq for Heard {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What reading one file gave.

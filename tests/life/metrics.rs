@@ -25,13 +25,13 @@ const METRICS: &str = "127.0.0.1:10450";
 const HEALTH: &str = "127.0.0.1:10451";
 
 /// A page from where an agent serves it by default.
-fn ask(proxy: &Proxy, path: &str) -> io::Result<Page> {
+pub(crate) fn ask(proxy: &Proxy, path: &str) -> io::Result<Page> {
     let address: SocketAddr = if path == "/metrics" { METRICS } else { HEALTH }.parse().unwrap();
     proxy.netns.run(|| get(address, path))
 }
 
 /// A page of the agent on this proxy, once it is served.
-fn page(proxy: &Proxy, path: &str) -> Page {
+pub(crate) fn page(proxy: &Proxy, path: &str) -> Page {
     let mut found = None;
     wait(&format!("{path} is served"), || {
         found = ask(proxy, path).ok();
@@ -51,7 +51,11 @@ fn a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows(variant: Variant) {
     assert_eq!(page(proxy, "/livez").status, 200);
     let text = page(proxy, "/metrics").text;
     parse(&text);
-    let build = format!("portforward_build_info{{version=\"{}\",iptables_variant=\"{variant}\"}}", env!("CARGO_PKG_VERSION"));
+    let commit = portforward_operator::version::COMMIT.unwrap_or("unknown");
+    let build = format!(
+        "portforward_build_info{{version=\"{}\",commit=\"{commit}\",iptables_variant=\"{variant}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
     for (series, wanted) in [
         (build.as_str(), 1.0),
         ("portforward_forwards{condition=\"Ready\",status=\"True\"}", 1.0),

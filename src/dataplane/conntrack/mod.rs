@@ -1,8 +1,9 @@
 //! Removes the conntrack entries that the rules in force have made wrong, and no others.
 //!
 //! Runs after the rules are in place: an entry that is removed earlier comes back by the old rules. [`verdict`] decides,
-//! [`table`] reads and deletes.
+//! [`table`] reads and deletes. Apart from that, [`flows`] tells what entries have carried.
 
+pub mod flows;
 pub mod table;
 pub mod verdict;
 

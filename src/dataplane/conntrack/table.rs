@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::ConntrackError;
 use crate::model::Protocol;
-use crate::netlink::{Change, NetlinkError, Socket};
+use crate::netlink::{Change, Frame, NetlinkError, Socket};
 
 /// The identity of an entry; another flow with the same tuple has another one.
 const CTA_ID: u16 = 12;
@@ -68,12 +68,20 @@ impl Table {
     /// # Errors
     /// When the table cannot be listed.
     pub async fn entries(&mut self) -> Result<Vec<Entry>, NetlinkError> {
-        self.0
-            .dump(message(ConntrackMessage::Get(Vec::new())), |message| match message.inner {
-                NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes),
-                _ => None,
-            })
-            .await
+        let keep = |inner| match inner {
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes),
+            _ => None,
+        };
+        self.list(Vec::new(), keep).await
+    }
+
+    /// What `keep` makes of every entry that the kernel lists by `filter`.
+    pub(super) async fn list<R>(
+        &mut self,
+        filter: Vec<ConntrackAttribute>,
+        mut keep: impl FnMut(NetfilterMessageInner) -> Option<R>,
+    ) -> Result<Vec<R>, NetlinkError> {
+        self.0.dump(message(ConntrackMessage::Get(filter)), |message: NetfilterMessage| keep(message.inner)).await
     }
 
     /// Removes exactly `entries`; gives how many were still there.
@@ -96,7 +104,13 @@ fn message(inner: ConntrackMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), inner)
 }
 
-fn entry(attributes: &[ConntrackAttribute]) -> Option<Entry> {
+/// What an event says.
+pub(super) fn inner(frame: &Frame<'_>) -> Option<NetfilterMessageInner> {
+    frame.decode::<NetfilterMessage>().ok().map(|message| message.inner)
+}
+
+/// An IPv4 entry of TCP or UDP in zone 0.
+pub(super) fn entry(attributes: &[ConntrackAttribute]) -> Option<Entry> {
     let (mut original, mut reply, mut status, mut id) = (None, None, Status::empty(), None);
     for attribute in attributes {
         match attribute {

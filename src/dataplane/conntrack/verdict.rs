@@ -39,6 +39,14 @@ fn is_stale(entry: &Entry, before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<
     }
 }
 
+/// The translation in force, of those in `now`, that `entry` is a flow of; of several that differ by interface, one that gives
+/// its destination.
+#[must_use]
+pub fn translation_of<'a>(entry: &Entry, now: &Index<'a>) -> Option<&'a Translation> {
+    let given = |it: &&Translation| entry.reply.source == it.destination.address;
+    now.matching(entry).find(given).or_else(|| now.matching(entry).next())
+}
+
 /// Whether the destination of `entry` was translated, by whomever.
 fn is_translated(entry: &Entry) -> bool {
     (entry.reply.source, entry.reply.source_port) != (entry.original.destination, entry.original.destination_port)

@@ -2,9 +2,11 @@
 
 mod chain;
 mod choose;
+mod counters;
 mod jumps;
 mod layout;
 mod program;
+mod reading;
 mod rule;
 mod saved;
 pub mod scaffold;
@@ -20,6 +22,7 @@ use tracing::debug;
 
 pub use chain::{ChainName, Chains, ForeignChain};
 pub use choose::{NoVariant, choose};
+pub use counters::{Counting, Met};
 pub use jumps::JumpError;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
 pub use program::ProgramError;
@@ -29,28 +32,28 @@ pub use transaction::{rewrite, whole};
 pub use variant::Variant;
 
 use crate::model::Translation;
+use counters::Counters;
 use program::LOCK_WAIT_SECS;
 
 /// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
 const MOVE_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a table is read whole, to find chains of ours that somebody else made. Between, only the chains that were
-/// there last are: on `nf_tables`, reading a table costs the square of everybody's chains.
-const AUDIT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Our chains in the kernel, by the programs of one variant.
 #[derive(Debug)]
 pub struct Iptables {
     variant: Variant,
+    counting: Counting,
     memory: Mutex<Memory>,
 }
 
-/// When things were last done, and where to look. Never what the kernel holds: that is read.
+/// When things were last done, where to look, and what was counted. Never what the kernel holds: that is read.
 #[derive(Debug, Default)]
 struct Memory {
     moved: BTreeMap<Stage, Instant>,
     audited: BTreeMap<Table, Instant>,
     /// The chains of ours that were there when the table was last read.
     seen: BTreeMap<Table, BTreeSet<ChainName>>,
+    counters: Counters,
 }
 
 /// What one apply found, did and read back.
@@ -74,6 +77,8 @@ pub struct RulesReport {
     pub forward_policy: ForwardPolicy,
     /// Read back: how much of ours each table holds.
     pub held: BTreeMap<Table, Held>,
+    /// The connections that met our rules, where they are counted.
+    pub met: Met,
 }
 
 /// How much of ours a table holds.
@@ -150,7 +155,13 @@ impl Iptables {
     /// The chains of ours, by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant) -> Self {
-        Self { variant, memory: Mutex::default() }
+        Self { variant, counting: Counting::Off, memory: Mutex::default() }
+    }
+
+    /// The same, which counts the connections that meet our rules, or does not.
+    #[must_use]
+    pub fn counting(self, counting: Counting) -> Self {
+        Self { counting, ..self }
     }
 
     /// The variant.
@@ -166,6 +177,7 @@ impl Iptables {
     pub async fn apply(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
         let mut memory = self.memory.lock().await;
         let before = self.read_all(&mut memory).await?;
+        memory.counters.read(&before[&Table::Nat]);
         let mut report = RulesReport { before: before[&Table::Nat].translations(), ..RulesReport::default() };
         if ruleset.is_empty() {
             self.take_out(&before, &mut report).await?;
@@ -176,10 +188,14 @@ impl Iptables {
         let after = if report.changed() {
             let expected = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
             memory.seen = Table::ALL.into_iter().map(|table| (table, expected(table))).collect();
-            self.read_all(&mut memory).await?
+            memory.counters.written(&report.written);
+            let after = self.read_all(&mut memory).await?;
+            memory.counters.read_back(&after[&Table::Nat]);
+            after
         } else {
             before
         };
+        report.met = memory.counters.told();
         conclude(&mut report, ruleset, &after);
         Ok(report)
     }
@@ -318,57 +334,6 @@ impl Iptables {
     async fn restore(&self, text: &str) -> Result<(), ProgramError> {
         program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
         Ok(())
-    }
-
-    async fn read_all(&self, memory: &mut Memory) -> Result<Tables, RulesError> {
-        let mut tables = Tables::new();
-        for table in Table::ALL {
-            let saved = self.read(table, memory).await?;
-            memory.seen.insert(table, saved.chains.keys().cloned().collect());
-            tables.insert(table, saved);
-        }
-        Ok(tables)
-    }
-
-    async fn read(&self, table: Table, memory: &mut Memory) -> Result<SavedTable, RulesError> {
-        let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
-        if let (true, Some(seen)) = (audited, memory.seen.get(&table))
-            && let Some(saved) = self.read_seen(table, seen).await
-        {
-            return Ok(saved);
-        }
-        memory.audited.insert(table, Instant::now());
-        self.read_whole(table).await
-    }
-
-    /// Only the chains `seen` last, if all of them are still there.
-    async fn read_seen(&self, table: Table, seen: &BTreeSet<ChainName>) -> Option<SavedTable> {
-        match self.variant {
-            Variant::Legacy => None,
-            Variant::Nft => {
-                let builtins =
-                    Stage::ALL.into_iter().filter(|stage| stage.table() == table).map(|stage| stage.builtin().to_owned());
-                let ours = seen.iter().rev().map(ToString::to_string);
-                let list: String = builtins.chain(ours).map(|chain| format!("-S {chain}\n")).collect();
-                let text = format!("*{}\n{list}COMMIT\n", table.name());
-                let printed = program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &text).await.ok()?;
-                Some(SavedTable::parse(&printed))
-            }
-        }
-    }
-
-    async fn read_whole(&self, table: Table) -> Result<SavedTable, RulesError> {
-        if self.variant == Variant::Legacy && !choose::legacy_may_hold(table.name()) {
-            // The mere question would make the table.
-            return Ok(SavedTable::default());
-        }
-        let program = self.variant.save();
-        let printed = program::run(program, &["-t", table.name()], "").await?;
-        // Said on standard output, with exit status 0: taken for an empty table, it would be written again and again.
-        if printed.lines().any(|line| line.starts_with('#') && line.contains("is incompatible")) {
-            return Err(RulesError::Unreadable { table: table.name(), program });
-        }
-        Ok(SavedTable::parse(&printed))
     }
 }
 

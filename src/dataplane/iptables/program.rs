@@ -48,6 +48,19 @@ pub enum ProgramError {
     },
 }
 
+impl ProgramError {
+    /// The program.
+    #[must_use]
+    pub const fn program(&self) -> &'static str {
+        match self {
+            Self::Missing { program }
+            | Self::Refused { program, .. }
+            | Self::Hangs { program }
+            | Self::Unusable { program, .. } => program,
+        }
+    }
+}
+
 /// Runs `program` with `arguments`, feeds it `input` and gives what it prints.
 ///
 /// # Errors

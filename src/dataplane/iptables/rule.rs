@@ -159,6 +159,11 @@ impl FromStr for Rule {
                 "--dport" | "--dports" => matches.ports = Some(value(&mut words)?),
                 "--ctorigdst" => original(&mut matches)?.destination = Some(network(&mut words)?),
                 "--ctorigdstport" => original(&mut matches)?.ports = Some(value(&mut words)?),
+                // What it has counted, which is no part of the rule.
+                "-c" => {
+                    value::<u64>(&mut words)?;
+                    value::<u64>(&mut words)?;
+                }
                 "-j" => return Ok(Self { matches, target: target(&mut words)? }),
                 _ => return Err(ForeignRule),
             }
@@ -245,6 +250,7 @@ mod tests {
         for (printed, written) in [
             ("-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2 -j ACCEPT", "--ctorigdst 192.168.0.2/32"),
             ("-d 10.0.0.1/32 -p udp -m multiport --dports 53 -j DNAT --to-destination 3.3.3.3:53", "-m udp --dport 53"),
+            ("-d 10.0.0.1/32 -p udp -m udp --dport 53 -c 7 420 -j DNAT --to-destination 3.3.3.3:53", "-m udp --dport 53 -j"),
         ] {
             let rule: Rule = printed.parse().unwrap();
             assert!(rule.text(Variant::Nft).contains(written));
@@ -263,6 +269,7 @@ mod tests {
             "-j DNAT --to-destination 3.3.3.3:80 --random",
             "-j LOG",
             "-i eth+ -j ACCEPT",
+            "-c 1 -j ACCEPT",
             "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
             "--ctorigdst 1.1.1.1 -j ACCEPT",
             "-g PF-x",

@@ -15,6 +15,8 @@ use crate::model::{Destination, FlowMatch, SourceNat, Translation};
 pub struct SavedTable {
     /// Our chains; a rule that is not one that we write is kept as its text.
     pub chains: BTreeMap<ChainName, Vec<Result<Rule, String>>>,
+    /// What each rule of a chain of ours has counted, in packets; only where that was printed.
+    pub packets: BTreeMap<ChainName, Vec<u64>>,
     /// The built-in chains.
     pub builtins: BTreeMap<String, Builtin>,
 }
@@ -42,16 +44,17 @@ pub enum JumpState {
 }
 
 impl SavedTable {
-    /// Reads what `iptables-save -t TABLE` or a list of `-S CHAIN` printed.
+    /// Reads what `iptables-save -t TABLE` or a list of `-S CHAIN` printed, with counters (`-c`, `-v`) or without.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut table = Self::default();
         for line in text.lines() {
+            let (packets, line) = counted(line);
             let mut words = line.splitn(3, ' ');
             match (words.next(), words.next(), words.next()) {
                 (Some("-N"), Some(chain), _) => table.declare(chain, "-"),
                 (Some("-P"), Some(chain), Some(policy)) => table.declare(chain, policy),
-                (Some("-A"), Some(chain), Some(rule)) => table.append(chain, rule),
+                (Some("-A"), Some(chain), Some(rule)) => table.append(chain, rule, packets),
                 (Some(head), Some(policy), _) if head.starts_with(':') => table.declare(&head[1..], policy),
                 _ => {}
             }
@@ -68,12 +71,28 @@ impl SavedTable {
         }
     }
 
-    fn append(&mut self, chain: &str, rule: &str) {
+    fn append(&mut self, chain: &str, rule: &str, packets: Option<u64>) {
         if let Some(builtin) = self.builtins.get_mut(chain) {
             builtin.rules.push(rule.to_owned());
-        } else if let Some(rules) = chain.parse::<ChainName>().ok().and_then(|name| self.chains.get_mut(&name)) {
+        } else if let Ok(name) = chain.parse::<ChainName>()
+            && let Some(rules) = self.chains.get_mut(&name)
+        {
             rules.push(rule.parse().map_err(|_| rule.to_owned()));
+            if let Some(packets) = packets {
+                self.packets.entry(name).or_default().push(packets);
+            }
         }
+    }
+
+    /// The DNAT rules whose counters were printed, by chain: the flows that each is for, and how many packets it has met.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&ChainName, Vec<(FlowMatch, u64)>)> {
+        self.packets.iter().map(|(name, packets)| {
+            let rules = self.chains.get(name).map_or(&[][..], Vec::as_slice);
+            let translated = |(rule, packets): (&Result<Rule, String>, &u64)| {
+                translation(rule.as_ref().ok()?).map(|translation| (translation.flows, *packets))
+            };
+            (name, rules.iter().zip(packets).filter_map(translated).collect())
+        })
     }
 
     /// Whether our chain `name` holds exactly `rules`.
@@ -130,6 +149,17 @@ impl SavedTable {
     }
 }
 
+/// What a rule has counted, in packets: before it, as `iptables-save -c` prints it, or within, as `-S -v` does; and the rest.
+fn counted(line: &str) -> (Option<u64>, &str) {
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((counts, rule)) => (counts.split(':').next().and_then(|packets| packets.parse().ok()), rule),
+        None => {
+            let packets = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+            (packets, line)
+        }
+    }
+}
+
 fn translation(rule: &Rule) -> Option<Translation> {
     let Target::Dnat(address, port) = rule.target else { return None };
     let matches = &rule.matches;
@@ -180,6 +210,28 @@ COMMIT
         assert_eq!(chain[1], Err("-j LOG".into()));
         assert_eq!(table.chains.len(), 1);
         assert_eq!(table.translations().len(), 1);
+    }
+
+    #[test]
+    fn counters_are_read_in_both_forms_and_change_no_rule() {
+        let dnat = "-d 192.168.0.2/32 -p tcp -m tcp --dport 80";
+        let to = "-j DNAT --to-destination 3.3.3.3:80";
+        let plain = SavedTable::parse(&format!("-N PF-pt\n-A PF-pt {dnat} {to}\n-A PF-pt -j PF-ptx\n"));
+        assert_eq!(plain.packets, BTreeMap::new());
+        for text in [
+            format!("-N PF-pt\n-A PF-pt {dnat} -c 12 720 {to}\n-A PF-pt -c 3 180 -j PF-ptx\n"),
+            format!(":PF-pt - [0:0]\n[12:720] -A PF-pt {dnat} {to}\n[3:180] -A PF-pt -j PF-ptx\n"),
+        ] {
+            let table = SavedTable::parse(&text);
+            assert_eq!(table.chains, plain.chains, "{text}");
+            let counted: Vec<_> = table.counted().collect();
+            assert_eq!(counted.len(), 1, "{text}");
+            assert_eq!(counted[0].0.as_str(), "PF-pt");
+            assert_eq!(
+                counted[0].1.iter().map(|(flows, packets)| (flows.ports.first(), *packets)).collect::<Vec<_>>(),
+                [(80, 12)]
+            );
+        }
     }
 
     #[test]

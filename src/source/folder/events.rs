@@ -41,11 +41,12 @@ impl Events {
         }
     }
 
-    /// Waits for a change, then until none came for `quiet`, but no longer than `burst`.
-    pub(super) async fn settled(&self, quiet: Duration, burst: Duration) {
+    /// Waits for a change, then until none came for `quiet`, but no longer than `burst`; gives when the first came.
+    pub(super) async fn settled(&self, quiet: Duration, burst: Duration) -> Instant {
         self.changed.notified().await;
-        let end = Instant::now() + burst;
-        while Instant::now() < end && timeout(quiet, self.changed.notified()).await.is_ok() {}
+        let first = Instant::now();
+        while first.elapsed() < burst && timeout(quiet, self.changed.notified()).await.is_ok() {}
+        first
     }
 }
 

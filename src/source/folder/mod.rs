@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::PortForward;
 
-use super::{Snapshot, Source, Sourced};
+use super::{Heard, Snapshot, Source, Sourced};
 use contents::Contents;
 use events::Events;
 use reading::Reading;
@@ -108,6 +109,7 @@ async fn keep(
     let mut events = Events::new();
     let mut last = Arc::new(Reading::default());
     let mut trouble = None;
+    let mut heard = Heard::default();
     loop {
         // Watched before it is read, so that no change falls in between.
         events.arm(&dir);
@@ -117,7 +119,7 @@ async fn keep(
                     info!(folder = %dir.display(), "manifest folder can be read again");
                 }
                 last = Arc::new(reading);
-                offer(contents.update(&last), &current, &wake);
+                offer(Snapshot { heard, ..contents.update(&last) }, &current, &wake);
                 pace.again
             }
             Err(error) => {
@@ -131,8 +133,8 @@ async fn keep(
         };
         tokio::select! {
             () = current.closed() => return,
-            () = events.settled(pace.quiet, pace.burst) => {}
-            () = tokio::time::sleep(pause) => {}
+            first = events.settled(pace.quiet, pace.burst) => heard = Heard::of(first),
+            () = tokio::time::sleep(pause) => heard = Heard::of(Instant::now()),
         }
     }
 }

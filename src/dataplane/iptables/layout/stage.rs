@@ -91,6 +91,11 @@ impl Stage {
         }
     }
 
+    /// Whether the name of a chain shows that it hangs from this one; a hashed name does not show it.
+    pub(in crate::dataplane::iptables) fn is_of(self, chain: &ChainName) -> bool {
+        *chain == self.root() || chain.as_str().strip_prefix("PF-").is_some_and(|path| path.starts_with(self.letter()))
+    }
+
     pub(super) const fn letter(self) -> char {
         match self {
             Self::Prerouting => 'p',

@@ -1,0 +1,205 @@
+//! How many connections met each DNAT rule of ours, from what the kernel counts for the rules.
+//!
+//! A chain of `nat` sees the first packet of a flow and no other (iptables(8)), so the packets of a rule are connections. The
+//! kernel's number begins anew when its chain is written; what is told here only ever grows, and is never too high: what
+//! cannot be known to have come since the last reading is not told.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::chain::ChainName;
+use super::saved::SavedTable;
+use crate::model::FlowMatch;
+
+/// Whether the counters of the rules are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// They are not.
+    #[default]
+    Off,
+    /// At each look at the rules, with what they say.
+    On,
+}
+
+/// The connections that met each DNAT rule since they were last told. Those of before a write may be another forward's than
+/// those behind it, although they look the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// Until the rules were written, if they were.
+    pub before: Vec<(FlowMatch, u64)>,
+    /// Since then.
+    pub after: Vec<(FlowMatch, u64)>,
+}
+
+/// What was last read of each chain.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Of a chain that was written since then: nothing, so all of its rules begin with 0.
+    chains: BTreeMap<ChainName, Reading>,
+    /// What is not told yet.
+    due: Met,
+}
+
+#[derive(Debug)]
+enum Reading {
+    /// The chain was written by us; its rules began with 0.
+    Written,
+    /// What its rules said.
+    Read(HashMap<FlowMatch, Count>),
+}
+
+/// What a rule said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    packets: u64,
+    /// It said less than before, and this. Legacy iptables writes a table with its counters at 0 and adds what they were a
+    /// moment later, so one such reading may mean nothing.
+    fallen: Option<u64>,
+}
+
+impl Counters {
+    /// Takes in what the rules say before anything is written.
+    pub(super) fn read(&mut self, table: &SavedTable) {
+        let met = self.advance(table);
+        self.due.before.extend(met);
+    }
+
+    /// These chains were written since the last reading.
+    pub(super) fn written<'a>(&mut self, chains: impl IntoIterator<Item = &'a ChainName>) {
+        self.chains.extend(chains.into_iter().map(|name| (name.clone(), Reading::Written)));
+    }
+
+    /// Takes in what the rules say behind a write.
+    pub(super) fn read_back(&mut self, table: &SavedTable) {
+        let met = self.advance(table);
+        self.due.after.extend(met);
+    }
+
+    /// Tells what is due.
+    pub(super) fn told(&mut self) -> Met {
+        std::mem::take(&mut self.due)
+    }
+
+    fn advance(&mut self, table: &SavedTable) -> Vec<(FlowMatch, u64)> {
+        let mut met = Vec::new();
+        let mut chains = BTreeMap::new();
+        for (name, counted) in table.counted() {
+            let before = self.chains.get(name);
+            let mut counts = HashMap::with_capacity(counted.len());
+            for (flows, packets) in counted {
+                let last = match before {
+                    Some(Reading::Written) => Some(Count { packets: 0, fallen: None }),
+                    Some(Reading::Read(counts)) => counts.get(&flows).copied(),
+                    None => None,
+                };
+                // A rule that somebody else brought in: nobody knows what it had counted.
+                let (count, more) = last.map_or((Count { packets, fallen: None }, 0), |last| last.advance(packets));
+                if more > 0 {
+                    met.push((flows.clone(), more));
+                }
+                counts.insert(flows, count);
+            }
+            chains.insert(name.clone(), Reading::Read(counts));
+        }
+        self.chains = chains;
+        met
+    }
+}
+
+impl Count {
+    /// What is remembered once a rule says `packets`, and how many came since.
+    fn advance(self, packets: u64) -> (Self, u64) {
+        match (packets.checked_sub(self.packets), self.fallen.and_then(|fallen| packets.checked_sub(fallen))) {
+            (Some(more), _) | (None, Some(more)) => (Self { packets, fallen: None }, more),
+            (None, None) => (Self { fallen: Some(packets), ..self }, 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with rules for these ports, each with its packets.
+    fn table(chains: &[(&str, &[(u16, u64)])]) -> SavedTable {
+        let mut text = String::new();
+        for (name, rules) in chains {
+            text += &format!(":{name} - [0:0]\n");
+            for (port, packets) in *rules {
+                text += &format!(
+                    "[{packets}:0] -A {name} -d 192.168.0.2/32 -p tcp -m tcp --dport {port} -j DNAT --to-destination 3.3.3.3\n"
+                );
+            }
+        }
+        SavedTable::parse(&text)
+    }
+
+    fn told(met: &[(FlowMatch, u64)]) -> Vec<(u16, u64)> {
+        met.iter().map(|(flows, count)| (flows.ports.first(), *count)).collect()
+    }
+
+    /// What is told once the rules say this.
+    fn read(counters: &mut Counters, chains: &[(&str, &[(u16, u64)])]) -> Vec<(u16, u64)> {
+        counters.read(&table(chains));
+        told(&counters.told().before)
+    }
+
+    #[test]
+    fn what_the_first_reading_finds_was_there_before_and_is_not_told() {
+        let mut counters = Counters::default();
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 700)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 700)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 703)])]), [(80, 3)]);
+    }
+
+    #[test]
+    fn rules_of_a_chain_that_we_write_begin_with_nothing_wherever_they_were_before() {
+        let mut counters = Counters::default();
+        read(&mut counters, &[("PF-pt", &[(80, 700), (81, 5)])]);
+        counters.read(&table(&[("PF-pt", &[(80, 702), (81, 5)])]));
+        let names = ["PF-pt", "PF-pt5"].map(|name| name.parse().unwrap());
+        counters.written(&names);
+        counters.read_back(&table(&[("PF-pt", &[(80, 703)]), ("PF-pt5", &[(81, 0)])]));
+        let met = counters.told();
+        assert_eq!((told(&met.before), told(&met.after)), (vec![(80, 2)], vec![(80, 703)]));
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 703)]), ("PF-pt5", &[(81, 4)])]), [(81, 4)]);
+    }
+
+    #[test]
+    fn what_an_apply_that_failed_had_read_is_told_by_the_next() {
+        let mut counters = Counters::default();
+        counters.read(&table(&[("PF-pt", &[(80, 7)])]));
+        counters.read(&table(&[("PF-pt", &[(80, 9)])]));
+        counters.read(&table(&[("PF-pt", &[(80, 10)])]));
+        assert_eq!(told(&counters.told().before), [(80, 2), (80, 1)]);
+        assert_eq!(told(&counters.told().before), []);
+    }
+
+    #[test]
+    fn a_number_that_is_low_for_a_moment_is_told_neither_again_nor_lost() {
+        let mut counters = Counters::default();
+        read(&mut counters, &[("PF-pt", &[(80, 700)])]);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 0)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 702)])]), [(80, 2)]);
+    }
+
+    #[test]
+    fn a_counter_that_another_program_set_back_counts_on_from_there() {
+        let mut counters = Counters::default();
+        read(&mut counters, &[("PF-pt", &[(80, 700)])]);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 2)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 1)])]), [], "and back again");
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 5)])]), [(80, 4)]);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 6)])]), [(80, 1)]);
+    }
+
+    #[test]
+    fn rules_that_another_program_took_out_and_brought_back_count_from_then_on() {
+        let mut counters = Counters::default();
+        read(&mut counters, &[("PF-pt", &[(80, 700), (81, 1)])]);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(81, 1)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 710), (81, 1)])]), []);
+        assert_eq!(read(&mut counters, &[]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 710)])]), []);
+        assert_eq!(read(&mut counters, &[("PF-pt", &[(80, 711)])]), [(80, 1)]);
+    }
+}

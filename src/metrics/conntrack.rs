@@ -1,0 +1,33 @@
+//! How full the conntrack table of this node is: a full one drops every new connection, of whatever forward.
+
+use std::fmt;
+use std::fs;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// Read when it is asked for. Where conntrack is not loaded, there are no connections and no place for any.
+#[derive(Debug)]
+pub(super) struct ConntrackTable;
+
+const READINGS: [(&str, &str, &str); 2] = [
+    ("conntrack_entries", "nf_conntrack_count", "Connections in the conntrack table of this node, whoever's they are."),
+    (
+        "conntrack_entries_limit",
+        "nf_conntrack_max",
+        "How many connections the table takes; when it is full, new ones are dropped.",
+    ),
+];
+
+impl Collector for ConntrackTable {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, file, help) in READINGS {
+            let text = fs::read_to_string(format!("/proc/sys/net/netfilter/{file}")).unwrap_or_default();
+            let count = text.trim().parse::<i64>().unwrap_or(0);
+            ConstGauge::new(count).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! What each forward carried, as series of its own. No sum ever falls while the agent runs, and none is kept of a forward that
+//! is gone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use super::labels::Towards;
+use super::owners::{Lane, Owners};
+use crate::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
+use crate::forward::{Direction, ForwardKey};
+use crate::model::{FlowMatch, Protocol};
+
+/// What is counted for each forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// Nothing.
+    Off,
+    /// Connections, by the counters of our rules.
+    Connections,
+    /// Packets and bytes besides, by the accounting of conntrack.
+    Traffic,
+}
+
+/// Which series there are for single forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerForward {
+    /// What is counted.
+    pub detail: Detail,
+    /// Of how many forwards, by namespace and name, it is shown.
+    pub limit: usize,
+}
+
+/// The sums.
+#[derive(Debug)]
+pub(super) struct Forwards {
+    options: PerForward,
+    sums: Mutex<Sums>,
+}
+
+#[derive(Debug)]
+struct Sums {
+    accounting: Accounting,
+    forwards: BTreeMap<ForwardKey, BTreeMap<(Protocol, Direction), Carried>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Carried {
+    connections: u64,
+    volumes: Volumes,
+}
+
+impl Forwards {
+    pub(super) fn new(options: PerForward) -> Self {
+        Self { options, sums: Mutex::new(Sums { accounting: Accounting::Off, forwards: BTreeMap::new() }) }
+    }
+
+    pub(super) const fn options(&self) -> PerForward {
+        self.options
+    }
+
+    /// The lanes of `owners` are there from now on, with 0; what is of no forward in `present` is not kept.
+    pub(super) fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
+        let mut sums = self.sums();
+        sums.forwards.retain(|forward, _| present(forward));
+        for Lane { forward, protocol, direction } in owners.lanes() {
+            sums.forwards.entry(forward.clone()).or_default().entry((*protocol, *direction)).or_default();
+        }
+    }
+
+    pub(super) fn connected(&self, owners: &Owners, met: &[(FlowMatch, u64)]) {
+        let mut sums = self.sums();
+        for (flows, count) in met {
+            if let Some(carried) = owners.lane(flows).and_then(|lane| sums.lane(lane)) {
+                carried.connections = carried.connections.saturating_add(*count);
+            }
+        }
+    }
+
+    pub(super) fn carried<'a>(&self, accounting: Accounting, more: impl IntoIterator<Item = (&'a Lane, Volumes)>) {
+        let mut sums = self.sums();
+        sums.accounting = accounting;
+        for (lane, volumes) in more {
+            if let Some(carried) = sums.lane(lane) {
+                add(&mut carried.volumes, volumes);
+            }
+        }
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sums {
+    fn lane(&mut self, Lane { forward, protocol, direction }: &Lane) -> Option<&mut Carried> {
+        self.forwards.get_mut(forward)?.get_mut(&(*protocol, *direction))
+    }
+
+    /// Every lane of the first `limit` forwards.
+    fn shown(&self, limit: usize) -> impl Iterator<Item = (&ForwardKey, Protocol, Direction, &Carried)> {
+        self.forwards.iter().take(limit).flat_map(|(forward, lanes)| {
+            lanes.iter().map(move |((protocol, direction), carried)| (forward, *protocol, *direction, carried))
+        })
+    }
+
+    fn connections(&self, limit: usize, mut metric: MetricEncoder<'_>) -> fmt::Result {
+        for (forward, protocol, direction, carried) in self.shown(limit) {
+            counter(&mut metric, labels(forward, protocol, direction), carried.connections)?;
+        }
+        Ok(())
+    }
+
+    fn traffic(&self, limit: usize, mut metric: MetricEncoder<'_>, of: impl Fn(Volume) -> u64) -> fmt::Result {
+        for (forward, protocol, direction, carried) in self.shown(limit) {
+            let [namespace, name, protocol, opener] = labels(forward, protocol, direction);
+            for towards in Towards::ALL {
+                let labels = [namespace, name, protocol, opener, ("towards", towards.as_str())];
+                counter(&mut metric, labels, of(went(&carried.volumes, direction, towards)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(sums: &mut Volumes, more: Volumes) {
+    for (sum, more) in [(&mut sums.original, more.original), (&mut sums.reply, more.reply)] {
+        sum.packets = sum.packets.saturating_add(more.packets);
+        sum.bytes = sum.bytes.saturating_add(more.bytes);
+    }
+}
+
+/// What went to one side.
+const fn went(volumes: &Volumes, direction: Direction, towards: Towards) -> Volume {
+    match (direction, towards) {
+        (Direction::Forward, Towards::Upstream) | (Direction::Reverse, Towards::Client) => volumes.original,
+        (Direction::Forward, Towards::Client) | (Direction::Reverse, Towards::Upstream) => volumes.reply,
+    }
+}
+
+fn labels(forward: &ForwardKey, protocol: Protocol, direction: Direction) -> [(&str, &str); 4] {
+    let protocol = match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    let direction = match direction {
+        Direction::Forward => "forward",
+        Direction::Reverse => "reverse",
+    };
+    [("namespace", &forward.namespace), ("name", &forward.name), ("protocol", protocol), ("direction", direction)]
+}
+
+impl Collector for Forwards {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let PerForward { detail, limit } = self.options;
+        if detail == Detail::Off {
+            return Ok(());
+        }
+        let sums = self.sums();
+        let omitted = i64::try_from(sums.forwards.len().saturating_sub(limit)).unwrap_or(i64::MAX);
+        gauge(&mut encoder, "forward_series_omitted", OMITTED, omitted)?;
+        let any = sums.shown(limit).next().is_some();
+        if any {
+            sums.connections(limit, encoder.encode_descriptor("forward_connections", CONNECTIONS, None, MetricType::Counter)?)?;
+        }
+        if detail < Detail::Traffic {
+            return Ok(());
+        }
+        let counts = match sums.accounting {
+            Accounting::On => 1,
+            Accounting::Off => 0,
+        };
+        gauge(&mut encoder, "conntrack_accounting", ACCOUNTING, counts)?;
+        if any && sums.accounting == Accounting::On {
+            let metric = encoder.encode_descriptor("forward_packets", PACKETS, None, MetricType::Counter)?;
+            sums.traffic(limit, metric, |volume| volume.packets)?;
+            let unit = Unit::Bytes;
+            let metric = encoder.encode_descriptor("forward", BYTES, Some(&unit), MetricType::Counter)?;
+            sums.traffic(limit, metric, |volume| volume.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn counter<const N: usize>(metric: &mut MetricEncoder<'_>, labels: [(&str, &str); N], value: u64) -> fmt::Result {
+    ConstCounter::new(value).encode(metric.encode_family(&labels)?)
+}
+
+const OMITTED: &str = "Forwards that have no series of their own because of --forward-metrics-limit.";
+const CONNECTIONS: &str =
+    "Connections that met the rules of a forward on this node, and UDP flows; those that then could not pass count too.";
+const ACCOUNTING: &str = "Whether the kernel counts what each connection carries (net.netfilter.nf_conntrack_acct): 1 or 0.";
+const PACKETS: &str = "Packets of the connections of a forward; absent while the kernel does not count them.";
+const BYTES: &str =
+    "Bytes of the connections of a forward, with the headers of IP and above; absent while the kernel does not count them.";

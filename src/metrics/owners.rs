@@ -1,0 +1,81 @@
+//! Whose flows are whose: from each translation in force to the forward that asked for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::dataplane::conntrack::table::Entry;
+use crate::dataplane::conntrack::verdict::{Index, translation_of};
+use crate::forward::{Direction, ForwardKey};
+use crate::model::{FlowMatch, Protocol, Translation};
+use crate::plan::Verdict;
+
+/// What of a forward is counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The forward.
+    pub forward: ForwardKey,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Who opens the flows.
+    pub direction: Direction,
+}
+
+/// The translations in force, each with its owner; ordered, no two for the same flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners(Vec<(Translation, Arc<Lane>)>);
+
+impl Owners {
+    /// The owners of what was planned.
+    #[must_use]
+    pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
+        let lanes = verdicts.iter().flat_map(|(forward, verdict)| {
+            verdict.directed().map(|(direction, translation)| {
+                let lane = Lane { forward: forward.clone(), protocol: translation.flows.protocol, direction };
+                (translation.clone(), Arc::new(lane))
+            })
+        });
+        let mut owned: Vec<(Translation, Arc<Lane>)> = lanes.collect();
+        owned.sort_unstable();
+        Self(owned)
+    }
+
+    /// Whose these flows are.
+    #[must_use]
+    pub fn lane(&self, flows: &FlowMatch) -> Option<&Arc<Lane>> {
+        let place = self.0.binary_search_by(|(translation, _)| translation.flows.cmp(flows)).ok()?;
+        Some(&self.0[place].1)
+    }
+
+    /// Whether nothing is in force.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Every lane, some of them several times.
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter().map(|(_, lane)| lane.as_ref())
+    }
+}
+
+/// The owners, in order for finding whose a tracked flow is.
+#[derive(Debug)]
+pub struct Finder<'a> {
+    owners: &'a Owners,
+    index: Index<'a>,
+}
+
+impl<'a> Finder<'a> {
+    /// Puts `owners` in order.
+    #[must_use]
+    pub fn new(owners: &'a Owners) -> Self {
+        Self { owners, index: Index::new(owners.0.iter().map(|(translation, _)| translation)) }
+    }
+
+    /// Whose `entry` is, and by which flows.
+    #[must_use]
+    pub fn lane(&self, entry: &Entry) -> Option<(&'a FlowMatch, &'a Arc<Lane>)> {
+        let flows = &translation_of(entry, &self.index)?.flows;
+        Some((flows, self.owners.lane(flows)?))
+    }
+}
