@@ -175,7 +175,17 @@ fn every_path_of_the_repository_that_a_page_names_is_there() {
 }
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
-const COMMANDS: [&str; 8] = ["agent", "render", "restore", "cleanup", "status", "crd", "completions", "man"];
+
+/// The commands, as the program's help lists them.
+fn commands() -> Vec<String> {
+    let help = Command::new(PROGRAM).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let list = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the help lists commands");
+    let name = regex::Regex::new(r"(?m)^  ([a-z]+) ").unwrap();
+    let found: Vec<String> = name.captures_iter(list).map(|named| named[1].to_owned()).filter(|name| name != "help").collect();
+    assert!(found.len() > 7, "{help}");
+    found
+}
 
 /// The flags of a command, each with the variable of the environment that stands for it, if there is one.
 fn flags(command: &str) -> BTreeMap<String, Option<String>> {
@@ -205,7 +215,7 @@ fn every_flag_is_in_the_table_with_its_variable_and_no_other() {
     let name = regex::Regex::new("^\\| `(--[a-z-]+)").unwrap();
     let rows = table.lines().filter_map(|line| Some((name.captures(line)?[1].to_owned(), line)));
     let explained: BTreeMap<String, &str> = rows.collect();
-    let wanted: Vec<(String, Option<String>)> = COMMANDS.iter().flat_map(|command| flags(command)).collect();
+    let wanted: Vec<(String, Option<String>)> = commands().iter().flat_map(|command| flags(command)).collect();
     let names: BTreeSet<String> = wanted.iter().map(|(flag, _)| flag.clone()).collect();
     assert_explained("docs/operations.md", &explained.keys().cloned().collect::<Vec<_>>(), &names);
     for (flag, variable) in wanted {
@@ -216,10 +226,11 @@ fn every_flag_is_in_the_table_with_its_variable_and_no_other() {
 
 #[test]
 fn every_flag_on_a_command_line_of_the_pages_is_one_of_that_command() {
-    let call = regex::Regex::new(&format!(r"(?:^|[\s/=])portforward-operator ({})\b([^|&;>]*)", COMMANDS.join("|"))).unwrap();
+    let commands = commands();
+    let call = regex::Regex::new(&format!(r"(?:^|[\s/=])portforward-operator ({})\b([^|&;>]*)", commands.join("|"))).unwrap();
     let flag = regex::Regex::new(r"(?:^|\s)(--[a-z][a-z-]*)").unwrap();
-    let known: BTreeMap<&str, BTreeMap<String, Option<String>>> =
-        COMMANDS.iter().map(|command| (*command, flags(command))).collect();
+    let known: BTreeMap<String, BTreeMap<String, Option<String>>> =
+        commands.iter().map(|command| (command.clone(), flags(command))).collect();
     let (mut unknown, mut count) = (Vec::new(), 0);
     for page in pages() {
         for code in code(&read(page.to_str().unwrap())) {
@@ -256,6 +267,78 @@ fn every_link_between_the_pages_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_recipe_and_every_test_that_a_page_names_can_be_run() {
+    let makefile = read("Makefile");
+    let is_recipe = |name: &str| makefile.lines().any(|line| line.starts_with(&format!("{name}:")));
+    let tests = Path::new(ROOT).join("tests");
+    let is_test = |name: &str| tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists();
+    let recipe = regex::Regex::new(r"(?:^|\s)make ([a-z][a-z0-9-]*)").unwrap();
+    let test = regex::Regex::new(r"--test ([a-z_]+)").unwrap();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for page in pages().into_iter().filter(|page| !page.starts_with("docs/adr")) {
+        for code in code(&read(page.to_str().unwrap())) {
+            let recipes = recipe.captures_iter(&code).filter(|named| !is_recipe(&named[1]));
+            let tests = test.captures_iter(&code).filter(|named| !is_test(&named[1]));
+            missing.extend(recipes.chain(tests).map(|named| format!("{}: {}", page.display(), &named[0])));
+            count += recipe.find_iter(&code).count() + test.find_iter(&code).count();
+        }
+    }
+    assert!(count > 10, "{count}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn program_chart_and_image_have_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = read("charts/portforward-operator/Chart.yaml");
+    for line in [format!("\nversion: {version}\n"), format!("\nappVersion: {version}\n")] {
+        assert!(chart.contains(&line), "Chart.yaml has another version than {version} of Cargo.toml");
+    }
+    let image = regex::Regex::new(r"portforward\.dev/portforward-operator:([\w.-]+)").unwrap();
+    let mut count = 0;
+    // The changelog names what was there once.
+    let pages = pages().into_iter().filter(|page| *page != Path::new("CHANGELOG.md"));
+    for path in pages.chain(files(&["deploy", "charts"], "yaml")) {
+        for named in image.captures_iter(&read(path.to_str().unwrap())) {
+            count += 1;
+            assert_eq!(named[1].trim_end_matches('.'), version, "{} names another image", path.display());
+        }
+    }
+    assert!(count > 3, "{count}");
+}
+
+#[test]
+fn what_kubectl_shows_on_the_pages_has_the_columns_of_the_definition() {
+    let definition = api::crd();
+    let columns = definition.spec.versions[0].additional_printer_columns.iter().flatten();
+    let always = columns.filter(|column| column.priority.is_none_or(|priority| priority == 0));
+    let wanted: Vec<String> = ["NAME".to_owned()].into_iter().chain(always.map(|column| column.name.to_uppercase())).collect();
+    let mut count = 0;
+    for page in pages() {
+        for code in code(&read(page.to_str().unwrap())) {
+            let shown: Vec<&str> = code.split_whitespace().collect();
+            if shown.first() == Some(&"NAME") && shown.contains(&"UPSTREAM") {
+                count += 1;
+                assert_eq!(shown, wanted, "{}", page.display());
+            }
+        }
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn every_module_is_on_the_page_of_the_architecture() {
+    let page = read("docs/architecture.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let named: BTreeSet<String> = rows.flat_map(|row| code(row.split('|').nth(1).unwrap_or_default())).collect();
+    let entries = fs::read_dir(Path::new(ROOT).join("src")).unwrap().map(|entry| entry.unwrap().path());
+    let module = |path: PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+    let modules: BTreeSet<String> = entries.map(module).filter(|name| !["lib", "main"].contains(&name.as_str())).collect();
+    assert_eq!(named, modules);
 }
 
 /// The anchors that a page has, as code hosts make them of its headings.
