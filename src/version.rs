@@ -1,6 +1,25 @@
 //! Which version of the program this is, and which state of its source it was built from.
 
+use std::sync::LazyLock;
+
 /// The version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit, where the build was told (environment variable `PORTFORWARD_COMMIT`).
 pub const COMMIT: Option<&str> = option_env!("PORTFORWARD_COMMIT");
+/// What `--version` says behind the program's name.
+pub static TEXT: LazyLock<String> = LazyLock::new(|| text(COMMIT));
+
+fn text(commit: Option<&str>) -> String {
+    commit.map_or_else(|| VERSION.to_owned(), |commit| format!("{VERSION} (commit {commit})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commit_stands_behind_the_version_where_it_is_known() {
+        assert_eq!(text(Some("0a1b2c3d4e5f")), format!("{VERSION} (commit 0a1b2c3d4e5f)"));
+        assert_eq!(text(None), VERSION);
+    }
+}

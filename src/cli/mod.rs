@@ -23,11 +23,13 @@ use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
 
+use crate::version;
+
 /// Turns `PortForward` objects into NAT rules and host routes on a proxy node.
 #[derive(Debug, Parser)]
 #[command(
     name = "portforward-operator",
-    version,
+    version = version::TEXT.as_str(),
     about = "Turns PortForward objects into NAT rules and host routes on a proxy node",
     after_help = "Exit status:\n  0  done\n  1  something failed; the message says what, where and what to do\n  2  the command line is wrong; nothing was touched\n  3  render: some manifests are refused or in conflict; the others are shown\n  4  status: the kernel does not hold some forwards as it should\n\nA first look, touching nothing:\n  portforward-operator render examples/bank-a-web.yaml"
 )]
