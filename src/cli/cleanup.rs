@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use clap::Args;
+use tracing::info;
 
 use super::Exit;
 use super::exit::print;
 use super::options::{StateOptions, remembered};
+use super::stop::Stop;
 use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
@@ -19,15 +21,28 @@ use crate::record::{self, Purpose};
     after_help = "Needs no manifests and no API server. Stop the agent first: it would put everything back.\nOther programs' rules and routes, and net.ipv4.ip_forward, stay as they are."
 )]
 pub(super) struct CleanupOptions {
+    /// Do not end when all is done, but wait to be stopped: the rollout of a DaemonSet then tells that every node is clean
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     state: StateOptions,
 }
 
 pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
-    let name = options.state.node_name()?;
-    let state_dir = options.state.state_dir;
-    let _lock = record::lock(&state_dir, Purpose::Cleanup)?;
-    let record = remembered(&state_dir, &name);
+    let mut stop = Stop::listen()?;
+    let done = clean(&options.state).await?;
+    if options.stay {
+        info!("this node is clean; resting until stopped");
+        stop.requested().await;
+    }
+    Ok(done)
+}
+
+async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
+    let name = options.node_name()?;
+    let state_dir = &options.state_dir;
+    let _lock = record::lock(state_dir, Purpose::Cleanup)?;
+    let record = remembered(state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
     let mut stuck = None;
     for variant in Variant::ALL {
@@ -40,7 +55,7 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     let routes = routes::remove_all().await.context("the routes are not all removed")?;
     print(&format!("{} routes removed\n", routes.removed))?;
     anyhow::ensure!(routes.stuck.is_empty(), "routes of ours are left: {}", routes.stuck.join("; "));
-    record::remove(&state_dir)?;
+    record::remove(state_dir)?;
     scaffold?;
     stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
 }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::bed::client::{ANSWER, tcp_ask};
-use crate::bed::netns::must;
 use crate::bed::observe::answered;
 use crate::bed::wait::eventually;
 use crate::bed::{CLIENT, EXTERNAL, INTERNAL, SERVER};
@@ -46,11 +47,13 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     cluster.wait_rollout();
     cluster.serve_seed();
 
-    // By the static pod. Beside an agent that runs it has nothing to do, and ends well.
+    // By the static pod. Beside an agent that runs it has nothing to do, and rests.
     cluster.nodes[0].put_static_pod("portforward-restore.yaml", &repository("deploy/static-pod/portforward-restore.yaml"));
-    cluster.must_kubectl(
-        "wait --namespace portforward-system --for=jsonpath={.status.phase}=Succeeded --timeout=120s pod/portforward-restore-px0",
-    );
+    let rests = || cluster.nodes[0].container_logs().contains("an agent keeps this node");
+    assert!(eventually(PATIENCE, rests), "{}", cluster.nodes[0].container_logs());
+    let flows = cluster.open_flows();
+    flows.go_on("the static pod beside the agent");
+    flows.finish();
     cluster.plane.kill();
     cluster.reboot();
     cluster.nodes[0].start_again(&cluster.bed, &cluster.plane);
@@ -65,13 +68,16 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     flows.go_on("the take-over");
     flows.finish();
 
-    // By the unit of the host, before anything else runs.
+    // By the unit of the host, while nothing else runs on it; what is stopped leaves the kernel as it is.
     cluster.plane.kill();
     cluster.reboot();
     let unit = repository("deploy/systemd/portforward-restore.service");
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("the unit starts something");
-    let arguments = start.split_whitespace().skip(1);
-    let program = env!("CARGO_BIN_EXE_portforward-operator");
-    must(cluster.nodes[0].command(&cluster.bed, program).args(arguments).env("NODE_NAME", "px0"));
+    let mut restore = cluster.nodes[0].command(&cluster.bed, env!("CARGO_BIN_EXE_portforward-operator"));
+    // The host of the test is not called as its node.
+    let mut restore = restore.args(start.split_whitespace().skip(1)).env("NODE_NAME", "px0").spawn().expect("nsenter is installed");
     cluster.wait_serves("the unit put nothing back");
+    kill_process(Pid::from_child(&restore), Signal::TERM).expect("it stays");
+    assert!(restore.wait().expect("a child can be waited for").success());
+    cluster.traffic_flows();
 }
