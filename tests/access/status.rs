@@ -122,6 +122,23 @@ fn the_entries_of_the_dead_are_taken_out_by_any_agent() {
     assert_eq!(entries("dead"), ["node-a Active", "node-b Standby"]);
 }
 
+/// What an agent may do to its own entry all the same, and how an administrator undoes it.
+#[test]
+fn an_entry_that_its_agent_owns_twice_is_taken_out_by_an_administrator() {
+    let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
+    add_forward(plane(), "twice");
+    agent.does(&apply_entry("twice", &entry(NODE, "Active")));
+    agent.does(&apply("twice", "any", json!({"nodes": [entry(NODE, "Active")]})));
+    other.does(&apply("twice", NODE, json!({})));
+    assert_eq!(entries("twice"), ["node-a Active"]);
+    let patch = ["--subresource", "status", "--type", "merge", "--patch", r#"{"status": {"nodes": []}}"#];
+    let patched = plane().kubectl(["patch", "portforward", "twice", "--namespace", LINES].iter().chain(&patch));
+    assert!(patched.status.success(), "{patched:?}");
+    assert_eq!(entries("twice"), Vec::<String>::new());
+    other.does(&apply_entry("twice", &entry(OTHER, "Active")));
+    assert_eq!(entries("twice"), ["node-b Active"]);
+}
+
 #[test]
 fn the_summary_is_written_by_any_agent() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));

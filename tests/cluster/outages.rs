@@ -9,7 +9,7 @@ use crate::bed::wait::eventually;
 use crate::bed::{SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, LINES, REFUSED, WEB, spec, web};
 use crate::plane::Resource;
-use crate::plane::access::SYSTEM;
+use crate::plane::access::{AGENT, SYSTEM};
 use crate::plane::objects::PATIENCE;
 
 /// Longer than a watch lasts (25 s) and a client waits for a server that says nothing (35 s).
@@ -217,6 +217,28 @@ pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
     assert_eq!(writes, Vec::<String>::new());
     assert_eq!(fleet.plane.forward(WEB).unwrap(), before);
     assert_eq!(fleet.events(WEB), events);
+}
+
+/// The policy refuses what it says, and its kernel follows all the same.
+#[test]
+fn an_agent_whose_token_is_of_another_node_or_of_none_says_so_once_and_forwards() {
+    let mut fleet = Fleet::without_agents(2);
+    let nameless = fleet.plane.token(SYSTEM, AGENT, Duration::from_hours(1));
+    let of_another = fleet.plane.agent_token("px0", Duration::from_hours(1));
+    fleet.kubeconfigs[0].set_token(&nameless);
+    fleet.kubeconfigs[1].set_token(&of_another);
+    fleet.apply(WEB, &web());
+    (0..2).for_each(|node| fleet.start(node));
+    fleet.wait_reaches(80, SERVER, 80);
+    fleet.wait_holds(1, "dport 80", true);
+    for (node, words) in [(0, "names no node"), (1, "the agent of node px0 may write only the Lease px0")] {
+        says_once_on(&fleet, node, words);
+        says_once_on(&fleet, node, "the Lease of this agent");
+    }
+    fleet.apply(WEB, &spec(81, SECOND_SERVER, 81));
+    fleet.wait_reaches(81, SECOND_SERVER, 81);
+    assert_eq!(fleet.entries(WEB), Vec::<String>::new());
+    assert_eq!(fleet.plane.condition(WEB, "Ready"), None, "nobody has judged it");
 }
 
 /// An agent that cannot say that it lives counts as dead to the others: they do not fight over what it says.
