@@ -43,9 +43,9 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
 }
 
 /// What a user reads after `helm install`.
-fn notes(helm: Helm, values: &Value) -> String {
-    let output = helm.run(&["install", "pf", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", "-"], values);
-    // Helm 3 as it is built here takes itself for one of the oldest Kubernetes, and knows no other without a cluster.
+fn notes(values: &Value) -> String {
+    let arguments = ["install", "pf", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", "-"];
+    let output = Helm::Four.run(&arguments, values);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     text.split_once("NOTES:\n").expect("there are notes").1.to_owned()
@@ -53,7 +53,7 @@ fn notes(helm: Helm, values: &Value) -> String {
 
 #[test]
 fn the_notes_name_the_next_command_and_what_stays() {
-    let said = notes(Helm::Four, &json!({}));
+    let said = notes(&json!({}));
     for wanted in [
         "kubectl rollout status daemonset/pf-portforward-operator --namespace portforward-system",
         "helm test pf --namespace portforward-system",
@@ -79,12 +79,12 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         (json!({"crds": {"keep": false}}), "crds.keep: false"),
     ];
     for (values, wanted) in risks {
-        let said = notes(Helm::Four, &values);
+        let said = notes(&values);
         assert_eq!(said.matches("WARNING").count(), 1, "{values}: {said}");
         assert!(said.contains(wanted), "{values}: {said}");
     }
-    let said = notes(Helm::Four, &full());
+    let said = notes(&full());
     assert!(!said.contains("NOTE:"), "a digest and a registry of one's own: {said}");
-    let said = notes(Helm::Four, &json!({"crds": {"enabled": false}}));
+    let said = notes(&json!({"crds": {"enabled": false}}));
     assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
 }

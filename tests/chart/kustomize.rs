@@ -1,17 +1,24 @@
 //! What kustomize makes of `deploy/` is what the chart renders, as objects: the base as it comes, an overlay with its values.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::bed::netns::must;
-use crate::helm::{named, objects, read, render};
+use crate::helm::{named, objects, one, read, render};
 use crate::plane::programs;
 
-/// What kustomize makes of a folder, less the namespace, which a chart does not make.
-fn built(folder: &str) -> Vec<Value> {
+/// What `kubectl kustomize` prints for a folder.
+fn kustomize(folder: impl AsRef<OsStr>) -> String {
     let mut kubectl = Command::new(programs::folder().join("kubectl"));
-    let mut objects = objects(&must(kubectl.current_dir(env!("CARGO_MANIFEST_DIR")).args(["kustomize", folder])));
+    must(kubectl.current_dir(env!("CARGO_MANIFEST_DIR")).arg("kustomize").arg(folder))
+}
+
+/// Its objects less the namespace, which a chart does not make.
+fn built(folder: &str) -> Vec<Value> {
+    let mut objects = objects(&kustomize(folder));
     let before = objects.len();
     objects.retain(|object| object["kind"] != "Namespace");
     assert_eq!(objects.len() + 1, before, "{folder} makes one namespace");
@@ -75,9 +82,14 @@ fn each_overlay_is_what_the_chart_renders_with_its_values() {
         ("deploy/overlays/legacy", json!({"agent": {"iptables": "legacy"}})),
         ("deploy/overlays/node-pool", json!({"nodeSelector": {"portforward.dev/proxy": "true"}})),
     ];
+<<<<<<< HEAD
     let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
     let mut there: Vec<String> =
         folders.map(|entry| format!("deploy/overlays/{}", entry.unwrap().file_name().display())).collect();
+=======
+    let folders = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
+    let mut there: Vec<String> = folders.map(|entry| format!("deploy/overlays/{}", entry.unwrap().file_name().display())).collect();
+>>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
     there.sort();
     let mut known: Vec<&str> = overlays.iter().map(|(folder, _)| *folder).collect();
     known.sort_unstable();
@@ -98,6 +110,7 @@ fn the_flat_file_is_the_base() {
 
 #[test]
 fn what_others_need_comes_before_them() {
+<<<<<<< HEAD
     for text in [
         read("deploy/install.yaml"),
         must(
@@ -106,6 +119,9 @@ fn what_others_need_comes_before_them() {
                 .args(["kustomize", "deploy/overlays/nft"]),
         ),
     ] {
+=======
+    for text in [read("deploy/install.yaml"), kustomize("deploy/overlays/nft")] {
+>>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
         let kinds: Vec<String> = objects(&text).iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect();
         let place = |kind: &str| kinds.iter().position(|one| one == kind).unwrap();
         assert_eq!(place("Namespace"), 0);
@@ -120,9 +136,30 @@ fn what_others_need_comes_before_them() {
 #[test]
 fn the_folder_of_the_definition_holds_nothing_else() {
     // `kubectl apply -f crds` takes every file of it.
+<<<<<<< HEAD
     let names: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
+=======
+    let names: Vec<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+>>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
     assert_eq!(names, ["portforward.dev_portforwards.yaml"]);
+}
+
+#[test]
+fn the_overlay_on_the_page_names_another_registry() {
+    let page = read("docs/install.md");
+    let (_, overlay) = page.split_once("```yaml\n").unwrap();
+    let (overlay, _) = overlay.split_once("```").unwrap();
+    // Beside the others, in a copy.
+    let folder = tempfile::tempdir().unwrap();
+    must(Command::new("cp").args(["-r", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")]).arg(folder.path()));
+    let own = folder.path().join("deploy/own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("kustomization.yaml"), overlay).unwrap();
+    let objects = objects(&kustomize(&own));
+    let pod = &one(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"][0]["image"], concat!("registry.example.com/portforward-operator:", env!("CARGO_PKG_VERSION")));
+    assert_eq!(pod["nodeSelector"]["portforward.dev/proxy"], "true");
 }
