@@ -47,8 +47,7 @@ pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {
             Some(ListenAddress::Off) | None => None,
         }
     };
-    let (forwards, agents, health) =
-        tokio::join!(forwards(client.clone(), &url), agents(client, &options.namespace), health);
+    let (forwards, agents, health) = tokio::join!(forwards(client.clone(), &url), agents(client, &options.namespace), health);
     let looks = [("forwards", forwards), ("agents", agents)].into_iter().chain(health);
     let (mut text, mut exit) = (String::new(), Exit::Done);
     for (what, said) in looks {

@@ -23,7 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
     /// The definition is missing.
-    #[error("the API server does not serve PortForwards of this version; apply the CustomResourceDefinition: portforward-operator crd")]
+    #[error(
+        "the API server does not serve PortForwards of this version; apply the CustomResourceDefinition: portforward-operator crd"
+    )]
     Unserved,
     /// The rights are missing.
     #[error("the API server refuses it; bind the rights of an agent to whoever this is (deploy/base/rbac.yaml): {0}")]

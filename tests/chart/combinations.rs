@@ -10,7 +10,10 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
     let monitor = |kind: &str| json!({"monitoring": {kind: {"enabled": true}}});
     let both = json!({"enabled": true});
     for (values, wanted) in [
-        (monitor("podMonitor"), "monitoring.podMonitor cannot reach agents that serve metrics to their own node only: set metrics.listen to NodeIP"),
+        (
+            monitor("podMonitor"),
+            "monitoring.podMonitor cannot reach agents that serve metrics to their own node only: set metrics.listen to NodeIP",
+        ),
         (monitor("serviceMonitor"), "monitoring.serviceMonitor cannot reach agents"),
         (
             json!({"metrics": {"listen": "NodeIP"}, "monitoring": {"podMonitor": both, "serviceMonitor": both}}),
@@ -20,10 +23,19 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
         (json!({"serviceAccount": {"create": false}}), "say in serviceAccount.name which one the agents use"),
         (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),
         (json!({"rbac": {"userRoles": {"edit": {"create": false, "aggregate": true}}}}), "no role to aggregate"),
-        (json!({"agent": {"extraEnv": [{"name": "NODE_NAME", "value": "a"}]}}), "agent.extraEnv sets NODE_NAME, which the chart sets itself"),
+        (
+            json!({"agent": {"extraEnv": [{"name": "NODE_NAME", "value": "a"}]}}),
+            "agent.extraEnv sets NODE_NAME, which the chart sets itself",
+        ),
         (json!({"agent": {"extraEnv": [{"name": "PORTFORWARD_LOG", "value": "a"}]}}), "agent.extraEnv sets PORTFORWARD_LOG"),
-        (json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}), "agent.extraEnv sets A twice"),
-        (json!({"podLabels": {"app.kubernetes.io/name": "other"}}), "podLabels sets app.kubernetes.io/name, which the chart sets itself"),
+        (
+            json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}),
+            "agent.extraEnv sets A twice",
+        ),
+        (
+            json!({"podLabels": {"app.kubernetes.io/name": "other"}}),
+            "podLabels sets app.kubernetes.io/name, which the chart sets itself",
+        ),
     ] {
         let refusal = try_render(&values).expect_err(wanted);
         assert!(refusal.contains(wanted), "{values}: {refusal}");

@@ -32,7 +32,10 @@ fn env(agent: &Value, name: &str) -> Value {
 #[test]
 fn the_daemonset_is_one_of_a_network_agent() {
     let set = daemonset(&json!({}));
-    assert_eq!(set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}));
+    assert_eq!(
+        set["spec"]["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
+    );
     let pod = &set["spec"]["template"]["spec"];
     for (field, wanted) in [
         ("priorityClassName", json!("system-node-critical")),
@@ -131,7 +134,8 @@ fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_val
             assert_eq!(context["allowPrivilegeEscalation"], false, "{place}");
             assert_eq!(context["readOnlyRootFilesystem"], true, "{place}");
             assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{place}");
-            let added: BTreeSet<&str> = context["capabilities"]["add"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let added: BTreeSet<&str> =
+                context["capabilities"]["add"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             assert!(added.is_subset(&["NET_ADMIN", "NET_RAW"].into()), "{place}: {added:?}");
         }
         let volumes: Vec<&Value> = pod["volumes"].as_array().into_iter().flatten().collect();
@@ -164,7 +168,10 @@ fn the_node_s_files_are_the_record_and_the_lock_and_by_choice_its_network_settin
 #[test]
 fn the_settings_of_the_agent_reach_it() {
     let agent = agent(&full());
-    assert_eq!(agent["args"], json!(["agent", "--set-ip-forward", "--reserved-ports=22,30000:32767", "--node-name=$(NODE_NAME)"]));
+    assert_eq!(
+        agent["args"],
+        json!(["agent", "--set-ip-forward", "--reserved-ports=22,30000:32767", "--node-name=$(NODE_NAME)"])
+    );
     assert_eq!(env(&agent, "PORTFORWARD_LOG_FORMAT")["value"], "json");
     assert_eq!(env(&agent, "PORTFORWARD_LOG")["value"], "info,portforward_operator::plan=debug");
     assert_eq!(env(&agent, "A")["value"], "b");
@@ -181,7 +188,8 @@ fn the_settings_of_the_agent_reach_it() {
 
 #[test]
 fn every_option_that_the_chart_gives_is_one_of_the_program() {
-    let help = crate::bed::netns::must(std::process::Command::new(env!("CARGO_BIN_EXE_portforward-operator")).args(["agent", "--help"]));
+    let help =
+        crate::bed::netns::must(std::process::Command::new(env!("CARGO_BIN_EXE_portforward-operator")).args(["agent", "--help"]));
     let agent = agent(&full());
     let arguments = agent["args"].as_array().unwrap().iter().filter_map(Value::as_str).skip(1);
     for argument in arguments {
@@ -218,11 +226,15 @@ fn aggregated(role: &Value) -> BTreeSet<String> {
 fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
     let roles = |values: &Value| {
         let all = objects(&render(values)).into_iter().filter(|object| object["kind"] == "ClusterRole");
-        all.map(|role| (role["metadata"]["name"].as_str().unwrap().to_owned(), role)).collect::<std::collections::BTreeMap<_, _>>()
+        all.map(|role| (role["metadata"]["name"].as_str().unwrap().to_owned(), role))
+            .collect::<std::collections::BTreeMap<_, _>>()
     };
     let nobody = BTreeSet::<String>::new();
     let default = roles(&json!({}));
-    assert_eq!(default.keys().collect::<Vec<_>>(), ["portforward-operator", "portforward-operator-edit", "portforward-operator-view"]);
+    assert_eq!(
+        default.keys().collect::<Vec<_>>(),
+        ["portforward-operator", "portforward-operator-edit", "portforward-operator-view"]
+    );
     assert_eq!(aggregated(&default["portforward-operator-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
     assert_eq!(default["portforward-operator-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
     assert_eq!(aggregated(&default["portforward-operator-edit"]), nobody);
@@ -233,7 +245,10 @@ fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
     }
     // Nobody but the agents needs the status.
     for name in ["portforward-operator-view", "portforward-operator-edit"] {
-        assert_eq!(default[name]["rules"], json!([{"apiGroups": ["portforward.dev"], "resources": ["portforwards"], "verbs": default[name]["rules"][0]["verbs"]}]));
+        assert_eq!(
+            default[name]["rules"],
+            json!([{"apiGroups": ["portforward.dev"], "resources": ["portforwards"], "verbs": default[name]["rules"][0]["verbs"]}])
+        );
     }
     let chosen = roles(&json!({"rbac": {"userRoles": {"view": {"aggregate": false}, "edit": {"aggregate": true}}}}));
     assert_eq!(aggregated(&chosen["portforward-operator-view"]), nobody);
@@ -294,9 +309,8 @@ fn the_selectors_meet_the_agents_and_nothing_else() {
         let objects = objects(&render(&values));
         let set = one(&objects, "DaemonSet");
         let agents = &set["spec"]["template"]["metadata"]["labels"];
-        let meets = |selector: &Value, labels: &Value| {
-            selector.as_object().unwrap().iter().all(|(label, value)| labels[label] == *value)
-        };
+        let meets =
+            |selector: &Value, labels: &Value| selector.as_object().unwrap().iter().all(|(label, value)| labels[label] == *value);
         let selector = &set["spec"]["selector"]["matchLabels"];
         assert!(meets(selector, agents));
         assert!(!meets(selector, &one(&objects, "Pod")["metadata"]["labels"]), "the DaemonSet would adopt the pod of the check");

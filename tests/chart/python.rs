@@ -23,7 +23,8 @@ fn packages() -> &'static PathBuf {
 pub(crate) fn ask(program: &str, input: &Value) -> Value {
     let mut python = Command::new("python3");
     python.args(["-c", program]).env("PYTHONPATH", packages()).env("PYTHONDONTWRITEBYTECODE", "1");
-    let mut python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3 is installed");
+    let mut python =
+        python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3 is installed");
     python.stdin.take().expect("the input is piped").write_all(input.to_string().as_bytes()).expect("it reads its input");
     let output = python.wait_with_output().expect("it can be waited for");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -92,7 +92,8 @@ fn both_helms_render_the_same() {
     for values in [json!({}), full()] {
         let rendered = Helm::BOTH.map(|helm| helm.template(CHART, VERSIONS[0], &values).unwrap());
         // They differ in the empty lines between documents.
-        let [four, three] = rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
+        let [four, three] =
+            rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(four, three);
     }
 }
@@ -110,7 +111,11 @@ fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
                 let value = fields.remove(key).expect("it has this field");
                 fields.insert(wrong.clone(), value);
             });
-            slips.push(Slip { pointer: format!("{pointer}/{key}"), values, named: format!("additional properties '{wrong}' not allowed") });
+            slips.push(Slip {
+                pointer: format!("{pointer}/{key}"),
+                values,
+                named: format!("additional properties '{wrong}' not allowed"),
+            });
         }
     });
     // Quantities have names of their own, which are known.
@@ -127,7 +132,11 @@ fn every_value_of_another_kind_is_refused() {
     walk(&full, "", &mut |part, pointer| {
         let other = if part.is_object() { json!("text") } else { json!({"a": "b"}) };
         if !pointer.is_empty() {
-            slips.push(Slip { pointer: pointer.into(), values: changed(&full, pointer, |part| *part = other), named: String::new() });
+            slips.push(Slip {
+                pointer: pointer.into(),
+                values: changed(&full, pointer, |part| *part = other),
+                named: String::new(),
+            });
         }
     });
     assert!(slips.len() > 120, "{}", slips.len());
@@ -196,7 +205,8 @@ fn the_tests_know_every_value_that_the_schema_knows() {
         let mut found = false;
         walk(&full, "", &mut |_, there| {
             let digits = |part: &str| part.parse::<usize>().is_ok();
-            let same = there.split('/').zip(pointer.split('/')).all(|(one, other)| one == other || (digits(one) && digits(other)));
+            let same =
+                there.split('/').zip(pointer.split('/')).all(|(one, other)| one == other || (digits(one) && digits(other)));
             found |= same && there.split('/').count() == pointer.split('/').count();
         });
         found
@@ -235,9 +245,11 @@ fn a_parent_chart_may_hold_it_as_a_subchart() {
     let from = format!("{}/{CHART}", env!("CARGO_MANIFEST_DIR"));
     std::os::unix::fs::symlink(from, parent.join("charts/portforward-operator")).unwrap();
     for helm in Helm::BOTH {
-        let taken = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"port": 20450}}}));
+        let taken =
+            helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"port": 20450}}}));
         assert!(taken.unwrap().contains("value: 127.0.0.1:20450"));
-        let slip = helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"prot": 20450}}}));
+        let slip =
+            helm.template(parent.to_str().unwrap(), VERSIONS[0], &json!({"portforward-operator": {"metrics": {"prot": 20450}}}));
         assert!(slip.unwrap_err().contains("'prot' not allowed"));
     }
 }

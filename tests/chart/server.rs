@@ -30,7 +30,16 @@ static PLANE: LazyLock<Plane> = LazyLock::new(|| {
 
 /// What `kubectl apply --server-side --dry-run=server` answers, with its warnings.
 fn tried(plane: &Plane, yaml: &str) -> Output {
-    let options = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "--field-manager=test", "-f", "-"];
+    let options = [
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--validate=strict",
+        "--force-conflicts",
+        "--field-manager=test",
+        "-f",
+        "-",
+    ];
     plane.kubectl_with(options, yaml)
 }
 
@@ -39,7 +48,8 @@ fn every_render_is_taken_without_a_warning() {
     for (case, values) in cases() {
         // Of other projects, and so not in this API server.
         let foreign = |object: &Value| object["apiVersion"] == "monitoring.coreos.com/v1";
-        let ours: Vec<String> = objects(&render(&values)).iter().filter(|object| !foreign(object)).map(Value::to_string).collect();
+        let ours: Vec<String> =
+            objects(&render(&values)).iter().filter(|object| !foreign(object)).map(Value::to_string).collect();
         let output = tried(&PLANE, &ours.join("\n---\n"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{case}: {said}");
@@ -50,7 +60,15 @@ fn every_render_is_taken_without_a_warning() {
 fn what_kustomize_makes_is_taken_without_a_warning() {
     for folder in ["deploy/base", "deploy/overlays/nft", "deploy/overlays/legacy", "deploy/overlays/node-pool"] {
         let folder = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
-        let output = PLANE.kubectl(["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-k", &folder]);
+        let output = PLANE.kubectl([
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "--force-conflicts",
+            "-k",
+            &folder,
+        ]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{folder}: {said}");
     }
@@ -82,7 +100,9 @@ impl Cluster {
     fn helm(&self, helm: Helm, arguments: &[&str]) -> String {
         let mut command = self.plane.netns().command(helm.program());
         command.args(arguments).args(["--namespace", NAMESPACE]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        command.env("KUBECONFIG", self.plane.kubeconfig("helm", crate::plane::access::ADMIN).path).env("HOME", self.folder.path());
+        command
+            .env("KUBECONFIG", self.plane.kubeconfig("helm", crate::plane::access::ADMIN).path)
+            .env("HOME", self.folder.path());
         let output = output(&mut command);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));

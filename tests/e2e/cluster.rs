@@ -46,10 +46,8 @@ impl Cluster {
         serve_services(&plane);
         let control = ["kube-controller-manager", "kube-scheduler"].map(|program| start(&plane, program)).into();
         let servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.client, CLIENT, [80])];
-        let nodes = vec![
-            Node::new(&bed, 0, Variant::Nft, Services::KubeProxy),
-            Node::new(&bed, 1, Variant::Legacy, Services::Network),
-        ];
+        let nodes =
+            vec![Node::new(&bed, 0, Variant::Nft, Services::KubeProxy), Node::new(&bed, 1, Variant::Legacy, Services::Network)];
         let mut cluster = Self { nodes, _control: control, plane, _servers: servers, bed };
         for node in &mut cluster.nodes {
             reach_services(&cluster.bed, node);

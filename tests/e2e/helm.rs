@@ -37,17 +37,15 @@ impl Cluster {
 
     /// Whether the chains of ours are in a node's kernel by each variant, nft first.
     fn holds_chains(&self, node: usize) -> [bool; 2] {
-        ["nft", "legacy"].map(|variant| {
-            self.nodes[node].run(&self.bed, &format!("iptables-{variant}-save")).contains("PF-PRE")
-        })
+        ["nft", "legacy"].map(|variant| self.nodes[node].run(&self.bed, &format!("iptables-{variant}-save")).contains("PF-PRE"))
     }
 
     /// Waits until the agent of a node is another pod than `before`, and ready.
     fn wait_replaced(&self, node: &str, before: &str) {
         let replaced = eventually(PATIENCE, || {
-            self.agents().get(node).is_some_and(|pod| {
-                pod["metadata"]["uid"] != before && pod["status"]["containerStatuses"][0]["ready"] == true
-            })
+            self.agents()
+                .get(node)
+                .is_some_and(|pod| pod["metadata"]["uid"] != before && pod["status"]["containerStatuses"][0]["ready"] == true)
         });
         assert!(replaced, "no other agent became ready on {node}: {:#?}", self.agents().get(node));
     }
@@ -128,9 +126,10 @@ fn downgraded(cluster: &Cluster, flows: &Flows) {
     }
     cluster.release("upgrade", &[&chart(), "--set", "image.tag=0.0.9", "--wait"]);
     let runs = |tag: &str| {
-        cluster.agents().values().all(|pod| {
-            pod["spec"]["containers"][0]["image"].as_str().is_some_and(|image| image.ends_with(tag))
-        })
+        cluster
+            .agents()
+            .values()
+            .all(|pod| pod["spec"]["containers"][0]["image"].as_str().is_some_and(|image| image.ends_with(tag)))
     };
     assert!(runs(":0.0.9"));
     flows.go_on("a downgrade");

@@ -23,8 +23,7 @@ pub(crate) fn without_counters(node: &Node, bed: &Bed) -> String {
 
 /// The tables that hold more than built-in chains that accept.
 fn filled_tables<'a>(lines: &[&'a str]) -> Vec<&'a str> {
-    let says_something =
-        |line: &&str| line.starts_with('-') || line.starts_with(':') && !line.ends_with(" ACCEPT");
+    let says_something = |line: &&str| line.starts_with('-') || line.starts_with(':') && !line.ends_with(" ACCEPT");
     let tables = lines.split_inclusive(|line| *line == "COMMIT");
     tables.filter(|table| table.iter().any(says_something)).flatten().copied().collect()
 }

@@ -148,11 +148,7 @@ impl Node {
         self.containerd = None;
         let proxy = &bed.proxies[self.index];
         // The shims and the containers, which outlive containerd.
-        assert!(
-            eventually(PATIENCE, || { proxy.netns.kill_all() == 0 }),
-            "something on {} cannot be killed",
-            self.name
-        );
+        assert!(eventually(PATIENCE, || { proxy.netns.kill_all() == 0 }), "something on {} cannot be killed", self.name);
         if let Some(mut holder) = self.holder.take() {
             let _ = holder.kill();
             let _ = holder.wait();
@@ -235,7 +231,10 @@ impl Node {
     fn configure(&self) {
         let write = |name: &str, text: &str| fs::write(self.folder.join(name), text).expect("the node's folder can be written");
         write("run/resolv.conf", "nameserver 127.0.0.1\n");
-        write("containerd.toml", &format!(include_str!("containerd.toml"), pause = PAUSE, socket = SOCKET, cni = self.file("cni")));
+        write(
+            "containerd.toml",
+            &format!(include_str!("containerd.toml"), pause = PAUSE, socket = SOCKET, cni = self.file("cni")),
+        );
         write("cni/10-bridge.conflist", &json!({
             "cniVersion": "0.4.0", "name": "pods",
             "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.9.0/24"}]]}}],
