@@ -3,6 +3,8 @@
 //! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference of `docs/metrics.md`.
 
 mod exposition;
+#[path = "chart/python.rs"]
+mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,69 +15,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exposition::scrape::{Page, get};
+use exposition::whole::{ALL, counted, forward, in_cluster, whole};
 use exposition::{Family, Sample, parse, value};
-use portforward_operator::cluster::Contact;
-use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
+use portforward_operator::api::Role;
+use portforward_operator::dataplane::conntrack::flows::Accounting;
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
 use portforward_operator::dataplane::iptables::{Held, ProgramError, RulesError, RulesReport, Stage, Table, Variant};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{
-    CONTENT_TYPE, Detail, Health, Metrics, Owners, Part, PerForward, Phase, Repair, STUCK_AFTER, Served, SyncOutcome, Written,
+    CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, Served, SyncOutcome, Written,
 };
-use portforward_operator::model::{Destination, FlowMatch, HostRoute, Protocol, SourceNat, Translation};
+use portforward_operator::model::HostRoute;
 use portforward_operator::netlink::NetlinkError;
-use portforward_operator::plan::{Acceptance, Verdict};
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 use tokio::time::Instant;
 
 const PAGE: &str = "docs/metrics.md";
 const BEGIN: &str = "<!-- The table is generated: UPDATE_GOLDEN=1 cargo test --test metrics -->\n";
 const END: &str = "<!-- End of the table -->\n";
-
-/// Everything that can be counted for single forwards.
-const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
-
-fn in_cluster() -> Metrics {
-    Metrics::new(Variant::Nft, Some(Contact::none()), ALL)
-}
-
-/// A forward of this name that `reverse` belongs to, with what the plan makes of it.
-fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Verdict) {
-    let translation = |port: u16, source: &str| Translation {
-        flows: FlowMatch {
-            protocol: Protocol::Tcp,
-            destination: "192.168.0.2".parse().unwrap(),
-            ports: port.to_string().parse().unwrap(),
-            source: source.parse().unwrap(),
-            interface: None,
-        },
-        destination: Destination { address: "3.3.3.3".parse().unwrap(), port: None },
-        source: SourceNat::Masquerade,
-    };
-    let translations = vec![translation(port, "1.1.1.1/32"), translation(port, "3.3.3.3/32")];
-    let verdict = Verdict::new(None, 1, Acceptance::Accepted, None);
-    let key = ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() };
-    (key, Verdict { translations, reversed: 1, ..verdict })
-}
-
-/// Metrics that count for these forwards, by their place: so many connections, and so many bytes of each.
-fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
-    let owners = Owners::of(verdicts);
-    metrics.own(&owners, |forward| verdicts.contains_key(forward));
-    let opened = verdicts.values().map(|verdict| (verdict.translations[0].flows.clone(), connections)).collect::<Vec<_>>();
-    metrics.connected(&owners, &opened);
-    let volumes = |bytes| Volumes { original: Volume { packets: bytes / 10, bytes }, reply: Volume::default() };
-    metrics.carried(Accounting::On, owners.lanes().map(|lane| (lane, volumes(bytes))));
-}
-
-/// Everything that there may be, with forwards and a conntrack table.
-fn whole() -> Metrics {
-    let metrics = in_cluster();
-    counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 0, 0);
-    metrics
-}
 
 fn names(metrics: &Metrics) -> BTreeSet<String> {
     parse(&metrics.exposition().unwrap()).iter().map(Family::shown).collect()
@@ -226,6 +185,49 @@ fn names_are_written_so_that_they_are_read_as_they_are() {
     assert_eq!(namespaces, BTreeSet::from([awkward.to_owned()]), "{text}");
 }
 
+/// Every sample of an exposition, as the parser of Prometheus' own client library for Python reads it.
+const READ: &str = r#"
+import json, sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+samples = [
+    [sample.name, sample.labels, sample.value]
+    for family in text_string_to_metric_families(json.load(sys.stdin))
+    for sample in family.samples
+]
+json.dump(samples, sys.stdout)
+"#;
+
+#[test]
+fn another_parser_reads_the_same() {
+    let metrics = in_cluster();
+    let awkward = "quote \" backslash \\ newline \n letters ä";
+    counted(&metrics, &BTreeMap::from([forward(awkward, "x", 80), forward("a", "y", 81)]), 3, 70);
+    metrics.applied(&exact(rules(3, 9)));
+    metrics.ended(SyncOutcome::Written, Duration::from_millis(7));
+    let text = metrics.exposition().unwrap();
+    let read = python::ask(READ, &text.clone().into());
+    let read: BTreeMap<String, f64> = read
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| {
+            let labels: BTreeMap<String, String> = serde_json::from_value(sample[1].clone()).unwrap();
+            (format!("{}{labels:?}", sample[0].as_str().unwrap()), sample[2].as_f64().unwrap())
+        })
+        .collect();
+    let ours: BTreeMap<String, f64> = parse(&text)
+        .into_iter()
+        .flat_map(|family| family.samples)
+        .map(|sample| {
+            let labels: BTreeMap<String, String> =
+                sample.labels.into_iter().map(|(name, value)| (name, unescaped(&value))).collect();
+            (format!("{}{labels:?}", sample.name), sample.value)
+        })
+        .collect();
+    assert!(read.keys().any(|series| series.contains(&format!("{awkward:?}"))), "{read:#?}");
+    assert_eq!(read, ours);
+}
+
 /// What an escaped value means.
 fn unescaped(text: &str) -> String {
     text.replace("\\\\", "\0").replace("\\n", "\n").replace("\\\"", "\"").replace('\0', "\\")
@@ -289,7 +291,7 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
         uid: None,
         standing,
         generation: 1,
-        role: None,
+        role: (standing == Standing::Carried).then_some(Role::Active),
         conditions: vec![Judged::new(Type::Ready, state, Circumstance::Ready, "")],
     };
     let forwards = [
@@ -324,6 +326,9 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
         ("portforward_forwards{condition=\"Ready\",status=\"True\"}", 2.0),
         ("portforward_forwards{condition=\"Ready\",status=\"False\"}", 1.0),
         ("portforward_forwards{condition=\"Ready\",status=\"Unknown\"}", 0.0),
+        ("portforward_forwards_wanted", 4.0),
+        ("portforward_forwards_carried{role=\"Active\"}", 3.0),
+        ("portforward_forwards_carried{role=\"Standby\"}", 0.0),
         ("portforward_routes{state=\"installed\"}", 2.0),
         ("portforward_routes{state=\"contested\"}", 1.0),
         ("portforward_routes{state=\"refused\"}", 0.0),

@@ -17,6 +17,7 @@ use super::conntrack::ConntrackTable;
 use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
 use super::{Part, Repair, SyncOutcome, Written};
+use crate::api::Role;
 use crate::cluster::{Contact, Reached};
 use crate::dataplane::Applied;
 use crate::dataplane::conntrack::flows::{Accounting, Volumes};
@@ -48,6 +49,8 @@ pub struct Metrics {
     refused: Counter,
     purged: Counter,
     forwards: Family<Labels, Gauge>,
+    wanted: Gauge,
+    carried: Family<Label, Gauge>,
     rules: Family<Label, Gauge>,
     chains: Family<Label, Gauge>,
     routes: Family<Label, Gauge>,
@@ -85,7 +88,9 @@ impl Metrics {
         let refused = registered(&mut registry, "iptables_restore_failures", RESTORE_FAILURES, Counter::default());
         let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
         let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
+        let wanted = registered(&mut registry, "forwards_wanted", FORWARDS_WANTED, Gauge::default());
         let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Gauge>::default());
+        let carried = add("forwards_carried", FORWARDS_CARRIED);
         let rules = add("rules", RULES);
         let chains = add("chains", CHAINS);
         let routes = add("routes", ROUTES);
@@ -106,6 +111,8 @@ impl Metrics {
             refused,
             purged,
             forwards,
+            wanted,
+            carried,
             rules,
             chains,
             routes,
@@ -268,6 +275,12 @@ impl Metrics {
                 self.forwards.get_or_create(&labels).set(shown(here().filter(is_so).count()));
             }
         }
+        let count = |is_so: &dyn Fn(&Judgement) -> bool| shown(judgements.values().filter(|judgement| is_so(judgement)).count());
+        self.wanted.set(count(&Judgement::is_wanted));
+        for (role, label) in [(Role::Active, "Active"), (Role::Standby, "Standby")] {
+            let is_so = |judgement: &Judgement| judgement.standing == Standing::Carried && judgement.role == Some(role);
+            self.carried.get_or_create(&[("role", label)]).set(count(&is_so));
+        }
     }
 
     fn set_routes<'a>(&self, states: impl Iterator<Item = &'a RouteState>) {
@@ -348,6 +361,9 @@ const REPAIRS: &str = "Chains (rules), jumps and routes of ours that were put ba
 const CONNTRACK_DELETED: &str = "Connections that were cut because no rule in force stands for them any more";
 const FORWARDS: &str =
     "Forwards by what this node says of them; with an API server, those that only other nodes could carry are not counted";
+const FORWARDS_WANTED: &str =
+    "Forwards that ask to be in force and are right by themselves, whichever node is to carry them; the same on every node";
+const FORWARDS_CARRIED: &str = "Forwards that this node carries, by what it is to them";
 const RULES: &str = "Rules in chains of ours, as last read back from the kernel; jumps in built-in chains are not counted";
 const CHAINS: &str = "Chains of ours, as last read back from the kernel";
 const ROUTES: &str = "Host routes that forwards ask for, by what came of them: satisfied and contested by a foreign route, refused by the kernel, missing for a reason nobody gave";

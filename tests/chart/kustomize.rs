@@ -82,14 +82,9 @@ fn each_overlay_is_what_the_chart_renders_with_its_values() {
         ("deploy/overlays/legacy", json!({"agent": {"iptables": "legacy"}})),
         ("deploy/overlays/node-pool", json!({"nodeSelector": {"portforward.dev/proxy": "true"}})),
     ];
-<<<<<<< HEAD
-    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
+    let folders = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
     let mut there: Vec<String> =
         folders.map(|entry| format!("deploy/overlays/{}", entry.unwrap().file_name().display())).collect();
-=======
-    let folders = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/overlays")).unwrap();
-    let mut there: Vec<String> = folders.map(|entry| format!("deploy/overlays/{}", entry.unwrap().file_name().display())).collect();
->>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
     there.sort();
     let mut known: Vec<&str> = overlays.iter().map(|(folder, _)| *folder).collect();
     known.sort_unstable();
@@ -110,18 +105,7 @@ fn the_flat_file_is_the_base() {
 
 #[test]
 fn what_others_need_comes_before_them() {
-<<<<<<< HEAD
-    for text in [
-        read("deploy/install.yaml"),
-        must(
-            Command::new(programs::folder().join("kubectl"))
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .args(["kustomize", "deploy/overlays/nft"]),
-        ),
-    ] {
-=======
     for text in [read("deploy/install.yaml"), kustomize("deploy/overlays/nft")] {
->>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
         let kinds: Vec<String> = objects(&text).iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect();
         let place = |kind: &str| kinds.iter().position(|one| one == kind).unwrap();
         assert_eq!(place("Namespace"), 0);
@@ -136,14 +120,8 @@ fn what_others_need_comes_before_them() {
 #[test]
 fn the_folder_of_the_definition_holds_nothing_else() {
     // `kubectl apply -f crds` takes every file of it.
-<<<<<<< HEAD
-    let names: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-=======
-    let names: Vec<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
->>>>>>> e4c652b (Ask for the memory that 1,000 forwards take; try the overlay on the page)
+    let names: Vec<_> =
+        fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["portforward.dev_portforwards.yaml"]);
 }
 

@@ -120,7 +120,8 @@ fn both_helms_render_the_same() {
     for values in [json!({}), full()] {
         let rendered = Helm::BOTH.map(|helm| helm.template(CHART, VERSIONS[0], &values).unwrap());
         // They differ in the empty lines between documents.
-        let [four, three] = rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
+        let [four, three] =
+            rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(four, three);
     }
 }
@@ -138,7 +139,11 @@ fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
                 let value = fields.remove(key).expect("it has this field");
                 fields.insert(wrong.clone(), value);
             });
-            slips.push(Slip { pointer: format!("{pointer}/{key}"), values, named: format!("additional properties '{wrong}' not allowed") });
+            slips.push(Slip {
+                pointer: format!("{pointer}/{key}"),
+                values,
+                named: format!("additional properties '{wrong}' not allowed"),
+            });
         }
     });
     // Quantities have names of their own, which are known.
@@ -155,7 +160,11 @@ fn every_value_of_another_kind_is_refused() {
     walk(&full, "", &mut |part, pointer| {
         let other = if part.is_object() { json!("text") } else { json!({"a": "b"}) };
         if !pointer.is_empty() {
-            slips.push(Slip { pointer: pointer.into(), values: changed(&full, pointer, |part| *part = other), named: String::new() });
+            slips.push(Slip {
+                pointer: pointer.into(),
+                values: changed(&full, pointer, |part| *part = other),
+                named: String::new(),
+            });
         }
     });
     assert!(slips.len() > 120, "{}", slips.len());
@@ -224,7 +233,8 @@ fn the_tests_know_every_value_that_the_schema_knows() {
         let mut found = false;
         walk(&full, "", &mut |_, there| {
             let digits = |part: &str| part.parse::<usize>().is_ok();
-            let same = there.split('/').zip(pointer.split('/')).all(|(one, other)| one == other || (digits(one) && digits(other)));
+            let same =
+                there.split('/').zip(pointer.split('/')).all(|(one, other)| one == other || (digits(one) && digits(other)));
             found |= same && there.split('/').count() == pointer.split('/').count();
         });
         found

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part of it")]
 
 pub(crate) mod scrape;
+pub(crate) mod whole;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -1,0 +1,54 @@
+//! Metrics of an agent that has everything: a cluster, and forwards that are counted.
+
+use std::collections::BTreeMap;
+
+use portforward_operator::cluster::Contact;
+use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
+use portforward_operator::dataplane::iptables::Variant;
+use portforward_operator::forward::ForwardKey;
+use portforward_operator::metrics::{Detail, Metrics, Owners, PerForward};
+use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, Translation};
+use portforward_operator::plan::{Acceptance, Verdict};
+
+/// Everything that can be counted for single forwards.
+pub(crate) const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
+
+pub(crate) fn in_cluster() -> Metrics {
+    Metrics::new(Variant::Nft, Some(Contact::none()), ALL)
+}
+
+/// A forward of this name that `reverse` belongs to, with what the plan makes of it.
+pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Verdict) {
+    let translation = |port: u16, source: &str| Translation {
+        flows: FlowMatch {
+            protocol: Protocol::Tcp,
+            destination: "192.168.0.2".parse().unwrap(),
+            ports: port.to_string().parse().unwrap(),
+            source: source.parse().unwrap(),
+            interface: None,
+        },
+        destination: Destination { address: "3.3.3.3".parse().unwrap(), port: None },
+        source: SourceNat::Masquerade,
+    };
+    let translations = vec![translation(port, "1.1.1.1/32"), translation(port, "3.3.3.3/32")];
+    let verdict = Verdict::new(None, 1, Acceptance::Accepted, None);
+    let key = ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() };
+    (key, Verdict { translations, reversed: 1, ..verdict })
+}
+
+/// Metrics that count for these forwards, by their place: so many connections, and so many bytes of each.
+pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
+    let owners = Owners::of(verdicts);
+    metrics.own(&owners, |forward| verdicts.contains_key(forward));
+    let opened = verdicts.values().map(|verdict| (verdict.translations[0].flows.clone(), connections)).collect::<Vec<_>>();
+    metrics.connected(&owners, &opened);
+    let volumes = |bytes| Volumes { original: Volume { packets: bytes / 10, bytes }, reply: Volume::default() };
+    metrics.carried(Accounting::On, owners.lanes().map(|lane| (lane, volumes(bytes))));
+}
+
+/// Everything that there may be, with forwards and a conntrack table.
+pub(crate) fn whole() -> Metrics {
+    let metrics = in_cluster();
+    counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 0, 0);
+    metrics
+}
