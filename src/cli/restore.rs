@@ -72,8 +72,8 @@ enum Round {
     NoRecord,
     /// The node cannot be looked at.
     Blind(FactsError),
-    /// The kernel is as the record says, as far as this tells.
-    Synced { table: String, applied: Applied },
+    /// The kernel was written: what that came to for each forward, and whether all of it was done.
+    Synced { table: String, outcome: anyhow::Result<()> },
 }
 
 impl Restorer {
@@ -91,16 +91,9 @@ impl Restorer {
                 info!(state = %self.state_dir.display(), "no record: nothing was applied here yet, so nothing is put back");
             }
             Round::Blind(error) => return Err(error.into()),
-            Round::Synced { table, applied } => {
+            Round::Synced { table, outcome } => {
                 print(&table)?;
-                let rules = applied.rules?;
-                applied.routes?;
-                applied.conntrack?;
-                applied.forwarding?;
-                anyhow::ensure!(
-                    rules.is_exact(),
-                    "the rules, read back, are not as they were written: another program changes them"
-                );
+                outcome?;
             }
         }
         Ok(Exit::Done)
@@ -152,11 +145,21 @@ impl Restorer {
         Ok(match agent::sync(observer, kernel, &self.policy, &memory, &snapshot).await {
             Ok(synced) => Round::Synced {
                 table: table(&agent::objects(&self.node, &snapshot, &synced.judgements, &BTreeMap::new())),
-                applied: synced.applied,
+                outcome: done(synced.applied),
             },
             Err(error) => Round::Blind(error),
         })
     }
+}
+
+/// Whether everything was done, or what was not.
+fn done(applied: Applied) -> anyhow::Result<()> {
+    let rules = applied.rules?;
+    applied.routes?;
+    applied.conntrack?;
+    applied.forwarding?;
+    anyhow::ensure!(rules.is_exact(), "the rules, read back, are not as they were written: another program changes them");
+    Ok(())
 }
 
 /// Tells what a round came to if it is another thing than `told`.

@@ -42,7 +42,7 @@ pub struct Holder {
     pub numbering: Numbering,
 }
 
-/// Whether two processes number processes alike (pid_namespaces(7)).
+/// Whether two processes number processes alike (`pid_namespaces(7)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numbering {
     /// Alike.

@@ -66,12 +66,12 @@ fn routing_is_switched_on_by_what_the_host_has_mounted() {
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());
     bed.proxy().netns.set("ipv4/ip_forward", "0");
-    let state = state_folder(bed.proxy());
+    let kept = state_folder(bed.proxy());
     let arguments = ["restore", "--node-name", "proxy", "--iptables", "nft", "--set-ip-forward", "--state-dir"];
-    let refused = output(in_mounts(bed.proxy(), READ_ONLY).args(arguments).arg(&state));
+    let refused = output(in_mounts(bed.proxy(), READ_ONLY).args(arguments).arg(&kept));
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Read-only file system"), "{refused:?}");
-    let restored = output(in_mounts(bed.proxy(), &mounts).args(arguments).arg(&state));
+    let restored = output(in_mounts(bed.proxy(), &mounts).args(arguments).arg(&kept));
     assert!(restored.status.success(), "{restored:?}");
     let table = String::from_utf8_lossy(&restored.stdout).into_owned();
     assert!(!table.contains("ForwardingDisabled"), "{table}");

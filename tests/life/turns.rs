@@ -56,7 +56,7 @@ fn a_holder_in_another_container_is_not_taken_for_a_process_of_this_one() {
     assert!(said(&refused).contains(words), "{refused:?}");
 }
 
-/// Such as a static pod beside the DaemonSet's.
+/// Such as a static pod beside the agent's own.
 #[test]
 fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
     let stage = Stage::seed(Variant::Nft);

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::debug;
 
 pub use chain::{ChainName, Chains, ForeignChain};
 pub use choose::{NoVariant, choose};
@@ -224,7 +223,9 @@ impl Iptables {
     ) -> Result<(), RulesError> {
         for table in Table::ALL {
             let chains = ruleset.chains(table);
-            self.make_scaffold(table, &before[&table]).await;
+            if self.variant == Variant::Nft {
+                scaffold::prepare(table, &before[&table]).await;
+            }
             let differing: Vec<ChainName> = before[&table].differing(chains).cloned().collect();
             for text in rewrite(self.variant, table, chains, &differing) {
                 self.restore(&text).await?;
@@ -235,23 +236,6 @@ impl Iptables {
             }
         }
         Ok(())
-    }
-
-    /// Makes what our chains hang in, before iptables-nft would: it would not be known for ours when we go.
-    async fn make_scaffold(&self, table: Table, before: &SavedTable) {
-        let mut stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table);
-        // Where our jumps are, so are the chains that they stand in.
-        if self.variant == Variant::Nft
-            && stages.any(|stage| before.jump(stage) == JumpState::Missing)
-            && let Err(error) = scaffold::make(table).await
-        {
-            // iptables-nft makes them then, and they stay when we go.
-            debug!(
-                table = table.name(),
-                error = &error as &(dyn std::error::Error + Send + Sync),
-                "built-in chains not made by us"
-            );
-        }
     }
 
     async fn place_jump(

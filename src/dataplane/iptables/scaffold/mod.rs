@@ -8,8 +8,10 @@
 mod wire;
 
 use rustix::io::Errno;
+use tracing::debug;
 
 use super::layout::{Stage, Table};
+use super::saved::{JumpState, SavedTable};
 use crate::netlink::{NetlinkError, Refusal};
 use wire::Wire;
 
@@ -75,9 +77,17 @@ struct Held {
     chains: Vec<(Stage, HeldChain)>,
 }
 
-/// Makes `table` and its built-in chains that ours hang in, marked, as far as they are missing.
-pub(super) async fn make(table: Table) -> Result<(), ScaffoldError> {
-    transact(|held| missing(held, table)).await.map(drop)
+/// Makes what our chains in `table` hang in, before iptables-nft would: it would not be known for ours when we go.
+pub(super) async fn prepare(table: Table, before: &SavedTable) {
+    let mut stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table);
+    // Where our jumps are, so are the chains that they stand in.
+    if stages.any(|stage| before.jump(stage) == JumpState::Missing)
+        && let Err(error) = transact(|held| missing(held, table)).await
+    {
+        // iptables-nft makes them then, and they stay when we go.
+        let error = &error as &(dyn std::error::Error + Send + Sync);
+        debug!(table = table.name(), error, "tables and built-in chains are left for iptables-nft to make");
+    }
 }
 
 /// Removes what bears our mark and holds nothing, in all tables.
