@@ -64,14 +64,17 @@ where the program takes it here: an overlay then changes it by its name. */}}
 - name: NODE_NAME
   valueFrom:
     fieldRef:
+      apiVersion: v1
       fieldPath: spec.nodeName
 - name: POD_NAMESPACE
   valueFrom:
     fieldRef:
+      apiVersion: v1
       fieldPath: metadata.namespace
 - name: HOST_IP
   valueFrom:
     fieldRef:
+      apiVersion: v1
       fieldPath: status.hostIP
 - name: PORTFORWARD_IPTABLES
   value: {{ .Values.agent.iptables }}
