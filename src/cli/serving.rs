@@ -35,7 +35,7 @@ pub(super) struct ServingOptions {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ForwardMetrics {
-    Off,
+    None,
     Connections,
     Traffic,
 }
@@ -44,7 +44,7 @@ impl ServingOptions {
     /// Which series there are for single forwards.
     pub(super) const fn per_forward(&self) -> PerForward {
         let detail = match self.forward_metrics {
-            ForwardMetrics::Off => Detail::Off,
+            ForwardMetrics::None => Detail::Off,
             ForwardMetrics::Connections => Detail::Connections,
             ForwardMetrics::Traffic => Detail::Traffic,
         };
@@ -54,7 +54,7 @@ impl ServingOptions {
     /// Whether the counters of the rules are needed for that.
     pub(super) const fn counting(&self) -> Counting {
         match self.forward_metrics {
-            ForwardMetrics::Off => Counting::Off,
+            ForwardMetrics::None => Counting::Off,
             ForwardMetrics::Connections | ForwardMetrics::Traffic => Counting::On,
         }
     }

@@ -4,9 +4,12 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../exposition/mod.rs"]
+mod exposition;
 #[path = "../plane/mod.rs"]
 mod plane;
 
+mod alerts;
 mod combinations;
 mod conventions;
 mod generated;

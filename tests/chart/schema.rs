@@ -8,7 +8,7 @@ use crate::helm::{CHART, Helm, VERSIONS, read};
 use crate::table::{documented, place};
 
 /// Maps whose keys are the user's own, by their paths: a slip of the pen cannot be told there, what is no key can.
-const FREE: [&str; 8] = [
+const FREE: [&str; 15] = [
     "/nodeSelector",
     "/podAnnotations",
     "/podLabels",
@@ -17,6 +17,13 @@ const FREE: [&str; 8] = [
     "/monitoring/podMonitor/annotations",
     "/monitoring/serviceMonitor/labels",
     "/monitoring/serviceMonitor/annotations",
+    "/monitoring/prometheusRule/labels",
+    "/monitoring/prometheusRule/annotations",
+    "/monitoring/prometheusRule/extraRules/0/labels",
+    "/monitoring/prometheusRule/extraRules/0/annotations",
+    "/monitoring/prometheusRule/extraRules/1/labels",
+    "/monitoring/dashboard/labels",
+    "/monitoring/dashboard/annotations",
 ];
 
 /// Every value once.
@@ -192,6 +199,11 @@ fn what_no_cluster_could_use_is_refused() {
         ("/podLabels", json!({"a": "no value!"})),
         ("/podLabels", json!({"a": "x".repeat(64)})),
         ("/monitoring/podMonitor/interval", json!("30 s")),
+        ("/monitoring/prometheusRule/runbookUrl", json!("docs/alerts.md")),
+        ("/monitoring/prometheusRule/extraRules", json!([{"alert": "A", "record": "b", "expr": "1"}])),
+        ("/monitoring/prometheusRule/extraRules", json!([{"expr": "1"}])),
+        ("/agent/forwardMetrics/detail", json!(false)),
+        ("/agent/forwardMetrics/limit", json!(-1)),
         ("/resources/limits", json!({"memory": "512MB"})),
         ("/fullnameOverride", json!("x".repeat(53))),
         ("/tolerations/0/effect", json!("NoWay")),

@@ -9,7 +9,11 @@ use crate::python;
 use crate::schema::full;
 
 /// Kinds that Kubernetes itself has not, so that its schemas do not know them.
-const OF_OTHERS: [&str; 2] = ["monitoring.coreos.com/v1 PodMonitor", "monitoring.coreos.com/v1 ServiceMonitor"];
+const OF_OTHERS: [&str; 3] = [
+    "monitoring.coreos.com/v1 PodMonitor",
+    "monitoring.coreos.com/v1 PrometheusRule",
+    "monitoring.coreos.com/v1 ServiceMonitor",
+];
 
 /// The values that change what is rendered, by what they are about.
 pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
@@ -21,6 +25,7 @@ pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
         ("ip_forward", json!({"agent": {"setIpForward": true, "reservedPorts": ""}})),
         ("a pod monitor", json!({"metrics": {"listen": "NodeIP"}, "monitoring": {"podMonitor": {"enabled": true}}})),
         ("a service monitor", json!({"metrics": {"listen": "NodeIP"}, "monitoring": {"serviceMonitor": {"enabled": true}}})),
+        ("alerts", json!({"monitoring": {"prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}})),
         ("on delete", json!({"updateStrategy": {"type": "OnDelete"}})),
         ("a share of the nodes", json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "25%"}}})),
         (

@@ -111,7 +111,7 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
 #[test]
 fn nothing_is_said_of_single_forwards_where_that_is_not_wanted() {
     for (extra, wanted) in [
-        (vec!["--forward-metrics=off".to_owned()], &[][..]),
+        (vec!["--forward-metrics=none".to_owned()], &[][..]),
         (vec!["--forward-metrics-limit=0".to_owned()], &[]),
         (vec![], &["connections TCP forward", "connections UDP forward"]),
     ] {

@@ -84,14 +84,20 @@ where the program takes it here: an overlay then changes it by its name. */}}
   value: {{ ternary "$(HOST_IP)" "127.0.0.1" (eq .Values.metrics.listen "NodeIP") }}:{{ .Values.metrics.port }}
 - name: PORTFORWARD_HEALTH_ADDRESS
   value: 127.0.0.1:{{ .Values.health.port }}
+- name: PORTFORWARD_FORWARD_METRICS
+  value: {{ .Values.agent.forwardMetrics.detail }}
+- name: PORTFORWARD_FORWARD_METRICS_LIMIT
+  value: {{ .Values.agent.forwardMetrics.limit | int | quote }}
 - name: PORTFORWARD_LOG_FORMAT
   value: {{ .Values.agent.logFormat }}
 - name: PORTFORWARD_LOG
   value: {{ include "portforward-operator.log" . }}
 {{- end }}
 
-{{/* How a monitor (the argument) has its endpoint scraped. Each series gets the name of the node, which the alerts say. */}}
+{{/* How a monitor (the argument) has its endpoint scraped. Each series gets the name of the node, which the alerts say. What
+a series says itself wins: the namespace of a series about a forward is the forward's, not that of the agents. */}}
 {{- define "portforward-operator.scrape" -}}
+honorLabels: true
 {{- with .interval }}
 interval: {{ . }}
 {{- end }}
