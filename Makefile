@@ -25,7 +25,7 @@ test: prepare ## Runs every test but those of e2e; needs root, for the network n
 e2e: ## Builds the image and tries it on real nodes, installed by the chart and the manifests; needs root
 	@hack/prepare.sh e2e
 	@$(step) "Find the programs of a cluster, or build them (15 minutes the first time)" hack/kubernetes.sh cluster
-	@$(step) "Build the image (minutes the first time) and check it" image/check.sh
+	@$(step) "Build the image (minutes the first time) and check it" hack/image.sh
 	@$(step) "Compile the tests" cargo test --locked --test e2e --no-run
 	@$(step) "Run the tests on real nodes" cargo test --locked --test e2e -- --test-threads=1 --nocapture
 

@@ -24,8 +24,8 @@ fail() {
 packages() {
     local need missing=()
     case ${1:-} in
-    image) needs+=(buildah=buildah) ;;
-    e2e) needs+=(buildah=buildah containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
+    image) needs+=(buildah=buildah readelf=binutils) ;;
+    e2e) needs+=(buildah=buildah readelf=binutils capsh=libcap2-bin python3=python3 containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
     esac
     for need in "${needs[@]}"; do
         has "${need%%=*}" || missing+=("${need##*=}")
