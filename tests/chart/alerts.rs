@@ -156,7 +156,13 @@ fn every_alert_has_its_section_of_the_runbook_and_every_section_its_alert() {
         }
     }
     for alert in &alerts {
-        let row = format!("| [{0}](#{1}) | {2} | {3} |", text(alert, "alert"), text(alert, "alert").to_lowercase(), text(&alert["labels"], "severity"), text(alert, "for"));
+        let row = format!(
+            "| [{0}](#{1}) | {2} | {3} |",
+            text(alert, "alert"),
+            text(alert, "alert").to_lowercase(),
+            text(&alert["labels"], "severity"),
+            text(alert, "for")
+        );
         assert!(page.contains(&row), "{RUNBOOK} lacks {row}");
         assert_eq!(text(&alert["annotations"], "runbook"), format!("{RUNBOOK}#{}", text(alert, "alert").to_lowercase()));
     }
@@ -193,7 +199,9 @@ fn unknown(expr: &str) -> Vec<String> {
                 continue;
             }
             let there = |value: &str| labels.get(label).is_some_and(|values| values.contains(value));
-            wrong.extend(values.split('|').filter(|value| !there(value)).map(|value| format!("{}: no {label}={value}", &found[1])));
+            wrong.extend(
+                values.split('|').filter(|value| !there(value)).map(|value| format!("{}: no {label}={value}", &found[1])),
+            );
         }
     }
     wrong
@@ -205,7 +213,10 @@ fn alerts_ask_for_series_and_labels_that_there_are() {
         assert_eq!(unknown(text(&alert, "expr")), Vec::<String>::new(), "{alert}");
     }
     let wrong = unknown(r#"rate(portforward_repair_total[5m]) > portforward_routes{state=~"missing|gone",via="x"}"#);
-    assert_eq!(wrong, ["portforward_repair_total: no such series", "portforward_routes: no state=gone", "portforward_routes: no via=x"]);
+    assert_eq!(
+        wrong,
+        ["portforward_repair_total: no such series", "portforward_routes: no state=gone", "portforward_routes: no via=x"]
+    );
 }
 
 #[test]
@@ -215,7 +226,8 @@ fn the_page_on_metrics_asks_for_series_and_labels_that_there_are() {
     let exprs: Vec<String> = code.captures_iter(&page).map(|found| found[1].replace("\\|", "|")).collect();
     assert!(exprs.len() > 30, "{exprs:?}");
     // The table has counters and buckets by the names that people look for; a histogram is named without its parts.
-    let wrong: Vec<String> = exprs.iter().flat_map(|expr| unknown(expr)).filter(|wrong| !wrong.contains("_duration_seconds: no such")).collect();
+    let wrong: Vec<String> =
+        exprs.iter().flat_map(|expr| unknown(expr)).filter(|wrong| !wrong.contains("_duration_seconds: no such")).collect();
     assert_eq!(wrong, Vec::<String>::new());
 }
 
@@ -237,7 +249,9 @@ fn the_dashboard_is_one_that_grafana_takes_and_asks_for_what_there_is() {
             assert!(expr.contains("job=~\"$job\",instance=~\"$instance\""), "{expr}");
             assert_eq!(unknown(expr), Vec::<String>::new(), "{expr}");
             let labels = Regex::new(r"\{\{(\w+)\}\}").unwrap();
-            let given = |name: &str| expr.contains(&format!("by ({name}")) || expr.contains(&format!(", {name}")) || !expr.contains(" by ");
+            let given = |name: &str| {
+                expr.contains(&format!("by ({name}")) || expr.contains(&format!(", {name}")) || !expr.contains(" by ")
+            };
             assert!(labels.captures_iter(text(target, "legendFormat")).all(|label| given(&label[1])), "{expr}");
         }
     }
@@ -254,7 +268,9 @@ fn no_two_panels_of_the_dashboard_lie_on_one_place_and_all_of_their_expressions_
         for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
             assert!(taken.insert(place), "{}: {place:?}", panel["title"]);
         }
-        exprs.extend(panel["targets"].as_array().unwrap().iter().map(|target| text(target, "expr").replace("$__rate_interval", "5m")));
+        exprs.extend(
+            panel["targets"].as_array().unwrap().iter().map(|target| text(target, "expr").replace("$__rate_interval", "5m")),
+        );
     }
     let rules: Vec<Value> = exprs.iter().map(|expr| json!({"record": "a:b", "expr": expr})).collect();
     let output = promtool(&folder(&rules), &["check", "rules", "--lint=none", "rules.json"]);

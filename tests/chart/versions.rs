@@ -9,11 +9,8 @@ use crate::python;
 use crate::schema::full;
 
 /// Kinds that Kubernetes itself has not, so that its schemas do not know them.
-const OF_OTHERS: [&str; 3] = [
-    "monitoring.coreos.com/v1 PodMonitor",
-    "monitoring.coreos.com/v1 PrometheusRule",
-    "monitoring.coreos.com/v1 ServiceMonitor",
-];
+const OF_OTHERS: [&str; 3] =
+    ["monitoring.coreos.com/v1 PodMonitor", "monitoring.coreos.com/v1 PrometheusRule", "monitoring.coreos.com/v1 ServiceMonitor"];
 
 /// The values that change what is rendered, by what they are about.
 pub(crate) fn cases() -> BTreeMap<&'static str, Value> {

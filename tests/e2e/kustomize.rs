@@ -75,7 +75,8 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("the unit starts something");
     let mut restore = cluster.nodes[0].command(&cluster.bed, env!("CARGO_BIN_EXE_portforward-operator"));
     // The host of the test is not called as its node.
-    let mut restore = restore.args(start.split_whitespace().skip(1)).env("NODE_NAME", "px0").spawn().expect("nsenter is installed");
+    let mut restore =
+        restore.args(start.split_whitespace().skip(1)).env("NODE_NAME", "px0").spawn().expect("nsenter is installed");
     cluster.wait_serves("the unit put nothing back");
     kill_process(Pid::from_child(&restore), Signal::TERM).expect("it stays");
     assert!(restore.wait().expect("a child can be waited for").success());

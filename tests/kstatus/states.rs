@@ -1,10 +1,10 @@
 //! The states that a forward can be in, each made by the real status code, and what each tool should make of them.
 
 use portforward_operator::api::Role;
-use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::dataplane::conntrack::Purged;
 use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
+use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::{ForwardKey, Refusal};
 use portforward_operator::model::HostRoute;
 use portforward_operator::plan::{
@@ -311,7 +311,12 @@ pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role
 }
 
 fn applied(rules: RulesReport) -> Applied {
-    Applied { rules: Ok(rules), routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()), forwarding: Ok(Forwarded::AsFound) }
+    Applied {
+        rules: Ok(rules),
+        routes: Ok(RoutesReport::default()),
+        conntrack: Ok(Purged::default()),
+        forwarding: Ok(Forwarded::AsFound),
+    }
 }
 
 pub(crate) fn exact() -> Applied {

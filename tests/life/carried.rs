@@ -70,12 +70,18 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
     let Stage { agent, manifests, options, bed } = Stage::of(variant, bed, &[(FILE, both_ways())]);
     let proxy = bed.proxy();
     agent.wait_ready(SEED);
-    let open = |count: usize| (0..count).for_each(|_| { tcp(&bed).expect("served"); });
+    let open = |count: usize| {
+        (0..count).for_each(|_| {
+            tcp(&bed).expect("served");
+        })
+    };
     wait_connections(proxy, [0; 3], [0; 3]);
 
     open(3);
     let mut datagrams = [flow(&bed), flow(&bed)];
-    datagrams.iter_mut().for_each(|flow| { flow.ask(ANSWER).expect("a second datagram begins nothing"); });
+    datagrams.iter_mut().for_each(|flow| {
+        flow.ask(ANSWER).expect("a second datagram begins nothing");
+    });
     tcp_ask(&bed.server, SERVER, (EXTERNAL, BACK), ANSWER).expect("reverse is served");
     wait_connections(proxy, [0; 3], [3, 2, 1]);
 
