@@ -186,7 +186,7 @@ fn names_are_written_so_that_they_are_read_as_they_are() {
 }
 
 /// Every sample of an exposition, as the parser of Prometheus' own client library for Python reads it.
-const READ: &str = r#"
+const READ: &str = r"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 samples = [
@@ -195,7 +195,7 @@ samples = [
     for sample in family.samples
 ]
 json.dump(samples, sys.stdout)
-"#;
+";
 
 #[test]
 fn another_parser_reads_the_same() {

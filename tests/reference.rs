@@ -145,17 +145,14 @@ impl Sections {
             return Vec::new();
         }
         let messages: Vec<String> = rules.iter().map(|rule| words(&rule["message"])).collect();
-        match self.listed.get(&messages) {
-            Some(first) => vec![format!("| `{path}` | as `{first}` |\n")],
-            None => {
-                let row = |(rule, message): (&&Value, &String)| {
-                    format!("| `{path}{}` | {} |\n", words(&rule["fieldPath"]), cell(message))
-                };
-                let rows = rules.iter().zip(&messages).map(row).collect();
-                self.listed.insert(messages, path.to_owned());
-                rows
-            }
+        if let Some(first) = self.listed.get(&messages) {
+            return vec![format!("| `{path}` | as `{first}` |\n")];
         }
+        let row =
+            |(rule, message): (&&Value, &String)| format!("| `{path}{}` | {} |\n", words(&rule["fieldPath"]), cell(message));
+        let rows = rules.iter().zip(&messages).map(row).collect();
+        self.listed.insert(messages, path.to_owned());
+        rows
     }
 
     /// Defaults that do not fit into a table.

@@ -66,7 +66,8 @@ impl Follower {
     async fn look(&mut self, flows: &mut Flows) -> Result<(), ConntrackError> {
         let owners = Arc::clone(&self.owners.borrow_and_update());
         if owners.is_empty() {
-            return Ok(self.tell());
+            self.tell();
+            return Ok(());
         }
         let finder = Finder::new(&owners);
         flows.look(|flow| self.traffic.seen(&flow, &finder)).await?;

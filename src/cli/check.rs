@@ -1,5 +1,6 @@
 //! `check`: whether the installation works, as far as can be seen with the rights of an agent. Writes nothing.
 
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -58,7 +59,7 @@ pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {
                 ("failed", format!("{error:#}"))
             }
         };
-        text += &format!("{verdict:<6}  {what:<10}  {said}\n");
+        let _ = writeln!(text, "{verdict:<6}  {what:<10}  {said}");
     }
     print(&text)?;
     Ok(exit)

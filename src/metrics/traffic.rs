@@ -163,8 +163,12 @@ mod tests {
     /// Looks, with these flows there, and these ended meanwhile; what more was carried to the upstream, by forward.
     fn look(traffic: &mut Traffic, owners: &Arc<Owners>, there: &[Flow], ended: &[Flow]) -> Vec<(String, u64)> {
         let finder = Finder::new(owners);
-        there.iter().for_each(|flow| traffic.seen(flow, &finder));
-        ended.iter().for_each(|flow| traffic.ended(flow, &finder));
+        for flow in there {
+            traffic.seen(flow, &finder);
+        }
+        for flow in ended {
+            traffic.ended(flow, &finder);
+        }
         traffic.looked(Arc::clone(owners));
         told(traffic)
     }

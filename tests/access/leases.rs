@@ -31,8 +31,7 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     let post = json!({"metadata": {"name": "any"}, "spec": {"holderIdentity": NODE}});
     agent.refused(&Request::post(Resource::Leases.path(Some(SYSTEM), None), post), own);
 
-    for node in [&agent, &agent, &other, &other] {
-        let name = if std::ptr::eq(node, &agent) { NODE } else { OTHER };
+    for (node, name) in [(&agent, NODE), (&agent, NODE), (&other, OTHER), (&other, OTHER)] {
         node.does(&apply(name, name, &plain, ""));
     }
     // Once it has: neither renewed, nor taken over, nor given away, nor ended.

@@ -17,7 +17,7 @@ fn entry(node: &str, role: &str) -> Value {
 }
 
 /// Server-side apply of some status, forced, as all that an agent writes.
-fn apply(name: &str, manager: &str, status: Value) -> Request {
+fn apply(name: &str, manager: &str, status: &Value) -> Request {
     let body = json!({
         "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward",
         "metadata": {"name": name, "namespace": LINES}, "status": status,
@@ -27,7 +27,7 @@ fn apply(name: &str, manager: &str, status: Value) -> Request {
 
 /// One entry under its own manager.
 fn apply_entry(name: &str, entry: &Value) -> Request {
-    apply(name, entry["nodeName"].as_str().unwrap(), json!({"nodes": [entry]}))
+    apply(name, entry["nodeName"].as_str().unwrap(), &json!({"nodes": [entry]}))
 }
 
 /// The entries, as `node role`.
@@ -47,7 +47,7 @@ fn the_entry_of_its_own_node_is_an_agents_to_add_to_change_and_to_take_out() {
     other.does(&apply_entry("own", &entry(OTHER, "Active")));
     agent.does(&apply_entry("own", &entry(NODE, "Standby")));
     assert_eq!(entries("own"), ["node-a Standby", "node-b Active"]);
-    agent.does(&apply("own", NODE, json!({})));
+    agent.does(&apply("own", NODE, &json!({})));
     assert_eq!(entries("own"), ["node-b Active"]);
 }
 
@@ -75,9 +75,9 @@ fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
         let both = json!({"nodes": [entry(NODE, "Active"), wrong]});
         agent.refused(&Request::merge(path("other"), json!({"status": both})), not);
         if wrong["conditions"].is_array() {
-            agent.refused(&apply("other", NODE, both), not);
+            agent.refused(&apply("other", NODE, &both), not);
         }
-        agent.refused(&apply("other", OTHER, json!({"nodes": [wrong]})), not);
+        agent.refused(&apply("other", OTHER, &json!({"nodes": [wrong]})), not);
     }
     let operations = json!([{"op": "replace", "path": "/status/nodes/1/role", "value": "Standby"}]);
     agent.refused(&Request::json_patch(path("other"), operations), not);
@@ -102,10 +102,10 @@ fn an_entry_that_two_own_would_stay_so_an_agent_cannot_own_that_of_another() {
     let not = "the agent of node node-a may not own the entry of another node in status.nodes";
     for manager in [NODE, OTHER, "any", "portforward-summary"] {
         let both = json!({"nodes": [entry(NODE, "Standby"), entry(OTHER, "Active")]});
-        agent.refused(&apply("owned", manager, both), not);
+        agent.refused(&apply("owned", manager, &both), not);
     }
-    agent.refused(&apply("owned", "any", json!({"nodes": [entry(OTHER, "Active")]})), not);
-    other.does(&apply("owned", OTHER, json!({})));
+    agent.refused(&apply("owned", "any", &json!({"nodes": [entry(OTHER, "Active")]})), not);
+    other.does(&apply("owned", OTHER, &json!({})));
     assert_eq!(entries("owned"), Vec::<String>::new());
 }
 
@@ -115,7 +115,7 @@ fn the_entries_of_the_dead_are_taken_out_by_any_agent() {
     add_forward(plane(), "dead");
     agent.does(&apply_entry("dead", &entry(NODE, "Active")));
     other.does(&apply_entry("dead", &entry(OTHER, "Standby")));
-    agent.does(&apply("dead", OTHER, json!({})));
+    agent.does(&apply("dead", OTHER, &json!({})));
     assert_eq!(entries("dead"), ["node-a Active"]);
     // And written again by an agent that lives.
     other.does(&apply_entry("dead", &entry(OTHER, "Standby")));
@@ -128,8 +128,8 @@ fn an_entry_that_its_agent_owns_twice_is_taken_out_by_an_administrator() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
     add_forward(plane(), "twice");
     agent.does(&apply_entry("twice", &entry(NODE, "Active")));
-    agent.does(&apply("twice", "any", json!({"nodes": [entry(NODE, "Active")]})));
-    other.does(&apply("twice", NODE, json!({})));
+    agent.does(&apply("twice", "any", &json!({"nodes": [entry(NODE, "Active")]})));
+    other.does(&apply("twice", NODE, &json!({})));
     assert_eq!(entries("twice"), ["node-a Active"]);
     let patch = ["--subresource", "status", "--type", "merge", "--patch", r#"{"status": {"nodes": []}}"#];
     let patched = plane().kubectl(["patch", "portforward", "twice", "--namespace", LINES].iter().chain(&patch));
@@ -147,7 +147,7 @@ fn the_summary_is_written_by_any_agent() {
     let summary = |reason: &str| {
         let mut ready = entry(OTHER, "Active")["conditions"][0].clone();
         ready["reason"] = reason.into();
-        apply("summary", "portforward-summary", json!({"conditions": [ready], "activeNode": OTHER, "observedGeneration": 1}))
+        apply("summary", "portforward-summary", &json!({"conditions": [ready], "activeNode": OTHER, "observedGeneration": 1}))
     };
     agent.does(&summary("Ready"));
     let written = other.does(&summary("Standby"));

@@ -156,7 +156,11 @@ fn remove(name: &str) {
 }
 
 fn kill_all(name: &str) -> usize {
-    pids(name).into_iter().map(|pid| kill_process(pid, Signal::KILL)).count()
+    let pids = pids(name);
+    for pid in &pids {
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    pids.len()
 }
 
 /// The processes in a namespace but this one: a test that panicked inside `run` may still have its own thread in there.

@@ -241,6 +241,7 @@ fn the_dashboard_is_one_that_grafana_takes_and_asks_for_what_there_is() {
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len());
+    let labels = Regex::new(r"\{\{(\w+)\}\}").unwrap();
     for panel in panels {
         assert!(!text(panel, "title").is_empty() && !text(panel, "description").is_empty());
         for target in panel["targets"].as_array().unwrap() {
@@ -248,7 +249,6 @@ fn the_dashboard_is_one_that_grafana_takes_and_asks_for_what_there_is() {
             let expr = text(target, "expr");
             assert!(expr.contains("job=~\"$job\",instance=~\"$instance\""), "{expr}");
             assert_eq!(unknown(expr), Vec::<String>::new(), "{expr}");
-            let labels = Regex::new(r"\{\{(\w+)\}\}").unwrap();
             let given = |name: &str| {
                 expr.contains(&format!("by ({name}")) || expr.contains(&format!(", {name}")) || !expr.contains(" by ")
             };

@@ -80,7 +80,9 @@ fn base() -> BTreeMap<String, String> {
             text
         });
         match files.get_mut(file) {
-            Some(before) => *before += &format!("---\n{}\n", kept.trim_end()),
+            Some(before) => {
+                let _ = write!(before, "---\n{}\n", kept.trim_end());
+            }
             None => drop(files.insert(file.to_owned(), format!("{MADE}{}\n", kept.trim_end()))),
         }
     }

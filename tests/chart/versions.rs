@@ -42,7 +42,7 @@ pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
     ])
 }
 
-const VALIDATE: &str = r#"
+const VALIDATE: &str = r"
 import functools, json, sys
 import kubernetes_validate
 from kubernetes_validate import utils
@@ -61,7 +61,7 @@ for version, objects in json.load(sys.stdin).items():
             said = '/'.join(str(part) for part in error.path) + ': ' + error.message[:300]
         found[version].append(said)
 json.dump(found, sys.stdout)
-"#;
+";
 
 /// What is wrong with objects in each version of Kubernetes; those without a schema, by kind.
 fn judged(by_version: &BTreeMap<&str, Vec<Value>>) -> (Vec<String>, BTreeSet<String>) {

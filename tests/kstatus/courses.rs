@@ -41,7 +41,7 @@ pub(crate) fn courses() -> Vec<(String, Vec<Value>)> {
         }
     }
     pairs.push(("wrong".to_owned(), [wrong(1), wrong(1)], [wrong(2), wrong(2)]));
-    let off = |generation| withdrawn(generation, exact());
+    let off = |generation| withdrawn(generation, &exact());
     pairs.push(("disabled".to_owned(), [off(1), off(1)], [off(2), off(2)]));
     let mut courses = Vec::new();
     for (name, new, changed) in pairs {

@@ -116,7 +116,7 @@ fn nobody_is_told_an_end_before_it_is_one() {
         let (last, before) = statuses.split_last().expect("something is written");
         let ends: BTreeSet<String> = before
             .iter()
-            .map(|object| rules::kstatus(object))
+            .map(rules::kstatus)
             .filter(|(said, _)| *said != Kstatus::InProgress && *said != rules::kstatus(last).0)
             .map(|(said, message)| format!("{said:?} ({message})"))
             .collect();

@@ -165,7 +165,7 @@ pub(crate) fn states() -> Vec<State> {
     let mut deleted = Agents::new(&[("a", ready(1))]);
     deleted.course(First::Lowest);
     deleted.delete();
-    deleted.say(&[("a", withdrawn(2, exact()))]);
+    deleted.say(&[("a", withdrawn(2, &exact()))]);
     let more = [
         state("the spec was changed", Row::Changed, changed.object()),
         state("deleted, and something else holds it", Row::Deleted, deleted.settle()),
@@ -218,11 +218,11 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             vec![state("at work, with a standby", Row::Ready, settled(&[("a", standby(1)), ("b", ready(1))]))]
         }
         Circumstance::Disabled => {
-            let one = settled(&[("a", withdrawn(1, exact()))]);
+            let one = settled(&[("a", withdrawn(1, &exact()))]);
             let mut after_work = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
             after_work.course(First::Lowest);
             after_work.edit();
-            after_work.say(&[("a", withdrawn(2, exact())), ("b", withdrawn(2, exact()))]);
+            after_work.say(&[("a", withdrawn(2, &exact())), ("b", withdrawn(2, &exact()))]);
             vec![
                 state("disabled from the start", Row::Disabled, one),
                 state("disabled after it was at work", Row::Disabled, after_work.settle()),
@@ -232,7 +232,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             let mut half = Agents::new(&[("a", ready(1)), ("b", standby(1))]);
             half.course(First::Lowest);
             half.edit();
-            half.say(&[("a", withdrawn(2, exact())), ("b", standby(1))]);
+            half.say(&[("a", withdrawn(2, &exact())), ("b", standby(1))]);
             vec![
                 state("no agent has seen it", Row::Unseen, Agents::new(&[]).object()),
                 state("one of two has withdrawn it", Row::Withdrawing, half.settle()),
@@ -251,7 +251,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             let mut stuck = Agents::new(&[("a", ready(1))]);
             stuck.course(First::Lowest);
             stuck.edit();
-            stuck.say(&[("a", withdrawn(2, hanging()))]);
+            stuck.say(&[("a", withdrawn(2, &hanging()))]);
             let broken = settled(&[("a", judge(&verdict(1, Acceptance::Accepted, Some(Role::Active)), &hanging()))]);
             vec![
                 state("iptables fails", Row::NotProgrammed, broken),
@@ -347,8 +347,8 @@ pub(crate) fn elsewhere(generation: i64) -> Judgement {
     of(generation, Acceptance::Accepted, None)
 }
 
-pub(crate) fn withdrawn(generation: i64, applied: Applied) -> Judgement {
-    judge(&Verdict { served: true, ..verdict(generation, Acceptance::Disabled, None) }, &applied)
+pub(crate) fn withdrawn(generation: i64, applied: &Applied) -> Judgement {
+    judge(&Verdict { served: true, ..verdict(generation, Acceptance::Disabled, None) }, applied)
 }
 
 pub(crate) fn lost(generation: i64, role: Role) -> Judgement {

@@ -71,17 +71,17 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
     let proxy = bed.proxy();
     agent.wait_ready(SEED);
     let open = |count: usize| {
-        (0..count).for_each(|_| {
+        for _ in 0..count {
             tcp(&bed).expect("served");
-        })
+        }
     };
     wait_connections(proxy, [0; 3], [0; 3]);
 
     open(3);
     let mut datagrams = [flow(&bed), flow(&bed)];
-    datagrams.iter_mut().for_each(|flow| {
+    for flow in &mut datagrams {
         flow.ask(ANSWER).expect("a second datagram begins nothing");
-    });
+    }
     tcp_ask(&bed.server, SERVER, (EXTERNAL, BACK), ANSWER).expect("reverse is served");
     wait_connections(proxy, [0; 3], [3, 2, 1]);
 
@@ -157,7 +157,7 @@ impl Ends {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (output, heard) = (process.stdout.take().expect("piped"), Arc::clone(&lines));
         thread::spawn(move || {
-            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| heard.lock().unwrap().push(line))
+            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| heard.lock().unwrap().push(line));
         });
         Self { process, lines }
     }

@@ -20,7 +20,7 @@ const ACCOUNTING: &str = "/proc/sys/net/netfilter/nf_conntrack_acct";
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 /// How much the kernel keeps for us of what ended until we read it, in bytes: some ten thousand flows.
 const BACKLOG: usize = 8 << 20;
-/// What a flow has carried, each way (include/uapi/linux/netfilter/nfnetlink_conntrack.h); in each, packets and bytes.
+/// What a flow has carried, each way (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`); in each, packets and bytes.
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_COUNTERS_PACKETS: u16 = 1;

@@ -117,16 +117,19 @@ impl Count {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     /// A table with rules for these ports, each with its packets.
     fn table(chains: &[(&str, &[(u16, u64)])]) -> SavedTable {
         let mut text = String::new();
         for (name, rules) in chains {
-            text += &format!(":{name} - [0:0]\n");
+            let _ = writeln!(text, ":{name} - [0:0]");
             for (port, packets) in *rules {
-                text += &format!(
-                    "[{packets}:0] -A {name} -d 192.168.0.2/32 -p tcp -m tcp --dport {port} -j DNAT --to-destination 3.3.3.3\n"
+                let _ = writeln!(
+                    text,
+                    "[{packets}:0] -A {name} -d 192.168.0.2/32 -p tcp -m tcp --dport {port} -j DNAT --to-destination 3.3.3.3"
                 );
             }
         }

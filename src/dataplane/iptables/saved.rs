@@ -151,13 +151,11 @@ impl SavedTable {
 
 /// What a rule has counted, in packets: before it, as `iptables-save -c` prints it, or within, as `-S -v` does; and the rest.
 fn counted(line: &str) -> (Option<u64>, &str) {
-    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        Some((counts, rule)) => (counts.split(':').next().and_then(|packets| packets.parse().ok()), rule),
-        None => {
-            let packets = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-            (packets, line)
-        }
+    if let Some((counts, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        return (counts.split(':').next().and_then(|packets| packets.parse().ok()), rule);
     }
+    let packets = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    (packets, line)
 }
 
 fn translation(rule: &Rule) -> Option<Translation> {
