@@ -44,13 +44,19 @@ fn the_daemonset_is_one_of_a_network_agent() {
         ("hostNetwork", json!(true)),
         ("dnsPolicy", json!("ClusterFirstWithHostNet")),
         ("terminationGracePeriodSeconds", json!(10)),
-        ("automountServiceAccountToken", json!(true)),
+        ("automountServiceAccountToken", json!(false)),
         ("serviceAccountName", json!(NAME)),
         ("securityContext", json!({"seccompProfile": {"type": "RuntimeDefault"}})),
     ] {
         assert_eq!(pod[field], wanted, "{field}");
     }
+    // Not the one that is mounted by itself, which passes for a year.
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    let access = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "api-access").unwrap();
+    assert_eq!(access["projected"]["sources"][0], token);
     let agent = agent(&json!({}));
+    let mount = json!({"name": "api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true});
+    assert!(agent["volumeMounts"].as_array().unwrap().contains(&mount));
     assert_eq!(agent["args"], json!(["agent"]));
     assert_eq!(agent["terminationMessagePolicy"], "FallbackToLogsOnError");
     for (name, field) in [("NODE_NAME", "spec.nodeName"), ("POD_NAMESPACE", "metadata.namespace"), ("HOST_IP", "status.hostIP")] {
@@ -139,11 +145,17 @@ fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_val
             assert!(added.is_subset(&["NET_ADMIN", "NET_RAW"].into()), "{place}: {added:?}");
         }
         let volumes: Vec<&Value> = pod["volumes"].as_array().into_iter().flatten().collect();
-        assert!(volumes.iter().all(|volume| volume.get("hostPath").is_some()), "{place}: {volumes:#?}");
+        let known = |volume: &&Value| volume.get("hostPath").is_some() || volume["name"] == "api-access";
+        assert!(volumes.iter().all(known), "{place}: {volumes:#?}");
         let paths: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
         let known = ["/var/lib/portforward-operator", "/srv/portforward", "/run/xtables.lock", "/proc/sys/net"];
         assert!(paths.is_subset(&known.into()), "{place}: {paths:?}");
     }
+}
+
+/// The volumes that are the node's own.
+fn of_the_node(pod: &Value) -> Vec<&Value> {
+    pod["volumes"].as_array().unwrap().iter().filter(|volume| volume.get("hostPath").is_some()).collect()
 }
 
 #[test]
@@ -151,12 +163,13 @@ fn the_node_s_files_are_the_record_and_the_lock_and_by_choice_its_network_settin
     let volume = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
     let state = volume("state", "/var/lib/portforward-operator", "DirectoryOrCreate");
     let lock = volume("xtables-lock", "/run/xtables.lock", "FileOrCreate");
-    assert_eq!(pod(&json!({}))["volumes"], json!([state, lock]));
+    assert_eq!(of_the_node(&pod(&json!({}))), [&state, &lock]);
     let forwarding = json!({"agent": {"setIpForward": true}});
-    assert_eq!(pod(&forwarding)["volumes"], json!([state, lock, volume("proc-sys-net", "/proc/sys/net", "Directory")]));
+    let settings = volume("proc-sys-net", "/proc/sys/net", "Directory");
+    assert_eq!(of_the_node(&pod(&forwarding)), [&state, &lock, &settings]);
     let agent = agent(&forwarding);
     assert_eq!(agent["args"], json!(["agent", "--set-ip-forward"]));
-    assert_eq!(agent["volumeMounts"][2], json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"}));
+    assert_eq!(agent["volumeMounts"][3], json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"}));
     // Where the agent looks for it is where it is.
     let elsewhere = json!({"agent": {"stateDir": "/srv/state"}});
     let agent = self::agent(&elsewhere);
