@@ -190,7 +190,7 @@ const READ: &str = r#"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 samples = [
-    [sample.name, sample.labels, sample.value]
+    [sample.name, sample.labels, repr(float(sample.value))]
     for family in text_string_to_metric_families(json.load(sys.stdin))
     for sample in family.samples
 ]
@@ -212,7 +212,7 @@ fn another_parser_reads_the_same() {
         .iter()
         .map(|sample| {
             let labels: BTreeMap<String, String> = serde_json::from_value(sample[1].clone()).unwrap();
-            (format!("{}{labels:?}", sample[0].as_str().unwrap()), sample[2].as_f64().unwrap())
+            (format!("{}{labels:?}", sample[0].as_str().unwrap()), sample[2].as_str().unwrap().parse().unwrap())
         })
         .collect();
     let ours: BTreeMap<String, f64> = parse(&text)
