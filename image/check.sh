@@ -91,7 +91,7 @@ compile_again() {
     local copy=$again/checkout
     mkdir -p "$copy"
     git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
-    PORTFORWARD_COMMIT=$(commit) "$copy/image/build.sh" --lock "$lock" --output "$again/other"
+    PORTFORWARD_COMMIT=${PORTFORWARD_COMMIT:-$(commit)} "$copy/image/build.sh" --lock "$lock" --output "$again/other"
     cmp "$root/portforward-operator" "$again/other/rootfs/portforward-operator" || fail "compiled elsewhere, the agent differs"
     rm -rf "$copy"
 }
