@@ -43,6 +43,7 @@ generate: tools ## Renews what is generated: the definition, the chart's copies 
 check: tools ## Formatting, lints, documentation, and cargo-deny where it is installed
 	@$(step) "Formatting" cargo fmt --check
 	@$(step) "Lints (minutes the first time)" cargo clippy --locked --all-targets -- -D warnings
+	@$(step) "Lints of the tests on real nodes" cargo clippy --locked --test e2e -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(step) "Documentation" cargo doc --locked --no-deps --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check; \
 	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi

@@ -150,7 +150,7 @@ impl Cluster {
         Flows(there.chain(back).collect())
     }
 
-    /// Waits until the DaemonSet has what it wants.
+    /// Waits until the `DaemonSet` has what it wants.
     #[track_caller]
     pub(crate) fn wait_rollout(&self) {
         self.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/portforward-operator"));

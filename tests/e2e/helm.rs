@@ -171,5 +171,11 @@ fn cleaned_up(cluster: &Cluster) {
     let manifest = repository("deploy/cleanup.yaml").display().to_string();
     cluster.must_kubectl(&format!("apply -f {manifest}"));
     cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/portforward-cleanup"));
+    // A container that fails and is started again would look complete for a moment.
+    let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let pods = format!("get pods --namespace {SYSTEM} --selector app.kubernetes.io/component=cleanup --output {counts}");
+    let rests = |node: &crate::node::Node| node.container_logs().contains("this node is clean");
+    assert!(eventually(PATIENCE, || cluster.nodes.iter().all(rests)), "cleanup does not rest");
+    assert_eq!(cluster.must_kubectl(&pods), "0 0");
     cluster.must_kubectl(&format!("delete --wait -f {manifest}"));
 }

@@ -1,5 +1,7 @@
 //! What the kernel of a node holds, as the system's own tools tell it, to be compared byte by byte.
 
+use std::fmt::Write as _;
+
 use crate::bed::Bed;
 use crate::node::Node;
 
@@ -16,7 +18,7 @@ pub(crate) fn without_counters(node: &Node, bed: &Bed) -> String {
         let lines = told.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(" [").next().unwrap_or(line));
         let lines: Vec<&str> = lines.collect();
         let kept = if command == "iptables-legacy-save" { filled_tables(&lines) } else { lines };
-        text.push_str(&format!("--- {command}\n{}\n", kept.join("\n")));
+        let _ = write!(text, "--- {command}\n{}\n", kept.join("\n"));
     }
     text
 }

@@ -3,6 +3,7 @@
 //!
 //! The node's `/run`, `/var/lib` and `/var/log` are folders of its own; everything else it shares with the machine.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 pub(crate) enum Services {
     /// kube-proxy, by iptables.
     KubeProxy,
-    /// The network brings packets for a ClusterIP where they belong, as a CNI that replaces kube-proxy does.
+    /// The network brings packets for a `ClusterIP` where they belong, as a CNI that replaces kube-proxy does.
     Network,
 }
 
@@ -194,7 +195,7 @@ impl Node {
                     folders.push(entry.path());
                 } else {
                     let log = fs::read_to_string(entry.path()).unwrap_or_default();
-                    text.push_str(&format!("--- {}\n{log}", entry.path().display()));
+                    let _ = write!(text, "--- {}\n{log}", entry.path().display());
                 }
             }
         }
