@@ -310,6 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn a_set_came_of_the_last_change_that_asks_for_anything() {
+        let mut objects = Objects { listed: true, ..Objects::default() };
+        let (sender, receiver) = watch::channel(None);
+        let wake = Notify::new();
+        let start = Instant::now();
+        let mut heard = |objects: &Objects, secs| {
+            let heard = Heard::of(start + Duration::from_secs(secs));
+            offer(Snapshot { heard, ..objects.snapshot(Snapshot::default()).unwrap() }, &sender, &wake);
+            receiver.borrow().as_ref().and_then(|snapshot: &Arc<Snapshot>| snapshot.heard.at()).map(|at| (at - start).as_secs())
+        };
+        objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        assert_eq!(heard(&objects, 1), None, "found at the start");
+        objects.take(Event::Apply(object("x", "1", 2, "Enabled")));
+        assert_eq!(heard(&objects, 2), Some(2));
+        let mut changed = object("x", "1", 2, "Enabled");
+        changed.metadata.resource_version = Some("7".to_owned());
+        objects.take(Event::Apply(changed));
+        assert_eq!(heard(&objects, 3), Some(2), "a change of status is none");
+    }
+
+    #[test]
     fn a_change_of_status_alone_asks_for_nothing_new() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));

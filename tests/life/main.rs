@@ -12,6 +12,7 @@ mod cli;
 mod conditions;
 mod edits;
 mod folder;
+mod logs;
 mod metrics;
 mod pages;
 mod pod;

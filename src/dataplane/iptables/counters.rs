@@ -4,7 +4,7 @@
 //! kernel's number begins anew when its chain is written; what is told here only ever grows, and is never too high: what
 //! cannot be known to have come since the last reading is not told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::chain::ChainName;
 use super::saved::SavedTable;
@@ -43,8 +43,8 @@ pub(super) struct Counters {
 enum Reading {
     /// The chain was written by us; its rules began with 0.
     Written,
-    /// What its rules said.
-    Read(HashMap<FlowMatch, Count>),
+    /// What its rules said, in their order.
+    Read(Vec<(FlowMatch, Count)>),
 }
 
 /// What a rule said.
@@ -84,24 +84,33 @@ impl Counters {
         let mut chains = BTreeMap::new();
         for (name, counted) in table.counted() {
             let before = self.chains.get(name);
-            let mut counts = HashMap::with_capacity(counted.len());
-            for (flows, packets) in counted {
-                let last = match before {
-                    Some(Reading::Written) => Some(Count { packets: 0, fallen: None }),
-                    Some(Reading::Read(counts)) => counts.get(&flows).copied(),
-                    None => None,
-                };
+            let mut counts = Vec::with_capacity(counted.len());
+            for (place, (flows, packets)) in counted.into_iter().enumerate() {
+                let last = before.and_then(|before| before.count(place, &flows));
                 // A rule that somebody else brought in: nobody knows what it had counted.
                 let (count, more) = last.map_or((Count { packets, fallen: None }, 0), |last| last.advance(packets));
                 if more > 0 {
                     met.push((flows.clone(), more));
                 }
-                counts.insert(flows, count);
+                counts.push((flows, count));
             }
             chains.insert(name.clone(), Reading::Read(counts));
         }
         self.chains = chains;
         met
+    }
+}
+
+impl Reading {
+    /// What the rule for `flows` said, which is most likely still at `place`.
+    fn count(&self, place: usize, flows: &FlowMatch) -> Option<Count> {
+        match self {
+            Self::Written => Some(Count { packets: 0, fallen: None }),
+            Self::Read(counts) => {
+                let same = |(other, _): &&(FlowMatch, Count)| other == flows;
+                counts.get(place).filter(same).or_else(|| counts.iter().find(same)).map(|(_, count)| *count)
+            }
+        }
     }
 }
 
