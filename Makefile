@@ -45,7 +45,7 @@ check: tools ## Formatting, lints, documentation, and cargo-deny where it is ins
 	@$(step) "Lints (minutes the first time)" cargo clippy --locked --all-targets -- -D warnings
 	@$(step) "Lints of the tests on real nodes" cargo clippy --locked --test e2e -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(step) "Documentation" cargo doc --locked --no-deps --document-private-items
-	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check; \
+	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check bans licenses sources; \
 	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi
 
 bench: prepare ## Measures packets and loads with 1 and with 10,000 forwards; minutes; needs root

@@ -315,7 +315,7 @@ mod tests {
         let (sender, receiver) = watch::channel(None);
         let wake = Notify::new();
         let start = Instant::now();
-        let mut heard = |objects: &Objects, secs| {
+        let heard = |objects: &Objects, secs| {
             let heard = Heard::of(start + Duration::from_secs(secs));
             offer(Snapshot { heard, ..objects.snapshot(Snapshot::default()).unwrap() }, &sender, &wake);
             receiver.borrow().as_ref().and_then(|snapshot: &Arc<Snapshot>| snapshot.heard.at()).map(|at| (at - start).as_secs())
