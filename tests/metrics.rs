@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exposition::scrape::{Page, get};
-use exposition::whole::{ALL, counted, forward, in_cluster, whole};
+use exposition::whole::{ALL, counted, forward, in_cluster, judged, whole};
 use exposition::{Family, Sample, parse, value};
 use portforward_operator::api::Role;
 use portforward_operator::dataplane::conntrack::flows::Accounting;
@@ -85,7 +85,7 @@ fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
     let none = PerForward { detail: Detail::Off, ..ALL };
     let alone = names(&Metrics::new(Variant::Legacy, None, none));
     let more: Vec<&str> = all.difference(&alone).map(|name| name.trim_start_matches("portforward_")).collect();
-    let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_series_omitted"];
+    let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_ready"];
     let of_the_cluster = ["api_server_up", "conntrack_accounting", "conntrack_events_lost_total"];
     assert_eq!(more, [&of_the_cluster[..], &of_forwards, &["live_agents"]].concat());
 }
@@ -172,6 +172,53 @@ fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
     assert_eq!((shown(), omitted()), (vec!["n1 8".to_owned(), "n2 8".to_owned()], 2.0), "what was not shown was counted");
     counted(&metrics, &verdicts(), 0, 0);
     assert_eq!(shown(), ["n0 0", "n1 8"], "a forward that was gone begins again");
+}
+
+/// The series of `forward_ready`: name, role and value.
+fn readiness(metrics: &Metrics) -> Vec<String> {
+    let families = parse(&metrics.exposition().unwrap());
+    let family = families.iter().find(|family| family.shown() == "portforward_forward_ready");
+    let line = |sample: &Sample| format!("{} {} {}", sample.labels[1].1, sample.labels[2].1, sample.value);
+    family.map_or(Vec::new(), |family| family.samples.iter().map(line).collect())
+}
+
+fn named(judgements: Vec<(&str, Judgement)>) -> BTreeMap<ForwardKey, Judgement> {
+    let key = |name: &str| ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
+    judgements.into_iter().map(|(name, judgement)| (key(name), judgement)).collect()
+}
+
+#[test]
+fn each_forward_says_whether_it_is_ready_and_a_disabled_one_says_nothing() {
+    let metrics = in_cluster();
+    assert_eq!(readiness(&metrics), [""; 0]);
+    metrics.judged(&named(vec![
+        ("active", judged(Standing::Carried, Some(Role::Active), State::True)),
+        ("broken", judged(Standing::Carried, Some(Role::Active), State::False)),
+        ("disabled", judged(Standing::Withdrawn, None, State::True)),
+        ("elsewhere", judged(Standing::Elsewhere, None, State::False)),
+        ("refused", judged(Standing::Refused, None, State::False)),
+        ("standby", judged(Standing::Carried, Some(Role::Standby), State::True)),
+        ("unseen", judged(Standing::Carried, Some(Role::Active), State::Unknown)),
+    ]));
+    let wanted =
+        ["active Active 1", "broken Active 0", "elsewhere None 0", "refused None 0", "standby Standby 1", "unseen Active 0"];
+    assert_eq!(readiness(&metrics), wanted);
+    metrics.judged(&named(vec![("active", judged(Standing::Carried, Some(Role::Active), State::False))]));
+    assert_eq!(readiness(&metrics), ["active Active 0"], "a forward that is deleted loses its series");
+}
+
+#[test]
+fn the_series_about_readiness_keep_to_the_same_limit_and_are_off_with_the_others() {
+    let judgements = ["n0", "n1", "n2"].map(|name| (name, judged(Standing::Elsewhere, None, State::False))).to_vec();
+    for (detail, limit, shown, omitted) in
+        [(Detail::Connections, 2, 2, 1.0), (Detail::Traffic, 3, 3, 0.0), (Detail::Off, 9, 0, 3.0)]
+    {
+        let metrics = Metrics::new(Variant::Nft, None, PerForward { detail, limit });
+        metrics.judged(&named(judgements.clone()));
+        assert_eq!(readiness(&metrics).len(), shown, "{detail:?} {limit}");
+        let said = value(&metrics.exposition().unwrap(), "portforward_forward_series_omitted");
+        assert!((said - omitted).abs() < f64::EPSILON, "{detail:?} {limit}: {said}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What each forward carried, as series of its own. No sum ever falls while the agent runs, and none is kept of a forward that
+//! The series of single forwards: whether each is ready, and what it carried. No sum ever falls while the agent runs, and none is kept of a forward that
 //! is gone.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,11 @@ use prometheus_client::registry::Unit;
 
 use super::labels::Towards;
 use super::owners::{Lane, Owners};
+use super::ready::Ready;
 use crate::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol};
+use crate::status::Judgement;
 
 /// What is counted for each forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,7 @@ pub struct PerForward {
 #[derive(Debug)]
 pub(super) struct Forwards {
     options: PerForward,
+    ready: Ready,
     sums: Mutex<Sums>,
 }
 
@@ -59,11 +62,20 @@ struct Carried {
 
 impl Forwards {
     pub(super) fn new(options: PerForward) -> Self {
-        Self { options, sums: Mutex::new(Sums { accounting: Accounting::Off, forwards: BTreeMap::new() }) }
+        Self {
+            options,
+            ready: Ready::default(),
+            sums: Mutex::new(Sums { accounting: Accounting::Off, forwards: BTreeMap::new() }),
+        }
     }
 
     pub(super) const fn options(&self) -> PerForward {
         self.options
+    }
+
+    /// Takes in what a sync said of each forward.
+    pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        self.ready.judged(judgements);
     }
 
     /// The lanes of `owners` are there from now on, with 0; what is of no forward in `present` is not kept.
@@ -160,12 +172,16 @@ fn labels(forward: &ForwardKey, protocol: Protocol, direction: Direction) -> [(&
 impl Collector for Forwards {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let PerForward { detail, limit } = self.options;
+        let sums = self.sums();
+        let limit = if detail == Detail::Off { 0 } else { limit };
+        let omitted = self.ready.len().max(sums.forwards.len()).saturating_sub(limit);
+        gauge(&mut encoder, "forward_series_omitted", OMITTED, i64::try_from(omitted).unwrap_or(i64::MAX))?;
         if detail == Detail::Off {
             return Ok(());
         }
-        let sums = self.sums();
-        let omitted = i64::try_from(sums.forwards.len().saturating_sub(limit)).unwrap_or(i64::MAX);
-        gauge(&mut encoder, "forward_series_omitted", OMITTED, omitted)?;
+        if limit > 0 && self.ready.len() > 0 {
+            self.ready.encode(limit, &mut encoder.encode_descriptor("forward_ready", READY, None, MetricType::Gauge)?)?;
+        }
         let any = sums.shown(limit).next().is_some();
         if any {
             sums.connections(limit, encoder.encode_descriptor("forward_connections", CONNECTIONS, None, MetricType::Counter)?)?;
@@ -197,7 +213,9 @@ fn counter<const N: usize>(metric: &mut MetricEncoder<'_>, labels: [(&str, &str)
     ConstCounter::new(value).encode(metric.encode_family(&labels)?)
 }
 
-const OMITTED: &str = "Forwards that have no series of their own because of --forward-metrics-limit.";
+const OMITTED: &str =
+    "Forwards that have no series of their own, because of --forward-metrics-limit or because of --forward-metrics none.";
+const READY: &str = "Whether a forward is ready on this node: 1 or 0. The role is None on a node that is no candidate for it. A disabled forward has no series.";
 const CONNECTIONS: &str =
     "Connections that met the rules of a forward on this node, and UDP flows; those that then could not pass count too.";
 const ACCOUNTING: &str = "Whether the kernel counts what each connection carries (net.netfilter.nf_conntrack_acct): 1 or 0.";

@@ -9,6 +9,7 @@ mod forwards;
 mod health;
 mod labels;
 mod owners;
+mod ready;
 mod registry;
 mod server;
 mod traffic;

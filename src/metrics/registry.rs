@@ -220,6 +220,7 @@ impl Metrics {
     /// What this node says of each forward; in a cluster, those of other nodes only are left out.
     pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         self.set_forwards(judgements);
+        self.per_forward.judged(judgements);
     }
 
     /// What is counted for single forwards.

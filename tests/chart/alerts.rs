@@ -71,6 +71,12 @@ fn prometheus_takes_the_rules_with_whatever_is_added() {
     assert!(!promtool(&folder(&[wrong]), &["check", "rules", "rules.json"]).status.success());
 }
 
+/// What an alert says, with its labels put in.
+fn filled(said: &str, labels: &Value) -> String {
+    let label = Regex::new(r"\{\{ \$labels\.(\w+) \}\}").unwrap();
+    label.replace_all(said, |found: &regex::Captures<'_>| text(labels, &found[1]).to_owned()).into_owned()
+}
+
 /// The cases of `promtool test rules`, with what an alert always says put in.
 fn cases(alerts: &[Value]) -> Value {
     let always: BTreeMap<&str, &Value> = alerts.iter().map(|alert| (text(alert, "alert"), &alert["annotations"])).collect();
@@ -81,8 +87,9 @@ fn cases(alerts: &[Value]) -> Value {
         for tried in case["alert_rule_test"].as_array_mut().unwrap() {
             let name = text(tried, "alertname").to_owned();
             for expected in tried["exp_alerts"].as_array_mut().unwrap() {
-                for part in ["description", "runbook"] {
-                    expected["exp_annotations"][part] = always[name.as_str()][part].clone();
+                for part in ["description", "action", "runbook"] {
+                    let said = filled(text(always[name.as_str()], part), &expected["exp_labels"]);
+                    expected["exp_annotations"][part] = json!(said);
                 }
             }
         }
@@ -164,6 +171,7 @@ fn every_alert_has_its_section_of_the_runbook_and_every_section_its_alert() {
             text(alert, "for")
         );
         assert!(page.contains(&row), "{RUNBOOK} lacks {row}");
+        assert!(text(&alert["annotations"], "action").ends_with('.'), "the first step is there without a link: {alert}");
         assert_eq!(text(&alert["annotations"], "runbook"), format!("{RUNBOOK}#{}", text(alert, "alert").to_lowercase()));
     }
 }
@@ -231,6 +239,23 @@ fn the_page_on_metrics_asks_for_series_and_labels_that_there_are() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+/// The panels of a dashboard, with the rows and those that a collapsed row holds.
+fn panels(dashboard: &Value) -> Vec<&Value> {
+    let own = dashboard["panels"].as_array().unwrap().iter();
+    own.flat_map(|panel| std::iter::once(panel).chain(panel["panels"].as_array().into_iter().flatten())).collect()
+}
+
+#[test]
+fn no_panel_in_sight_needs_what_an_agent_does_not_count_by_default() {
+    let dashboard: Value = serde_json::from_str(&read(&format!("{CHART}/files/dashboard.json"))).unwrap();
+    let by_choice = ["portforward_forward_bytes_total", "portforward_forward_packets_total", "portforward_conntrack_accounting"];
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let own = json!({"targets": panel["targets"]}).to_string();
+        assert!(!by_choice.iter().any(|series| own.contains(series)), "{} is empty by default", panel["title"]);
+        assert!(panel["type"] != "row" || panel["collapsed"] == true);
+    }
+}
+
 #[test]
 fn the_dashboard_is_one_that_grafana_takes_and_asks_for_what_there_is() {
     let dashboard: Value = serde_json::from_str(&read(&format!("{CHART}/files/dashboard.json"))).expect("the dashboard is JSON");
@@ -238,11 +263,11 @@ fn the_dashboard_is_one_that_grafana_takes_and_asks_for_what_there_is() {
     assert_eq!(dashboard.get("id"), None, "it has none of its own in any Grafana");
     let variables: Vec<&str> = dashboard["templating"]["list"].as_array().unwrap().iter().map(|it| text(it, "name")).collect();
     assert_eq!(variables, ["datasource", "job", "instance"]);
-    let panels = dashboard["panels"].as_array().unwrap();
+    let panels = panels(&dashboard);
     let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len());
     let labels = Regex::new(r"\{\{(\w+)\}\}").unwrap();
-    for panel in panels {
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         assert!(!text(panel, "title").is_empty() && !text(panel, "description").is_empty());
         for target in panel["targets"].as_array().unwrap() {
             assert_eq!(target["datasource"]["uid"], "${datasource}");
@@ -262,14 +287,18 @@ fn no_two_panels_of_the_dashboard_lie_on_one_place_and_all_of_their_expressions_
     let dashboard: Value = serde_json::from_str(&read(&format!("{CHART}/files/dashboard.json"))).unwrap();
     let mut taken = BTreeSet::new();
     let mut exprs = Vec::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
+    for panel in panels(&dashboard) {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
         assert!(x + w <= 24);
         for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
             assert!(taken.insert(place), "{}: {place:?}", panel["title"]);
         }
         exprs.extend(
-            panel["targets"].as_array().unwrap().iter().map(|target| text(target, "expr").replace("$__rate_interval", "5m")),
+            panel["targets"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|target| text(target, "expr").replace("$__rate_interval", "5m")),
         );
     }
     let rules: Vec<Value> = exprs.iter().map(|expr| json!({"record": "a:b", "expr": expr})).collect();

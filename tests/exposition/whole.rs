@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use portforward_operator::api::Role;
 use portforward_operator::cluster::Contact;
 use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use portforward_operator::dataplane::iptables::Variant;
@@ -9,6 +10,7 @@ use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{Detail, Metrics, Owners, PerForward};
 use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, Translation};
 use portforward_operator::plan::{Acceptance, Verdict};
+use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 
 /// Everything that can be counted for single forwards.
 pub(crate) const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
@@ -46,9 +48,21 @@ pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict
     metrics.carried(Accounting::On, owners.lanes().map(|lane| (lane, volumes(bytes))));
 }
 
+/// What a node that is `role` to a forward says of it.
+pub(crate) fn judged(standing: Standing, role: Option<Role>, ready: State) -> Judgement {
+    let conditions = vec![Judged::new(Type::Ready, ready, Circumstance::Ready, "")];
+    Judgement { uid: None, standing, generation: 1, role, conditions }
+}
+
 /// Everything that there may be, with forwards and a conntrack table.
 pub(crate) fn whole() -> Metrics {
     let metrics = in_cluster();
     counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 0, 0);
+    let roles = [Some(Role::Active), Some(Role::Standby), None];
+    let judgements = roles.into_iter().zip(["b", "c", "d"]).map(|(role, name)| {
+        let standing = if role.is_some() { Standing::Carried } else { Standing::Elsewhere };
+        (ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }, judged(standing, role, State::True))
+    });
+    metrics.judged(&judgements.collect());
     metrics
 }

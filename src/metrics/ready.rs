@@ -1,0 +1,74 @@
+//! Whether each forward is ready on this node, as a series of its own.
+//!
+//! Shows what the last sync said of each forward and decides nothing. A forward that is disabled has no series.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::api::Role;
+use crate::forward::ForwardKey;
+use crate::status::{Judgement, Standing, State, Type};
+
+/// What this node last said of each forward.
+#[derive(Debug, Default)]
+pub(super) struct Ready(Mutex<BTreeMap<ForwardKey, Readiness>>);
+
+/// What this node says of one forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Readiness {
+    /// `None` on a node that is no candidate.
+    role: Option<Role>,
+    ready: State,
+}
+
+impl Ready {
+    /// Takes in what a sync said.
+    pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+        *self.forwards() = judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect();
+    }
+
+    /// How many forwards have a series, or would have one without a limit.
+    pub(super) fn len(&self) -> usize {
+        self.forwards().len()
+    }
+
+    /// Writes the series of the first `limit` forwards by namespace and name.
+    pub(super) fn encode(&self, limit: usize, metric: &mut MetricEncoder<'_>) -> fmt::Result {
+        for (forward, Readiness { role, ready }) in self.forwards().iter().take(limit) {
+            let labels = [("namespace", forward.namespace.as_str()), ("name", &forward.name), ("role", label(*role))];
+            let value = match ready {
+                State::True => 1,
+                State::False | State::Unknown => 0_i64,
+            };
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn forwards(&self) -> MutexGuard<'_, BTreeMap<ForwardKey, Readiness>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn readiness(judgement: &Judgement) -> Option<Readiness> {
+    let ready = judgement.condition(Type::Ready).map_or(State::Unknown, |condition| condition.state);
+    match judgement.standing {
+        Standing::Withdrawn => None,
+        Standing::Carried | Standing::Elsewhere | Standing::Refused | Standing::RefusedHere => {
+            Some(Readiness { role: judgement.role, ready })
+        }
+    }
+}
+
+/// The value of the label `role`.
+const fn label(role: Option<Role>) -> &'static str {
+    match role {
+        Some(Role::Active) => "Active",
+        Some(Role::Standby) => "Standby",
+        None => "None",
+    }
+}
