@@ -86,7 +86,7 @@ impl Changes {
         self.note_trouble("stale chains", applied.rules.as_ref().ok().and_then(RulesReport::stuck).as_ref());
         self.note_trouble("routes", applied.routes.as_ref().err());
         self.note_trouble("conntrack", applied.conntrack.as_ref().err());
-        self.note_trouble("net.ipv4.ip_forward", applied.forwarding.as_ref().err());
+        self.note_trouble("forwarding", applied.forwarding.as_ref().err());
     }
 
     fn note_trouble<E: std::error::Error>(&mut self, part: &'static str, error: Option<&E>) {

@@ -35,7 +35,7 @@ pub(super) struct VariantOptions {
 pub(super) struct KernelOptions {
     #[command(flatten)]
     variant: VariantOptions,
-    /// Switch routing of packets on (net.ipv4.ip_forward=1) whenever it is off; otherwise it is only reported
+    /// Switch routing of packets on whenever it is off (net.ipv4.ip_forward, and forwarding of the legs' interfaces); otherwise it is only reported
     #[arg(long)]
     set_ip_forward: bool,
 }

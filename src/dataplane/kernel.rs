@@ -70,7 +70,7 @@ impl Kernel {
 
     /// Switches routing on where that was asked for.
     fn enable_forwarding(&self, desired: &Desired) -> Result<Forwarded, ForwardingError> {
-        if desired.translations.is_empty() { Ok(Forwarded::AsFound) } else { self.forwarding.apply() }
+        if desired.translations.is_empty() { Ok(Forwarded::AsFound) } else { self.forwarding.apply(&desired.legs) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{HostRoute, Translation};
+use super::{HostRoute, InterfaceName, Translation};
 
 /// The whole state that this node's kernel should hold; what is ours and not in here goes.
 ///
@@ -16,4 +16,6 @@ pub struct Desired {
     pub routes: BTreeSet<HostRoute>,
     /// The listen addresses that this node has: the translations of others wait for their address to come.
     pub held: BTreeSet<IpAddr>,
+    /// The interfaces by which the flows enter, in both directions: packets that enter there have to be routed.
+    pub legs: BTreeSet<InterfaceName>,
 }

@@ -20,7 +20,7 @@ pub struct Facts {
     pub routes: RouteTable,
     /// Next hops that do not answer: their neighbour entry is in state `FAILED` (ip-neighbour(8)).
     pub unreachable: BTreeSet<IpAddr>,
-    /// Whether packets are routed at all: `net.ipv4.ip_forward` (ip-sysctl).
+    /// What new interfaces begin with: `net.ipv4.ip_forward` (ip-sysctl). Each interface then decides for what enters by it.
     pub ip_forward: bool,
     /// Whether rules beyond the kernel's own three choose the routing table (ip-rule(8)); the main table then proves nothing.
     pub policy_routing: bool,
@@ -39,6 +39,8 @@ pub struct Link {
     pub up: bool,
     /// The effective source validation: the larger of `conf/all/rp_filter` and `conf/IF/rp_filter` (ip-sysctl).
     pub rp_filter: RpFilter,
+    /// Whether IPv4 packets that enter by it are routed: `conf/IF/forwarding` (ip-sysctl).
+    pub forwarding: bool,
     /// The bridge or bond that it is a port of; its address then belongs there.
     pub master: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! The network interfaces: index, state, source validation, master (rtnetlink(7), ip-sysctl).
+//! The network interfaces: index, state, source validation, forwarding, master (rtnetlink(7), ip-sysctl).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,10 +42,10 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Links, FactsError> {
     let everywhere = source_validation("all")?;
     let mut found = Links::default();
     for (name, index, up, master) in links {
-        match source_validation(name.as_str()) {
-            Ok(own) => {
+        match source_validation(name.as_str()).and_then(|own| Ok((own, forwarding(name.as_str())?))) {
+            Ok((own, forwarding)) => {
                 let rp_filter = rp_filter(everywhere.max(own));
-                found.0.insert(index, (name, Link { index, up, rp_filter, master }));
+                found.0.insert(index, (name, Link { index, up, rp_filter, forwarding, master }));
             }
             // It went away, or IPv4 is not set up on it: no flow of ours can use it.
             Err(error) => debug!(%name, %error, "left out an interface"),
@@ -74,6 +74,10 @@ fn named(message: &LinkMessage) -> Option<(InterfaceName, u32, bool, Option<u32>
 fn source_validation(folder: &str) -> Result<u8, FactsError> {
     let text = proc_file(&Path::new("/proc/sys/net/ipv4/conf").join(folder).join("rp_filter"))?;
     Ok(text.trim().parse().unwrap_or(0))
+}
+
+fn forwarding(folder: &str) -> Result<bool, FactsError> {
+    Ok(proc_file(&Path::new("/proc/sys/net/ipv4/conf").join(folder).join("forwarding"))?.trim() != "0")
 }
 
 /// What the kernel makes of a value: everything above 1 is loose (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).

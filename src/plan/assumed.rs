@@ -26,7 +26,7 @@ pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate])
     let interfaces = addresses.iter().filter_map(|local| local.interface.clone());
     let links = interfaces
         .zip(1..)
-        .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, master: None }))
+        .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, forwarding: true, master: None }))
         .collect();
     let anywhere = IpNet::from(ipnet::Ipv4Net::default());
     let routes = [Route { destination: anywhere, gateway: None, interface: None, metric: 0, ours: false }].into_iter().collect();

@@ -103,6 +103,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
         plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
+        plan.desired.legs.extend(obstacles::legs(facts, forward).cloned());
         plan.desired.translations.extend(verdict.translations.iter().cloned());
         plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
     }

@@ -1,17 +1,21 @@
 //! What is known to stop the flows of a forward that this node carries, and what is merely worth knowing.
 
+mod legs;
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use super::node_rules::listens;
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, RpFilter};
+use crate::model::{Facts, InterfaceName};
 
 /// The obstacles, the worst first, and the notes.
 pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> (Vec<Obstacle>, Vec<Note>) {
     let search = Search { facts, forward };
-    let mut obstacles: Vec<Obstacle> = search.forwarding().into_iter().collect();
+    let mut obstacles = search.forwarding();
     obstacles.extend(search.interfaces());
     if verdict.role == Some(Role::Active) {
         obstacles.extend(search.addresses());
@@ -20,6 +24,11 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> (Vec<
     obstacles.extend(search.ways_to_clients(verdict));
     obstacles.sort_by_key(|obstacle| obstacle.reason);
     (obstacles, search.notes(verdict))
+}
+
+/// The interfaces by which the flows of `forward` enter, as far as this node tells.
+pub(super) fn legs<'a>(facts: &'a Facts, forward: &'a Forward) -> impl Iterator<Item = &'a InterfaceName> {
+    Search { facts, forward }.legs().known()
 }
 
 struct Search<'a> {
@@ -32,12 +41,6 @@ fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
 }
 
 impl Search<'_> {
-    fn forwarding(&self) -> Option<Obstacle> {
-        let message =
-            "net.ipv4.ip_forward is 0, so this node routes no packets; set it to 1, or start the agent with --set-ip-forward";
-        (!self.facts.ip_forward).then(|| obstacle(ObstacleReason::ForwardingDisabled, message.to_owned()))
-    }
-
     fn interfaces(&self) -> impl Iterator<Item = Obstacle> {
         let named = [("internal", &self.forward.internal.interface), ("external", &self.forward.external_interface)];
         named.into_iter().filter_map(|(leg, interface)| self.interface(leg, interface.as_ref()?))
@@ -112,7 +115,7 @@ impl Search<'_> {
             Some(gateway) => found.extend(self.unreachable(gateway, "clients")),
             None => found.extend(self.clients_without_route()),
         }
-        found.extend(self.asymmetric());
+        found.extend(self.asymmetric(verdict));
         found
     }
 
@@ -125,24 +128,6 @@ impl Search<'_> {
             .find(|client| self.facts.route_to(client.network()).is_none() && client.prefix_len() > 0)?;
         let message = format!("this node has no route to the client {client}; name internal.gateways, or add a route");
         self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
-    }
-
-    /// RFC 3704: with strict source validation, the way back must leave by the interface that the packet entered.
-    fn asymmetric(&self) -> Option<Obstacle> {
-        let enters =
-            self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(self.forward.internal.address))?;
-        let strict = self.facts.links.get(enters).is_some_and(|link| link.rp_filter == RpFilter::Strict);
-        if !strict || self.forward.gateway.is_some() {
-            return None;
-        }
-        let (client, leaves) = self.forward.clients.iter().find_map(|client| {
-            let leaves = self.facts.route_to(client.network())?.interface.as_ref()?;
-            (leaves != enters).then_some((client, leaves))
-        })?;
-        let message = format!(
-            "packets to the client {client} leave by {leaves}, and {enters}, where its packets enter, validates sources strictly (rp_filter 1) and drops them; name internal.gateways, add a route by {enters}, or set rp_filter to 2"
-        );
-        self.unless_policy_routing(obstacle(ObstacleReason::AsymmetricRoute, message))
     }
 
     fn unreachable(&self, next_hop: IpAddr, towards: &str) -> Option<Obstacle> {
@@ -165,6 +150,9 @@ impl Search<'_> {
             )));
         }
         notes.extend(self.shadowed_by_reverse());
+        if verdict.role == Some(Role::Active) {
+            notes.extend(self.source_of_another_link());
+        }
         notes
     }
 

@@ -16,7 +16,7 @@ fn object(name: &str, spec: Value) -> Candidate {
     Candidate::of(&api::decode(document).unwrap())
 }
 
-fn spec() -> Value {
+pub(super) fn spec() -> Value {
     json!({
         "client": {"addresses": ["1.1.1.1"]},
         "internal": {"addresses": ["192.168.0.2"], "interface": "eth1", "gateways": ["192.168.0.1"]},
@@ -27,7 +27,7 @@ fn spec() -> Value {
 }
 
 /// The specification of the seed, with the value at `pointer` replaced.
-fn with(changes: &[(&str, Value)]) -> Value {
+pub(super) fn with(changes: &[(&str, Value)]) -> Value {
     let mut spec = spec();
     for (pointer, value) in changes {
         if let Some(place) = spec.pointer_mut(pointer) {
@@ -41,9 +41,9 @@ fn with(changes: &[(&str, Value)]) -> Value {
 }
 
 /// The proxy node of the seed.
-fn facts() -> Facts {
+pub(super) fn facts() -> Facts {
     let name = |text: &str| text.parse::<crate::model::InterfaceName>().unwrap();
-    let link = |index| Link { index, up: true, rp_filter: RpFilter::Off, master: None };
+    let link = |index| Link { index, up: true, rp_filter: RpFilter::Off, forwarding: true, master: None };
     let address = |text: &str, interface: &str| LocalAddress {
         address: text.parse().unwrap(),
         prefix_len: 24,
@@ -76,11 +76,11 @@ fn planned(facts: &Facts, candidates: &[Candidate]) -> Plan {
     plan(facts, candidates, &Policy::default(), &BTreeSet::new())
 }
 
-fn verdict(facts: &Facts, spec: Value) -> Verdict {
+pub(super) fn verdict(facts: &Facts, spec: Value) -> Verdict {
     planned(facts, &[object("one", spec)]).verdicts.into_values().next().unwrap()
 }
 
-fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {
+pub(super) fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {
     let verdict = verdict(facts, spec);
     assert_eq!(verdict.acceptance, Acceptance::Accepted);
     verdict.obstacles.first().map(|obstacle| obstacle.reason)
@@ -252,7 +252,8 @@ fn a_route_that_would_swallow_what_the_node_needs_is_withheld_and_the_rest_stays
 
 #[test]
 fn every_obstacle_is_seen() {
-    let no_forwarding = Facts { ip_forward: false, ..facts() };
+    let mut no_forwarding = Facts { ip_forward: false, ..facts() };
+    no_forwarding.links.values_mut().for_each(|link| link.forwarding = false);
     assert_eq!(worst(&no_forwarding, spec()), Some(ObstacleReason::ForwardingDisabled));
     assert_eq!(worst(&facts(), with(&[("/external/interface", json!("eth7"))])), Some(ObstacleReason::WaitingForInterface));
     let mut down = facts();

@@ -248,6 +248,7 @@ fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
         obstacles.extend(installed.filter_map(|route| route_obstacle(route, routes.states.get(route))));
     }
     obstacles.sort_by_key(|obstacle| obstacle.reason);
+    obstacles.dedup();
     obstacles
 }
 

@@ -124,7 +124,8 @@ fn forwarding_that_was_switched_on_stops_nothing_and_one_that_could_not_be_says_
     verdict.obstacles = vec![obstacle];
     let on = judge(&verdict, &Applied { forwarding: Ok(Forwarded::SwitchedOn), ..exact() });
     assert_eq!(text(&on)[1..], ["Programmed=True Programmed", "Ready=True Ready"]);
-    let error = ForwardingError { reason: "/proc/sys: Read-only file system".to_owned() };
+    let error =
+        ForwardingError { setting: "net.ipv4.ip_forward".to_owned(), reason: "/proc/sys: Read-only file system".to_owned() };
     let off = judge(&verdict, &Applied { forwarding: Err(error), ..exact() });
     assert_eq!(text(&off)[1..], ["Programmed=True Programmed", "Ready=False ForwardingDisabled"]);
     let message = &off.condition(Type::Ready).unwrap().message;

@@ -56,6 +56,18 @@ fn links_are_read_with_state_master_and_source_validation() {
 }
 
 #[test]
+fn forwarding_is_read_of_each_interface() {
+    inside(|| async {
+        run_all(NODE);
+        run("sysctl -qw net.ipv4.ip_forward=1");
+        run("sysctl -qw net.ipv4.conf.eth1.forwarding=0");
+        let facts = facts().await;
+        let link = |name: &str| &facts.links[&name.parse().unwrap()];
+        assert!(facts.ip_forward && link("eth0").forwarding && !link("eth1").forwarding);
+    });
+}
+
+#[test]
 fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() {
     inside(|| async {
         run_all(NODE);

@@ -15,6 +15,7 @@ use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, t
 
 on_both_variants! {
     routing_that_is_off_is_told_and_switched_on_only_where_asked,
+    routing_that_is_off_on_one_leg_is_told_and_switched_on_only_where_asked,
     a_policy_of_drop_is_named_and_does_not_stop_the_flows,
     a_missing_interface_is_waited_for,
     an_address_on_another_interface_is_told,
@@ -67,6 +68,33 @@ fn routing_that_is_off_is_told_and_switched_on_only_where_asked(variant: Variant
     let agent = Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_condition(SEED, "Ready", "True", "Ready");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
+}
+
+fn routing_that_is_off_on_one_leg_is_told_and_switched_on_only_where_asked(variant: Variant) {
+    let bed = Bed::new();
+    let _servers = servers(&bed);
+    let keys = ["ipv4/conf/eth1/forwarding", "ipv4/conf/eth0/forwarding"];
+    let told = stage(variant, bed, Manifest::seed());
+    for key in keys {
+        ready(&told);
+        told.proxy().netns.set(key, "0");
+        obstructed(&told, "ForwardingDisabled", &format!("sysctl -w net.{}=1", key.replace('/', ".")));
+        told.proxy().netns.set(key, "1");
+    }
+    ready(&told);
+
+    let Stage { agent, manifests, mut options, bed } = told;
+    assert!(agent.stop().success());
+    options.extra.push("--set-ip-forward".to_owned());
+    for key in keys {
+        bed.proxy().netns.set(key, "0");
+    }
+    bed.proxy().netns.ip("link add other type veth peer name other-end");
+    bed.proxy().netns.set("ipv4/conf/other/forwarding", "0");
+    let agent = Agent::start(bed.proxy(), &manifests, &options);
+    agent.wait_condition(SEED, "Ready", "True", "Ready");
+    assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
+    assert_eq!(bed.proxy().netns.setting("ipv4/conf/other/forwarding"), "0", "no flow of ours enters there");
 }
 
 fn a_policy_of_drop_is_named_and_does_not_stop_the_flows(variant: Variant) {

@@ -1,0 +1,126 @@
+//! The interfaces by which the flows of a forward enter and leave, and what the settings of those interfaces do to them.
+
+use super::{Search, obstacle};
+use crate::model::{Facts, InterfaceName, LocalAddress, RpFilter};
+use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+
+/// The interfaces of the two legs, as far as this node tells. With one leg both are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::plan) struct Legs<'a> {
+    /// Where packets of the clients enter.
+    pub(in crate::plan) internal: Option<&'a InterfaceName>,
+    /// Where packets to the upstream leave, and its answers enter.
+    pub(in crate::plan) external: Option<&'a InterfaceName>,
+}
+
+impl<'a> Legs<'a> {
+    /// Those that are known.
+    pub(in crate::plan) fn known(self) -> impl Iterator<Item = &'a InterfaceName> {
+        let second = self.external.filter(|external| self.internal != Some(*external));
+        self.internal.into_iter().chain(second)
+    }
+}
+
+/// A setting of an interface, as sysctl(8) takes it: with dots, or with slashes where the name of the interface has a dot.
+fn setting(interface: &InterfaceName, key: &str) -> String {
+    if interface.as_str().contains('.') {
+        format!("net/ipv4/conf/{interface}/{key}")
+    } else {
+        format!("net.ipv4.conf.{interface}.{key}")
+    }
+}
+
+impl<'a> Search<'a> {
+    /// What the object names; else where the internal address and the way to the upstream are.
+    pub(super) fn legs(&self) -> Legs<'a> {
+        let address = self.forward.internal.address;
+        let internal = self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(address));
+        let connected = || self.facts.connected(address).and_then(|local| local.interface.as_ref());
+        let route = || self.facts.route_to(self.forward.upstream).and_then(|route| route.interface.as_ref());
+        Legs { internal: internal.or_else(connected), external: self.forward.external_interface.as_ref().or_else(route) }
+    }
+
+    /// The kernel asks the interface that a packet enters by; the setting for all only says what new interfaces begin with.
+    pub(super) fn forwarding(&self) -> Vec<Obstacle> {
+        let known: Vec<_> = self.legs().known().filter_map(|name| Some((name, self.facts.links.get(name)?))).collect();
+        let off = known.iter().filter(|(_, link)| !link.forwarding).map(|(name, _)| *name);
+        let messages: Vec<String> = if self.facts.ip_forward {
+            off.map(|name| {
+                let setting = setting(name, "forwarding");
+                format!(
+                    "{setting} is 0, so this node does not route packets that enter by {name}; run sysctl -w {setting}=1, or start the agent with --set-ip-forward (chart value agent.setIpForward)"
+                )
+            })
+            .collect()
+        } else if known.is_empty() || off.count() > 0 {
+            vec![
+                "net.ipv4.ip_forward is 0, so this node routes no packets; run sysctl -w net.ipv4.ip_forward=1, or start the agent with --set-ip-forward (chart value agent.setIpForward)".to_owned(),
+            ]
+        } else {
+            Vec::new()
+        };
+        messages.into_iter().map(|message| obstacle(ObstacleReason::ForwardingDisabled, message)).collect()
+    }
+
+    /// RFC 3704: with strict source validation, the way back must leave by the interface that the packet entered.
+    pub(super) fn asymmetric(&self, verdict: &Verdict) -> Vec<Obstacle> {
+        let found = [self.strict_for_clients(verdict), self.strict_for_upstream()];
+        found.into_iter().flatten().filter_map(|found| self.unless_policy_routing(found)).collect()
+    }
+
+    fn strict_for_clients(&self, verdict: &Verdict) -> Option<Obstacle> {
+        let enters =
+            self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(self.forward.internal.address))?;
+        self.strict(enters)?;
+        let installed = |client| verdict.routes.iter().filter_map(RoutePlan::installed).find(|route| route.destination == client);
+        let (client, leaves) = self.forward.clients.iter().find_map(|client| {
+            let leaves = match installed(*client) {
+                Some(route) => &route.interface,
+                None => self.facts.route_to(client.network())?.interface.as_ref()?,
+            };
+            (leaves != enters).then_some((client, leaves))
+        })?;
+        let setting = setting(enters, "rp_filter");
+        let message = format!(
+            "packets to the client {client} leave by {leaves}, and {enters}, where its packets enter, validates sources strictly (rp_filter 1) and drops them; name internal.gateways, add a route by {enters}, or run sysctl -w {setting}=2"
+        );
+        Some(obstacle(ObstacleReason::AsymmetricRoute, message))
+    }
+
+    fn strict_for_upstream(&self) -> Option<Obstacle> {
+        let (local, enters, leaves) = self.apart()?;
+        self.strict(enters)?;
+        let (upstream, setting) = (self.forward.upstream, setting(enters, "rp_filter"));
+        let message = format!(
+            "packets to the upstream {upstream} leave by {leaves}, and {enters}, where its answers to {} enter, validates sources strictly (rp_filter 1) and drops them; add a route to the upstream by {enters}, or run sysctl -w {setting}=2",
+            local.address
+        );
+        Some(obstacle(ObstacleReason::AsymmetricRoute, message))
+    }
+
+    fn strict(&self, interface: &InterfaceName) -> Option<()> {
+        self.facts.links.get(interface).filter(|link| link.rp_filter == RpFilter::Strict).map(drop)
+    }
+
+    /// The external address, its interface and the one that packets to the upstream leave by, where these are two. An address that
+    /// is alone in its subnet may be used by any interface: the network then decides where answers come in.
+    fn apart(&self) -> Option<(&'a LocalAddress, &'a InterfaceName, &'a InterfaceName)> {
+        let facts: &'a Facts = self.facts;
+        let external = self.forward.external?;
+        let local = facts.addresses.iter().find(|local| local.address == external && local.prefix_len < 32)?;
+        let holder = local.interface.as_ref()?;
+        let leaves = facts.route_to(self.forward.upstream)?.interface.as_ref()?;
+        (holder != leaves).then_some((local, holder, leaves))
+    }
+
+    /// A carrier often drops packets whose source belongs to another of its customers' lines. Where the object names the
+    /// interface, this is an obstacle of its own.
+    pub(super) fn source_of_another_link(&self) -> Option<Note> {
+        let (local, holder, leaves) = self.apart().filter(|_| self.forward.external_interface.is_none())?;
+        let (upstream, address) = (self.forward.upstream, local.address);
+        let certainty = if self.facts.policy_routing { " by the main routing table" } else { "" };
+        Some(Note(format!(
+            "ExternalOnOtherLink: packets to the upstream {upstream} leave by {leaves}{certainty}, but their source {address} belongs to {holder}; where the network behind {leaves} drops such sources, route the upstream by {holder}, or write an external address of {leaves}"
+        )))
+    }
+}

@@ -1,0 +1,144 @@
+//! What other settings and programs of the node do to the flows of a forward.
+
+use serde_json::{Value, json};
+
+use super::super::tests::{facts, spec, verdict, with, worst};
+use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RpFilter};
+use crate::plan::ObstacleReason;
+
+fn name(text: &str) -> InterfaceName {
+    text.parse().unwrap()
+}
+
+/// The seed without a named interface.
+fn unnamed() -> Value {
+    let mut spec = spec();
+    for leg in ["internal", "external"] {
+        spec[leg].as_object_mut().unwrap().remove("interface");
+    }
+    spec
+}
+
+fn facts_where(change: impl FnOnce(&mut Facts)) -> Facts {
+    let mut facts = facts();
+    change(&mut facts);
+    facts
+}
+
+fn message(facts: &Facts, spec: Value) -> String {
+    verdict(facts, spec).obstacles.first().map(|obstacle| obstacle.message.clone()).unwrap_or_default()
+}
+
+fn notes(facts: &Facts, spec: Value) -> String {
+    verdict(facts, spec).notes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn forwarding_is_asked_of_the_interface_that_packets_enter_by_on_both_legs() {
+    for leg in ["eth0", "eth1"] {
+        for spec in [spec(), unnamed()] {
+            let off = facts_where(|facts| facts.links.get_mut(&name(leg)).unwrap().forwarding = false);
+            assert_eq!(worst(&off, spec.clone()), Some(ObstacleReason::ForwardingDisabled));
+            let message = message(&off, spec);
+            for part in [&format!("sysctl -w net.ipv4.conf.{leg}.forwarding=1"), "--set-ip-forward", "agent.setIpForward"] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forwarding_of_an_interface_that_no_flow_uses_is_nobodys_business() {
+    let other = Link { index: 9, up: true, rp_filter: RpFilter::Off, forwarding: false, master: None };
+    let off = facts_where(|facts| facts.links.extend([(name("eth9"), other)]));
+    assert_eq!(worst(&off, spec()), None);
+}
+
+#[test]
+fn interfaces_that_route_need_no_global_switch() {
+    let off = facts_where(|facts| facts.ip_forward = false);
+    assert_eq!(worst(&off, spec()), None, "the kernel asks the interface alone");
+    let both = facts_where(|facts| {
+        facts.ip_forward = false;
+        facts.links.values_mut().for_each(|link| link.forwarding = false);
+    });
+    assert!(message(&both, spec()).contains("sysctl -w net.ipv4.ip_forward=1"));
+}
+
+#[test]
+fn a_name_with_a_dot_is_written_as_sysctl_reads_it() {
+    let vlan = facts_where(|facts| {
+        let link = Link { forwarding: false, ..facts.links[&name("eth1")].clone() };
+        facts.links.insert(name("eth1.7"), link);
+        let address = |local: LocalAddress| {
+            if local.interface == Some(name("eth1")) { LocalAddress { interface: Some(name("eth1.7")), ..local } } else { local }
+        };
+        facts.addresses = facts.addresses.iter().cloned().map(address).collect();
+    });
+    let message = message(&vlan, unnamed());
+    assert!(message.contains("sysctl -w net/ipv4/conf/eth1.7/forwarding=1"), "{message}");
+}
+
+/// A second uplink eth2 with 4.4.4.2; the default route stays on eth0.
+fn two_uplinks(rp_filter: RpFilter) -> Facts {
+    facts_where(|facts| {
+        facts.links.insert(name("eth2"), Link { index: 4, up: true, rp_filter, forwarding: true, master: None });
+        let address = "4.4.4.2".parse().unwrap();
+        facts.addresses.insert(LocalAddress { address, prefix_len: 24, interface: Some(name("eth2")) });
+    })
+}
+
+fn from_second_uplink() -> Value {
+    let mut spec = unnamed();
+    spec["external"]["addresses"] = json!(["4.4.4.2"]);
+    spec
+}
+
+#[test]
+fn a_source_of_another_link_than_the_way_to_the_upstream_is_noted() {
+    let found = verdict(&two_uplinks(RpFilter::Off), from_second_uplink());
+    assert_eq!(found.obstacles, []);
+    let notes = notes(&two_uplinks(RpFilter::Off), from_second_uplink());
+    assert!(notes.contains("leave by eth0, but their source 4.4.4.2 belongs to eth2"), "{notes}");
+    assert_eq!(self::notes(&two_uplinks(RpFilter::Off), unnamed()), "", "the first uplink is the way");
+}
+
+#[test]
+fn an_external_address_alone_in_its_subnet_belongs_to_no_link() {
+    let alone = facts_where(|facts| {
+        let address = "4.4.4.2".parse().unwrap();
+        facts.addresses.insert(LocalAddress { address, prefix_len: 32, interface: Some(name("eth1")) });
+    });
+    assert_eq!(notes(&alone, from_second_uplink()), "");
+}
+
+#[test]
+fn strict_source_validation_of_the_external_leg_is_an_obstacle() {
+    assert_eq!(worst(&two_uplinks(RpFilter::Strict), from_second_uplink()), Some(ObstacleReason::AsymmetricRoute));
+    let message = message(&two_uplinks(RpFilter::Strict), from_second_uplink());
+    assert!(message.contains("eth2, where its answers to 4.4.4.2 enter"), "{message}");
+    assert!(message.contains("sysctl -w net.ipv4.conf.eth2.rp_filter=2"), "{message}");
+    assert_eq!(worst(&two_uplinks(RpFilter::Loose), from_second_uplink()), None);
+    let strict = facts_where(|facts| facts.links.values_mut().for_each(|link| link.rp_filter = RpFilter::Strict));
+    assert_eq!(worst(&strict, spec()), None, "both ways are symmetric");
+}
+
+#[test]
+fn a_gateway_on_another_link_than_the_internal_address_is_asymmetric_too() {
+    let other = facts_where(|facts| {
+        facts.links.values_mut().for_each(|link| link.rp_filter = RpFilter::Strict);
+        let route = |text: &str| Route {
+            destination: text.parse().unwrap(),
+            gateway: None,
+            interface: Some(name("eth0")),
+            metric: 0,
+            ours: false,
+        };
+        facts.routes = facts.routes.iter().cloned().chain([route("192.168.5.0/24")]).collect();
+        let address = "192.168.5.2".parse().unwrap();
+        facts.addresses.insert(LocalAddress { address, prefix_len: 24, interface: Some(name("eth0")) });
+    });
+    let mut spec = with(&[("/internal/gateways", json!(["192.168.5.1"]))]);
+    spec["internal"].as_object_mut().unwrap().remove("interface");
+    assert_eq!(worst(&other, spec), Some(ObstacleReason::AsymmetricRoute));
+}
