@@ -21,5 +21,6 @@ pub mod publish;
 pub mod record;
 pub mod source;
 pub mod status;
+pub mod supervise;
 pub mod version;
 mod words;

@@ -47,6 +47,14 @@ fn planning_and_judging_do_no_io_read_no_clock_and_log_nothing() {
     }
 }
 
+/// A task that nobody watches over may end without a word.
+#[test]
+fn every_task_is_supervised() {
+    let spawns = offences(".", &["tokio::spawn", "task::spawn(", "JoinSet", "thread::spawn"]);
+    let elsewhere: Vec<_> = spawns.into_iter().filter(|line| !line.contains("/supervise.rs: ")).collect();
+    assert_eq!(elsewhere, Vec::<String>::new());
+}
+
 #[test]
 fn the_model_imports_the_standard_library_and_networks() {
     let foreign = offences("model", &["use "]).into_iter().filter(|line| {

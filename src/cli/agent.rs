@@ -1,6 +1,5 @@
 //! `agent`: keeps this node's kernel as the forwards ask for.
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,11 @@ use crate::plan::Policy;
 use crate::publish::StatusFile;
 use crate::record::Purpose;
 use crate::source::folder;
+use crate::supervise::Tasks;
+
+/// The names of the tasks that this command starts itself.
+const LOOP: &str = "sync loop";
+const PUBLISHER: &str = "publisher of status";
 
 #[derive(Args, Debug)]
 #[command(
@@ -78,7 +82,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let variant = options.kernel.variant().await?;
     let memory = Memory::new(state_dir.clone(), &name, remembered(&state_dir, &name));
     let wake = Arc::new(Notify::new());
-    let _watch = watch(&wake);
+    let mut tasks = Tasks::default();
+    watch(&wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
     let (owners, owned) = watch::channel(Arc::default());
@@ -99,43 +104,56 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
-        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check);
+        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
-        let _server = options.serving.serve(&metrics, &health, owned);
+        options.serving.serve(&metrics, &health, owned, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         let node = node(source, Observer::default(), memory, &metrics);
-        Ok(until_stopped(agent::run(node), agent::publish(publisher, newest), stop).await)
+        tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
+        tasks.spawn(LOOP, agent::run(node));
     } else {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
-        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake);
+        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
-        let _server = options.serving.serve(&metrics, &health, owned);
+        options.serving.serve(&metrics, &health, owned, &mut tasks);
         let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
-        let publish = async move { cluster::publish(&cluster, &name, metrics, newest).await };
-        Ok(Box::pin(until_stopped(agent::run(node), publish, stop)).await)
+        tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
+        tasks.spawn(LOOP, agent::run(node));
     }
+    until_stopped(tasks, stop).await
 }
 
-/// Runs the sync loop until a signal says to stop, and beside it the publisher as a task of its own: whatever that waits for,
-/// a terminal, a disk or an API server, delays no kernel.
-async fn until_stopped(
-    run: impl Future<Output = ()>,
-    publish: impl Future<Output = ()> + Send + 'static,
-    mut stop: Stop,
-) -> Exit {
-    let publisher = tokio::spawn(publish);
+/// Waits until a signal says to stop, or one of `tasks` ends, which none of them should.
+async fn until_stopped(mut tasks: Tasks, mut stop: Stop) -> anyhow::Result<Exit> {
     tokio::select! {
-        () = run => {}
-        () = stop.requested() => {}
+        ended = tasks.ended() => Err(ended.into()),
+        () = stop.requested() => {
+            info!("agent stops; what is in the kernel stays");
+            Ok(Exit::Done)
+        }
     }
-    publisher.abort();
-    info!("agent stops; what is in the kernel stays");
-    Exit::Done
 }
 
 pub(super) fn check(object: &crate::api::PortForward) -> Result<(), String> {
     Forward::parse(object).map(drop).map_err(|refusal| format!("{}: {refusal}", refusal.reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_ends_with_an_error_that_names_the_task_that_ended() {
+        let mut tasks = Tasks::default();
+        tasks.spawn(LOOP, std::future::pending());
+        tasks.spawn(PUBLISHER, async {});
+        let error = until_stopped(tasks, Stop::listen().unwrap()).await.unwrap_err().to_string();
+        assert!(
+            error.contains("\"publisher of status\" stopped by itself") && error.contains("The kernel stays as it is"),
+            "{error}"
+        );
+    }
 }

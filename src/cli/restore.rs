@@ -21,6 +21,7 @@ use crate::node::{FactsError, Observer, watch};
 use crate::plan::Policy;
 use crate::publish::table;
 use crate::record::{self, Purpose, RecordError};
+use crate::supervise::Tasks;
 
 /// How long one look at the kernel waits for the next where nothing is heard, as on legacy.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -102,7 +103,8 @@ impl Restorer {
     /// Holds the lock for one round at a time, so that an agent that starts takes over between two.
     async fn stay(mut self, stop: &mut Stop) -> anyhow::Result<Exit> {
         let wake = Arc::new(Notify::new());
-        let _watch = watch(&wake);
+        let mut tasks = Tasks::default();
+        watch(&wake, &mut tasks);
         let mut told = None;
         loop {
             match record::lock(&self.state_dir, Purpose::Restore) {
@@ -124,6 +126,7 @@ impl Restorer {
                     info!("restore stops; what is in the kernel stays");
                     return Ok(Exit::Done);
                 }
+                ended = tasks.ended() => return Err(ended.into()),
                 () = async { let _ = timeout(PAUSE, wake.notified()).await; sleep(COALESCE).await } => {}
             }
         }

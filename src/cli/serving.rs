@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::agent::follow_traffic;
 use crate::dataplane::iptables::Counting;
 use crate::metrics::{Detail, Health, ListenAddress, Metrics, Owners, PerForward, Served, serve};
+use crate::supervise::Tasks;
 
 /// Only this node may ask, unless the administrator says otherwise. No well-known program of a node uses the port.
 const METRICS_ADDRESS: &str = "127.0.0.1:10450";
@@ -59,30 +59,29 @@ impl ServingOptions {
         }
     }
 
-    /// Serves metrics and health, and counts what the connections of `owners` carry if that is asked for; in tasks of their own
-    /// that end with what is given back.
+    /// Serves metrics and health, and counts what the connections of `owners` carry if that is asked for: each one
+    /// of `tasks`.
     pub(super) fn serve(
         &self,
         metrics: &Arc<Metrics>,
         health: &Arc<Health>,
         owners: watch::Receiver<Arc<Owners>>,
-    ) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+        tasks: &mut Tasks,
+    ) {
         if self.forward_metrics == ForwardMetrics::Traffic {
-            tasks.spawn(follow_traffic(Arc::clone(metrics), owners));
+            tasks.spawn("traffic of forwards", follow_traffic(Arc::clone(metrics), owners));
         }
         let served = [
-            (self.metrics_address, Served::Metrics(Arc::clone(metrics))),
-            (self.health_address, Served::Health(Arc::clone(health))),
+            ("HTTP server of metrics", self.metrics_address, Served::Metrics(Arc::clone(metrics))),
+            ("HTTP server of health", self.health_address, Served::Health(Arc::clone(health))),
         ];
-        for (address, served) in served {
+        for (name, address, served) in served {
             match address {
                 ListenAddress::Off => {}
                 ListenAddress::At(address) => {
-                    tasks.spawn(serve(address, served));
+                    tasks.spawn(name, serve(address, served));
                 }
             }
         }
-        tasks
     }
 }

@@ -18,7 +18,9 @@ use super::endpoints::ApiServers;
 use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
+use crate::forward::Forward;
 use crate::source::{Heard, Key, Snapshot, Sourced, Undecoded, key};
+use crate::supervise::guarded;
 
 /// How long a change waits for others, so that a burst of them is one set.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -125,9 +127,13 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
             .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
 }
 
+/// Reads one object with its status.
+type Decode = fn(DynamicObject, Option<PortForwardStatus>) -> Result<PortForward, String>;
+
 /// What the API server holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Objects {
+    decode: Decode,
     /// Whether a list was complete once.
     listed: bool,
     complete: BTreeMap<Key, Held>,
@@ -135,6 +141,12 @@ struct Objects {
     coming: Option<BTreeMap<Key, Held>>,
     /// What was applied before this start, by name; for objects that cannot be decoded any more.
     remembered: BTreeMap<Key, Arc<PortForward>>,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self { decode, listed: false, complete: BTreeMap::new(), coming: None, remembered: BTreeMap::new() }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -185,7 +197,7 @@ impl Objects {
     fn held(&self, object: DynamicObject) -> (Key, Held) {
         let key = dynamic_key(&object);
         let (metadata, status) = (object.metadata.clone(), status(&object));
-        let held = match decode(object, status.clone()) {
+        let held = match guarded(|| (self.decode)(object, status.clone())) {
             Ok(object) => Held::Good(Arc::new(object)),
             Err(error) => match self.last_good(&key, &metadata) {
                 Some(last) => Held::Outdated(Arc::new(with_newest(&last, metadata, status)), error),
@@ -239,6 +251,8 @@ fn decode(object: DynamicObject, status: Option<PortForwardStatus>) -> Result<Po
         fields.get_mut("metadata").and_then(Value::as_object_mut).map(|metadata| metadata.remove("managedFields"));
     }
     let decoded = api::decode(document).map_err(|error| error.to_string())?;
+    // What it asks for is judged by the plan. Here it only has to come back: one that crashes is to cost itself.
+    let _ = Forward::parse(&decoded);
     Ok(PortForward { status, ..decoded })
 }
 
@@ -307,6 +321,22 @@ mod tests {
         assert_eq!(text(&objects), ["x 1 outdated", "z 1", "y unknown"]);
         objects.take(Event::Apply(object("x", "9", 1, "DryRun")));
         assert_eq!(text(&objects), ["z 1", "x unknown", "y unknown"], "another object of the same name has no last good content");
+    }
+
+    #[test]
+    fn an_object_that_crashes_its_reader_keeps_its_last_good_content_and_costs_no_other() {
+        let decode: Decode = |object, status| {
+            assert_ne!(object.metadata.generation, Some(2), "a fault of the decoder");
+            decode(object, status)
+        };
+        let mut objects = Objects { decode, listed: true, ..Objects::default() };
+        objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        objects.take(Event::Apply(object("x", "1", 2, "Enabled")));
+        objects.take(Event::Apply(object("y", "2", 2, "Enabled")));
+        objects.take(Event::Apply(object("z", "3", 1, "Enabled")));
+        assert_eq!(text(&objects), ["x 1 outdated", "z 1", "y unknown"]);
+        let snapshot = objects.snapshot(Snapshot::default()).unwrap();
+        assert!(snapshot.undecoded[0].error.contains("a fault of the decoder"), "{}", snapshot.undecoded[0].error);
     }
 
     #[test]

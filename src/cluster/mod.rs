@@ -22,15 +22,16 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use contact::{Contact, Reached};
 pub use publisher::publish;
 
 use crate::source::{Snapshot, Source};
+use crate::supervise::Tasks;
 use endpoints::Known;
 use forwards::Around;
+use recorder::Events;
 use trouble::Outage;
 
 /// How long one call may take.
@@ -43,7 +44,7 @@ const ALIVE_FOR: Duration = Duration::from_secs(40);
 /// The nodes whose agents live; `None` until the Leases were read once.
 pub type Live = Option<Arc<BTreeSet<String>>>;
 
-/// The cluster as this node sees it, kept by tasks that end with it.
+/// The cluster as this node sees it.
 pub struct Cluster {
     /// The API server.
     pub client: Client,
@@ -53,8 +54,8 @@ pub struct Cluster {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The agents that live.
     pub live: watch::Receiver<Live>,
+    events: Events,
     outage: Outage,
-    _tasks: JoinSet<()>,
 }
 
 impl Cluster {
@@ -65,26 +66,35 @@ impl Cluster {
     }
 }
 
-/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace`.
+/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace`: several of
+/// `tasks`.
 ///
 /// `wake` is notified when something changed that the kernel may depend on. `remembered` is what this node last applied:
 /// an object that cannot be decoded stays with the content that it had there.
 #[must_use]
-pub fn join(to: &Connection, node: &str, namespace: &str, remembered: &Snapshot, wake: &Arc<Notify>) -> Cluster {
+pub fn join(
+    to: &Connection,
+    node: &str,
+    namespace: &str,
+    remembered: &Snapshot,
+    wake: &Arc<Notify>,
+    tasks: &mut Tasks,
+) -> Cluster {
     let client = to.client.clone();
-    let mut tasks = JoinSet::new();
     let (label_sender, label_receiver) = watch::channel(None::<Arc<BTreeMap<String, String>>>);
     let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
     let (live_sender, live) = watch::channel(None);
     let outage = Outage::default();
+    let events = Events::new(client.clone(), outage.clone(), node, tasks);
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
-    tasks.spawn(labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
+    tasks.spawn("watcher of this Node", labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
     let known = Known { own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
-    tasks.spawn(endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
+    tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
     let around = Around { labels: label_receiver, api_servers };
-    tasks.spawn(forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake)));
-    tasks.spawn(leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
-    tasks.spawn(leases::renew(client.clone(), outage.clone(), node, namespace));
-    Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, outage, _tasks: tasks }
+    let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
+    tasks.spawn("watcher of PortForwards", forwards);
+    tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
+    tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace));
+    Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, events, outage }
 }

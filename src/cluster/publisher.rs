@@ -65,7 +65,7 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
         answers: BTreeMap::new(),
         unsettled: BTreeMap::new(),
         trouble: Trouble::new("status", cluster.outage.clone()),
-        events: Events::new(cluster.client.clone(), cluster.outage.clone(), node),
+        events: cluster.events.clone(),
         metrics,
     };
     let mut pauses = retries();

@@ -7,13 +7,13 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::DEADLINE;
 use super::trouble::{Outage, Trouble};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::status::{State, Type};
+use crate::supervise::Tasks;
 
 /// The most bytes of a note (events.k8s.io/v1: "1kB").
 const NOTE_BYTES: usize = 1000;
@@ -22,19 +22,19 @@ const NOTE_BYTES: usize = 1000;
 const QUEUE: usize = 256;
 
 /// Records events in a task of their own: one that is slow, or lost, delays no status.
+#[derive(Clone)]
 pub(super) struct Events {
     queue: mpsc::Sender<(Event, ObjectReference)>,
-    _task: JoinSet<()>,
 }
 
 impl Events {
     /// Must be called within a tokio runtime.
-    pub(super) fn new(client: Client, outage: Outage, node: &str) -> Self {
+    pub(super) fn new(client: Client, outage: Outage, node: &str, tasks: &mut Tasks) -> Self {
         let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let mut task = JoinSet::new();
-        task.spawn(publish(Recorder::new(client, reporter), Trouble::new("events", outage), waiting));
-        Self { queue, _task: task }
+        let task = publish(Recorder::new(client, reporter), Trouble::new("events", outage), waiting);
+        tasks.spawn("writer of events", task);
+        Self { queue }
     }
 
     /// Records what changed between two summaries of the object with `metadata`.

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::model::Facts;
 use crate::netlink::{NetlinkError, Socket};
 
-pub use watch::{WatchTask, watch};
+pub use watch::watch;
 
 /// What can go wrong when the facts are read.
 #[derive(Debug, thiserror::Error)]

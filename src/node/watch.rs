@@ -14,12 +14,12 @@ use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use rtnetlink::MulticastGroup;
 use rustix::io::Errno;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::addresses;
 use crate::netlink::{Frame, NetlinkError, Socket, frames};
+use crate::supervise::Tasks;
 
 /// The shortest and the longest time between two attempts to subscribe.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -29,27 +29,18 @@ const RTM_DELNEIGH: u16 = 29;
 /// Every change of `nf_tables`, by whichever program (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// Watches for as long as it is held.
-#[derive(Debug)]
-pub struct WatchTask {
-    /// One task per source; dropped, they end.
-    _tasks: JoinSet<()>,
-}
-
-/// Subscribes at once, in the network namespace of the calling thread, and wakes `wake` at every change from now on.
+/// Subscribes at once, in the network namespace of the calling thread, and wakes `wake` at every change from now on: two of
+/// `tasks`.
 ///
 /// A wake without a change is possible, a change without a wake is not, save where the log says so.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
-#[must_use]
-pub fn watch(wake: &Arc<Notify>) -> WatchTask {
-    let mut tasks = JoinSet::new();
-    for source in [Source::Network, Source::NfTables] {
+pub fn watch(wake: &Arc<Notify>, tasks: &mut Tasks) {
+    for (name, source) in [("events of the network", Source::Network), ("events of nf_tables", Source::NfTables)] {
         let first = source.subscribe();
-        tasks.spawn(source.follow(first, Arc::clone(wake)));
+        tasks.spawn(name, source.follow(first, Arc::clone(wake)));
     }
-    WatchTask { _tasks: tasks }
 }
 
 /// A netlink family that tells of changes.

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api;
 use crate::source::Sourced;
+use crate::supervise::guarded;
 
 use super::translation::Written;
 use super::{Loaded, Record, RecordError};
@@ -124,7 +125,7 @@ fn believe(content: Content) -> Loaded {
 
 fn forward(entry: Value) -> Result<Sourced, String> {
     let Entry { object, origin } = serde_json::from_value(entry).map_err(|error| error.to_string())?;
-    let object = Arc::new(api::decode(object).map_err(|error| error.to_string())?);
+    let object = Arc::new(guarded(|| api::decode(object).map_err(|error| error.to_string()))?);
     Ok(Sourced { object, origin, trouble: None })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portforward_operator::node::watch;
+use portforward_operator::supervise::Tasks;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -26,7 +27,8 @@ fn wakes_on(before: &str, change: &str) {
     inside(|| async {
         run_all(before);
         let wake = Arc::new(Notify::new());
-        let _watch = watch(&wake);
+        let mut tasks = Tasks::default();
+        watch(&wake, &mut tasks);
         settle(&wake).await;
         run(change);
         timeout(LIMIT, wake.notified()).await.unwrap_or_else(|_| panic!("no wake on {change}"));
@@ -71,7 +73,8 @@ fn a_neighbour_that_stops_and_one_that_begins_to_answer_wake() {
         run_all(LINK);
         run("sysctl -qw net.ipv4.neigh.eth1.retrans_time_ms=10");
         let wake = Arc::new(Notify::new());
-        let _watch = watch(&wake);
+        let mut tasks = Tasks::default();
+        watch(&wake, &mut tasks);
         settle(&wake).await;
         let sender = UdpSocket::bind("192.168.0.2:0").unwrap();
         sender.send_to(b"anybody?", "192.168.0.1:9").unwrap();
@@ -92,7 +95,8 @@ fn more_changes_than_the_socket_holds_wake_and_the_watch_goes_on() {
     inside(|| async {
         run_all(LINK);
         let wake = Arc::new(Notify::new());
-        let _watch = watch(&wake);
+        let mut tasks = Tasks::default();
+        watch(&wake, &mut tasks);
         settle(&wake).await;
         let flood: Vec<_> = (0..20_000).map(|n| format!("route add 10.{}.{}.1/32 dev eth1", n / 250, n % 250)).collect();
         let batch = tempfile::NamedTempFile::new().unwrap();

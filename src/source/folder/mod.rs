@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::PortForward;
+use crate::supervise::Tasks;
 
 use super::{Heard, Snapshot, Source, Sourced};
 use contents::Contents;
@@ -52,7 +53,7 @@ impl Pace {
     };
 }
 
-/// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir` until the last [`Source`] is dropped.
+/// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir`: one of `tasks`.
 ///
 /// - A file is one unit: where it does not parse, or one of its objects is refused by decoding or by `check`, its
 ///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations; it is
@@ -71,8 +72,9 @@ pub fn watch(
     remembered: Vec<Sourced>,
     wake: Arc<Notify>,
     check: Check,
+    tasks: &mut Tasks,
 ) -> Source {
-    watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check)
+    watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check, tasks)
 }
 
 /// Reads the manifests in `dir` once, by the rules of [`watch()`]; nothing is remembered, every generation is 1.
@@ -91,13 +93,13 @@ pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
     document::objects(text, check)
 }
 
-fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check) -> Source {
+fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check, tasks: &mut Tasks) -> Source {
     let (sender, receiver) = watch::channel(None);
-    tokio::spawn(keep(pace, dir, contents, check, sender, wake));
+    tasks.spawn("manifests of the folder", keep(pace, dir, contents, check, sender, wake));
     Source::new(receiver)
 }
 
-/// Reads the folder again and again; ends when nobody looks at `current` any more.
+/// Reads the folder again and again.
 async fn keep(
     pace: Pace,
     dir: PathBuf,
@@ -132,7 +134,6 @@ async fn keep(
             }
         };
         tokio::select! {
-            () = current.closed() => return,
             first = events.settled(pace.quiet, pace.burst) => heard = Heard::of(first),
             () = tokio::time::sleep(pause) => heard = Heard::of(Instant::now()),
         }

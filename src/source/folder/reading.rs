@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::PortForward;
 use crate::durable;
+use crate::supervise::guarded;
 
 use super::{Check, document};
 
@@ -122,14 +122,8 @@ fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
         return same.clone();
     }
     let text = str::from_utf8(&bytes).map_err(|error| format!("is not UTF-8 text: {error}"));
-    let objects = text.and_then(|text| guarded(text, check)).map(Into::into);
+    let objects = text.and_then(|text| guarded(|| document::objects(text, check))).map(Into::into);
     FileContent { digest, objects }
-}
-
-/// A file that brings the reader down must not take the others with it.
-fn guarded(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
-    catch_unwind(|| document::objects(text, check))
-        .unwrap_or_else(|_| Err("brings its reader down; report this file as a bug".to_owned()))
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {

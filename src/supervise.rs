@@ -1,0 +1,146 @@
+//! The tasks of a command that stays: each has a name, and none of them may end.
+//!
+//! A task that ends, or panics, leaves the others working on what it last said: a watcher that is gone makes an agent deaf
+//! while everything looks well. So the end of one is the end of all. Nothing here restarts a task: whoever started the
+//! process (the kubelet, systemd) does that, with a clean memory.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+/// The tasks of a command; dropped, they end.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    running: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+/// A task ended that has to run as long as the process does.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the task \"{task}\" {how}, so the process ends: without it the rest would go on with what it last said. The kernel stays as it is; the process is to be started again, as the DaemonSet and the systemd unit do. This is a bug, please report it with the log before this line"
+)]
+pub struct TaskEnded {
+    /// Its name.
+    pub task: &'static str,
+    /// How it ended.
+    pub how: HowEnded,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HowEnded {
+    /// It came to its end as if there were nothing left to do.
+    Returned,
+    /// It panicked, with this message.
+    Panicked(String),
+}
+
+impl std::fmt::Display for HowEnded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Returned => f.write_str("stopped by itself"),
+            Self::Panicked(message) => write!(f, "crashed ({message})"),
+        }
+    }
+}
+
+impl Tasks {
+    /// Starts a task. `name` says what it does, for people.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let handle = self.running.spawn(task);
+        self.names.insert(handle.id(), name);
+        handle
+    }
+
+    /// Waits until a task ends that was not aborted; for ever if none does.
+    pub async fn ended(&mut self) -> TaskEnded {
+        loop {
+            let (id, how) = match self.running.join_next_with_id().await {
+                None => std::future::pending().await,
+                Some(Ok((id, ()))) => (id, Some(HowEnded::Returned)),
+                Some(Err(error)) => (error.id(), panicked(error)),
+            };
+            let task = self.names.remove(&id).unwrap_or("unnamed");
+            if let Some(how) = how {
+                return TaskEnded { task, how };
+            }
+        }
+    }
+}
+
+/// How a task ended that did not return; `None` if it was aborted.
+fn panicked(error: JoinError) -> Option<HowEnded> {
+    let message = |panic: Box<dyn Any + Send>| panic_message(&*panic).to_owned();
+    error.try_into_panic().ok().map(|panic| HowEnded::Panicked(message(panic)))
+}
+
+/// Reads something foreign by `read`: where that panics, the one thing is refused and all else goes on.
+pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What `read` was at is dropped, so nobody sees it half done.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        Err(format!("the agent crashed on it ({}); this is a bug, please report it with this object", panic_message(&*panic)))
+    })
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    async fn ended(task: impl Future<Output = ()> + Send + 'static) -> TaskEnded {
+        let mut tasks = Tasks::default();
+        tasks.spawn("one that stays", std::future::pending());
+        tasks.spawn("the other", task);
+        tasks.ended().await
+    }
+
+    #[tokio::test]
+    async fn a_task_that_returns_is_named() {
+        assert_eq!(ended(async {}).await, TaskEnded { task: "the other", how: HowEnded::Returned });
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_named_with_what_it_said() {
+        let panics = [(panicking("plain"), "plain"), (panicking("with 7".to_owned()), "with 7"), (panicking(7), "no message")];
+        for (task, said) in panics {
+            let ended = ended(task).await;
+            assert_eq!(ended, TaskEnded { task: "the other", how: HowEnded::Panicked(said.to_owned()) });
+            assert!(ended.to_string().contains("\"the other\" crashed"), "{ended}");
+        }
+    }
+
+    fn panicking(with: impl Any + Send) -> BoxFuture<'static, ()> {
+        async move { std::panic::panic_any(with) }.boxed()
+    }
+
+    #[test]
+    fn what_panics_while_it_reads_is_an_error() {
+        assert_eq!(guarded(|| Ok(1)), Ok(1));
+        assert_eq!(guarded(|| Err::<(), _>("refused".to_owned())), Err("refused".to_owned()));
+        let crashed = guarded(|| -> Result<(), String> { panic!("at {}", "byte 7") }).unwrap_err();
+        assert!(crashed.contains("crashed on it (at byte 7)"), "{crashed}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_was_aborted_is_no_end_and_its_successor_is_watched() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("aborted", std::future::pending()).abort();
+        tasks.spawn("ends", tokio::task::yield_now());
+        assert_eq!(tasks.ended().await.task, "ends");
+    }
+}
