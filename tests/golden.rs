@@ -45,7 +45,6 @@ fn verdicts(plan: &Plan) -> String {
                 RoutePlan::Install(route) => {
                     writeln!(text, "#   route {} via {} dev {}", route.destination, route.gateway, route.interface)
                 }
-                RoutePlan::Unneeded => writeln!(text, "#   no route needed"),
                 RoutePlan::Withheld(obstacle) => {
                     writeln!(text, "#   route withheld, {}: {}", obstacle.reason.as_str(), obstacle.message)
                 }

@@ -78,7 +78,6 @@ fn routed(route: &RoutePlan, report: &RoutesReport) -> String {
             };
             format!("{} via {} dev {}: {state}", route.destination, route.gateway, route.interface)
         }
-        RoutePlan::Unneeded => "none needed".to_owned(),
         RoutePlan::Withheld(obstacle) => format!("withheld: {}: {}", obstacle.reason.as_str(), obstacle.message),
     }
 }

@@ -16,7 +16,9 @@ pub struct Facts {
     pub links: BTreeMap<InterfaceName, Link>,
     /// The addresses of this node, less 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
-    /// The unicast routes of the main table, ours among them.
+    /// The table `local`: what this node delivers to itself.
+    pub local: LocalTable,
+    /// The routes of the main table, ours among them.
     pub routes: RouteTable,
     /// Next hops that do not answer: their neighbour entry is in state `FAILED` (ip-neighbour(8)).
     pub unreachable: BTreeSet<IpAddr>,
@@ -67,9 +69,40 @@ pub struct LocalAddress {
     pub interface: Option<InterfaceName>,
 }
 
-/// A unicast route of the main table.
+/// What the table `local` says of one destination (ip-route(8)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalRoute {
+    /// The destination: an address of an interface as /32, or whatever an administrator added.
+    pub destination: IpNet,
+    /// Whether the node delivers it to itself.
+    pub delivery: Delivery,
+    /// The interface that it is added to; `None` for the loopback and for a name that no object can write.
+    pub interface: Option<InterfaceName>,
+}
+
+/// What becomes of a packet that the table `local` decides about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The node takes it in: type `local`, which `-m addrtype --dst-type LOCAL` asks for (iptables-extensions(8)).
+    Local,
+    /// Anything else, such as a broadcast.
+    Other,
+}
+
+/// What a route does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// It sends the packet on.
+    Unicast,
+    /// It drops or refuses the packet: `blackhole`, `unreachable`, `prohibit`, `throw` (ip-route(8)).
+    Nowhere,
+}
+
+/// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// What it does with a packet.
+    pub kind: RouteKind,
     /// The destination; the default route is `0.0.0.0/0`.
     pub destination: IpNet,
     /// The next hop; `None` where the destination is on the link.
@@ -105,16 +138,21 @@ impl LocalAddress {
 }
 
 impl Facts {
-    /// The interface that holds `address`, if this node has it on one that an object can name.
+    /// The interface that holds `address`, or that a `local` route for it names, if an object can name that one.
     #[must_use]
     pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
-        self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref())
+        let holder = self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref());
+        holder.or_else(|| self.local.lookup(address).filter(|route| route.delivery == Delivery::Local)?.interface.as_ref())
     }
 
-    /// Whether this node has `address`.
+    /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` asks: an address of an interface, or
+    /// whatever a `local` route covers.
     #[must_use]
     pub fn holds(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|local| local.address == address)
+        match self.local.lookup(address) {
+            Some(route) => route.delivery == Delivery::Local,
+            None => self.addresses.iter().any(|local| local.address == address),
+        }
     }
 
     /// The local address whose subnet `address` lies in, on an interface that an object can name; the longest prefix wins.
@@ -126,11 +164,41 @@ impl Facts {
             .max_by_key(|local| local.prefix_len)
     }
 
-    /// The route that a packet to `address` takes: the longest prefix, then the lowest metric.
+    /// The route that a packet to `address` takes: the longest prefix, then the lowest metric; `None` where there is none, or
+    /// where that one drops the packet.
     #[must_use]
     pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
         self.routes.lookup(address)
     }
+}
+
+/// The table `local`; of several routes to one destination, the one that the kernel takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalTable(BTreeMap<IpNet, LocalRoute>);
+
+impl LocalTable {
+    /// What the table says of `address`: the route with the longest prefix that holds it.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<&LocalRoute> {
+        longest(&self.0, address)
+    }
+}
+
+impl FromIterator<LocalRoute> for LocalTable {
+    fn from_iter<T: IntoIterator<Item = LocalRoute>>(routes: T) -> Self {
+        // Later ones to one destination are those that the kernel lists later: it takes the first.
+        let mut table = BTreeMap::new();
+        for route in routes {
+            table.entry(route.destination).or_insert(route);
+        }
+        Self(table)
+    }
+}
+
+/// The entry with the longest prefix that holds `address`.
+fn longest<T>(table: &BTreeMap<IpNet, T>, address: IpAddr) -> Option<&T> {
+    let host = IpNet::from(address);
+    (0..=host.prefix_len()).rev().find_map(|length| table.get(&IpNet::new(address, length).ok()?.trunc()))
 }
 
 /// The routes of a table; of several to one destination, the one that the kernel takes.
@@ -138,16 +206,21 @@ impl Facts {
 pub struct RouteTable(BTreeMap<IpNet, Route>);
 
 impl RouteTable {
-    /// The route with the longest prefix that holds `address`.
+    /// The route with the longest prefix that holds `address`, unless it leads nowhere.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&Route> {
-        let host = IpNet::from(address);
-        (0..=host.prefix_len()).rev().find_map(|length| self.0.get(&IpNet::new(address, length).ok()?.trunc()))
+        longest(&self.0, address).filter(|route| route.kind == RouteKind::Unicast)
     }
 
     /// Every route that is taken, by destination.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.values()
+    }
+
+    /// The routes that are taken to a part of `network` and not to all of it.
+    pub fn within(&self, network: IpNet) -> impl Iterator<Item = &Route> {
+        let inside = self.0.range(network..).take_while(move |(destination, _)| network.contains(&destination.network()));
+        inside.map(|(_, route)| route).filter(move |route| route.destination.prefix_len() > network.prefix_len())
     }
 
     /// Whether there is none.
@@ -177,6 +250,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_then_the_lowest_metric() {
         let route = |destination: &str, metric| Route {
+            kind: RouteKind::Unicast,
             destination: destination.parse().unwrap(),
             gateway: None,
             interface: None,
@@ -192,5 +266,43 @@ mod tests {
         assert_eq!(found("10.1.2.3"), Some(("10.1.0.0/16".to_owned(), 3)));
         assert_eq!(found("10.9.9.9"), Some(("10.0.0.0/8".to_owned(), 0)));
         assert_eq!(found("11.0.0.0"), None);
+        let inside: Vec<_> = table.within("10.0.0.0/8".parse().unwrap()).map(|route| route.destination.to_string()).collect();
+        assert_eq!(inside, ["10.1.0.0/16"]);
+    }
+
+    #[test]
+    fn a_longer_prefix_that_leads_nowhere_is_no_way() {
+        let route = |destination: &str, kind| Route {
+            kind,
+            destination: destination.parse().unwrap(),
+            gateway: None,
+            interface: None,
+            metric: 0,
+            ours: false,
+        };
+        let routes = [route("0.0.0.0/0", RouteKind::Unicast), route("3.3.3.0/24", RouteKind::Nowhere)].into_iter().collect();
+        let facts = Facts { routes, ..Facts::default() };
+        assert!(facts.route_to("3.3.4.1".parse().unwrap()).is_some());
+        assert_eq!(facts.route_to("3.3.3.1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn held_is_what_the_table_local_delivers_by_its_longest_prefix() {
+        let route = |destination: &str, delivery, interface: Option<&str>| LocalRoute {
+            destination: destination.parse().unwrap(),
+            delivery,
+            interface: interface.map(|name| name.parse().unwrap()),
+        };
+        let local = [
+            route("10.200.0.0/24", Delivery::Local, None),
+            route("10.200.0.255/32", Delivery::Other, None),
+            route("10.201.0.9/32", Delivery::Local, Some("eth1")),
+        ];
+        let facts = Facts { local: local.into_iter().collect(), ..Facts::default() };
+        let held = |address: &str| facts.holds(address.parse().unwrap());
+        assert!(held("10.200.0.9") && held("10.201.0.9"));
+        assert!(!held("10.200.0.255"), "a broadcast address inside of it is none of ours");
+        assert!(!held("10.200.1.1"));
+        assert_eq!(facts.interface_of("10.201.0.9".parse().unwrap()).map(ToString::to_string).as_deref(), Some("eth1"));
     }
 }

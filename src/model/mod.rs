@@ -12,7 +12,7 @@ mod route;
 mod translation;
 
 pub use desired::Desired;
-pub use facts::{Facts, Link, Listener, LocalAddress, Route, RouteTable, RpFilter};
+pub use facts::{Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter};
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};

@@ -1,4 +1,4 @@
-//! The IPv4 routes of the main table, as the kernel lists them (rtnetlink(7)).
+//! The IPv4 routes of the tables `main` and `local`, as the kernel lists them (rtnetlink(7)).
 //!
 //! Decides nothing: reading only, for the facts of the node and for the host routes alike.
 
@@ -11,7 +11,10 @@ use rustix::io::Errno;
 
 use super::{NetlinkError, Socket};
 
-/// A route of the main table.
+/// The number of the table `local` (include/uapi/linux/rtnetlink.h).
+const RT_TABLE_LOCAL: u8 = 255;
+
+/// A route of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KernelRoute {
     pub(crate) destination: Ipv4Net,
@@ -20,6 +23,8 @@ pub(crate) struct KernelRoute {
     pub(crate) protocol: u8,
     pub(crate) metric: u32,
     pub(crate) next_hop: NextHop,
+    /// The source address that it names for packets of this node (`src`, ip-route(8)).
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Where a route leads.
@@ -57,12 +62,21 @@ impl NextHop {
 
 /// The IPv4 routes of the main table, in the kernel's order.
 pub(crate) async fn main_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
+    table(socket, RouteHeader::RT_TABLE_MAIN).await
+}
+
+/// The IPv4 routes of the table `local`, in the kernel's order: what this node delivers to itself, and broadcasts.
+pub(crate) async fn local_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
+    table(socket, RT_TABLE_LOCAL).await
+}
+
+async fn table(socket: &mut Socket, table: u8) -> Result<Vec<KernelRoute>, NetlinkError> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
-    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.table = table;
     let listed = socket
         .dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
-            RouteNetlinkMessage::NewRoute(route) => read(&route),
+            RouteNetlinkMessage::NewRoute(route) => read(&route, table),
             _ => None,
         })
         .await;
@@ -73,13 +87,13 @@ pub(crate) async fn main_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, 
     }
 }
 
-fn read(message: &RouteMessage) -> Option<KernelRoute> {
+fn read(message: &RouteMessage, table: u8) -> Option<KernelRoute> {
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet || header.table != RouteHeader::RT_TABLE_MAIN {
+    if header.address_family != AddressFamily::Inet || header.table != table {
         return None;
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;
-    let (mut metric, mut gateway, mut interface, mut several, mut object) = (0, None, None, false, None);
+    let (mut metric, mut gateway, mut interface, mut several, mut object, mut source) = (0, None, None, false, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
@@ -88,6 +102,7 @@ fn read(message: &RouteMessage) -> Option<KernelRoute> {
                 gateway = Some(IpAddr::V4(*address));
             }
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(IpAddr::V4(*address)),
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::MultiPath(_) => several = true,
             RouteAttribute::NhId(id) => object = Some(*id),
@@ -107,5 +122,6 @@ fn read(message: &RouteMessage) -> Option<KernelRoute> {
             (None, Some(interface)) => NextHop::One { gateway, interface, reach },
             (None, None) => NextHop::Nowhere,
         },
+        source,
     })
 }

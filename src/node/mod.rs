@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::Facts;
+use crate::netlink::route::main_table;
 use crate::netlink::{NetlinkError, Socket};
 
 pub use watch::watch;
@@ -67,10 +68,12 @@ impl Observer {
         let silent = self.silent().clone();
         let unreachable = addresses::unreachable(&mut socket, &silent).await?;
         self.silent().clone_from(&unreachable);
+        let main = main_table(&mut socket).await.map_err(listing("routes"))?;
         Ok(Facts {
             labels: BTreeMap::new(),
             addresses: addresses::read(&mut socket, &links).await?,
-            routes: routes::read(&mut socket, &links).await?,
+            local: routes::local(&mut socket, &links).await?,
+            routes: routes::routes(&main, &links),
             unreachable,
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,

@@ -1,4 +1,4 @@
-//! The unicast routes of the main table, and whether other tables are asked as well (ip-route(8), ip-rule(8)).
+//! The tables `main` and `local`, and whether other tables are asked as well (ip-route(8), ip-rule(8)).
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteType;
@@ -8,28 +8,49 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::links::Links;
 use super::{FactsError, listing};
 use crate::dataplane::routes::PROTOCOL;
-use crate::model::{Route, RouteTable};
+use crate::model::{Delivery, LocalRoute, LocalTable, Route, RouteKind, RouteTable};
 use crate::netlink::Socket;
-use crate::netlink::route::main_table;
+use crate::netlink::route::{KernelRoute, local_table};
 
 /// The rules that the kernel makes by itself, as priority and table: `local`, `main` and `default` (ip-rule(8)).
 const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
 
-pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<RouteTable, FactsError> {
-    let table = main_table(socket).await.map_err(listing("routes"))?;
-    let unicast = table.into_iter().filter(|route| route.kind == RouteType::Unicast);
-    Ok(unicast
-        .map(|route| {
-            let (gateway, interface) = route.next_hop.single();
-            Route {
-                destination: IpNet::V4(route.destination),
-                gateway,
-                interface: interface.and_then(|index| links.name(index)).cloned(),
-                metric: route.metric,
-                ours: route.protocol == PROTOCOL,
-            }
+/// The routes of the main table. One for a type of service is left out: it is for packets that carry that one only.
+pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
+    let route = |route: &KernelRoute| {
+        let (gateway, interface) = route.next_hop.single();
+        Some(Route {
+            kind: kind(route.kind)?,
+            destination: IpNet::V4(route.destination),
+            gateway,
+            interface: interface.and_then(|index| links.name(index)).cloned(),
+            metric: route.metric,
+            ours: route.protocol == PROTOCOL,
         })
-        .collect())
+    };
+    table.iter().filter(|route| route.tos == 0).filter_map(route).collect()
+}
+
+fn kind(kind: RouteType) -> Option<RouteKind> {
+    match kind {
+        RouteType::Unicast => Some(RouteKind::Unicast),
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => Some(RouteKind::Nowhere),
+        _ => None,
+    }
+}
+
+/// The table `local`, which the kernel asks before every other.
+pub(super) async fn local(socket: &mut Socket, links: &Links) -> Result<LocalTable, FactsError> {
+    let table = local_table(socket).await.map_err(listing("local routes"))?;
+    let route = |route: KernelRoute| {
+        let (_, interface) = route.next_hop.single();
+        LocalRoute {
+            destination: IpNet::V4(route.destination),
+            delivery: if route.kind == RouteType::Local { Delivery::Local } else { Delivery::Other },
+            interface: interface.and_then(|index| links.name(index)).cloned(),
+        }
+    };
+    Ok(table.into_iter().filter(|route| route.tos == 0).map(route).collect())
 }
 
 /// Whether any rule but the kernel's own three chooses a table.

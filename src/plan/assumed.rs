@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::Candidate;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RpFilter};
+use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RouteKind, RpFilter};
 
 /// What the interface of a leg is called where the object names none.
 const UNNAMED: &str = "unnamed";
@@ -29,7 +29,9 @@ pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate])
         .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, forwarding: true, master: None }))
         .collect();
     let anywhere = IpNet::from(ipnet::Ipv4Net::default());
-    let routes = [Route { destination: anywhere, gateway: None, interface: None, metric: 0, ours: false }].into_iter().collect();
+    let default =
+        Route { kind: RouteKind::Unicast, destination: anywhere, gateway: None, interface: None, metric: 0, ours: false };
+    let routes = [default].into_iter().collect();
     Facts { labels, links, addresses, routes, ip_forward: true, ..Facts::default() }
 }
 

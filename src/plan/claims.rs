@@ -1,7 +1,7 @@
 //! What the forwards that were accepted so far claim of this node, and who comes too late.
 //!
 //! Two forwards conflict if some packet would match both, if POSTROUTING could not tell their flows apart, or if they ask for
-//! different gateways for one client address.
+//! different gateways for one and the same client entry. Where one client network holds the other, the longest prefix wins.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,6 +25,31 @@ pub struct Conflict {
 pub(super) struct Claims {
     flows: BTreeMap<(Protocol, IpAddr), PortClaims>,
     gateways: NetworkMap<(ForwardKey, IpAddr)>,
+    nested: Vec<Nested>,
+}
+
+/// Two forwards whose clients lie in each other and that ask for different gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Nested {
+    /// The one with the larger network.
+    pub(super) outer: Way,
+    /// The one within, whose longer prefix wins there.
+    pub(super) inner: Way,
+}
+
+/// How one forward wants a client entry to be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) forward: ForwardKey,
+    pub(super) network: IpNet,
+    pub(super) gateway: IpAddr,
+}
+
+impl Nested {
+    /// Both, the one with the larger network first.
+    pub(super) fn sides(&self) -> [&Way; 2] {
+        [&self.outer, &self.inner]
+    }
 }
 
 /// Who listens on one address, by port.
@@ -53,6 +78,8 @@ impl Claims {
                 self.refuse_gateway(*client, gateway)?;
             }
             for client in &forward.clients {
+                let nested = self.nested_with(&Way { forward: forward.key.clone(), network: *client, gateway });
+                self.nested.extend(nested);
                 self.gateways.insert(*client, (forward.key.clone(), gateway));
             }
         }
@@ -77,11 +104,29 @@ impl Claims {
         Err(Conflict { winner: winner.clone(), message })
     }
 
+    /// The forwards that want a network around the client, or within it, to be reached another way.
+    pub(super) fn nested(&self) -> &[Nested] {
+        &self.nested
+    }
+
+    fn nested_with(&self, way: &Way) -> Vec<Nested> {
+        let others = self.gateways.overlapping(way.network).filter(|(_, (_, gateway))| *gateway != way.gateway);
+        let others = others.filter(|(network, _)| *network != way.network);
+        others
+            .map(|(network, (forward, gateway))| {
+                let other = Way { forward: forward.clone(), network, gateway: *gateway };
+                let contains = network.contains(&way.network);
+                let (outer, inner) = if contains { (other, way.clone()) } else { (way.clone(), other) };
+                Nested { outer, inner }
+            })
+            .collect()
+    }
+
     fn refuse_gateway(&self, client: IpNet, gateway: IpAddr) -> Result<(), Conflict> {
-        let clash = self.gateways.overlapping(client).find(|(_, (_, other))| *other != gateway);
-        let Some((network, (winner, other))) = clash else { return Ok(()) };
+        let clash = self.gateways.at(client).find(|(_, other)| *other != gateway);
+        let Some((winner, other)) = clash else { return Ok(()) };
         let message = format!(
-            "{winner}, which is older or comes first by namespace and name, routes {network} through {other} already, \
+            "{winner}, which is older or comes first by namespace and name, routes {client} through {other} already, \
              and this forward asks for {gateway}; one client has one gateway"
         );
         Err(Conflict { winner: winner.clone(), message })
@@ -125,6 +170,11 @@ fn width_class(ports: PortRange) -> u32 {
 impl<T> NetworkMap<T> {
     fn insert(&mut self, network: IpNet, value: T) {
         self.0.entry(network).or_default().push(value);
+    }
+
+    /// The values of exactly `network`.
+    fn at(&self, network: IpNet) -> impl Iterator<Item = &T> {
+        self.0.get(&network).into_iter().flatten()
     }
 
     /// The values of the networks that contain `network`, then of those within it.

@@ -5,6 +5,7 @@
 mod assumed;
 mod claims;
 mod node_rules;
+mod notes;
 mod obstacles;
 mod routes;
 mod verdict;
@@ -101,11 +102,21 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         verdict.reversed = forward.reversed();
         verdict.routes = routes::plan(facts, forward, &protected);
         (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
+        let others = notes::find(facts, forward, verdict);
+        verdict.notes.extend(others);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
         plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
         plan.desired.legs.extend(obstacles::legs(facts, forward).cloned());
         plan.desired.translations.extend(verdict.translations.iter().cloned());
         plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
+    }
+    for nested in claims.nested() {
+        for (side, note) in nested.sides().into_iter().zip(notes::nested(nested)) {
+            let verdict = plan.verdicts.get_mut(&side.forward).filter(|verdict| verdict.notes.len() < notes::MOST);
+            if let Some(verdict) = verdict {
+                verdict.notes.push(note);
+            }
+        }
     }
     plan
 }

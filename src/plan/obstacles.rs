@@ -1,4 +1,4 @@
-//! What is known to stop the flows of a forward that this node carries, and what is merely worth knowing.
+//! What is known to stop the flows of a forward that this node carries, and what about its legs is merely worth knowing.
 
 mod legs;
 #[cfg(test)]
@@ -6,7 +6,6 @@ mod tests;
 
 use std::net::IpAddr;
 
-use super::node_rules::listens;
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
@@ -77,6 +76,10 @@ impl Search<'_> {
             return Some(obstacle(ObstacleReason::ExternalAddressMissing, message));
         }
         let (named, holder) = (named?, self.facts.interface_of(address));
+        // A `local` route that names no interface takes the address in wherever it comes in.
+        if holder.is_none() && !self.facts.addresses.iter().any(|local| local.address == address) {
+            return None;
+        }
         let place = holder.map_or_else(|| "another interface".to_owned(), ToString::to_string);
         let message = format!(
             "the {leg} address {address} is on {place} and not on {leg}.interface {named}; correct the object or move the address"
@@ -108,7 +111,7 @@ impl Search<'_> {
         for route in &verdict.routes {
             match route {
                 RoutePlan::Withheld(withheld) if !found.contains(withheld) => found.push(withheld.clone()),
-                RoutePlan::Install(_) | RoutePlan::Unneeded | RoutePlan::Withheld(_) => {}
+                RoutePlan::Install(_) | RoutePlan::Withheld(_) => {}
             }
         }
         match self.forward.gateway {
@@ -141,45 +144,7 @@ impl Search<'_> {
     }
 
     fn notes(&self, verdict: &Verdict) -> Vec<Note> {
-        let mut notes = Vec::new();
-        if let Some(gateway) = self.forward.gateway
-            && verdict.routes.contains(&RoutePlan::Unneeded)
-        {
-            notes.push(Note(format!(
-                "GatewayUnneeded: clients on the link of this node are reached directly and not through {gateway}"
-            )));
-        }
-        notes.extend(self.shadowed_by_reverse());
-        if verdict.role == Some(Role::Active) {
-            notes.extend(self.source_of_another_link());
-        }
-        notes
-    }
-
-    fn shadowed_by_reverse(&self) -> Option<Note> {
-        let external = self.forward.external?;
-        let shadowed = |listener: &&crate::model::Listener| {
-            listens(listener.address, external)
-                && self
-                    .forward
-                    .reverse
-                    .iter()
-                    .any(|entry| entry.protocol == listener.protocol && entry.ports.contains(listener.port))
-        };
-        let ports: std::collections::BTreeSet<String> = self
-            .facts
-            .listeners
-            .iter()
-            .filter(shadowed)
-            .map(|listener| format!("{} {}", listener.protocol, listener.port))
-            .collect();
-        let list: Vec<String> = ports.into_iter().take(8).collect();
-        (!list.is_empty()).then(|| {
-            Note(format!(
-                "reverse takes from programs of this node what {} sends to them on {external}: {}",
-                self.forward.upstream,
-                list.join(", ")
-            ))
-        })
+        let active = verdict.role == Some(Role::Active);
+        active.then(|| self.source_of_another_link()).flatten().into_iter().collect()
     }
 }

@@ -30,25 +30,15 @@ impl Protected {
     }
 }
 
-/// What becomes of the route to each client of `forward`; nothing without a gateway.
+/// What becomes of the route to each client of `forward`; nothing without a gateway. A gateway that is named is an instruction: it
+/// decides also where a link of this node has a subnet around the client.
 pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected) -> Vec<RoutePlan> {
     let Some(gateway) = forward.gateway else { return Vec::new() };
     let link = link(facts, forward, gateway);
-    forward.clients.iter().map(|client| route(facts, *client, gateway, &link, protected)).collect()
+    forward.clients.iter().map(|client| route(*client, gateway, &link, protected)).collect()
 }
 
-fn route(
-    facts: &Facts,
-    client: IpNet,
-    gateway: IpAddr,
-    link: &Result<InterfaceName, Obstacle>,
-    protected: &Protected,
-) -> RoutePlan {
-    if let Some(local) = facts.connected(client.network())
-        && local.subnet().contains(&client)
-    {
-        return RoutePlan::Unneeded;
-    }
+fn route(client: IpNet, gateway: IpAddr, link: &Result<InterfaceName, Obstacle>, protected: &Protected) -> RoutePlan {
     let captured = if client.prefix_len() == 0 { Some(client.network()) } else { protected.within(client) };
     match (captured, link) {
         (Some(captured), _) => RoutePlan::Withheld(capture(client, gateway, captured)),

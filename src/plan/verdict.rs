@@ -131,8 +131,6 @@ pub struct Note(pub String);
 pub enum RoutePlan {
     /// It is to be installed.
     Install(PlannedRoute),
-    /// The client is on a link of this node: none is needed.
-    Unneeded,
     /// It cannot or must not be installed.
     Withheld(Obstacle),
 }
@@ -146,7 +144,7 @@ impl RoutePlan {
     pub fn installed(&self) -> Option<&HostRoute> {
         match self {
             Self::Install(route) => Some(route),
-            Self::Unneeded | Self::Withheld(_) => None,
+            Self::Withheld(_) => None,
         }
     }
 }

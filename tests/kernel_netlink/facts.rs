@@ -86,7 +86,7 @@ fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() 
 }
 
 #[test]
-fn routes_are_the_unicast_routes_of_the_main_table() {
+fn routes_are_those_of_the_main_table() {
     inside(|| async {
         assert!(facts().await.routes.is_empty(), "a namespace without any route");
         run_all(NODE);
@@ -95,6 +95,7 @@ fn routes_are_the_unicast_routes_of_the_main_table() {
              ip route add 1.1.1.1/32 via 192.168.0.1 proto 154 metric 154
              ip route add blackhole 9.9.9.9/32
              ip route add 8.8.8.8/32 via 2.2.2.1 table 100
+             ip route add 1.1.1.1/32 via 192.168.0.9 tos 0x10
              ip route add 7.7.7.0/24 nexthop via 2.2.2.1 nexthop via 192.168.0.1",
         );
         let facts = facts().await;
@@ -102,20 +103,50 @@ fn routes_are_the_unicast_routes_of_the_main_table() {
             let gateway = route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
             let interface = route.interface.as_ref().map(ToString::to_string).unwrap_or_default();
             let owner = if route.ours { "ours" } else { "foreign" };
-            format!("{} {gateway} {interface} {} {owner}", route.destination, route.metric)
+            format!("{} {gateway} {interface} {} {owner} {:?}", route.destination, route.metric, route.kind)
         };
         let mut routes: Vec<_> = facts.routes.iter().map(show).collect();
         routes.sort();
         assert_eq!(
             routes,
             [
-                "0.0.0.0/0 2.2.2.1 eth0 0 foreign",
-                "1.1.1.1/32 192.168.0.1 eth1 154 ours",
-                "192.168.0.0/24  eth1 0 foreign",
-                "2.2.2.0/24  eth0 0 foreign",
-                "7.7.7.0/24   0 foreign"
-            ]
+                "0.0.0.0/0 2.2.2.1 eth0 0 foreign Unicast",
+                "1.1.1.1/32 192.168.0.1 eth1 154 ours Unicast",
+                "192.168.0.0/24  eth1 0 foreign Unicast",
+                "2.2.2.0/24  eth0 0 foreign Unicast",
+                "7.7.7.0/24   0 foreign Unicast",
+                "9.9.9.9/32   0 foreign Nowhere",
+            ],
+            "neither another table nor one for a type of service"
         );
+        assert_eq!(facts.route_to(address("9.9.9.9")), None);
+    });
+}
+
+/// As `--dst-type LOCAL` asks it (iptables-extensions(8)).
+#[test]
+fn held_is_what_the_kernel_delivers_locally() {
+    inside(|| async {
+        run_all(NODE);
+        run_all(
+            "ip route add local 10.200.0.9/32 dev eth1
+             ip route add local 10.201.0.0/24 dev lo
+             ip route add 10.202.0.0/24 dev eth1
+             ip route add local 10.203.0.9/32 dev eth1 table 100",
+        );
+        let facts = facts().await;
+        let held = |text: &str| facts.holds(address(text));
+        for text in ["2.2.2.2", "10.9.9.9", "10.200.0.9", "10.201.0.0", "10.201.0.77"] {
+            assert!(held(text), "{text}");
+            assert!(run(&format!("ip route get {text}")).starts_with("local"), "the kernel agrees about {text}");
+        }
+        for text in ["2.2.2.255", "192.168.0.3", "10.202.0.1", "10.203.0.9", "8.8.8.8"] {
+            assert!(!held(text), "{text}");
+        }
+        assert_eq!(facts.interface_of(address("10.200.0.9")).unwrap().as_str(), "eth1");
+        assert_eq!(facts.interface_of(address("10.201.0.77")), None);
+        run("ip route del local 10.200.0.9/32 dev eth1");
+        assert!(!self::facts().await.holds(address("10.200.0.9")));
     });
 }
 

@@ -117,7 +117,7 @@ fn a_foreign_route_that_says_the_same_satisfies() {
         run_all(
             "ip route add 1.1.1.1/32 via 192.168.0.1
              ip route add 1.1.1.2/32 via 192.168.0.1 metric 154
-             ip route add 1.1.1.3/32 via 192.168.0.1 proto static metric 900",
+             ip route add 1.1.1.3/32 via 192.168.0.1 proto static metric 153",
         );
         let before = foreign();
         let wanted = ["1.1.1.1/32", "1.1.1.2/32", "1.1.1.3/32"].map(|client| route(client, "192.168.0.1"));
@@ -140,7 +140,7 @@ fn a_foreign_route_that_says_otherwise_is_reported_and_never_replaced() {
         assert_eq!(apply(&wanted[..3]).await.added, 3);
         run_all(
             "ip route add 1.1.1.1/32 via 192.168.0.254 proto static metric 10
-             ip route add 1.1.1.2/32 via 192.168.0.254 metric 999
+             ip route replace 1.1.1.2/32 via 192.168.0.254 metric 154
              ip route add blackhole 1.1.1.3/32",
         );
         let before = foreign();
@@ -148,12 +148,38 @@ fn a_foreign_route_that_says_otherwise_is_reported_and_never_replaced() {
         let contested = |text: &str| RouteState::Contested { foreign: text.to_owned() };
         let expected = [
             contested("1.1.1.1/32 via 192.168.0.254 dev eth1 proto static metric 10"),
-            contested("1.1.1.2/32 via 192.168.0.254 dev eth1 proto boot metric 999"),
+            contested("1.1.1.2/32 via 192.168.0.254 dev eth1 proto boot metric 154"),
             contested("blackhole 1.1.1.3/32 proto boot"),
             contested("192.168.0.0/24 dev eth1 proto kernel"),
         ];
         assert_eq!(wanted.map(|wanted| report.states[&wanted].clone()), expected);
-        assert_eq!((report.removed, ours()), (3, vec![]), "ours gives way");
+        assert_eq!((report.removed, ours()), (2, vec![]), "ours gives way; one was replaced by the other program");
+        assert_eq!(foreign(), before);
+    });
+}
+
+#[test]
+fn a_foreign_route_that_the_kernel_does_not_prefer_is_nobodys_business() {
+    inside(|| async {
+        run_all(NODE);
+        let wanted = ["1.1.1.1/32", "1.1.1.2/32", "1.1.1.3/32", "10.0.0.0/8"].map(|client| route(client, "192.168.0.1"));
+        assert_eq!(apply(&wanted).await.added, 4);
+        run_all(
+            "ip route add 1.1.1.1/32 via 192.168.0.254 metric 500
+             ip route add blackhole 1.1.1.2/32 metric 155
+             ip route add 1.1.1.3/32 via 192.168.0.254 tos 0x10
+             ip route add 10.5.0.0/16 via 192.168.0.254",
+        );
+        let before = foreign();
+        for _ in 0..2 {
+            let report = apply(&wanted).await;
+            assert_eq!((report.added, report.removed), (0, 0), "{report:?}");
+            assert!(report.states.values().all(|state| *state == RouteState::Installed), "{report:?}");
+        }
+        assert!(run("ip route get 1.1.1.1").contains("via 192.168.0.1 "), "the kernel agrees");
+        // It may be there first as well.
+        assert_eq!(routes::remove_all().await.unwrap().removed, 4);
+        assert_eq!(apply(&wanted).await.added, 4);
         assert_eq!(foreign(), before);
     });
 }

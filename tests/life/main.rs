@@ -23,3 +23,4 @@ mod stage;
 mod status;
 mod traces;
 mod turns;
+mod ways;

@@ -76,11 +76,13 @@ pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
     steps.into_values().flatten().collect()
 }
 
-/// For each wanted destination the foreign route that the kernel prefers: the lowest metric, then the first.
+/// For each wanted destination the foreign route that the kernel prefers to ours, or has in its place: the lowest metric, then the first.
+/// One of a higher metric carries nothing while ours is there, and one for a type of service carries nothing of ours.
 pub(super) fn foreign<'a>(wanted: &[Wanted], table: &'a [KernelRoute]) -> HashMap<Ipv4Net, &'a KernelRoute> {
     let destinations: HashSet<_> = wanted.iter().map(|wanted| wanted.destination).collect();
     let mut preferred: HashMap<Ipv4Net, &KernelRoute> = HashMap::new();
-    for route in table.iter().filter(|route| !is_ours(route) && destinations.contains(&route.destination)) {
+    let counts = |route: &&KernelRoute| !is_ours(route) && route.tos == 0 && route.metric <= METRIC;
+    for route in table.iter().filter(|route| counts(route) && destinations.contains(&route.destination)) {
         let best = preferred.entry(route.destination).or_insert(route);
         if route.metric < best.metric {
             *best = route;
@@ -113,6 +115,7 @@ fn key(route: &KernelRoute) -> Option<(Ipv4Net, Ipv4Addr, u32)> {
             protocol: _,
             metric: METRIC,
             next_hop: NextHop::One { gateway: Some(IpAddr::V4(gateway)), interface, reach: Reach::Checked },
+            source: _,
         } => Some((*destination, *gateway, *interface)),
         _ => None,
     }

@@ -25,7 +25,7 @@ use diff::{Step, Wanted};
 pub const PROTOCOL: u8 = 154;
 
 /// The metric of our routes. A foreign route to the same destination with a lower one, such as 0 where none is stated,
-/// wins in the kernel; it is reported.
+/// wins in the kernel; it is reported. One with a higher metric loses to ours and is left alone.
 pub const METRIC: u32 = 154;
 
 /// What can go wrong for all routes at once. What goes wrong for one of them is its [`RouteState`].
@@ -41,10 +41,10 @@ pub enum RoutesError {
 pub enum RouteState {
     /// The kernel holds it, read back.
     Installed,
-    /// A foreign route to the same destination leads to the same next hop. Ours stands beside it, or could not be added
-    /// because that one has our metric.
+    /// A foreign route to the same destination, of a metric not above ours, leads to the same next hop. Ours stands beside it, or
+    /// could not be added because that one has our metric.
     Satisfied,
-    /// A foreign route to the same destination leads elsewhere. Ours is not installed.
+    /// A foreign route to the same destination, of a metric not above ours, leads elsewhere. Ours is not installed.
     Contested {
         /// That route, as `ip route` shows it.
         foreign: String,

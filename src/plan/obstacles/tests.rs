@@ -128,6 +128,7 @@ fn a_gateway_on_another_link_than_the_internal_address_is_asymmetric_too() {
     let other = facts_where(|facts| {
         facts.links.values_mut().for_each(|link| link.rp_filter = RpFilter::Strict);
         let route = |text: &str| Route {
+            kind: crate::model::RouteKind::Unicast,
             destination: text.parse().unwrap(),
             gateway: None,
             interface: Some(name("eth0")),

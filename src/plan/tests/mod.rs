@@ -1,5 +1,7 @@
 //! What must hold of every plan.
 
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
-use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RpFilter};
+use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RouteKind, RpFilter};
 
 #[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn object(name: &str, spec: Value) -> Candidate {
@@ -50,6 +52,7 @@ pub(super) fn facts() -> Facts {
         interface: Some(name(interface)),
     };
     let route = |destination: &str, gateway: Option<&str>, interface: &str| Route {
+        kind: RouteKind::Unicast,
         destination: destination.parse().unwrap(),
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         interface: Some(name(interface)),
@@ -235,22 +238,6 @@ fn what_only_the_node_can_tell_refuses() {
 }
 
 #[test]
-fn a_route_that_would_swallow_what_the_node_needs_is_withheld_and_the_rest_stays() {
-    let wide = with(&[("/client/addresses", json!(["5.5.0.0/16", "1.1.1.1"]))]);
-    let other = with(&[
-        ("/upstream/targets/0/address", json!("5.5.5.5")),
-        ("/client/addresses", json!(["1.1.1.9"])),
-        ("/ports/0/port", json!(81)),
-    ]);
-    let plan = planned(&facts(), &[object("wide", wide), object("other", other)]);
-    let destinations: Vec<String> = plan.desired.routes.iter().map(|route| route.destination.to_string()).collect();
-    assert_eq!(destinations, ["1.1.1.1/32", "1.1.1.9/32"]);
-    let verdict = plan.verdicts.values().find(|verdict| !verdict.obstacles.is_empty()).unwrap();
-    assert_eq!(verdict.obstacles[0].reason, ObstacleReason::RouteCapturesNode);
-    assert_eq!(plan.desired.translations.len(), 3);
-}
-
-#[test]
 fn every_obstacle_is_seen() {
     let mut no_forwarding = Facts { ip_forward: false, ..facts() };
     no_forwarding.links.values_mut().for_each(|link| link.forwarding = false);
@@ -292,9 +279,6 @@ fn every_obstacle_is_seen() {
 
 #[test]
 fn what_is_worth_knowing_is_noted() {
-    let on_link = verdict(&facts(), with(&[("/client/addresses", json!(["192.168.0.50"]))]));
-    assert_eq!(on_link.routes, [RoutePlan::Unneeded]);
-    assert!(on_link.notes[0].0.contains("GatewayUnneeded"));
     let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 22 };
     let reverse = with(&[("/reverse", json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80}]}))]);
     let shadowing = verdict(&Facts { listeners: [listener].into(), ..facts() }, reverse);
@@ -361,40 +345,4 @@ proptest! {
         shuffled.reverse();
         prop_assert_eq!(planned(&facts(), &shuffled), plan);
     }
-}
-
-#[test]
-fn a_younger_forward_takes_no_way_from_an_older_one() {
-    let seed = |created: &str| Candidate { created: Some(created.parse().unwrap()), ..object("a", spec()) };
-    let back = with(&[
-        ("/client/addresses", json!(["3.3.3.3"])),
-        ("/internal/gateways", json!(["192.168.0.1"])),
-        ("/upstream/targets/0/address", json!("1.1.1.1")),
-    ]);
-    let other = Candidate { created: Some("2026-01-02T00:00:00Z".parse().unwrap()), ..object("b", back) };
-    let routes = |plan: &Plan| plan.desired.routes.iter().map(|route| route.destination.to_string()).collect::<Vec<_>>();
-    let older = planned(&facts(), &[seed("2026-01-01T00:00:00Z"), other.clone()]);
-    assert_eq!(
-        routes(&older),
-        ["1.1.1.1/32"],
-        "the younger one's route would lead the older one's server traffic to the gateway"
-    );
-    let younger = planned(&facts(), &[seed("2026-01-03T00:00:00Z"), other]);
-    assert_eq!(routes(&younger), ["3.3.3.3/32"]);
-}
-
-#[test]
-fn a_gateway_at_the_other_end_of_a_point_to_point_link_is_on_the_link() {
-    let mut tunnel = facts();
-    let peer = Route {
-        destination: "172.16.0.1/32".parse().unwrap(),
-        gateway: None,
-        interface: Some("eth1".parse().unwrap()),
-        metric: 0,
-        ours: false,
-    };
-    tunnel.routes = facts().routes.iter().cloned().chain([peer]).collect();
-    let spec = with(&[("/internal/gateways", json!(["172.16.0.1"]))]);
-    assert_eq!(worst(&tunnel, spec.clone()), None);
-    assert_eq!(worst(&facts(), spec), Some(ObstacleReason::GatewayNotOnLink));
 }
