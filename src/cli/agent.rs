@@ -15,7 +15,7 @@ use super::serving::ServingOptions;
 use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher};
-use crate::cluster::{self, DEFAULT_NAMESPACE, connect};
+use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::Forward;
 use crate::metrics::{Health, Metrics};
@@ -107,7 +107,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
-        options.serving.serve(&metrics, &health, owned, &mut tasks);
+        options.serving.serve(&metrics, &health, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         let node = node(source, Observer::default(), memory, &metrics);
         tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
@@ -118,7 +118,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let remembered = memory.snapshot().unwrap_or_default();
         let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
-        options.serving.serve(&metrics, &health, owned, &mut tasks);
+        let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
+        options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
         let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node));

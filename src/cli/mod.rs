@@ -43,7 +43,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Keep this node's kernel as the PortForwards ask for, of the API server or of a folder; when it stops, the kernel stays as it is
-    Agent(agent::AgentOptions),
+    Agent(Box<agent::AgentOptions>),
     /// Show what manifests become, rules and routes, without touching anything
     Render(render::RenderOptions),
     /// Put back what this node last applied, once, from its record; for a boot without manifests or API server
@@ -68,7 +68,7 @@ pub fn main() -> Exit {
     let cli = Cli::parse();
     logging::start(&cli.log);
     let result = match cli.command {
-        Command::Agent(options) => exit::with_runtime(agent::run(options)),
+        Command::Agent(options) => exit::with_runtime(agent::run(*options)),
         Command::Render(options) => render::run(&options),
         Command::Restore(options) => exit::with_runtime(restore::run(options)),
         Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),

@@ -1,5 +1,6 @@
 //! Options of `agent` about what it serves over HTTP.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -7,28 +8,39 @@ use tokio::sync::watch;
 
 use crate::agent::follow_traffic;
 use crate::dataplane::iptables::Counting;
-use crate::metrics::{Detail, Health, ListenAddress, Metrics, Owners, PerForward, Served, serve};
+use crate::metrics::{
+    Certificate, Detail, Gate, Health, ListenAddress, Metrics, Owners, PerForward, Secure, Served, serve, serve_secure,
+};
 use crate::supervise::Tasks;
 
 /// Only this node may ask, unless the administrator says otherwise. No well-known program of a node uses the port.
 const METRICS_ADDRESS: &str = "127.0.0.1:10450";
 /// The kubelet of this node asks, and nobody else has to.
 const HEALTH_ADDRESS: &str = "127.0.0.1:10451";
-/// So many series, and some, are no burden for whoever scrapes.
+/// About this many series are cheap to scrape.
 const FORWARDS: usize = 1000;
 
 #[derive(Args, Debug)]
 pub(super) struct ServingOptions {
-    /// Where /metrics is served over HTTP; empty for nowhere
+    /// Where /metrics is served; empty for nowhere
     #[arg(long, value_name = "ADDR:PORT", default_value = METRICS_ADDRESS, env = "PORTFORWARD_METRICS_ADDRESS")]
     metrics_address: ListenAddress,
+    /// Serve /metrics over HTTPS, to those whose token the API server lets get /metrics (nonResourceURLs of a ClusterRole)
+    #[arg(long, env = "PORTFORWARD_METRICS_SECURE", conflicts_with = "manifests")]
+    metrics_secure: bool,
+    /// With --metrics-secure: the certificate as PEM, read again every minute; default: a self-signed one, made at each start
+    #[arg(long, value_name = "FILE", env = "PORTFORWARD_METRICS_CERTIFICATE", requires_all = ["metrics_secure", "metrics_key"])]
+    metrics_certificate: Option<PathBuf>,
+    /// With --metrics-certificate: its private key as PEM
+    #[arg(long, value_name = "FILE", env = "PORTFORWARD_METRICS_KEY", requires = "metrics_certificate")]
+    metrics_key: Option<PathBuf>,
     /// Where /livez, /readyz and /healthz are served over HTTP; empty for nowhere
     #[arg(long, value_name = "ADDR:PORT", default_value = HEALTH_ADDRESS, env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: ListenAddress,
     /// What /metrics counts for each forward: nothing, its connections, or also their packets and bytes (where the kernel counts them: net.netfilter.nf_conntrack_acct=1)
     #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
     forward_metrics: ForwardMetrics,
-    /// Of how many forwards, by namespace and name, that is shown
+    /// Maximum number of forwards with series of their own, the first by namespace and name
     #[arg(long, default_value_t = FORWARDS, value_name = "N", env = "PORTFORWARD_FORWARD_METRICS_LIMIT")]
     forward_metrics_limit: usize,
 }
@@ -59,6 +71,17 @@ impl ServingOptions {
         }
     }
 
+    /// How the metrics of `node` are served to those whom `gate` admits; `None` where anybody may read them.
+    pub(super) fn secure(&self, node: &str, gate: impl FnOnce() -> Arc<dyn Gate>) -> Option<Secure> {
+        self.metrics_secure.then(|| {
+            let certificate = match (&self.metrics_certificate, &self.metrics_key) {
+                (Some(certificate), Some(key)) => Certificate::Files { certificate: certificate.clone(), key: key.clone() },
+                (None, _) | (_, None) => Certificate::SelfSigned { node: node.to_owned() },
+            };
+            Secure { certificate, gate: gate() }
+        })
+    }
+
     /// Serves metrics and health, and counts what the connections of `owners` carry if that is asked for: each one
     /// of `tasks`.
     pub(super) fn serve(
@@ -66,22 +89,21 @@ impl ServingOptions {
         metrics: &Arc<Metrics>,
         health: &Arc<Health>,
         owners: watch::Receiver<Arc<Owners>>,
+        secure: Option<Secure>,
         tasks: &mut Tasks,
     ) {
         if self.forward_metrics == ForwardMetrics::Traffic {
             tasks.spawn("traffic of forwards", follow_traffic(Arc::clone(metrics), owners));
         }
-        let served = [
-            ("HTTP server of metrics", self.metrics_address, Served::Metrics(Arc::clone(metrics))),
-            ("HTTP server of health", self.health_address, Served::Health(Arc::clone(health))),
-        ];
-        for (name, address, served) in served {
-            match address {
-                ListenAddress::Off => {}
-                ListenAddress::At(address) => {
-                    tasks.spawn(name, serve(address, served));
-                }
-            }
+        if let ListenAddress::At(address) = self.metrics_address {
+            let served = Served::Metrics(Arc::clone(metrics));
+            match secure {
+                Some(secure) => tasks.spawn("HTTPS server of metrics", serve_secure(address, served, secure)),
+                None => tasks.spawn("HTTP server of metrics", serve(address, served)),
+            };
+        }
+        if let ListenAddress::At(address) = self.health_address {
+            tasks.spawn("HTTP server of health", serve(address, Served::Health(Arc::clone(health))));
         }
     }
 }

@@ -13,6 +13,7 @@ mod leases;
 mod patches;
 mod publisher;
 mod recorder;
+mod scrapers;
 pub mod survey;
 mod trouble;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use contact::{Contact, Reached};
 pub use publisher::publish;
+pub use scrapers::Scrapers;
 
 use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;

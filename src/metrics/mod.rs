@@ -11,6 +11,7 @@ mod labels;
 mod owners;
 mod ready;
 mod registry;
+mod secure;
 mod server;
 mod traffic;
 
@@ -20,5 +21,6 @@ pub use health::{Health, Liveness, Phase, STUCK_AFTER, liveness};
 pub use labels::{Part, Repair, SyncOutcome, Towards, Written};
 pub use owners::{Finder, Lane, Owners};
 pub use registry::{Metrics, PREFIX};
+pub use secure::{Admission, Certificate, Gate, Secure, serve_secure};
 pub use server::{CONTENT_TYPE, Served, serve};
 pub use traffic::Traffic;

@@ -21,7 +21,7 @@ use super::{Health, Liveness, Metrics};
 /// The media type of the exposition (`OpenMetrics` 1.0.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How soon an address is tried again that could not be bound: whoever holds it may be an agent that is about to end.
-const RETRY: Duration = Duration::from_secs(10);
+pub(super) const RETRY: Duration = Duration::from_secs(10);
 
 /// What is served at one address.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Served {
         }
     }
 
-    const fn name(&self) -> &'static str {
+    pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Metrics(_) => "metrics",
             Self::Health(_) => "health",
@@ -72,7 +72,7 @@ pub async fn serve(address: SocketAddr, served: Served) {
     }
 }
 
-async fn listen(address: SocketAddr, served: &Served) -> TcpListener {
+pub(super) async fn listen(address: SocketAddr, served: &Served) -> TcpListener {
     let (what, flag) = (served.name(), served.flag());
     let mut told = None;
     loop {

@@ -19,6 +19,10 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"metrics": {"listen": "NodeIP"}, "monitoring": {"podMonitor": both, "serviceMonitor": both}}),
             "would scrape every agent twice: enable one of them",
         ),
+        (
+            json!({"metrics": {"listen": "NodeIP", "secure": {"enabled": true}}, "monitoring": {"podMonitor": both}}),
+            "name a Secret with one in metrics.secure.authorization, or use monitoring.serviceMonitor",
+        ),
         (json!({"metrics": {"port": 10451}}), "metrics.port and health.port are the same port"),
         (json!({"serviceAccount": {"create": false}}), "say in serviceAccount.name which one the agents use"),
         (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),

@@ -91,6 +91,52 @@ fn metrics_are_for_the_node_alone_unless_asked_for_more() {
 }
 
 #[test]
+fn secure_metrics_bring_the_certificate_the_rights_to_ask_and_monitors_that_show_a_token() {
+    let secure = |more: Value| {
+        let mut values = json!({"metrics": {"listen": "NodeIP", "secure": {"enabled": true}}});
+        for (key, value) in more.as_object().unwrap() {
+            values["metrics"]["secure"][key] = value.clone();
+        }
+        values
+    };
+    let asks = |objects: &[Value]| {
+        let roles = objects.iter().filter(|object| object["kind"] == "ClusterRole").map(Value::to_string);
+        roles.filter(|role| role.contains("tokenreviews") && role.contains("subjectaccessreviews")).count()
+    };
+    let reads =
+        |objects: &[Value]| objects.iter().filter(|object| object["rules"][0]["nonResourceURLs"] == json!(["/metrics"])).count();
+    let usual = objects(&render(&json!({})));
+    assert_eq!((asks(&usual), reads(&usual)), (0, 0), "no right that nobody uses");
+    let alone = objects(&render(&secure(json!({}))));
+    assert_eq!((asks(&alone), reads(&alone)), (1, 1));
+    assert_eq!(env(&agent(&secure(json!({}))), "PORTFORWARD_METRICS_SECURE")["value"], "true");
+
+    let named = secure(json!({"secretName": "cert"}));
+    let pod = one(&objects(&render(&named)), "DaemonSet")["spec"]["template"]["spec"].clone();
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "metrics-certificate").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "cert");
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let folder = mounts.iter().find(|mount| mount["name"] == "metrics-certificate").unwrap()["mountPath"].as_str().unwrap();
+    for (variable, file) in [("PORTFORWARD_METRICS_CERTIFICATE", "tls.crt"), ("PORTFORWARD_METRICS_KEY", "tls.key")] {
+        assert_eq!(env(&agent(&named), variable)["value"], format!("{folder}/{file}"));
+    }
+
+    let token = json!({"credentials": {"name": "prometheus", "key": "token"}});
+    let mut values = secure(json!({"authorization": token, "tlsConfig": {"serverName": "metrics"}}));
+    values["monitoring"] = json!({"podMonitor": {"enabled": true}});
+    let rendered = objects(&render(&values));
+    let endpoint = &one(&rendered, "PodMonitor")["spec"]["podMetricsEndpoints"][0];
+    assert_eq!((&endpoint["scheme"], &endpoint["authorization"]), (&json!("https"), &token));
+    assert_eq!(endpoint["tlsConfig"]["serverName"], "metrics");
+    values["metrics"]["secure"] = json!({"enabled": true});
+    values["monitoring"] = json!({"serviceMonitor": {"enabled": true}});
+    let rendered = objects(&render(&values));
+    let endpoint = &one(&rendered, "ServiceMonitor")["spec"]["endpoints"][0];
+    assert_eq!(endpoint["bearerTokenFile"], "/var/run/secrets/kubernetes.io/serviceaccount/token");
+    assert_eq!(endpoint["tlsConfig"]["insecureSkipVerify"], true);
+}
+
+#[test]
 fn the_container_has_two_capabilities_and_for_nft_one() {
     for (variant, wanted) in
         [("auto", json!(["NET_ADMIN", "NET_RAW"])), ("legacy", json!(["NET_ADMIN", "NET_RAW"])), ("nft", json!(["NET_ADMIN"]))]
@@ -145,7 +191,8 @@ fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_val
             assert!(added.is_subset(&["NET_ADMIN", "NET_RAW"].into()), "{place}: {added:?}");
         }
         let volumes: Vec<&Value> = pod["volumes"].as_array().into_iter().flatten().collect();
-        let known = |volume: &&Value| volume.get("hostPath").is_some() || volume["name"] == "api-access";
+        let own = [json!("api-access"), json!("metrics-certificate")];
+        let known = |volume: &&Value| volume.get("hostPath").is_some() || own.contains(&volume["name"]);
         assert!(volumes.iter().all(known), "{place}: {volumes:#?}");
         let paths: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
         let known = ["/var/lib/portforward-operator", "/srv/portforward", "/run/xtables.lock", "/proc/sys/net"];

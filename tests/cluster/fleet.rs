@@ -65,7 +65,13 @@ impl Fleet {
 
     /// Starts the agent of a node.
     pub(crate) fn start(&mut self, node: usize) {
-        let options = AgentOptions { node_name: name(node), ..AgentOptions::new(Variant::Nft) };
+        self.start_with(node, &[]);
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(&mut self, node: usize, extra: &[&str]) {
+        let extra = extra.iter().map(|&option| option.to_owned()).collect();
+        let options = AgentOptions { node_name: name(node), extra, ..AgentOptions::new(Variant::Nft) };
         let before = self.agents[node].replace(Agent::join(&self.bed.proxies[node], &self.kubeconfigs[node].path, &options));
         assert!(before.is_none(), "{} had an agent", name(node));
     }

@@ -15,5 +15,6 @@ mod newer;
 mod nodes;
 mod outages;
 mod rest;
+mod scrape;
 mod servers;
 mod starts;

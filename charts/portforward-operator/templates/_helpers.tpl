@@ -58,6 +58,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* The Secret with the certificate of the metrics, where one is used. */}}
+{{- define "portforward-operator.metricsSecret" -}}
+{{- if .Values.metrics.secure.enabled }}{{ .Values.metrics.secure.secretName }}{{ end }}
+{{- end }}
+
 {{/* The environment that the chart itself gives the agent, as YAML. A setting stands here rather than among the arguments
 where the program takes it here: an overlay then changes it by its name. */}}
 {{- define "portforward-operator.env" -}}
@@ -82,6 +87,16 @@ where the program takes it here: an overlay then changes it by its name. */}}
   value: {{ .Values.agent.stateDir }}
 - name: PORTFORWARD_METRICS_ADDRESS
   value: {{ ternary "$(HOST_IP)" "127.0.0.1" (eq .Values.metrics.listen "NodeIP") }}:{{ .Values.metrics.port }}
+{{- if .Values.metrics.secure.enabled }}
+- name: PORTFORWARD_METRICS_SECURE
+  value: "true"
+{{- if include "portforward-operator.metricsSecret" . }}
+- name: PORTFORWARD_METRICS_CERTIFICATE
+  value: /etc/portforward-operator/metrics/tls.crt
+- name: PORTFORWARD_METRICS_KEY
+  value: /etc/portforward-operator/metrics/tls.key
+{{- end }}
+{{- end }}
 - name: PORTFORWARD_HEALTH_ADDRESS
   value: 127.0.0.1:{{ .Values.health.port }}
 - name: PORTFORWARD_FORWARD_METRICS
@@ -92,6 +107,23 @@ where the program takes it here: an overlay then changes it by its name. */}}
   value: {{ .Values.agent.logFormat }}
 - name: PORTFORWARD_LOG
   value: {{ include "portforward-operator.log" . }}
+{{- end }}
+
+{{/* How a monitor reaches an endpoint that is served over HTTPS. */}}
+{{- define "portforward-operator.https" -}}
+{{- with .Values.metrics.secure }}
+{{- if .enabled }}
+scheme: https
+{{- if .authorization }}
+authorization:
+  {{- toYaml .authorization | nindent 2 }}
+{{- else }}
+bearerTokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+{{- end }}
+tlsConfig:
+  {{- toYaml .tlsConfig | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* How a monitor (the argument) has its endpoint scraped. Each series gets the name of the node, which the alerts say. What

@@ -1,0 +1,186 @@
+//! Serves metrics over TLS, to those whom a [`Gate`] lets in.
+//!
+//! Decides nothing about who may read: the gate does. Whatever goes wrong here must not stop the agent's work.
+
+use std::fmt::Debug;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum_server::tls_rustls::RustlsConfig;
+use futures::future::BoxFuture;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::server::{RETRY, Served, listen};
+
+/// How often certificate files are read again: whoever renews them replaces them long before they expire.
+const RELOAD: Duration = Duration::from_mins(1);
+
+/// What a gate says of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Its holder may read the metrics.
+    Allowed,
+    /// Nobody knows the token, or it has expired.
+    Unknown,
+    /// Its holder, of this name, has no right to read the metrics.
+    Forbidden {
+        /// The user.
+        user: String,
+    },
+    /// Nobody could be asked; why, for people.
+    Unavailable {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Decides who may read the metrics.
+pub trait Gate: Debug + Send + Sync {
+    /// Judges the holder of a bearer token (RFC 6750).
+    fn admit<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Admission>;
+}
+
+/// Where the certificate of the server comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// Made at each start, for this name and the address that is served; a scraper cannot verify it.
+    SelfSigned {
+        /// The name of the node.
+        node: String,
+    },
+    /// From files in PEM, read again every minute.
+    Files {
+        /// The certificate, and those of the authorities between it and the root.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+}
+
+/// How metrics are served where not everybody may read them.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Who may read.
+    pub gate: Arc<dyn Gate>,
+}
+
+/// Serves `served` at `address` over HTTPS for as long as it runs. What cannot be used is said once and tried again.
+pub async fn serve_secure(address: SocketAddr, served: Served, secure: Secure) {
+    let config = configured(address, &secure.certificate).await;
+    let listener = listen(address, &served).await;
+    info!(what = served.name(), %address, "served over HTTPS, to holders of a token that may get /metrics");
+    let router = served.router().layer(from_fn_with_state(secure.gate, admitted));
+    let serving = async {
+        let listener: TcpListener = listener.into_std()?;
+        axum_server::from_tcp_rustls(listener, config.clone())?.serve(router.into_make_service()).await
+    };
+    tokio::select! {
+        ended = serving => if let Err(error) = ended {
+            error!(%address, %error, "metrics are not served any more");
+        },
+        () = renewed(&config, &secure.certificate) => {}
+    }
+}
+
+/// The configuration with the certificate, once there is one.
+async fn configured(address: SocketAddr, certificate: &Certificate) -> RustlsConfig {
+    let mut told = None;
+    loop {
+        match read(address, certificate).await {
+            Ok(config) => return config,
+            Err(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    error!(%address, error = text, "metrics are not served: the certificate or its key cannot be used; check --metrics-certificate and --metrics-key. Forwards are not affected");
+                    told = Some(text);
+                }
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn read(address: SocketAddr, certificate: &Certificate) -> io::Result<RustlsConfig> {
+    match certificate {
+        Certificate::SelfSigned { node } => {
+            let made = rcgen::generate_simple_self_signed([node.clone(), address.ip().to_string()]).map_err(io::Error::other)?;
+            RustlsConfig::from_der(vec![made.cert.der().to_vec()], made.signing_key.serialize_der()).await
+        }
+        Certificate::Files { certificate, key } => RustlsConfig::from_pem_file(certificate, key).await,
+    }
+}
+
+/// Takes renewed files; one that cannot be used leaves the former certificate in use.
+async fn renewed(config: &RustlsConfig, certificate: &Certificate) {
+    let Certificate::Files { certificate, key } = certificate else { return std::future::pending().await };
+    let mut told = None;
+    loop {
+        sleep(RELOAD).await;
+        match config.reload_from_pem_file(certificate, key).await {
+            Ok(()) => told = None,
+            Err(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    warn!(file = %certificate.display(), error = text, "the certificate of the metrics cannot be read again; the former one stays in use");
+                    told = Some(text);
+                }
+            }
+        }
+    }
+}
+
+/// Lets a request through whose token the gate admits.
+async fn admitted(State(gate): State<Arc<dyn Gate>>, request: Request, next: Next) -> Response {
+    let token = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
+    let Some(token) = token.map(str::to_owned) else {
+        return unauthorized("send a token: Authorization: Bearer TOKEN");
+    };
+    match gate.admit(&token).await {
+        Admission::Allowed => next.run(request).await,
+        Admission::Unknown => unauthorized("the API server does not know this token, or it has expired"),
+        Admission::Forbidden { user } => {
+            let text =
+                format!("{user} may not read the metrics: bind a ClusterRole with nonResourceURLs [/metrics] and verbs [get]\n");
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
+        Admission::Unavailable { error } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the token cannot be checked: {error}\n")).into_response()
+        }
+    }
+}
+
+fn unauthorized(what: &str) -> Response {
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], format!("{what}\n")).into_response()
+}
+
+/// The token of an `Authorization` header with the scheme Bearer, in whatever case (RFC 9110, section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_from_the_header_whatever_the_case_of_the_scheme() {
+        for value in ["Bearer abc", "bearer abc", "BEARER  abc "] {
+            assert_eq!(bearer(value), Some("abc"), "{value:?}");
+        }
+        for value in ["", "abc", "Bearer", "Bearer ", "Basic abc", "Bearerabc"] {
+            assert_eq!(bearer(value), None, "{value:?}");
+        }
+    }
+}
