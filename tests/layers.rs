@@ -69,6 +69,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "ports::",
             "protocol::",
             "route::",
+            "target_ports::",
             "translation::",
             "crate::model",
         ]

@@ -218,6 +218,66 @@ fn what_is_left_out_is_filled_in_and_an_unseen_object_is_not_taken_for_healthy()
 }
 
 #[test]
+fn the_only_entry_needs_no_name_and_keeps_its_owner_through_server_side_apply() {
+    let plane = &*PLANE;
+    plane.add_namespace("unnamed");
+    let mut object = base();
+    object["metadata"] = json!({"name": "a", "namespace": "unnamed"});
+    let path = Resource::Forwards.path(Some("unnamed"), Some("a"));
+    let apply = |object: &Value, manager: &str| {
+        plane.must(&Request::apply(format!("{path}?fieldValidation=Strict&fieldManager={manager}"), object.clone()))
+    };
+    object["spec"]["ports"] = json!([{"port": 80}]);
+    object["spec"]["reverse"]["ports"] = json!([{"protocol": "UDP", "port": 80}]);
+    let first = apply(&object, "gitops");
+    let names = |stored: &Value| {
+        let list = stored["spec"]["ports"].as_array().unwrap();
+        list.iter().map(|entry| format!("{} {}", entry["name"].as_str().unwrap(), entry["port"])).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&first), ["default 80"]);
+    assert_eq!(first["spec"]["reverse"]["ports"][0]["name"], "default");
+    let again = apply(&object, "gitops");
+    assert_eq!(again["metadata"]["generation"], first["metadata"]["generation"], "nothing changes when it is applied again");
+    object["spec"]["ports"] = json!([{"port": 81}]);
+    assert_eq!(names(&apply(&object, "gitops")), ["default 81"], "the entry is changed and not added");
+    let more = json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": object["metadata"],
+        "spec": {"ports": [{"name": "more", "port": 90}]}});
+    assert_eq!(names(&apply(&more, "other")), ["default 81", "more 90"], "another manager adds its own");
+    object["spec"]["ports"] = json!([]);
+    assert_eq!(names(&apply(&object, "gitops")), ["more 90"]);
+}
+
+/// What the API server says to an object whose `ports` are these.
+fn said_to(ports: Value) -> String {
+    let mut object = base();
+    object["spec"]["ports"] = ports;
+    let answer = PLANE.send_one(&create(&object));
+    assert!(!answer.done());
+    answer.body["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn several_entries_without_a_name_are_told_to_have_one() {
+    let said = said_to(json!([{"port": 80}, {"port": 81}]));
+    assert!(said.contains("several entries have no name"), "{said}");
+}
+
+#[test]
+fn a_range_with_an_open_target_is_refused_with_both_forms_in_its_own_numbers() {
+    let said = said_to(json!([{"port": 8000, "endPort": 8010, "targetPort": 9000}]));
+    let both = "here 9010 moves each port (8000 goes to 9000, 8010 to 9010), and 9000 sends all of them to 9000";
+    assert!(
+        said.contains("spec.ports[0].targetEndPort") && said.contains("a range with targetPort needs targetEndPort"),
+        "{said}"
+    );
+    assert!(said.contains(both), "{said}");
+    let said = said_to(json!([{"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 9009}]));
+    assert!(said.contains("not as many ports") && said.contains(both), "{said}");
+    let said = said_to(json!([{"port": 1, "endPort": 65535, "targetPort": 80}]));
+    assert!(said.contains("; here 80 sends all of them to 80"), "{said}");
+}
+
+#[test]
 fn a_user_cannot_write_the_status_with_the_object() {
     let mut object = base();
     object["status"] = json!({"observedGeneration": 7, "activeNode": "mine"});

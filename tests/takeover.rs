@@ -41,7 +41,7 @@ spec:
   ports:
   - {name: http, port: 80}
   - {name: syslog, protocol: UDP, port: 514}
-  reverse: {ports: [{name: all, port: 1, endPort: 65535, targetPort: 80}]}
+  reverse: {ports: [{name: all, port: 1, endPort: 65535, targetPort: 80, targetEndPort: 80}]}
 ";
 
 const FORWARD: &str = "lines/bank-a";

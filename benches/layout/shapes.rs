@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 
-use portforward_operator::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, Translation};
+use portforward_operator::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation};
 
 /// How many forwards the large sets have.
 pub(crate) const MANY: u32 = 10_000;
@@ -89,7 +89,7 @@ impl Forward {
                 source: std::net::IpAddr::from(self.client).into(),
                 interface: None,
             },
-            destination: Destination { address: (*self.upstream.ip()).into(), port: Some(self.upstream.port()) },
+            destination: Destination { address: (*self.upstream.ip()).into(), ports: TargetPorts::One(self.upstream.port()) },
             source: SourceNat::Address(self.external.into()),
         }
     }

@@ -91,7 +91,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts};
 
     #[test]
     fn what_was_attempted_first_is_recorded_once_it_is_done() {
@@ -102,7 +102,7 @@ mod tests {
             source: "1.1.1.1/32".parse().unwrap(),
             interface: None,
         };
-        let destination = Destination { address: "3.3.3.3".parse().unwrap(), port: None };
+        let destination = Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::Same };
         let translation = Translation { flows, destination, source: SourceNat::Masquerade };
         let desired = Desired { translations: [translation.clone()].into(), ..Desired::default() };
         let dir = tempfile::tempdir().unwrap();

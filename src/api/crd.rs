@@ -43,10 +43,14 @@ fn document() -> Value {
     document
 }
 
-/// Removes `nullable`, and writes whole numbers without a fraction.
+/// Removes `nullable`, writes whole numbers without a fraction, and each paragraph of a description in one line: whoever shows
+/// it breaks the lines.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                *text = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+            }
             if fields.get("nullable").is_some_and(Value::is_boolean) {
                 fields.remove("nullable");
             }
@@ -82,7 +86,7 @@ mod tests {
                 "external": {"addresses": ["2.2.2.2"], "interface": "eth0"},
                 "upstream": {"targets": [{"address": "3.3.3.3"}]},
                 "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 80}],
-                "reverse": {"ports": [{"name": "all", "protocol": "TCP", "port": 1, "targetPort": 80, "endPort": 65535}]},
+                "reverse": {"ports": [{"name": "all", "protocol": "TCP", "port": 1, "targetPort": 80, "endPort": 65535, "targetEndPort": 80}]},
             },
         });
         let object: PortForward = serde_json::from_value(text.clone()).unwrap();
@@ -109,6 +113,19 @@ mod tests {
             std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
             "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml (or this test with UPDATE_GOLDEN=1)"
         );
+    }
+
+    /// `kubectl explain` breaks lines itself and keeps those of the text.
+    #[test]
+    fn every_description_is_one_line_for_each_paragraph() {
+        fn lines(value: &Value, found: &mut Vec<String>) {
+            let inner = value.as_object().into_iter().flatten().map(|(_, inner)| inner);
+            found.extend(value["description"].as_str().filter(|text| text.replace("\n\n", "").contains('\n')).map(str::to_owned));
+            inner.chain(value.as_array().into_iter().flatten()).for_each(|inner| lines(inner, found));
+        }
+        let mut found = Vec::new();
+        lines(&document(), &mut found);
+        assert!(found.is_empty(), "{}", found.join("\n---\n"));
     }
 
     /// What each part of the schema lacks, by its path.

@@ -217,7 +217,7 @@ mod tests {
             (error(|d| d["spec"]["external"] = json!({"adresses": []})), "spec.external.adresses: there is no such field"),
             (error(|d| d["spec"]["ports"][0]["port"] = json!("http")), "spec.ports[0].port: invalid type: string \"http\""),
             (error(|d| d["spec"]["ports"][0]["protocol"] = json!("tcp")), "spec.ports[0].protocol: unknown variant `tcp`"),
-            (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("ports"))), "spec.ports: is missing"),
+            (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("client"))), "spec.client: is missing"),
             (error(|d| d["metadata"] = json!({})), "metadata.name: is missing"),
             (error(|d| d["kind"] = json!("Service")), "apiVersion, kind: portforward.dev/v1alpha1 Service is not known here"),
             (error(|d| *d = json!(["PortForward"])), "apiVersion, kind: a document without them is not known here"),

@@ -5,6 +5,7 @@
 //! checks the same again; a test holds the two together.
 
 use kube::core::Rule;
+use serde_json::{Value, json};
 
 /// The networks that no host of ours can have an address in, as a CEL list: "this network" (RFC 791), loopback
 /// (RFC 1122), link-local (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
@@ -77,13 +78,70 @@ pub(super) fn requirement() -> Vec<Rule> {
     )]
 }
 
+/// A range that leads to target ports.
+const SHIFTED: &str = "has(self.endPort) && has(self.targetPort) && has(self.targetEndPort)";
+
 /// For one entry of a port list.
-pub(super) fn port_entry() -> Rule {
+pub(super) fn port_entry() -> Value {
+    let below = "endPort is below port; write the lower port in port and the higher one in endPort";
+    json!([
+        {"rule": "!has(self.endPort) || self.endPort >= self.port", "message": below, "fieldPath": ".endPort"},
+        with_forms(
+            "!has(self.endPort) || self.endPort == self.port || !has(self.targetPort) || has(self.targetEndPort)",
+            "a range with targetPort needs targetEndPort: write the last target port of a range of equal width, or targetPort once more",
+        ),
+        {
+            "rule": "!has(self.targetEndPort) || has(self.targetPort)",
+            "message": "targetEndPort ends a range of target ports that begins with targetPort; write targetPort too, or remove targetEndPort",
+            "fieldPath": ".targetEndPort",
+        },
+        {
+            "rule": "!has(self.targetEndPort) || has(self.endPort)",
+            "message": "targetEndPort ends a range of target ports, and this entry is one port; write endPort too, or remove targetEndPort",
+            "fieldPath": ".targetEndPort",
+        },
+        with_forms(
+            &format!("!({SHIFTED}) || self.targetEndPort >= self.targetPort"),
+            "targetEndPort is below targetPort: write the last target port of a range of equal width, or targetPort once more",
+        ),
+        with_forms(
+            &format!(
+                "!({SHIFTED}) || self.endPort < self.port || self.targetEndPort <= self.targetPort || \
+                 self.targetEndPort - self.targetPort == self.endPort - self.port"
+            ),
+            "targetPort to targetEndPort are not as many ports as port to endPort: write the last target port of a range of equal width, or targetPort once more",
+        ),
+    ])
+}
+
+/// A rule about targetEndPort whose message ends with what can be written there, in the numbers of the entry. (Texts that are
+/// put together by `+` would have no longest one for the API server, which bounds the cost of a message too.)
+fn with_forms(rule: &str, message: &str) -> Value {
+    let both = format!("{message}; here %d moves each port (%d goes to %d, %d to %d), and %d sends all of them to %d");
+    let last = "self.targetPort + self.endPort - self.port";
+    let one = format!("{message}; here %d sends all of them to %d");
+    let expression = format!(
+        "self.endPort < self.port ? '{message}' : {last} > 65535 ? '{one}'.format([self.targetPort, self.targetPort]) : \
+         '{both}'.format([{last}, self.port, self.targetPort, self.endPort, {last}, self.targetPort, self.targetPort])"
+    );
+    json!({"rule": rule, "message": message, "messageExpression": expression, "fieldPath": ".targetEndPort"})
+}
+
+/// For a port list: one entry at most without a name. Two of one name are refused by the API server in its own words.
+pub(super) fn port_names() -> Rule {
     rule(
-        "!has(self.endPort) || self.endPort >= self.port",
-        "endPort is below port; write the lower port in port and the higher one in endPort",
+        "self.filter(a, a.name == 'default').size() <= 1",
+        "several entries have no name, or the name default; write a name for each entry, only one may leave it out",
     )
-    .field_path(".endPort")
+}
+
+/// That there is something to forward.
+pub(super) fn something_to_do() -> Rule {
+    rule(
+        "(has(self.ports) && size(self.ports) > 0) || (has(self.reverse) && size(self.reverse.ports) > 0)",
+        "there is no port in ports, and no reverse; write a port that the client may use, or reverse.ports for what only the upstream opens",
+    )
+    .field_path(".ports")
 }
 
 /// For a port list: no port twice for one protocol. (With the reason `FieldValueDuplicate` the API server would drop the message.)
@@ -203,7 +261,7 @@ pub(super) fn directions_apart() -> Rule {
     let apart = apart("a", "b");
     rule(
         format!(
-            "!has(self.reverse) || !({HAS_EXTERNAL}) || self.external.addresses[0] != self.internal.addresses[0] || \
+            "!has(self.reverse) || !has(self.ports) || !({HAS_EXTERNAL}) || self.external.addresses[0] != self.internal.addresses[0] || \
              !(self.upstream.targets[0].address in self.client.addresses) || \
              (has(self.internal.interface) && has(self.external.interface) && self.internal.interface != self.external.interface) || \
              self.ports.all(a, self.reverse.ports.all(b, a.protocol != b.protocol || {apart}))"

@@ -43,7 +43,9 @@ pub(super) fn interface(_: &mut SchemaGenerator) -> Schema {
 
 /// The name of a port: an RFC 1123 label.
 pub(super) fn port_name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "default": "default",
+    })
 }
 
 /// The name of a node: an RFC 1123 subdomain.

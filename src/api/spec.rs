@@ -22,9 +22,14 @@ use super::{Port, PortForwardStatus, rules, schema};
     derive = "PartialEq",
     doc = "A PortForward lets the servers of a private network talk to a server outside through a proxy node that has a leg in each network. The agent on each proxy node keeps the NAT rules and the host routes that this needs."
 )]
-#[x_kube(validation = rules::upstream_not_the_proxy(), validation = rules::client_not_the_proxy(), validation = rules::gateway_not_the_proxy(), validation = rules::gateway_not_captured(), validation = rules::internal_not_captured(), validation = rules::upstream_not_captured(), validation = rules::external_not_captured(), validation = rules::reverse_needs_external(), validation = rules::reverse_needs_one_client(), validation = rules::directions_apart())]
+#[x_kube(validation = rules::something_to_do(), validation = rules::upstream_not_the_proxy(), validation = rules::client_not_the_proxy(), validation = rules::gateway_not_the_proxy(), validation = rules::gateway_not_captured(), validation = rules::internal_not_captured(), validation = rules::upstream_not_captured(), validation = rules::external_not_captured(), validation = rules::reverse_needs_external(), validation = rules::reverse_needs_one_client(), validation = rules::directions_apart())]
 #[serde(rename_all = "camelCase")]
 pub struct PortForwardSpec {
+    /// What the forward is for, in words for people. At most 256 characters. It changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub description: Option<String>,
+
     /// Enabled: the forward is in force. Disabled: it is withdrawn from every node and its connections are
     /// cut, while the object stays. Defaults to Enabled.
     #[serde(default)]
@@ -50,10 +55,11 @@ pub struct PortForwardSpec {
     /// The server that the client is forwarded to.
     pub upstream: Upstream,
 
-    /// The ports of the internal address that are forwarded, 1 to 64 entries. No two entries of one protocol
-    /// may share a port.
-    #[schemars(length(min = 1, max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
+    /// The ports of the internal address that are forwarded, at most 64 entries. No two entries of one protocol
+    /// may share a port. Absent or empty only with reverse: the client can then be called, but not call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list(), validation = rules::port_names())]
     pub ports: Vec<PortEntry>,
 
     /// Connections that the upstream opens to external.addresses and that go on to the client. Needs
@@ -139,10 +145,12 @@ pub struct Target {
 
 /// One port, or one range of ports.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = rules::port_entry())]
+#[schemars(extend("x-kubernetes-validations" = rules::port_entry()))]
 #[serde(rename_all = "camelCase")]
 pub struct PortEntry {
-    /// The name of this entry, unique in its list: lower-case letters, digits and '-', 63 characters at most.
+    /// The name of this entry, unique in its list: lower-case letters, digits and '-', 63 characters at most. Defaults
+    /// to default, so that it may be left out where there is one entry.
+    #[serde(default = "unnamed")]
     #[schemars(schema_with = "schema::port_name")]
     pub name: String,
 
@@ -153,14 +161,25 @@ pub struct PortEntry {
     /// The port that the proxy listens on, or the first port of a range, 1 to 65535.
     pub port: Port,
 
-    /// The port that the connection goes on to, 1 to 65535. With endPort, every port of the range goes to
-    /// this one port. Absent: each port keeps its number.
+    /// The port that the connection goes on to, 1 to 65535, or the first of a range of them. Absent: each port keeps
+    /// its number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<Port>,
 
     /// The last port of a range, itself included; not below port. Absent: one port only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_port: Option<Port>,
+
+    /// The last port that a range goes on to; needed with endPort and targetPort. As many ports from targetPort on as
+    /// from port to endPort: each port goes to the one in the same place. The same as targetPort: all of them go to
+    /// that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_end_port: Option<Port>,
+}
+
+/// The name of an entry that has none.
+fn unnamed() -> String {
+    "default".to_owned()
 }
 
 /// A transport protocol.
@@ -180,6 +199,6 @@ pub struct Reverse {
     /// The ports of external.addresses on which the upstream reaches the client, 1 to 64 entries. They may
     /// cover ports on which the proxy node itself listens: for the upstream, these then lead to the client.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list())]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = rules::port_list(), validation = rules::port_names())]
     pub ports: Vec<PortEntry>,
 }

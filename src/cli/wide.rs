@@ -7,7 +7,7 @@ use crate::api::Role;
 use crate::dataplane::iptables::{ChainName, RulesReport, Ruleset, Stage};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::forward::ForwardKey;
-use crate::model::{SourceNat, Translation};
+use crate::model::{SourceNat, TargetPorts, Translation};
 use crate::plan::{Plan, RoutePlan, Verdict};
 
 /// In the order in which a packet meets them.
@@ -55,7 +55,11 @@ fn role(verdict: &Verdict) -> &'static str {
 
 fn written(Translation { flows, destination, source }: &Translation) -> String {
     let by = flows.interface.as_ref().map(|interface| format!(" by {interface}")).unwrap_or_default();
-    let port = destination.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let port = match destination.ports {
+        TargetPorts::Same => String::new(),
+        TargetPorts::One(port) => format!(":{port}"),
+        TargetPorts::Shifted(shift) => format!(":{}", shift.to()),
+    };
     let source = match source {
         SourceNat::Address(address) => address.to_string(),
         SourceNat::Masquerade => "the address of the interface".to_owned(),

@@ -10,10 +10,20 @@ use crate::api::PortForwardSpec;
 /// # Errors
 /// When two of them do not go together.
 pub(super) fn check(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
+    refuse_nothing_to_do(forward)?;
     refuse_loops(spec, forward)?;
     refuse_captured(forward)?;
     refuse_reverse_without_parties(spec, forward)?;
     refuse_overlapping_directions(forward)
+}
+
+fn refuse_nothing_to_do(forward: &Forward) -> Result<(), Refusal> {
+    if forward.ports.is_empty() && forward.reverse.is_empty() {
+        let what = "is empty and there is no reverse, so nothing would be forwarded; \
+                    write a port that the client may use, or reverse.ports for what only the upstream opens";
+        return Err(Refusal::new(RefusalReason::Required, "spec.ports", what));
+    }
+    Ok(())
 }
 
 fn refuse_loops(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
 
 pub use crate::api::Mode;
-use crate::model::{InterfaceName, PortRange, Protocol};
+use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 
 pub use refusal::{Refusal, RefusalReason};
 pub use translation::Direction;
@@ -56,7 +56,7 @@ pub struct Forward {
     pub external_interface: Option<InterfaceName>,
     /// The server.
     pub upstream: IpAddr,
-    /// What is forwarded: never empty, no port twice for one protocol.
+    /// What is forwarded: no port twice for one protocol. Empty only where `reverse` is not.
     pub ports: Vec<PortEntry>,
     /// What the upstream may open; empty without `reverse`. Not empty: `external` is there and `clients` is one /32.
     pub reverse: Vec<PortEntry>,
@@ -98,8 +98,8 @@ pub struct PortEntry {
     pub protocol: Protocol,
     /// The ports that the proxy listens on.
     pub ports: PortRange,
-    /// The one port that they all go on to, 1 to 65535; `None` keeps each as it is.
-    pub target_port: Option<u16>,
+    /// The ports that they go on to. A single port is stated also where it stays the same.
+    pub target: TargetPorts,
 }
 
 impl Forward {

@@ -12,6 +12,9 @@ use crate::model::InterfaceName;
 /// The most client entries of one object.
 const MOST_CLIENTS: usize = 64;
 
+/// The most characters of a description.
+const MOST_DESCRIBED: usize = 256;
+
 impl Forward {
     /// Checks `object` and gives it types. Relies on no schema: the object may come from anywhere.
     ///
@@ -42,11 +45,22 @@ impl Forward {
             reverse: spec
                 .reverse
                 .as_ref()
-                .map_or(Ok(Vec::new()), |reverse| ports::ports("spec.reverse.ports", &reverse.ports))?,
+                .map_or(Ok(Vec::new()), |reverse| ports::reverse("spec.reverse.ports", &reverse.ports))?,
         };
+        description("spec.description", spec.description.as_deref())?;
         consistency::check(spec, &forward)?;
         Ok(forward)
     }
+}
+
+/// Free text for people. It is not kept: nothing that reaches a tool or the kernel may hold it.
+fn description(path: &str, text: Option<&str>) -> Result<(), Refusal> {
+    let length = text.map_or(0, |text| text.chars().count());
+    if length <= MOST_DESCRIBED {
+        return Ok(());
+    }
+    let what = format_args!("has {length} characters and takes {MOST_DESCRIBED}; shorten it, or write the rest in an annotation");
+    Err(Refusal::new(RefusalReason::TooLong, path, what))
 }
 
 fn key(object: &PortForward) -> Result<ForwardKey, Refusal> {

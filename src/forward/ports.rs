@@ -1,23 +1,36 @@
 //! Reads port lists: every port valid, no name twice, no port twice for one protocol.
 
+use std::fmt;
 use std::num::NonZeroU16;
 
 use super::refusal::quote;
 use super::{PortEntry, Refusal, RefusalReason};
 use crate::api;
-use crate::model::{PortRange, Protocol};
+use crate::model::{InvalidShift, PortRange, Protocol, Shift, TargetPorts};
 
 /// The most entries of a list.
 const MOST: usize = 64;
 
-/// Reads the list at `path`.
+/// Reads the list of `reverse`, at `path`.
 ///
 /// # Errors
 /// When it is empty or too long, or an entry is wrong by itself or beside another.
-pub(super) fn ports(path: &str, list: &[api::PortEntry]) -> Result<Vec<PortEntry>, Refusal> {
+pub(super) fn reverse(path: &str, list: &[api::PortEntry]) -> Result<Vec<PortEntry>, Refusal> {
     if list.is_empty() {
-        return Err(Refusal::new(RefusalReason::Required, path, "is empty; write at least one entry with name and port"));
+        return Err(Refusal::new(
+            RefusalReason::Required,
+            path,
+            "is empty; write at least one entry with port, or leave reverse out",
+        ));
     }
+    ports(path, list)
+}
+
+/// Reads the list at `path`, which may be empty.
+///
+/// # Errors
+/// When it is too long, or an entry is wrong by itself or beside another.
+pub(super) fn ports(path: &str, list: &[api::PortEntry]) -> Result<Vec<PortEntry>, Refusal> {
     if list.len() > MOST {
         let what = format_args!("has {} entries and takes {MOST}; use ranges (endPort), or a second PortForward", list.len());
         return Err(Refusal::new(RefusalReason::TooMany, path, what));
@@ -43,7 +56,8 @@ fn entry(path: &str, raw: &api::PortEntry) -> Result<PortEntry, Refusal> {
     let name = name(&format!("{path}.name"), &raw.name)?;
     let first = port("port", raw.port)?;
     let last = raw.end_port.map_or(Ok(first), |last| port("endPort", last))?;
-    let target_port = raw.target_port.map(|target| port("targetPort", target)).transpose()?.map(NonZeroU16::get);
+    let target_port = raw.target_port.map(|target| port("targetPort", target)).transpose()?;
+    let target_end = raw.target_end_port.map(|target| port("targetEndPort", target)).transpose()?;
     let ports = PortRange::new(first, last).map_err(|_| {
         let what = format_args!("{last} is below port, {first}; write the lower port in port and the higher one in endPort");
         Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.endPort"), what)
@@ -52,7 +66,75 @@ fn entry(path: &str, raw: &api::PortEntry) -> Result<PortEntry, Refusal> {
         api::Protocol::Tcp => Protocol::Tcp,
         api::Protocol::Udp => Protocol::Udp,
     };
-    Ok(PortEntry { name, protocol, ports, target_port })
+    let asked = match raw.end_port {
+        None => Asked::Port(ports, target_port, target_end),
+        Some(_) => Asked::Range(ports, target_port, target_end),
+    };
+    Ok(PortEntry { name, protocol, ports, target: target(path, &asked)? })
+}
+
+/// What an entry says of its ports, and of the first and the last that they go on to.
+enum Asked {
+    /// One port, without `endPort`.
+    Port(PortRange, Option<NonZeroU16>, Option<NonZeroU16>),
+    /// A range, with `endPort`.
+    Range(PortRange, Option<NonZeroU16>, Option<NonZeroU16>),
+}
+
+fn target(path: &str, asked: &Asked) -> Result<TargetPorts, Refusal> {
+    match *asked {
+        Asked::Port(ports, target, None) => Ok(TargetPorts::One(target.map_or(ports.first(), NonZeroU16::get))),
+        Asked::Range(ports, target, None) if ports.is_single() => {
+            Ok(TargetPorts::One(target.map_or(ports.first(), NonZeroU16::get)))
+        }
+        Asked::Range(_, None, None) => Ok(TargetPorts::Same),
+        Asked::Range(ports, Some(first), Some(last)) => range(path, ports, first, last),
+        Asked::Port(_, _, Some(last)) => {
+            let what = format_args!(
+                "{last} ends a range of target ports, and this entry is one port; write endPort too, or remove targetEndPort"
+            );
+            Err(Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.targetEndPort"), what))
+        }
+        Asked::Range(_, None, Some(last)) => {
+            let what = format_args!(
+                "is missing: targetEndPort {last} ends a range that begins with it; write targetPort too, or remove targetEndPort"
+            );
+            Err(Refusal::new(RefusalReason::Required, &format!("{path}.targetPort"), what))
+        }
+        Asked::Range(ports, Some(first), None) => {
+            let what = format_args!("is missing: a range with targetPort needs it; {}", forms(ports, first));
+            Err(Refusal::new(RefusalReason::Required, &format!("{path}.targetEndPort"), what))
+        }
+    }
+}
+
+/// Where a range goes that leads to the ports `first` to `last`.
+fn range(path: &str, ports: PortRange, first: NonZeroU16, last: NonZeroU16) -> Result<TargetPorts, Refusal> {
+    let refuse = |what: fmt::Arguments<'_>| Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.targetEndPort"), what);
+    let target =
+        PortRange::new(first, last).map_err(|_| refuse(format_args!("{last} is below targetPort; {}", forms(ports, first))))?;
+    match Shift::new(ports, target) {
+        _ if target.is_single() => Ok(TargetPorts::One(first.get())),
+        Ok(shift) if shift.from() == shift.to() => Ok(TargetPorts::Same),
+        Ok(shift) => Ok(TargetPorts::Shifted(shift)),
+        Err(InvalidShift) => Err(refuse(format_args!(
+            "{target} are {} ports, and {ports} are {}; {}",
+            target.count(),
+            ports.count(),
+            forms(ports, first)
+        ))),
+    }
+}
+
+/// What can be written as `targetEndPort` of `ports` with the targetPort `first`.
+fn forms(ports: PortRange, first: NonZeroU16) -> String {
+    let every = format!("targetEndPort: {first} (all of them go to {first})");
+    match first.get().checked_add(ports.last() - ports.first()) {
+        Some(last) => {
+            format!("write targetEndPort: {last} ({} goes to {first}, {} to {last}), or {every}", ports.first(), ports.last())
+        }
+        None => format!("write {every}; a range of equal width would end above 65535"),
+    }
 }
 
 /// An RFC 1123 label.
@@ -69,7 +151,10 @@ fn name(path: &str, text: &str) -> Result<String, Refusal> {
 
 fn refuse_beside(path: &str, entry: &PortEntry, earlier: &PortEntry) -> Result<(), Refusal> {
     if entry.name == earlier.name {
-        let what = format_args!("the name {} is there already; give each entry a name of its own", quote(&entry.name));
+        let what = format_args!(
+            "the name {} is there already; give each entry a name of its own (only one entry may leave it out: it is then called default)",
+            quote(&entry.name)
+        );
         return Err(Refusal::new(RefusalReason::DuplicateName, &format!("{path}.name"), what));
     }
     if entry.protocol != earlier.protocol || !entry.ports.overlaps(earlier.ports) {

@@ -30,6 +30,8 @@ words! {
         Required,
         /// More entries than a list takes.
         TooMany,
+        /// A text with more characters than its field takes.
+        TooLong,
         /// A name that Kubernetes would not take.
         InvalidName,
         /// Two entries of one list have the same name.
@@ -70,7 +72,7 @@ words! {
         RouteCapturesNode,
         /// Not a port, 1 to 65535.
         InvalidPort,
-        /// A range that ends before it begins.
+        /// A range of ports, or of target ports, that ends before it begins, or target ports that are not as many as the ports.
         InvalidPortRange,
         /// A port, or a range, twice for one protocol.
         DuplicatePort,

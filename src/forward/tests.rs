@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
-use crate::model::{FlowMatch, SourceNat, Translation};
+use crate::model::{FlowMatch, SourceNat, TargetPorts, Translation};
 
 fn example() -> Value {
     json!({
@@ -17,7 +17,7 @@ fn example() -> Value {
         "external": {"addresses": ["2.2.2.2"], "interface": "eth0"},
         "upstream": {"targets": [{"address": "3.3.3.3"}]},
         "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 80}],
-        "reverse": {"ports": [{"name": "all", "protocol": "TCP", "port": 1, "endPort": 65535, "targetPort": 80}]},
+        "reverse": {"ports": [{"name": "all", "protocol": "TCP", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]},
     })
 }
 
@@ -34,7 +34,11 @@ fn forward(change: impl FnOnce(&mut Value)) -> Forward {
 fn line(translation: &Translation) -> String {
     let Translation { flows, destination, source } = translation;
     let interface = flows.interface.as_ref().map_or(String::new(), |name| format!(" by {name}"));
-    let port = destination.port.map_or(String::new(), |port| format!(":{port}"));
+    let port = match destination.ports {
+        TargetPorts::Same => String::new(),
+        TargetPorts::One(port) => format!(":{port}"),
+        TargetPorts::Shifted(shift) => format!(":{shift}"),
+    };
     let source = match source {
         SourceNat::Address(address) => address.to_string(),
         SourceNat::Masquerade => "masquerade".to_owned(),
@@ -86,12 +90,69 @@ fn a_single_port_states_its_target_and_a_range_keeps_each_port_unless_told() {
             {"name": "same", "port": 80},
             {"name": "other", "port": 81, "targetPort": 8081},
             {"name": "kept", "protocol": "UDP", "port": 100, "endPort": 199},
-            {"name": "one", "protocol": "UDP", "port": 200, "endPort": 299, "targetPort": 9},
+            {"name": "one", "protocol": "UDP", "port": 200, "endPort": 299, "targetPort": 9, "targetEndPort": 9},
+            {"name": "moved", "protocol": "UDP", "port": 400, "endPort": 499, "targetPort": 1400, "targetEndPort": 1499},
+            {"name": "unmoved", "protocol": "UDP", "port": 500, "endPort": 599, "targetPort": 500, "targetEndPort": 599},
             {"name": "narrow", "protocol": "UDP", "port": 300, "endPort": 300},
         ]);
     });
-    let targets: Vec<_> = forward.translations().iter().map(|translation| translation.destination.port).collect();
-    assert_eq!(targets, [Some(80), Some(8081), None, Some(9), Some(300)]);
+    let targets: Vec<_> =
+        lines(&forward).iter().map(|line| line.split(' ').skip(6).take(3).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        targets,
+        [
+            "80 -> 3.3.3.3:80",
+            "81 -> 3.3.3.3:8081",
+            "100:199 -> 3.3.3.3",
+            "200:299 -> 3.3.3.3:9",
+            "400:499 -> 3.3.3.3:1400-1499/400",
+            "500:599 -> 3.3.3.3",
+            "300 -> 3.3.3.3:300",
+        ]
+    );
+}
+
+#[test]
+fn a_forward_may_be_reverse_alone() {
+    for ports in [Value::Null, json!([])] {
+        let forward = forward(|spec| match ports {
+            Value::Null => drop(spec.as_object_mut().unwrap().remove("ports")),
+            ports => spec["ports"] = ports,
+        });
+        assert_eq!(lines(&forward), ["TCP 3.3.3.3/32 by eth0 to 2.2.2.2 1:65535 -> 1.1.1.1:80 as 192.168.0.2"]);
+        assert_eq!(forward.reversed(), 1);
+    }
+}
+
+#[test]
+fn the_only_entry_needs_no_name() {
+    let forward = forward(|spec| spec["ports"] = json!([{"port": 80}]));
+    assert_eq!(forward.ports[0].name, "default");
+}
+
+/// How `entry` is refused.
+fn refusal(entry: &Value) -> String {
+    let mut spec = example();
+    spec["ports"] = json!([entry]);
+    let document =
+        json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a"}, "spec": spec});
+    Forward::parse(&api::decode(document).unwrap()).unwrap_err().message
+}
+
+#[test]
+fn a_range_whose_target_is_not_clear_is_refused_with_both_forms_in_its_own_numbers() {
+    let both = "write targetEndPort: 9010 (8000 goes to 9000, 8010 to 9010), or targetEndPort: 9000 (all of them go to 9000)";
+    let open = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000}));
+    assert_eq!(open, format!("spec.ports[0].targetEndPort: is missing: a range with targetPort needs it; {both}"));
+    let wide = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 9011}));
+    assert_eq!(wide, format!("spec.ports[0].targetEndPort: 9000:9011 are 12 ports, and 8000:8010 are 11; {both}"));
+    let below = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 8999}));
+    assert_eq!(below, format!("spec.ports[0].targetEndPort: 8999 is below targetPort; {both}"));
+    let one = refusal(&json!({"port": 1, "endPort": 65535, "targetPort": 80}));
+    assert!(
+        one.ends_with("write targetEndPort: 80 (all of them go to 80); a range of equal width would end above 65535"),
+        "{one}"
+    );
 }
 
 #[test]

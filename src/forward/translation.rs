@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{Forward, PortEntry};
+use super::Forward;
 use crate::model::{Destination, FlowMatch, SourceNat, Translation};
 
 /// Who opens the flows of a translation.
@@ -39,7 +39,7 @@ impl Forward {
                     source: *client,
                     interface: self.internal.interface.clone(),
                 },
-                destination: Destination { address: self.upstream, port: entry.port_towards() },
+                destination: Destination { address: self.upstream, ports: entry.target },
                 source,
             })
         })
@@ -56,16 +56,9 @@ impl Forward {
                     source: IpNet::from(self.upstream),
                     interface: self.external_interface.clone(),
                 },
-                destination: Destination { address: client.addr(), port: entry.port_towards() },
+                destination: Destination { address: client.addr(), ports: entry.target },
                 source: SourceNat::Address(self.internal.address),
             })
         })
-    }
-}
-
-impl PortEntry {
-    /// The port that flows go on to; `None` where a range keeps each as it is. A single port is always stated.
-    fn port_towards(&self) -> Option<u16> {
-        self.target_port.or_else(|| self.ports.is_single().then(|| self.ports.first()))
     }
 }

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::dataplane::conntrack::table::Tuple;
     use crate::forward::{Direction, ForwardKey};
-    use crate::model::{Destination, Protocol, SourceNat, Translation};
+    use crate::model::{Destination, Protocol, SourceNat, TargetPorts, Translation};
     use crate::plan::{Acceptance, Verdict};
 
     /// A forward of this name from the client to port 80, if it is there.
@@ -134,7 +134,7 @@ mod tests {
                 source: "1.1.1.1/32".parse().unwrap(),
                 interface: None,
             },
-            destination: Destination { address: "3.3.3.3".parse().unwrap(), port: Some(80) },
+            destination: Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::One(80) },
             source: SourceNat::Masquerade,
         };
         let verdict = |name: &str| {

@@ -9,6 +9,7 @@ mod interface;
 mod ports;
 mod protocol;
 mod route;
+mod target_ports;
 mod translation;
 
 pub use desired::Desired;
@@ -17,4 +18,5 @@ pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};
 pub use route::HostRoute;
+pub use target_ports::{InvalidShift, Shift, TargetPorts};
 pub use translation::{Destination, FlowMatch, SourceNat, Translation};

@@ -45,6 +45,12 @@ impl PortRange {
         self.last.get()
     }
 
+    /// How many they are.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.last() as u32 - self.first() as u32 + 1
+    }
+
     /// Whether this is one port only.
     #[must_use]
     pub const fn is_single(self) -> bool {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{InterfaceName, PortRange, Protocol};
+use super::{InterfaceName, PortRange, Protocol, TargetPorts};
 
 /// The flows that a translation is for, by what their first packet shows before any translation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,8 +26,8 @@ pub struct FlowMatch {
 pub struct Destination {
     /// The address that the flow goes on to.
     pub address: IpAddr,
-    /// The port that it goes on to, 1 to 65535; `None` keeps each port as it is.
-    pub port: Option<u16>,
+    /// The port that it goes on to.
+    pub ports: TargetPorts,
 }
 
 /// What the source becomes.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api;
-use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+use crate::model::{Destination, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts};
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn object(name: &str) -> Value {
     })
 }
 
-fn translation(interface: Option<&str>, port: Option<u16>, source: SourceNat) -> Translation {
+fn translation(interface: Option<&str>, ports: TargetPorts, source: SourceNat) -> Translation {
     Translation {
         flows: FlowMatch {
             protocol: Protocol::Udp,
@@ -39,7 +39,7 @@ fn translation(interface: Option<&str>, port: Option<u16>, source: SourceNat) ->
             source: "1.1.1.0/24".parse().unwrap(),
             interface: interface.map(|name| name.parse().unwrap()),
         },
-        destination: Destination { address: "3.3.3.3".parse().unwrap(), port },
+        destination: Destination { address: "3.3.3.3".parse().unwrap(), ports },
         source,
     }
 }
@@ -50,14 +50,16 @@ fn record() -> Record {
         origin: origin.map(PathBuf::from),
         trouble: None,
     };
+    let shifted = TargetPorts::Shifted(Shift::new("80:90".parse().unwrap(), "8080:8090".parse().unwrap()).unwrap());
     Record {
         node: NODE.into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
         in_force: vec![
-            translation(Some("eth1"), Some(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
-            translation(None, None, SourceNat::Masquerade),
+            translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
+            translation(None, TargetPorts::Same, SourceNat::Masquerade),
+            translation(None, shifted, SourceNat::Masquerade),
         ],
     }
 }
@@ -201,6 +203,7 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         ("toAddress", json!("3.3.3.3 -j ACCEPT")),
         ("toPort", json!(0)),
         ("toPort", json!(65536)),
+        ("toPorts", json!("8080:8090")),
         ("asAddress", json!("")),
         ("more", json!(1)),
     ] {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Destination, Family, FlowMatch, Protocol, SourceNat, Translation};
+use crate::model::{Destination, Family, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
 /// A [`Translation`] as the record writes it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub(super) struct Written {
     to_address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_port: Option<u16>,
+    /// The ports of a range that was moved; `toPort` is absent then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_ports: Option<String>,
     /// Absent: masquerade.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_address: Option<String>,
@@ -28,6 +31,11 @@ pub(super) struct Written {
 impl From<&Translation> for Written {
     fn from(translation: &Translation) -> Self {
         let Translation { flows, destination, source } = translation;
+        let (to_port, to_ports) = match destination.ports {
+            TargetPorts::Same => (None, None),
+            TargetPorts::One(port) => (Some(port), None),
+            TargetPorts::Shifted(shift) => (None, Some(shift.to().to_string())),
+        };
         Self {
             protocol: flows.protocol.to_string(),
             address: flows.destination.to_string(),
@@ -35,7 +43,8 @@ impl From<&Translation> for Written {
             client: flows.source.to_string(),
             interface: flows.interface.as_ref().map(ToString::to_string),
             to_address: destination.address.to_string(),
-            to_port: destination.port,
+            to_port,
+            to_ports,
             as_address: match source {
                 SourceNat::Address(address) => Some(address.to_string()),
                 SourceNat::Masquerade => None,
@@ -47,27 +56,37 @@ impl From<&Translation> for Written {
 impl Written {
     /// The translation, if every part of it is one that this program could have written.
     pub(super) fn parse(&self) -> Result<Translation, String> {
+        let ports: PortRange = self.ports.parse().map_err(|_| wrong("ports", &self.ports))?;
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == self.protocol);
         Ok(Translation {
             flows: FlowMatch {
                 protocol: protocol.ok_or_else(|| wrong("protocol", &self.protocol))?,
                 destination: address("address", &self.address)?,
-                ports: self.ports.parse().map_err(|_| wrong("ports", &self.ports))?,
+                ports,
                 source: network("client", &self.client)?,
                 interface: self.interface.as_ref().map(|name| name.parse().map_err(|_| wrong("interface", name))).transpose()?,
             },
-            destination: Destination {
-                address: address("toAddress", &self.to_address)?,
-                port: match self.to_port {
-                    Some(0) => return Err(wrong("toPort", "0")),
-                    port => port,
-                },
-            },
+            destination: Destination { address: address("toAddress", &self.to_address)?, ports: self.target(ports)? },
             source: match &self.as_address {
                 Some(text) => SourceNat::Address(address("asAddress", text)?),
                 None => SourceNat::Masquerade,
             },
         })
+    }
+}
+
+impl Written {
+    fn target(&self, ports: PortRange) -> Result<TargetPorts, String> {
+        match (self.to_port, &self.to_ports) {
+            (None, None) => Ok(TargetPorts::Same),
+            (Some(0), _) => Err(wrong("toPort", "0")),
+            (Some(port), None) => Ok(TargetPorts::One(port)),
+            (None, Some(text)) => {
+                let shift = text.parse().ok().and_then(|to| Shift::new(ports, to).ok());
+                shift.map(TargetPorts::Shifted).ok_or_else(|| wrong("toPorts", text))
+            }
+            (Some(_), Some(text)) => Err(wrong("toPorts", text)),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volu
 use portforward_operator::dataplane::iptables::Variant;
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{Detail, Metrics, Owners, PerForward};
-use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, Translation};
+use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
 use portforward_operator::plan::{Acceptance, Verdict};
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 
@@ -29,7 +29,7 @@ pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Ve
             source: source.parse().unwrap(),
             interface: None,
         },
-        destination: Destination { address: "3.3.3.3".parse().unwrap(), port: None },
+        destination: Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::Same },
         source: SourceNat::Masquerade,
     };
     let translations = vec![translation(port, "1.1.1.1/32"), translation(port, "3.3.3.3/32")];

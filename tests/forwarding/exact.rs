@@ -82,7 +82,8 @@ struct Forward {
     upstream: Ipv4Addr,
     udp: bool,
     ports: (u16, u16),
-    target: Option<u16>,
+    /// The first and the last target port: the same one for all, or as many as `ports`.
+    target: Option<(u16, u16)>,
     /// The port of the external address on which the upstream reaches port 1000 of the client, which is then one host.
     reverse: Option<u16>,
 }
@@ -106,7 +107,10 @@ impl Forward {
             // By TCP nowhere: forwards that differ in it are told apart in another way.
             interface: if udp { *random.one_of(&["", "", ", interface: eth1"]) } else { "" },
             ports: (first, last),
-            target: random.one_of(&[None, Some(())]).map(|()| 1000 + u16::from(random.byte(0, 31))),
+            target: random.one_of(&[None, Some(0), Some(last - first)]).map(|more| {
+                let target = (1000 + u16::from(random.byte(0, 31))).min(TARGETS.end() - more);
+                (target, target + more)
+            }),
             reverse: calls_back.then(|| 2000 + u16::from(random.byte(0, 99))),
         }
     }
@@ -126,7 +130,11 @@ impl Forward {
         let external = external.map(|external| format!("external: {{addresses: [{external}]}}, ")).unwrap_or_default();
         let protocol = if self.udp { "UDP" } else { "TCP" };
         let end = if first == last { String::new() } else { format!(", endPort: {last}") };
-        let target = self.target.map(|target| format!(", targetPort: {target}")).unwrap_or_default();
+        let target = match self.target {
+            None => String::new(),
+            Some((target, _)) if first == last => format!(", targetPort: {target}"),
+            Some((target, last)) => format!(", targetPort: {target}, targetEndPort: {last}"),
+        };
         let reverse = self.reverse.map(|port| format!(", reverse: {{ports: [{{name: r, port: {port}, targetPort: 1000}}]}}"));
         format!(
             "client: {{addresses: [{client}]}}, internal: {{addresses: [{INTERNAL}]{interface}}}, {external}\
@@ -134,6 +142,15 @@ impl Forward {
              ports: [{{name: p, protocol: {protocol}, port: {first}{end}{target}}}]{}",
             reverse.unwrap_or_default()
         )
+    }
+
+    /// The port on which the upstream sees what is sent to `port`.
+    fn target(&self, port: u16) -> u16 {
+        match self.target {
+            None => port,
+            Some((first, last)) if first == last => first,
+            Some((first, _)) => first + (port - self.ports.0),
+        }
     }
 
     fn serves(&self, probe: Probe) -> bool {
@@ -193,8 +210,7 @@ fn a_random_set_of_forwards_lands_exactly_where_it_says(variant: Variant) {
     let probes = probes(&set);
     in_parallel(&probes, |probe| {
         let expected = set.iter().find(|forward| forward.serves(*probe)).map_or(REFUSED, |forward| {
-            let port = forward.target.unwrap_or(probe.port);
-            seen_from(forward.external.unwrap_or(EXTERNAL), (forward.upstream, port))
+            seen_from(forward.external.unwrap_or(EXTERNAL), (forward.upstream, forward.target(probe.port)))
         });
         let ask: Ask = if probe.udp { UDP } else { TCP };
         let seen = arrival(ask(&bed.client, probe.client, (INTERNAL, probe.port), ANSWER));

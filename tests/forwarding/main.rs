@@ -24,7 +24,7 @@ const WEB: &str = "client: {addresses: [1.1.1.1]}, internal: {addresses: [192.16
 
 /// The seed's forward with its reverse.
 fn web_both_ways() -> String {
-    format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80}}]}}")
+    format!("{WEB}, reverse: {{ports: [{{name: all, port: 1, endPort: 65535, targetPort: 80, targetEndPort: 80}}]}}")
 }
 
 /// A spec for the seed's client, with its gateway, and the seed's server.

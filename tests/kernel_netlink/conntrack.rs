@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::conntrack::table::{Entry, Table};
 use portforward_operator::dataplane::conntrack::{Purged, purge};
-use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, Translation};
+use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
 
 use crate::namespace::{inside, run};
 
@@ -18,7 +18,7 @@ fn translation(upstream: &str) -> Translation {
             source: "1.1.1.1/32".parse().unwrap(),
             interface: None,
         },
-        destination: Destination { address: upstream.parse().unwrap(), port: None },
+        destination: Destination { address: upstream.parse().unwrap(), ports: TargetPorts::Same },
         source: SourceNat::Address("2.2.2.2".parse().unwrap()),
     }
 }

@@ -251,7 +251,7 @@ fn a_reverse_that_takes_from_a_program_says_so(variant: Variant) {
     let bed = Bed::new();
     let _servers = servers(&bed);
     let _own = Server::tcp(&bed.proxy().netns, EXTERNAL, [9000]);
-    let reverse = json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80}]});
+    let reverse = json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]});
     let stage = stage(variant, bed, Manifest::seed().with("/spec/reverse", reverse));
     ready(&stage);
     let message = stage.message(SEED, "Ready");

@@ -47,12 +47,24 @@ fn port() -> impl Strategy<Value = i64> {
 fn ports() -> impl Strategy<Value = Value> {
     let name = prop_oneof![30 => "[a-h]", 1 => prop::sample::select(vec!["A", "-", ""]).prop_map(String::from)];
     let protocol = prop::option::weighted(0.5, prop_oneof![30 => prop::sample::select(vec!["TCP", "UDP"]), 1 => Just("tcp")]);
-    let entry = move || (name.clone(), protocol.clone(), port(), prop::option::weighted(0.2, port()), prop::option::of(port()));
+    let name = prop::option::weighted(0.9, name);
+    // Often what a person would write: no end of the target without one of the ports, and one that fits.
+    let target =
+        || (prop::option::of(port()), prop::sample::select(vec!["none", "none", "one", "equal", "equal", "any"]), port());
+    let entry = move || (name.clone(), protocol.clone(), port(), prop::option::weighted(0.2, port()), target());
     prop_oneof![20 => prop::collection::vec(entry(), 1..4), 1 => Just(Vec::new())].prop_map(|entries| {
         entries
             .into_iter()
-            .map(|(name, protocol, port, end, target)| {
-                without_null(json!({"name": name, "protocol": protocol, "port": port, "endPort": end, "targetPort": target}))
+            .map(|(name, protocol, port, end, (target, kind, other))| {
+                let fitting = target.zip(end).map(|(target, end)| if kind == "one" { target } else { target + end - port });
+                let target_end = match kind {
+                    "none" => None,
+                    "any" => Some(other),
+                    _ => fitting,
+                };
+                without_null(json!({
+                    "name": name, "protocol": protocol, "port": port, "endPort": end, "targetPort": target, "targetEndPort": target_end,
+                }))
             })
             .collect()
     })
@@ -94,7 +106,7 @@ pub(crate) fn object() -> impl Strategy<Value = Value> {
                 "internal": {"addresses": internal.0, "interface": internal.1, "gateways": internal.2},
                 "external": external.map(|(addresses, interface)| json!({"addresses": addresses, "interface": interface})),
                 "upstream": {"targets": targets},
-                "ports": ports,
+                "ports": ports.as_array().filter(|list| !list.is_empty() || reverse.is_none()),
                 "reverse": reverse.map(|ports| json!({"ports": ports})),
             });
             without_null(json!({

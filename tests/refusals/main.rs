@@ -9,7 +9,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
+use kube::core::cel::{CompiledSchema, ErrorKind, Validator, apply_defaults, compile_schema};
 use portforward_operator::api;
 use serde_json::Value;
 use table::{By, changed, own, rows};
@@ -35,6 +35,7 @@ fn api_server_fields(schema: &mut Value) {
 
 /// What the API server would say: complaints of the schema, else messages of the rules.
 fn apply(object: &Value) -> Result<(), (By, Vec<String>)> {
+    let object = &apply_defaults(&SCHEMA, object);
     let complaints = schema::complaints(&SCHEMA, object, "");
     if !complaints.is_empty() {
         return Err((By::Schema, complaints));

@@ -67,9 +67,8 @@ fn more_protocols_and_ports(spec: &mut Value) {
         ports.as_object_mut().unwrap().remove("x-kubernetes-validations");
         let entry = &mut ports["items"];
         entry.as_object_mut().unwrap().remove("x-kubernetes-validations");
-        entry["required"] = json!(["name"]);
+        entry["required"] = json!([]);
         add(&mut entry["properties"]["protocol"]["enum"], &["SCTP", "ICMP", "All"]);
-        entry["properties"]["targetEndPort"] = json!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535});
     }
 }
 
@@ -115,7 +114,6 @@ fn tomorrow() -> Value {
             ("/spec/external/addresses", json!(["2.2.2.2", "2.2.2.3"])),
             ("/spec/upstream/targets/0/weight", json!(3)),
             ("/spec/upstream/targets/-", json!({"hostName": "server.example", "weight": 1})),
-            ("/spec/ports/0/targetEndPort", json!(90)),
             ("/spec/ports/-", json!({"name": "ping", "protocol": "ICMP"})),
             ("/spec/conntrack", json!({"onChange": "Cut"})),
             ("/spec/mss", json!(1360)),

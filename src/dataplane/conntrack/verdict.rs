@@ -54,7 +54,7 @@ fn is_translated(entry: &Entry) -> bool {
 
 /// Whether `entry` is translated as `translation` gives.
 fn fits(entry: &Entry, translation: &Translation, before: &Index<'_>) -> bool {
-    let port = translation.destination.port.unwrap_or(entry.original.destination_port);
+    let port = translation.destination.ports.of(entry.original.destination_port);
     (entry.reply.source, entry.reply.source_port) == (translation.destination.address, port)
         && match translation.source {
             SourceNat::Address(address) => entry.reply.destination == address,

@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::str::{FromStr, SplitAsciiWhitespace};
 
 use ipnet::IpNet;
 
 use super::chain::ChainName;
 use super::variant::Variant;
-use crate::model::{InterfaceName, PortRange, Protocol};
+use crate::model::{Destination, InterfaceName, PortRange, Protocol, TargetPorts};
 
 /// A rule in a chain of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,8 +59,8 @@ pub enum Target {
     Jump(ChainName),
     /// `ACCEPT`.
     Accept,
-    /// `DNAT --to-destination`; without a port it stays as it is.
-    Dnat(IpAddr, Option<u16>),
+    /// `DNAT --to-destination`.
+    Dnat(Destination),
     /// `SNAT --to-source`.
     Snat(IpAddr),
     /// `MASQUERADE`.
@@ -130,8 +131,14 @@ impl fmt::Display for Target {
         match self {
             Self::Jump(chain) => write!(f, "-j {chain}"),
             Self::Accept => f.write_str("-j ACCEPT"),
-            Self::Dnat(address, None) => write!(f, "-j DNAT --to-destination {address}"),
-            Self::Dnat(address, Some(port)) => write!(f, "-j DNAT --to-destination {address}:{port}"),
+            Self::Dnat(Destination { address, ports }) => {
+                write!(f, "-j DNAT --to-destination {address}")?;
+                match ports {
+                    TargetPorts::Same => Ok(()),
+                    TargetPorts::One(port) => write!(f, ":{port}"),
+                    TargetPorts::Shifted(shift) => write!(f, ":{shift}"),
+                }
+            }
             Self::Snat(address) => write!(f, "-j SNAT --to-source {address}"),
             Self::Masquerade => f.write_str("-j MASQUERADE"),
         }
@@ -217,19 +224,32 @@ fn option<'a>(words: &mut SplitAsciiWhitespace<'a>, name: &str) -> Result<&'a st
 
 fn dnat(text: &str) -> Result<Target, ForeignRule> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(Target::Dnat(address, None));
+        return Ok(Target::Dnat(Destination { address, ports: TargetPorts::Same }));
     }
-    let to = text.parse::<std::net::SocketAddr>().map_err(|_| ForeignRule)?;
-    Ok(Target::Dnat(to.ip(), Some(to.port())))
+    let (address, ports) = text.rsplit_once(':').ok_or(ForeignRule)?;
+    let one = ports.parse::<NonZeroU16>().map(|port| TargetPorts::One(port.get()));
+    let ports = one.or_else(|_| ports.parse().map(TargetPorts::Shifted)).map_err(|_| ForeignRule)?;
+    Ok(Target::Dnat(Destination { address: host(address)?, ports }))
+}
+
+/// An address before a port: one of IPv6 stands in brackets.
+fn host(text: &str) -> Result<IpAddr, ForeignRule> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match bracketed {
+        Some(inner) => inner.parse().map(IpAddr::V6),
+        None => text.parse().map(IpAddr::V4),
+    }
+    .map_err(|_| ForeignRule)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const OURS: [&str; 8] = [
+    const OURS: [&str; 9] = [
         "-s 1.1.1.1/32 -d 192.168.0.2/32 -i eth1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
         "-s 10.0.0.0/8 -d 192.168.0.2/32 -p udp -m udp --dport 5000:5100 -j DNAT --to-destination 3.3.3.3",
+        "-s 10.0.0.0/8 -d 192.168.0.2/32 -p udp -m udp --dport 34000:34099 -j DNAT --to-destination 3.3.3.3:44000-44099/34000",
         "-d 192.168.0.0/20 -j PF-ptc0a80",
         "-p tcp -m tcp --dport 4096:8191 -j PF-ptc0a80002-1",
         "-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.2",
@@ -267,6 +287,9 @@ mod tests {
             "! -s 1.1.1.1/32 -j ACCEPT",
             "-s 1.1.1.1/32 -m comment --comment x -j ACCEPT",
             "-j DNAT --to-destination 3.3.3.3:80 --random",
+            "-j DNAT --to-destination 3.3.3.3:80-90",
+            "-j DNAT --to-destination 3.3.3.3-3.3.3.9:80",
+            "-j DNAT --to-destination 3.3.3.3:0",
             "-j LOG",
             "-i eth+ -j ACCEPT",
             "-c 1 -j ACCEPT",

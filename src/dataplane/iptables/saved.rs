@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::chain::{ChainName, Chains};
 use super::layout::Stage;
 use super::rule::{Rule, Target};
-use crate::model::{Destination, FlowMatch, SourceNat, Translation};
+use crate::model::{FlowMatch, SourceNat, Translation};
 
 /// What one table of the kernel holds, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,21 +159,21 @@ fn counted(line: &str) -> (Option<u64>, &str) {
 }
 
 fn translation(rule: &Rule) -> Option<Translation> {
-    let Target::Dnat(address, port) = rule.target else { return None };
+    let Target::Dnat(destination) = rule.target else { return None };
     let matches = &rule.matches;
-    let destination = matches.destination?.network();
-    let anyone = match destination {
+    let listen = matches.destination?.network();
+    let anyone = match listen {
         std::net::IpAddr::V4(_) => ipnet::IpNet::from(ipnet::Ipv4Net::default()),
         std::net::IpAddr::V6(_) => ipnet::IpNet::from(ipnet::Ipv6Net::default()),
     };
     let flows = FlowMatch {
         protocol: matches.protocol?,
-        destination,
+        destination: listen,
         ports: matches.ports?,
         source: matches.source.unwrap_or(anyone),
         interface: matches.interface.clone(),
     };
-    Some(Translation { flows, destination: Destination { address, port }, source: SourceNat::Masquerade })
+    Some(Translation { flows, destination, source: SourceNat::Masquerade })
 }
 
 #[cfg(test)]

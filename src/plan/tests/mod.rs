@@ -181,7 +181,7 @@ fn forwards_conflict_only_where_a_packet_would_match_both_or_one_client_had_two_
         "POSTROUTING could not tell them apart"
     );
     assert!(conflicts(&[("/ports/0/port", json!(81)), ("/internal/gateways", json!(["192.168.0.254"]))]));
-    let reverse = json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80}]});
+    let reverse = json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]});
     let both = [
         object("a", with(&[("/reverse", reverse.clone())])),
         object("b", with(&[("/reverse", reverse), ("/client/addresses", json!(["1.1.1.2"]))])),
@@ -280,7 +280,10 @@ fn every_obstacle_is_seen() {
 #[test]
 fn what_is_worth_knowing_is_noted() {
     let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 22 };
-    let reverse = with(&[("/reverse", json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80}]}))]);
+    let reverse = with(&[(
+        "/reverse",
+        json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]}),
+    )]);
     let shadowing = verdict(&Facts { listeners: [listener].into(), ..facts() }, reverse);
     assert!(shadowing.notes[0].0.contains("TCP 22"));
     assert!(shadowing.is_carried());

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::conntrack::table::Tuple;
-use crate::model::{Destination, FlowMatch};
+use crate::model::{Destination, FlowMatch, PortRange, Shift, TargetPorts};
 
 const CLIENT: &str = "1.1.1.1";
 const LISTEN: &str = "192.168.0.2:80";
@@ -36,7 +36,7 @@ fn translation(protocol: Protocol, client: &str, upstream: &str, source: SourceN
             source: client.parse().unwrap(),
             interface: None,
         },
-        destination: Destination { address: upstream, port: Some(upstream_port) },
+        destination: Destination { address: upstream, ports: TargetPorts::One(upstream_port) },
         source,
     }
 }
@@ -161,10 +161,38 @@ fn rules_that_differ_by_interface_are_all_tried() {
 fn a_range_without_a_target_port_keeps_each_port() {
     let mut rule = ours(Protocol::Udp);
     rule.flows.ports = "70:90".parse().unwrap();
-    rule.destination.port = None;
+    rule.destination.ports = TargetPorts::Same;
     let rules = [rule];
     assert!(!is_wrong(&entry(Protocol::Udp, "3.3.3.3:80", EXTERNAL), &rules, &rules));
     assert!(is_wrong(&entry(Protocol::Udp, "3.3.3.3:81", EXTERNAL), &rules, &rules));
+}
+
+#[test]
+fn a_shifted_range_gives_each_port_its_own_target() {
+    let mut rule = ours(Protocol::Udp);
+    rule.flows.ports = "70:90".parse().unwrap();
+    rule.destination.ports = shifted("70:90", "8070:8090");
+    let rules = [rule];
+    assert!(!is_wrong(&entry(Protocol::Udp, "3.3.3.3:8080", EXTERNAL), &rules, &rules));
+    for upstream in ["3.3.3.3:8081", "3.3.3.3:8070", "3.3.3.3:80"] {
+        assert!(is_wrong(&entry(Protocol::Udp, upstream, EXTERNAL), &rules, &rules), "{upstream}");
+        assert!(
+            !is_wrong(&entry(Protocol::Tcp, upstream, EXTERNAL), &rules.clone().map(tcp), &rules.clone().map(tcp)),
+            "{upstream}"
+        );
+    }
+    let mut further = rules.clone();
+    further[0].destination.ports = shifted("70:90", "9070:9090");
+    assert!(is_wrong(&entry(Protocol::Udp, "3.3.3.3:8080", EXTERNAL), &rules, &further), "the target ports have changed");
+}
+
+fn shifted(from: &str, to: &str) -> TargetPorts {
+    TargetPorts::Shifted(Shift::new(from.parse().unwrap(), to.parse().unwrap()).unwrap())
+}
+
+fn tcp(mut translation: Translation) -> Translation {
+    translation.flows.protocol = Protocol::Tcp;
+    translation
 }
 
 /// A small world, so that flows and rules meet often.
@@ -181,8 +209,8 @@ fn any_translation() -> impl Strategy<Value = Translation> {
     let ports = (1..6_u16, 0..4_u16).prop_map(|(first, more)| format!("{first}:{}", first + more).parse().unwrap());
     let client = (small_address(), 29..=32_u8).prop_map(|(address, length)| ipnet::IpNet::new(address, length).unwrap().trunc());
     let interface = prop::option::of(prop::sample::select(vec!["eth0", "eth1"]));
-    (any_protocol(), small_address(), ports, client, interface, small_address(), prop::option::of(1..6_u16), source).prop_map(
-        |(protocol, destination, ports, client, interface, address, port, source)| Translation {
+    (any_protocol(), small_address(), ports, client, interface, small_address(), (0..3_u8, 1..6_u16), source).prop_map(
+        |(protocol, destination, ports, client, interface, address, target, source)| Translation {
             flows: FlowMatch {
                 protocol,
                 destination,
@@ -190,10 +218,19 @@ fn any_translation() -> impl Strategy<Value = Translation> {
                 source: client,
                 interface: interface.map(|name| name.parse().unwrap()),
             },
-            destination: Destination { address, port },
+            destination: Destination { address, ports: target_ports(ports, target) },
             source,
         },
     )
+}
+
+/// Each of the three kinds, for `ports`.
+fn target_ports(ports: PortRange, (kind, first): (u8, u16)) -> TargetPorts {
+    match kind {
+        0 => TargetPorts::Same,
+        1 => TargetPorts::One(first),
+        _ => shifted(&ports.to_string(), &format!("{first}:{}", first + ports.last() - ports.first())),
+    }
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {

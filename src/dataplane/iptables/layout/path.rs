@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::dataplane::iptables::FANOUT;
     use crate::dataplane::iptables::rule::Rule;
-    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat};
+    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts};
 
     fn translation(number: u16) -> Translation {
         let [_, client] = number.to_be_bytes();
@@ -74,7 +74,7 @@ mod tests {
                 source: IpNet::from(IpAddr::from([10, 0, 0, client])),
                 interface: None,
             },
-            destination: Destination { address: [3, 3, 3, client].into(), port: Some(80) },
+            destination: Destination { address: [3, 3, 3, client].into(), ports: TargetPorts::One(80) },
             source: SourceNat::Address([2, 2, 2, client].into()),
         }
     }

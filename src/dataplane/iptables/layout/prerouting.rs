@@ -19,5 +19,5 @@ fn rule(translation: &Translation) -> Rule {
         ports: Some(flows.ports),
         original: None,
     };
-    Rule { matches, target: Target::Dnat(translation.destination.address, translation.destination.port) }
+    Rule { matches, target: Target::Dnat(translation.destination) }
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dataplane::iptables::chain::ChainName;
 use crate::dataplane::iptables::rule::{Matches, Target};
-use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, SourceNat};
+use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts};
 
 /// A first packet, as the three stages see it.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ fn check(translations: &BTreeSet<Translation>) {
     for packet in translations.iter().flat_map(packets_of) {
         let fitting: Vec<&Translation> = translations.iter().filter(|translation| matches_packet(translation, &packet)).collect();
         let (met, _) = walk(Stage::Prerouting, ruleset.chains(Table::Nat), &packet);
-        let wanted: Vec<Target> = fitting.iter().map(|t| Target::Dnat(t.destination.address, t.destination.port)).collect();
+        let wanted: Vec<Target> = fitting.iter().map(|t| Target::Dnat(t.destination)).collect();
         assert_eq!(met, wanted, "PREROUTING of {packet:?}");
         if let [translation] = fitting.as_slice() {
             let packet = Packet { destination: translation.destination.address, ..packet };
@@ -181,7 +181,14 @@ fn translation(
         interface: interface.map(|number| format!("eth{number}").parse().unwrap()),
     };
     let source = external.map_or(SourceNat::Masquerade, |external| SourceNat::Address(address(external)));
-    Translation { flows, destination: Destination { address: address(upstream), port: (low == high).then_some(low) }, source }
+    // Ranges in the lower half move to the upper one, the others keep each port.
+    let range = |first, last| PortRange::new(port(first), port(last)).unwrap();
+    let target = match high {
+        _ if low == high => TargetPorts::One(low),
+        0..0x8000 => TargetPorts::Shifted(Shift::new(range(low, high), range(low + 0x7fff, high + 0x7fff)).unwrap()),
+        0x8000.. => TargetPorts::Same,
+    };
+    Translation { flows, destination: Destination { address: address(upstream), ports: target }, source }
 }
 
 prop_compose! {

@@ -1,0 +1,137 @@
+//! To which port a flow goes on.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use super::PortRange;
+
+/// To which port a flow goes on, by the port that it was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetPorts {
+    /// To the same one.
+    Same,
+    /// To this one, from every port; 1 to 65535.
+    One(u16),
+    /// To the one that lies as far behind the first target port.
+    Shifted(Shift),
+}
+
+/// Moves a range of ports to another one of equal width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shift {
+    from: PortRange,
+    to: PortRange,
+}
+
+/// Two ranges of ports that are not equally wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidShift;
+
+impl TargetPorts {
+    /// The port that a flow to `port` goes on to.
+    #[must_use]
+    pub fn of(self, port: u16) -> u16 {
+        match self {
+            Self::Same => port,
+            Self::One(target) => target,
+            Self::Shifted(shift) => shift.of(port),
+        }
+    }
+}
+
+impl Shift {
+    /// From `from` to `to`.
+    ///
+    /// # Errors
+    /// When one of them is wider than the other.
+    pub fn new(from: PortRange, to: PortRange) -> Result<Self, InvalidShift> {
+        if from.count() == to.count() { Ok(Self { from, to }) } else { Err(InvalidShift) }
+    }
+
+    /// The ports that flows are sent to.
+    #[must_use]
+    pub const fn from(self) -> PortRange {
+        self.from
+    }
+
+    /// The ports that they go on to.
+    #[must_use]
+    pub const fn to(self) -> PortRange {
+        self.to
+    }
+
+    /// The port that a flow to `port` goes on to. As the kernel has it (`NF_NAT_RANGE_PROTO_OFFSET`), one beside the range wraps.
+    fn of(self, port: u16) -> u16 {
+        let offset = u32::from(port.wrapping_sub(self.from.first())) % self.to.count();
+        self.to.first() + u16::try_from(offset).unwrap_or_default()
+    }
+}
+
+/// As iptables writes it: the target ports and the first port of those that flows are sent to, `44000-44099/34000`.
+impl fmt::Display for Shift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (to, base) = (self.to, self.from.first());
+        if to.is_single() { write!(f, "{}/{base}", to.first()) } else { write!(f, "{}-{}/{base}", to.first(), to.last()) }
+    }
+}
+
+impl FromStr for Shift {
+    type Err = InvalidShift;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let port = |text: &str| text.parse::<NonZeroU16>().map_err(|_| InvalidShift);
+        let (to, base) = text.split_once('/').ok_or(InvalidShift)?;
+        let (first, last) = to.split_once('-').unwrap_or((to, to));
+        let to = PortRange::new(port(first)?, port(last)?).map_err(|_| InvalidShift)?;
+        let base = port(base)?;
+        let last = base.checked_add(to.last() - to.first()).ok_or(InvalidShift)?;
+        Self::new(PortRange::new(base, last).map_err(|_| InvalidShift)?, to)
+    }
+}
+
+impl fmt::Display for InvalidShift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the target ports are FIRST-LAST/BASE, as many as the ports from BASE on")
+    }
+}
+
+impl std::error::Error for InvalidShift {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shift(from: &str, to: &str) -> Result<Shift, InvalidShift> {
+        Shift::new(from.parse().unwrap(), to.parse().unwrap())
+    }
+
+    #[test]
+    fn each_port_keeps_its_place_in_the_range() {
+        let up = TargetPorts::Shifted(shift("34000:34099", "44000:44099").unwrap());
+        assert_eq!([34000, 34001, 34099].map(|port| up.of(port)), [44000, 44001, 44099]);
+        let down = TargetPorts::Shifted(shift("65000:65535", "1:536").unwrap());
+        assert_eq!([65000, 65535].map(|port| down.of(port)), [1, 536]);
+        let overlapping = TargetPorts::Shifted(shift("10:20", "11:21").unwrap());
+        assert_eq!([10, 20].map(|port| overlapping.of(port)), [11, 21]);
+        let every = TargetPorts::Shifted(shift("1:65535", "1:65535").unwrap());
+        assert_eq!([1, 65535].map(|port| every.of(port)), [1, 65535]);
+        assert_eq!((TargetPorts::Same.of(7), TargetPorts::One(9).of(7)), (7, 9));
+    }
+
+    #[test]
+    fn ranges_of_other_width_are_no_shift() {
+        assert_eq!(shift("1:10", "1:9"), Err(InvalidShift));
+        assert_eq!(shift("1:10", "11:21"), Err(InvalidShift));
+    }
+
+    #[test]
+    fn a_shift_reads_as_it_prints() {
+        for text in ["44000-44099/34000", "1-536/65000", "9/1"] {
+            assert_eq!(text.parse::<Shift>().unwrap().to_string(), text);
+        }
+        for text in ["", "44000", "44000-44099", "44000-44099/", "44000-44099/0", "9-8/1", "1-537/65000", "a-b/c", "0-9/1"] {
+            assert_eq!(text.parse::<Shift>(), Err(InvalidShift), "{text}");
+        }
+    }
+}
