@@ -114,6 +114,26 @@ fn a_session_counts_on_and_ends_with_its_server() {
     assert_eq!(session.exchange(ANSWER), Err(Silence::Broken));
 }
 
+/// By order: neither has to wait for an answer that does not come.
+#[test]
+fn what_is_cut_is_told_from_what_goes_on() {
+    let bed = Bed::new();
+    translate(&bed, EXTERNAL, "1.1.1.1");
+    let servers = [Server::tcp(&bed.server, SERVER, [80]), Server::udp(&bed.server, SERVER, [514])];
+    let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    let mut flow = UdpFlow::open(&bed.client, (CLIENT, 0), (INTERNAL, 514)).unwrap();
+    flow.ask(ANSWER).unwrap();
+    for _ in 0..20 {
+        assert!(!session.is_cut(&bed) && !flow.is_cut(&bed, &servers));
+    }
+    bed.proxy().iptables(Variant::Nft, "-t nat -F");
+    bed.proxy().conntrack_delete("--dst-nat");
+    assert!(session.is_cut(&bed) && flow.is_cut(&bed, &servers));
+    assert!(session.is_cut(&bed) && flow.is_cut(&bed, &servers), "also once the client knows it");
+    translate(&bed, EXTERNAL, "1.1.1.1");
+    flow.ask(ANSWER).expect("what was heard of the cut is behind it");
+}
+
 #[test]
 fn what_is_ours_and_what_is_foreign_is_told_apart_in_both_variants() {
     for variant in Variant::ALL {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -12,13 +11,11 @@ use serde_json::Value;
 use super::Proxy;
 use super::kernel::Variant;
 use super::netns::output;
+pub(crate) use super::wait::PATIENCE;
 use super::wait::{eventually, until};
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
-
-/// How long the agent may take for anything a test waits for; generous, because beds share few cores.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder of manifests, with the name of a file as its only key.
 #[derive(Debug)]

@@ -13,12 +13,14 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
-use super::netns::Netns;
-use super::server::{Pattern, Request, Seen};
+use super::Bed;
+use super::netns::{Netns, must};
+use super::server::{Pattern, Request, Seen, Server};
 use super::wait::eventually;
 
-/// How long an answer may take before it counts as none; a lost SYN is sent again after one second (RFC 6298).
-pub(crate) const ANSWER: Duration = Duration::from_millis(2500);
+/// How long an answer may take that has to come. That none comes is shown by what comes after it, not by this time: see
+/// [`Connection::is_cut`], [`UdpFlow::is_cut`] and [`Bed::wait_passed`].
+pub(crate) const ANSWER: Duration = Duration::from_secs(20);
 
 /// Why there was no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +97,30 @@ impl Connection {
         if line(&mut self.lines)? == self.asked.to_string() { Ok(()) } else { Err(Silence::Garbled) }
     }
 
+    /// Sends the next number, and says whether it did not arrive: the server's kernel has got no byte of it by the time
+    /// at which what is sent later, on the same way past the forward, has arrived there.
+    pub(crate) fn is_cut(&mut self, bed: &Bed) -> bool {
+        let Some(before) = self.received(bed) else { return true };
+        self.asked += 1;
+        // A reset that came is all that there is to know.
+        if writeln!(&self.stream, "{}", Request::Echo(self.asked)).is_err() {
+            return true;
+        }
+        bed.wait_passed();
+        self.received(bed).is_none_or(|after| after == before)
+    }
+
+    /// How many bytes the server's kernel has got over this connection; `None` where it does not know it any more.
+    fn received(&self, bed: &Bed) -> Option<u64> {
+        let Seen { peer, local } = self.seen;
+        let of_this = ["src", &local.to_string(), "dst", &peer.to_string()].map(str::to_owned);
+        let shown = must(bed.server.command("ss").args(["--tcp", "--info", "--numeric", "--no-header"]).args(of_this));
+        let count = shown.split_whitespace().find_map(|word| word.strip_prefix("bytes_received:"));
+        let count = count.map(|count| count.parse().expect("ss counts bytes"));
+        // It leaves the count out while that is 0.
+        shown.split_whitespace().next().map(|_| count.unwrap_or(0))
+    }
+
     /// Fetches so many bytes, each compared; `limit` is how long it may stand still.
     pub(crate) fn download(&mut self, bytes: u64, limit: Duration) -> Result<(), Silence> {
         self.limit(limit)?;
@@ -127,7 +153,7 @@ impl Connection {
 
 /// How long a download may stand still before it counts as interrupted: some retransmissions, so that a
 /// short outage that TCP heals is seen by [`Download::goes_on`] and not taken for an end.
-const STANDSTILL: Duration = Duration::from_secs(20);
+const STANDSTILL: Duration = Duration::from_mins(1);
 
 /// The pause between two reads of a [`Download`]: about 3 MB/s, so that it outlives what happens beside it.
 const PACE: Duration = Duration::from_millis(5);
@@ -204,6 +230,20 @@ impl UdpFlow {
     /// The client's own end.
     pub(crate) fn local(&self) -> SocketAddr {
         self.socket.local_addr().expect("a connected socket has an address")
+    }
+
+    /// Sends a datagram, and says whether it arrived at none of these servers: none has seen one more by the time at which
+    /// what is sent later, on the same way past the forward, has arrived there.
+    pub(crate) fn is_cut(&mut self, bed: &Bed, servers: &[Server]) -> bool {
+        let arrived = || servers.iter().map(|server| server.seen().len()).sum::<usize>();
+        let before = arrived();
+        self.asked += 1;
+        // An error about an earlier datagram stands for that one alone; so does one about this for what is sent later.
+        let _ = self.socket.take_error();
+        self.socket.send(self.asked.to_string().as_bytes()).expect("a datagram can be sent");
+        bed.wait_passed();
+        let _ = self.socket.take_error();
+        arrived() == before
     }
 
     /// Sends one datagram and waits for the answer to it; late answers to earlier ones are passed over.

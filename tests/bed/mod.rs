@@ -18,6 +18,7 @@ pub(crate) mod client;
 pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod observe;
+pub(crate) mod passed;
 pub(crate) mod server;
 pub(crate) mod site;
 pub(crate) mod wait;

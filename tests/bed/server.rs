@@ -43,7 +43,8 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    wake: UnixStream,
+    /// A byte asks the serving thread to take all that has arrived, and is given back then; the end ends it.
+    wake: Mutex<UnixStream>,
     serving: Option<JoinHandle<()>>,
 }
 
@@ -65,8 +66,11 @@ impl Server {
         let close = |listener: &TcpListener| rustix::net::shutdown(listener, rustix::net::Shutdown::Both).is_ok();
         Self::serve(listeners, close, |listener, shared| {
             while let Ok((stream, peer)) = listener.accept() {
+                let (Ok(copy), Ok(local)) = (stream.try_clone(), stream.local_addr()) else { continue };
+                let seen = shared.note(Seen { peer, local });
+                lock(&shared.open).insert(peer, copy);
                 let shared = Arc::clone(shared);
-                thread::spawn(move || shared.converse(stream, peer));
+                thread::spawn(move || shared.converse(stream, seen));
             }
         })
     }
@@ -93,8 +97,12 @@ impl Server {
         })
     }
 
-    /// What this server has seen so far, in order of arrival.
+    /// What this server has seen so far, in order of arrival: all connections that are made and all datagrams that the
+    /// kernel has for it when this is called.
     pub(crate) fn seen(&self) -> Vec<Seen> {
+        let mut wake = lock(&self.wake);
+        // A thread that has panicked answers no more, and then its test fails.
+        let _ = wake.write_all(&[1]).and_then(|()| wake.read_exact(&mut [0]));
         lock(&self.shared.seen).clone()
     }
 
@@ -108,28 +116,30 @@ impl Server {
         close: impl Fn(&S) -> bool + Send + 'static,
         take: impl Fn(&S, &Arc<Shared>) + Send + 'static,
     ) -> Self {
-        let (wake, woken) = UnixStream::pair().expect("a process may have one more socket");
+        let (wake, mut woken) = UnixStream::pair().expect("a process may have one more socket");
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         let serving = thread::spawn(move || {
             loop {
                 let ready = readable(sockets.iter().map(AsFd::as_fd).chain([woken.as_fd()]), None);
-                if ready.contains(&sockets.len()) {
+                if !ready.contains(&sockets.len()) {
+                    ready.into_iter().for_each(|index| take(&sockets[index], &for_thread));
+                } else if woken.read_exact(&mut [0]).is_ok() {
+                    sockets.iter().for_each(|socket| take(socket, &for_thread));
+                    let _ = woken.write_all(&[1]);
+                } else {
                     assert!(sockets.iter().all(close), "a server's socket can be closed");
                     return;
                 }
-                for index in ready {
-                    take(&sockets[index], &for_thread);
-                }
             }
         });
-        Self { shared, wake, serving: Some(serving) }
+        Self { shared, wake: Mutex::new(wake), serving: Some(serving) }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.wake.shutdown(Shutdown::Both);
+        let _ = lock(&self.wake).shutdown(Shutdown::Both);
         if let Some(serving) = self.serving.take() {
             let _ = serving.join();
         }
@@ -146,12 +156,9 @@ impl Shared {
     }
 
     /// One TCP connection, to its end; a peer that breaks it off is the client's matter.
-    fn converse(&self, stream: TcpStream, peer: SocketAddr) {
-        let (Ok(copy), Ok(local)) = (stream.try_clone(), stream.local_addr()) else { return };
-        lock(&self.open).insert(peer, copy);
-        let seen = self.note(Seen { peer, local });
+    fn converse(&self, stream: TcpStream, seen: Seen) {
         let _ = answer(stream, seen);
-        lock(&self.open).remove(&peer);
+        lock(&self.open).remove(&seen.peer);
     }
 }
 

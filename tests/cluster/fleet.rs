@@ -2,6 +2,7 @@
 //! `deploy/base`, and the servers that traffic goes to.
 
 use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -96,6 +97,19 @@ impl Fleet {
         self.plane.apply(&manifest(key, spec));
     }
 
+    /// The same for a forward that is younger than all that are there: creation times have whole seconds (metav1), so it is
+    /// made in the next one.
+    pub(crate) fn apply_younger(&self, key: &str, spec: &str) {
+        let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+        let now = second();
+        assert!(eventually(PATIENCE, || second() > now), "the clock stands still");
+        let created = |forward: &serde_json::Value| forward["metadata"]["creationTimestamp"].as_str().map(str::to_owned);
+        let newest = self.plane.list(Resource::Forwards).iter().filter_map(created).max();
+        self.apply(key, spec);
+        let own = self.plane.forward(key).as_ref().and_then(created);
+        assert!(own > newest, "{key} is of {own:?}, and another forward of {newest:?}");
+    }
+
     /// What the client meets at a port of the internal address.
     pub(crate) fn ask(&self, port: u16) -> Observation {
         tcp_ask(&self.bed.client, CLIENT, (INTERNAL, port), ANSWER).into()
@@ -121,12 +135,22 @@ impl Fleet {
         self.wait_ask(port, answered((server, server_port), EXTERNAL));
     }
 
-    /// Takes all that is ours out of the kernel of a node, as another program or a reboot would.
+    /// Takes all that is ours out of the kernel of a node, as another program or a reboot would. An agent that runs there
+    /// may have put it back already.
     pub(crate) fn flush(&self, node: usize) {
         let proxy = self.proxy(node);
         proxy.iptables(Variant::Nft, "-t nat -F");
         proxy.iptables(Variant::Nft, "-t filter -F");
-        assert!(!self.holds(node, "DNAT"));
+    }
+
+    /// The same where an agent runs, and waits until it says that it has put it back.
+    #[track_caller]
+    pub(crate) fn flush_and_wait_repaired(&self, node: usize) {
+        let repairs = || self.agent(node).log().matches("repaired").count();
+        let before = repairs();
+        self.flush(node);
+        assert!(eventually(PATIENCE, || repairs() > before), "nothing was repaired on {}", name(node));
+        self.wait_holds(node, "DNAT", true);
     }
 
     /// Whether a rule of ours in a node's kernel says this.
@@ -188,6 +212,15 @@ impl Fleet {
             .filter(about)
             .map(|event| (text(&event["reason"]), event["series"]["count"].as_u64().unwrap_or(1), text(&event["note"])));
         told.collect()
+    }
+}
+
+impl Fleet {
+    /// Waits until so many events about a forward are there: they are written after the status that they are about.
+    #[track_caller]
+    pub(crate) fn wait_events(&self, key: &str, count: usize) {
+        let came = eventually(PATIENCE, || self.events(key).len() == count);
+        assert!(came, "{key}: {:#?} instead of {count} events", self.events(key));
     }
 }
 

@@ -12,8 +12,11 @@ use crate::plane::Resource;
 use crate::plane::access::{AGENT, SYSTEM};
 use crate::plane::objects::PATIENCE;
 
-/// Longer than a watch lasts (25 s) and a client waits for a server that says nothing (35 s).
-const LONG: Duration = Duration::from_secs(70);
+/// Longer than a watch lasts (25 s), a client waits for a server that says nothing (35 s), and both on a busy machine.
+const LONG: Duration = Duration::from_mins(3);
+
+/// How long a call waits for its answer before the agent gives it up (src/cluster/mod.rs, `DEADLINE`).
+const GIVEN_UP: Duration = Duration::from_secs(10);
 
 fn one_node() -> Fleet {
     let fleet = Fleet::new(1);
@@ -26,7 +29,7 @@ fn one_node() -> Fleet {
 /// What another program removes comes back.
 #[track_caller]
 fn heals(fleet: &Fleet) {
-    fleet.flush(0);
+    fleet.flush_and_wait_repaired(0);
     fleet.wait_reaches(80, SERVER, 80);
 }
 
@@ -78,9 +81,15 @@ pub(crate) fn an_api_server_that_goes_and_comes_delays_no_repair_and_is_one_line
 pub(crate) fn a_frozen_api_server_delays_no_repair() {
     let fleet = one_node();
     fleet.plane.freeze();
-    let begun = Instant::now();
-    heals(&fleet);
-    assert!(begun.elapsed() < Duration::from_secs(8), "sooner than any call is given up: {:?}", begun.elapsed());
+    // If a repair waited for a call, none would be sooner than one is given up. The quickest counts: a busy machine delays
+    // any of them.
+    let healed_in = |()| {
+        let begun = Instant::now();
+        heals(&fleet);
+        begun.elapsed()
+    };
+    let took = [(); 3].map(healed_in);
+    assert!(took.iter().any(|took| *took < GIVEN_UP), "{took:?}");
     // Its Lease is what the agent misses first.
     says_once(&fleet, "the API server cannot be used");
     heals(&fleet);
@@ -120,7 +129,8 @@ fn what_happened_before_the_store_forgot_it_is_seen_by_a_new_list() {
 pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_it() {
     let mut fleet = Fleet::without_agents(1);
     let token = |valid_for| fleet.plane.agent_token("px0", Duration::from_secs(valid_for));
-    let (short, long) = (token(12), token(3600));
+    // Long enough to become ready with it, also on a busy machine; as long as the tests beside this one wait.
+    let (short, long) = (token(50), token(3600));
     fleet.kubeconfigs[0].set_token(&short);
     fleet.start(0);
     fleet.apply(WEB, &web());
@@ -202,6 +212,7 @@ pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
     fleet.start(1);
     fleet.wait_entries(WEB, &["px0 Active Ready", "px1 Standby Standby"]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    fleet.wait_events(WEB, 1);
     let before = fleet.plane.forward(WEB).unwrap();
     let (events, from) = (fleet.events(WEB), fleet.plane.audit().len());
     fleet.plane.kill();

@@ -1,6 +1,7 @@
 //! What the agents ask of the API server: nothing while nothing happens, one event for a change, and no right too many.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -52,20 +53,22 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     fleet.apply(OTHER, &spec(82, SERVER, 82));
     serves(&fleet, WEB);
     serves(&fleet, OTHER);
+    [WEB, OTHER].iter().for_each(|key| fleet.wait_events(key, 1));
     // The version of the object and who owns which field are part of it: whoever wrote would show.
     let objects = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap());
 
     // Two renewals of each Lease are 20 s, in which each agent also compares its kernel twice on its own account.
-    let (before, from) = (objects(&fleet), fleet.plane.audit().len());
-    fleet.flush(0);
+    let (before, from, begun) = (objects(&fleet), fleet.plane.audit().len(), Instant::now());
+    fleet.flush_and_wait_repaired(0);
     let renewed = |node: usize| {
         let renewals = fleet.calls(from).into_iter().filter(|call| call.resource == "leases" && call.writes());
         renewals.filter(|call| call.source == Some(proxy_address(node).into())).count()
     };
     assert!(eventually(PATIENCE, || (0..2).all(|node| renewed(node) >= 2)), "{:?}", [0, 1].map(renewed));
-    assert!((0..2).all(|node| renewed(node) <= 3), "{:?}", [0, 1].map(renewed));
+    // One more where the first was due at once.
+    let (renewals, most) = ([0, 1].map(renewed), begun.elapsed().as_secs() / 10 + 1);
+    assert!(renewals.iter().all(|count| u64::try_from(*count).unwrap() <= most), "{renewals:?} of {most}");
     assert_eq!(writes(&fleet.calls(from)), Vec::<&str>::new());
-    assert!(fleet.holds(0, "DNAT"), "what was flushed is healed");
     assert_eq!(objects(&fleet), before);
 
     let from = fleet.plane.audit().len();

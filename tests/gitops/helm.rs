@@ -73,7 +73,7 @@ impl Chart {
     /// `helm uninstall RELEASE`, which has to succeed.
     #[track_caller]
     pub(crate) fn uninstall(&self, fleet: &Fleet, version: Version, release: &str) {
-        let outcome = self.helm(fleet, version, &["uninstall", release, "--wait", "--timeout", "20s"]);
+        let outcome = self.helm(fleet, version, &["uninstall", release, "--wait", "--timeout", "120s"]);
         assert!(outcome.done, "{outcome:#?}");
     }
 

@@ -61,7 +61,8 @@ fn the_manifests_for_argo_cd_are_what_the_program_makes() {
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     record(&fleet, WEB, "healthy.yaml");
 
-    fleet.apply("lines/rival", &spec(80, SECOND_SERVER, 80));
+    // By name it would win.
+    fleet.apply_younger("lines/rival", &spec(80, SECOND_SERVER, 80));
     fleet.apply("lines/loop", &spec(81, proxy_address(0), 80));
     fleet.apply("lines/nowhere", &spec(82, SERVER, 82).replace("192.168.0.2", "192.168.0.77"));
     fleet.plane.wait_condition("lines/loop", "Ready", "False", "ForwardLoop");

@@ -9,7 +9,7 @@ use crate::bed::kernel::Variant;
 use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SHORT, SOON, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp};
 
 on_both_variants! {
     a_link_that_comes_late_is_served_and_an_agent_takes_over,
@@ -120,7 +120,8 @@ fn the_rights_that_the_unit_grants_are_enough(variant: Variant) {
     agent.wait_ready(SEED);
     let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
     manifests.remove(FILE);
-    assert!(eventually(SOON, || session.exchange(SHORT).is_err()), "its rules and connections go too");
+    agent.wait_report("the forward is gone", |report| report["items"] == serde_json::json!([]));
+    assert!(session.is_cut(&bed), "its connections go too");
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
     assert_eq!(agent.complaints(), [""; 0]);
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::bed::netns::{Netns, output};
 
 /// How long one call may take, in seconds.
-const LIMIT_SECS: u32 = 60;
+const LIMIT_SECS: u32 = 120;
 
 /// One call.
 #[derive(Clone, Debug)]

@@ -46,9 +46,9 @@ pub(crate) const URL: &str = "https://172.31.255.1:6443";
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// How long a start may take; generous, because planes share few cores.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_mins(4);
 /// How long an orderly end may take: until the last watch over HTTP/1.1 has come to its own end, 25 s for an agent's.
-const END: Duration = Duration::from_mins(1);
+const END: Duration = Duration::from_mins(3);
 
 /// A running API server and what it needs.
 #[derive(Debug)]

@@ -1,16 +1,13 @@
 //! Objects of the API, by raw calls (a few milliseconds each) and by `kubectl apply` as users do it.
 
 use std::process::Output;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Plane;
 use super::http::Request;
+pub(crate) use crate::bed::wait::PATIENCE;
 use crate::bed::wait::eventually;
-
-/// How long anything may take that a test waits for; generous, because planes share few cores.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The resources that tests look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
