@@ -123,9 +123,13 @@ impl Server {
             loop {
                 let ready = readable(sockets.iter().map(AsFd::as_fd).chain([woken.as_fd()]), None);
                 if !ready.contains(&sockets.len()) {
-                    ready.into_iter().for_each(|index| take(&sockets[index], &for_thread));
+                    for index in ready {
+                        take(&sockets[index], &for_thread);
+                    }
                 } else if woken.read_exact(&mut [0]).is_ok() {
-                    sockets.iter().for_each(|socket| take(socket, &for_thread));
+                    for socket in &sockets {
+                        take(socket, &for_thread);
+                    }
                     let _ = woken.write_all(&[1]);
                 } else {
                     assert!(sockets.iter().all(close), "a server's socket can be closed");

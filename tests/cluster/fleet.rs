@@ -143,13 +143,14 @@ impl Fleet {
         proxy.iptables(Variant::Nft, "-t filter -F");
     }
 
-    /// The same where an agent runs, and waits until it says that it has put it back.
+    /// The same where an agent runs, and waits until it has written and all is there again.
     #[track_caller]
     pub(crate) fn flush_and_wait_repaired(&self, node: usize) {
-        let repairs = || self.agent(node).log().matches("repaired").count();
-        let before = repairs();
+        // In the middle of its own writing it does not tell the damage from what it has not written yet.
+        let writes = || ["repaired", "kernel written"].map(|words| self.agent(node).log().matches(words).count());
+        let before = writes();
         self.flush(node);
-        assert!(eventually(PATIENCE, || repairs() > before), "nothing was repaired on {}", name(node));
+        assert!(eventually(PATIENCE, || writes() != before), "nothing was written on {}", name(node));
         self.wait_holds(node, "DNAT", true);
     }
 

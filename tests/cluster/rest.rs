@@ -53,7 +53,8 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     fleet.apply(OTHER, &spec(82, SERVER, 82));
     serves(&fleet, WEB);
     serves(&fleet, OTHER);
-    [WEB, OTHER].iter().for_each(|key| fleet.wait_events(key, 1));
+    fleet.wait_events(WEB, 1);
+    fleet.wait_events(OTHER, 1);
     // The version of the object and who owns which field are part of it: whoever wrote would show.
     let objects = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap());
 

@@ -54,7 +54,8 @@ fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
     apply(&fleet.plane, &other, &BY_CLIENT);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     fleet.plane.wait_condition(OTHER, "Ready", "True", "Ready");
-    [WEB, OTHER].iter().for_each(|key| fleet.wait_events(key, 1));
+    fleet.wait_events(WEB, 1);
+    fleet.wait_events(OTHER, 1);
     let (before, from) = ([WEB, OTHER].map(|key| object(&fleet, key)), fleet.plane.audit().len());
 
     for (manifest, how) in [(&web, &BY_SERVER[..]), (&other, &BY_CLIENT[..])] {
