@@ -1,6 +1,8 @@
 //! Bad manifests under a running agent: what was good stays in force, and the report says what is wrong and where.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
 
 use portforward_operator::api;
 use portforward_operator::forward::Forward;
@@ -16,6 +18,7 @@ use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, serv
 on_both_variants! {
     what_does_not_parse_leaves_the_last_good_content_in_force,
     one_refused_object_holds_back_its_whole_file_and_no_other,
+    a_manifest_that_is_written_with_a_pause_cuts_no_connection,
 }
 
 /// The report on the seed's file, once it says this.
@@ -78,6 +81,33 @@ fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
     good(&stage);
     stage.agent.wait_condition("lines/wrong", "Ready", "True", "Ready");
     assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
+}
+
+/// The first object is there, the second is not yet: what is in force waits until the writer has closed the file.
+fn a_manifest_that_is_written_with_a_pause_cuts_no_connection(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let other = |name: &str, port| {
+        Manifest::seed().named(name).with("/spec/ports", json!([{"name": "web", "port": port, "targetPort": 80}])).text()
+    };
+    let first = |target: Manifest| format!("{}---\n", target.text());
+    stage.manifests.put(FILE, &(first(Manifest::seed()) + &other("second", 81)));
+    stage.agent.wait_ready("lines/second");
+    let open = |port| Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, port), ANSWER).unwrap().stream().unwrap();
+    let mut connections = [open(80), open(81)];
+
+    let mut writer = File::create(stage.manifests.folder().join(FILE)).unwrap();
+    writer.write_all(first(Manifest::seed().for_second_server()).as_bytes()).unwrap();
+    // Taken in after the folder was read with half of the file in it.
+    stage.manifests.put("third.yaml", &other("third", 82));
+    stage.agent.wait_ready("lines/third");
+    assert!(connections.iter_mut().all(|connection| connection.goes_on(ANSWER)));
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "nor does half of a file change anything");
+
+    writer.write_all(other("second", 81).as_bytes()).unwrap();
+    drop(writer);
+    wait("the new content is in force", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
+    assert!(connections.iter_mut().all(|connection| connection.goes_on(ANSWER)));
 }
 
 /// A row of the table of refusals; what the table says besides is for its own tests.

@@ -6,20 +6,55 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::api::{PortForward, PortForwardSpec};
 use crate::source::{FileReport, Key, Snapshot, Sourced, key};
 
-use super::reading::{FileContent, Reading};
+use super::reading::{Digest, FileContent, Reading};
+use super::settling::{Former, HELD_OPEN, Settled, Settling};
 
 /// The memory of a folder between two readings.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// The last good content by file.
-    good: BTreeMap<PathBuf, Arc<[PortForward]>>,
+    good: BTreeMap<PathBuf, Good>,
+    /// What was wrong with each file when its content counted last.
+    wrong: BTreeMap<PathBuf, String>,
+    /// Since when each file is as it is.
+    settling: Settling,
     /// How often each object's spec has changed, and what it is.
     generations: BTreeMap<Key, (i64, PortForwardSpec)>,
     /// The labels of this node.
     labels: BTreeMap<String, String>,
+}
+
+/// The content of a file that is in force.
+#[derive(Debug)]
+struct Good {
+    objects: Arc<[PortForward]>,
+    /// The digest of the file that held it; after a restart it is not known.
+    digest: Option<Digest>,
+}
+
+/// What one reading of the folder came to.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// What is in force now.
+    pub(super) snapshot: Snapshot,
+    /// When to read again, because something may count then that does not yet.
+    pub(super) due: Option<Instant>,
+}
+
+/// The objects that are in force so far, each with its file.
+type InForce<'a> = BTreeMap<Key, (PortForward, &'a Path)>;
+
+/// Why content of a file does not become its good one.
+enum Kept {
+    /// It is refused, for this reason.
+    Refused(String),
+    /// Another file has one of its objects, and is about to change.
+    Waits,
 }
 
 impl Contents {
@@ -33,8 +68,8 @@ impl Contents {
             generations.insert(key(&object), (generation, object.spec.clone()));
             files.entry(origin).or_default().push(Arc::unwrap_or_clone(object));
         }
-        let good = files.into_iter().map(|(path, objects)| (path, objects.into())).collect();
-        Self { good, generations, labels: BTreeMap::new() }
+        let good = files.into_iter().map(|(path, objects)| (path, Good { objects: objects.into(), digest: None })).collect();
+        Self { good, generations, ..Self::default() }
     }
 
     /// The same, on a node with these labels.
@@ -42,37 +77,67 @@ impl Contents {
         Self { labels, ..self }
     }
 
-    /// Takes in one reading of the folder; gives what is in force now.
-    pub(super) fn update(&mut self, reading: &Reading) -> Snapshot {
-        self.good.retain(|path, _| reading.files.contains_key(path));
-        let mut in_force: BTreeMap<Key, (PortForward, &Path)> = BTreeMap::new();
-        let mut files = Vec::new();
-        for (path, content) in &reading.files {
-            let error = self.admit(path, content, &in_force).err();
-            for object in self.good.get(path).into_iter().flat_map(|objects| objects.iter()) {
+    /// Takes in one reading of the folder at the moment `now`.
+    pub(super) fn update(&mut self, reading: &Reading, now: Instant) -> Update {
+        let paths: BTreeSet<PathBuf> = self.good.keys().chain(reading.files.keys()).cloned().collect();
+        let (mut in_force, mut files, mut due, mut waiting) = (InForce::new(), Vec::new(), None, BTreeSet::new());
+        for path in &paths {
+            let settled = match reading.files.get(path) {
+                Some(content) => self.take(path, content, &in_force, &waiting, now),
+                None => self.lose(path, now),
+            };
+            match settled {
+                Settled::Yes => {}
+                Settled::NotBefore(then) | Settled::HeldOpen(then) => {
+                    due = Some(due.map_or(then, |due: Instant| due.min(then)));
+                    waiting.insert(path.as_path());
+                }
+            }
+            for object in self.good.get(path).into_iter().flat_map(|good| good.objects.iter()) {
                 in_force.entry(key(object)).or_insert_with(|| (object.clone(), path));
             }
-            files.push(FileReport { path: path.clone(), error });
-        }
-        Snapshot { forwards: self.number(in_force), files, labels: self.labels.clone(), ..Snapshot::default() }
-    }
-
-    /// Makes the content of a file its last good one, if it is good and no earlier file has one of its objects in force.
-    fn admit(&mut self, path: &Path, content: &FileContent, taken: &BTreeMap<Key, (PortForward, &Path)>) -> Result<(), String> {
-        let objects = content.objects.as_ref().map_err(Clone::clone)?;
-        for object in objects.iter() {
-            let key = key(object);
-            if let Some((_, holder)) = taken.get(&key) {
-                let (namespace, name) = key;
-                return Err(format!("{namespace}/{name} is in force from {} already; remove one of them", holder.display()));
+            if reading.files.contains_key(path) {
+                let error = match settled {
+                    Settled::HeldOpen(_) => Some(held_open()),
+                    Settled::Yes | Settled::NotBefore(_) => self.wrong.get(path).cloned(),
+                };
+                files.push(FileReport { path: path.clone(), error });
             }
         }
-        self.good.insert(path.to_owned(), objects.clone());
-        Ok(())
+        let snapshot = Snapshot { forwards: self.number(in_force), files, labels: self.labels.clone(), ..Snapshot::default() };
+        Update { snapshot, due }
+    }
+
+    /// Makes the content of a file its last good one, once it counts and is good.
+    fn take(&mut self, path: &Path, content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>, now: Instant) -> Settled {
+        let former = self.good.get(path).map_or(Former::Nothing, |good| Former::Good(good.digest));
+        let settled = self.settling.content(path, content, former, now);
+        if settled == Settled::Yes {
+            match admissible(content, taken, waiting) {
+                Ok(objects) => {
+                    self.wrong.remove(path);
+                    self.good.insert(path.to_owned(), Good { objects, digest: content.digest });
+                }
+                Err(Kept::Refused(error)) => drop(self.wrong.insert(path.to_owned(), error)),
+                // It is looked at again when that other file is.
+                Err(Kept::Waits) => {}
+            }
+        }
+        settled
+    }
+
+    /// Gives up what was in force of a file that is not there, once that counts.
+    fn lose(&mut self, path: &Path, now: Instant) -> Settled {
+        let settled = self.settling.gone(path, now);
+        if settled == Settled::Yes {
+            self.good.remove(path);
+            self.wrong.remove(path);
+        }
+        settled
     }
 
     /// Gives each object its generation: 1 at first, one more with every change of its spec.
-    fn number(&mut self, in_force: BTreeMap<Key, (PortForward, &Path)>) -> Vec<Sourced> {
+    fn number(&mut self, in_force: InForce) -> Vec<Sourced> {
         let keys: BTreeSet<&Key> = in_force.keys().collect();
         self.generations.retain(|key, _| keys.contains(key));
         let number = |(key, (mut object, origin)): (Key, (PortForward, &Path))| {
@@ -86,4 +151,29 @@ impl Contents {
         };
         in_force.into_iter().map(number).collect()
     }
+}
+
+/// The objects of a file if it is good and no earlier file has one of them in force.
+fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>) -> Result<Arc<[PortForward]>, Kept> {
+    let objects = content.objects.as_ref().map_err(|error| Kept::Refused(error.clone()))?;
+    for object in objects.iter() {
+        let key = key(object);
+        match taken.get(&key) {
+            None => {}
+            Some((_, holder)) if waiting.contains(holder) => return Err(Kept::Waits),
+            Some((_, holder)) => {
+                let (namespace, name) = key;
+                let holder = holder.display();
+                return Err(Kept::Refused(format!("{namespace}/{name} is in force from {holder} already; remove one of them")));
+            }
+        }
+    }
+    Ok(Arc::clone(objects))
+}
+
+fn held_open() -> String {
+    let minutes = HELD_OPEN.as_secs() / 60;
+    format!(
+        "another program has this file open for writing, so its new content does not count yet; close the file in that program, or rename a complete file over it. What does not change for {minutes} minutes counts all the same"
+    )
 }

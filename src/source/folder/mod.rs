@@ -7,8 +7,10 @@ mod contents;
 mod document;
 mod events;
 mod reading;
+mod settling;
+mod writers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::api::PortForward;
 use crate::supervise::Tasks;
 
 use super::{Heard, Snapshot, Source, Sourced};
-use contents::Contents;
+use contents::{Contents, Update};
 use events::Events;
 use reading::Reading;
 
@@ -42,6 +44,8 @@ struct Pace {
     again: Duration,
     /// How often a folder is tried that cannot be read.
     retry: Duration,
+    /// How long the first set may wait for files that somebody writes just then.
+    first: Duration,
 }
 
 impl Pace {
@@ -50,6 +54,7 @@ impl Pace {
         burst: Duration::from_secs(1),
         again: Duration::from_secs(10),
         retry: Duration::from_secs(1),
+        first: Duration::from_secs(6),
     };
 }
 
@@ -60,6 +65,7 @@ impl Pace {
 ///   not checked again here, the plan does that for every object.
 /// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
 ///   content less such objects.
+/// - The content of a file counts once its writer is done with it: see `settling`.
 /// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
 /// - `labels` are the labels of this node, which a folder does not say.
 /// - `wake` is notified after every change.
@@ -82,7 +88,8 @@ pub fn watch(
 /// # Errors
 /// When the folder as a whole cannot be read. What is wrong with one file is in its report.
 pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
-    Ok(Contents::default().update(&reading::read(dir, &Reading::default(), check)?))
+    let reading = reading::read(dir, &Reading::default(), &BTreeSet::new(), check)?;
+    Ok(Contents::default().update(&reading.at_rest(), Instant::now()).snapshot)
 }
 
 /// The objects of one manifest, given as its text; all or none.
@@ -112,17 +119,23 @@ async fn keep(
     let mut last = Arc::new(Reading::default());
     let mut trouble = None;
     let mut heard = Heard::default();
+    let started = Instant::now();
     loop {
         // Watched before it is read, so that no change falls in between.
         events.arm(&dir);
-        let pause = match read_aside(dir.clone(), last.clone(), check).await {
+        let pause = match read_aside(dir.clone(), last.clone(), events.take_moved(), check).await {
             Ok(reading) => {
                 if trouble.take().is_some() {
                     info!(folder = %dir.display(), "manifest folder can be read again");
                 }
                 last = Arc::new(reading);
-                offer(Snapshot { heard, ..contents.update(&last) }, &current, &wake);
-                pace.again
+                let now = Instant::now();
+                let Update { snapshot, due } = contents.update(&last, now);
+                let first = current.borrow().is_none();
+                if !first || due.is_none() || now - started >= pace.first {
+                    offer(Snapshot { heard, ..snapshot }, &current, &wake);
+                }
+                due.map_or(pace.again, |due| pace.again.min(due - now))
             }
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::from(error));
@@ -140,8 +153,8 @@ async fn keep(
     }
 }
 
-async fn read_aside(dir: PathBuf, last: Arc<Reading>, check: Check) -> Result<Reading, FolderError> {
-    spawn_blocking(move || reading::read(&dir, &last, check)).await.unwrap_or_else(|stopped| Err(stopped.into()))
+async fn read_aside(dir: PathBuf, last: Arc<Reading>, moved: BTreeSet<PathBuf>, check: Check) -> Result<Reading, FolderError> {
+    spawn_blocking(move || reading::read(&dir, &last, &moved, check)).await.unwrap_or_else(|stopped| Err(stopped.into()))
 }
 
 /// Hands `snapshot` on if it says anything new.

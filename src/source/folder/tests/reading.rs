@@ -17,11 +17,12 @@ struct Folder {
     dir: TempDir,
     contents: Contents,
     last: Reading,
+    now: Instant,
 }
 
 impl Folder {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), contents: Contents::default(), last: Reading::default() }
+        Self { dir: tempfile::tempdir().unwrap(), contents: Contents::default(), last: Reading::default(), now: Instant::now() }
     }
 
     fn write(&self, file: &str, text: impl AsRef<[u8]>) {
@@ -33,8 +34,16 @@ impl Folder {
     }
 
     fn read(&mut self) -> Snapshot {
-        self.last = reading::read(self.dir.path(), &self.last, check).unwrap();
-        self.contents.update(&self.last)
+        self.look();
+        // Nobody writes: what is there stays, and counts a moment later.
+        self.now += Duration::from_secs(10);
+        self.look().snapshot
+    }
+
+    /// One look at a moment.
+    fn look(&mut self) -> Update {
+        self.last = reading::read(self.dir.path(), &self.last, &BTreeSet::new(), check).unwrap();
+        self.contents.update(&self.last, self.now)
     }
 
     /// What a file of this text is reported as.

@@ -1,6 +1,7 @@
 //! What the task makes of changes, with the real watcher.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
@@ -129,4 +130,26 @@ async fn a_change_without_an_event_is_found_by_reading_again() {
     watched.until(|now| in_force(now) == [forward("a", "3.3.3.3", 1)]).await;
     fs::write(watched.dir.path().join("outside"), manifest("a", "4.4.4.4")).unwrap();
     watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
+}
+
+/// `cat` into a file, a pause, and then the rest: the second object is never withdrawn, and what is new counts after the close.
+#[tokio::test]
+async fn a_manifest_that_is_written_with_a_pause_withdraws_nothing() {
+    let both = |a: &str, b: &str| manifest("a", a) + "---\n" + &manifest("b", b);
+    let mut watched = Watched::new(NEVER, |dir| {
+        fs::create_dir(dir.join("manifests")).unwrap();
+        fs::write(dir.join("manifests/a.yaml"), both("3.3.3.3", "3.3.3.3")).unwrap();
+    });
+    watched.until(|now| now.forwards.len() == 2).await;
+    let mut file = fs::File::create(watched.path("a.yaml")).unwrap();
+    file.write_all(manifest("a", "4.4.4.4").as_bytes()).unwrap();
+    // The folder is read, and this file has been looked at: another file shows that.
+    fs::write(watched.path("other.yaml"), manifest("c", "3.3.3.3")).unwrap();
+    let half = watched.until(|now| now.forwards.len() != 2).await;
+    let kept = [forward("a", "3.3.3.3", 1), forward("b", "3.3.3.3", 1), forward("c", "3.3.3.3", 1)];
+    assert_eq!(in_force(&half), kept);
+    file.write_all(("---\n".to_owned() + &manifest("b", "4.4.4.4")).as_bytes()).unwrap();
+    drop(file);
+    let done = watched.until(|now| in_force(now) != kept).await;
+    assert_eq!(in_force(&done), [forward("a", "4.4.4.4", 2), forward("b", "4.4.4.4", 2), forward("c", "3.3.3.3", 1)]);
 }

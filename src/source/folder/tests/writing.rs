@@ -1,0 +1,234 @@
+//! What counts of a file while it is written, whatever writes it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::source::folder::contents::Update;
+use crate::source::folder::reading::{Arrival, FileContent, read as read_files};
+use crate::source::folder::writers::Writers;
+
+/// A folder as it is said to be, at moments that the test names.
+struct Told {
+    contents: Contents,
+    reading: Reading,
+    start: Instant,
+}
+
+const FILE: &str = "a.yaml";
+
+impl Told {
+    fn new() -> Self {
+        Self { contents: Contents::default(), reading: Reading::default(), start: Instant::now() }
+    }
+
+    /// With both objects in force.
+    fn with_both() -> Self {
+        let mut told = Self::new();
+        assert_eq!(told.at(0.0, Some((BOTH, Writers::None))), "a b");
+        told
+    }
+
+    /// What is in force once the file is as told at this second; `None`: there is none.
+    fn at(&mut self, second: f64, file: Option<(&[&str], Writers)>) -> String {
+        self.told(second, file.map(|(names, writers)| content(names, writers)))
+    }
+
+    fn told(&mut self, second: f64, file: Option<FileContent>) -> String {
+        self.reading.files.remove(Path::new(FILE));
+        self.reading.files.extend(file.map(|content| (FILE.into(), content)));
+        names(&self.update(second).snapshot)
+    }
+
+    fn update(&mut self, second: f64) -> Update {
+        self.contents.update(&self.reading, self.start + Duration::from_secs_f64(second))
+    }
+
+    /// In how many seconds after `second` it wants to look again.
+    fn due(&mut self, second: f64) -> Option<f64> {
+        let now = self.start + Duration::from_secs_f64(second);
+        self.update(second).due.map(|due| (due - now).as_secs_f64())
+    }
+
+    fn report(&mut self, second: f64) -> String {
+        error(&self.update(second).snapshot, FILE)
+    }
+}
+
+const BOTH: &[&str] = &["a", "b"];
+const FIRST: &[&str] = &["a"];
+
+fn text(names: &[&str]) -> String {
+    names.iter().map(|name| manifest(name, "3.3.3.3")).collect::<Vec<_>>().join("---\n")
+}
+
+fn content(names: &[&str], writers: Writers) -> FileContent {
+    let objects = document::objects(&text(names), check).map(Into::into);
+    let mut digest = [0; 32];
+    names.join(" ").bytes().zip(&mut digest).for_each(|(byte, place)| *place = byte);
+    FileContent { digest: Some(digest), objects, writers, age: Duration::ZERO, arrival: Arrival::Unknown }
+}
+
+fn names(snapshot: &Snapshot) -> String {
+    in_force(snapshot).into_iter().map(|(name, ..)| name).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn nothing_is_withdrawn_while_a_program_has_the_file_open() {
+    let mut told = Told::with_both();
+    for second in [1.0, 2.0, 60.0, 299.0] {
+        assert_eq!(told.at(second, Some((FIRST, Writers::Some))), "a b", "{second}");
+    }
+    assert_eq!(told.at(300.0, Some((BOTH, Writers::None))), "a b");
+    assert_eq!(told.at(301.0, Some((&["a", "b", "c"], Writers::Some))), "a b", "nor added");
+    assert_eq!(told.at(301.1, Some((&["a", "b", "c"], Writers::None))), "a b");
+    assert_eq!(told.at(303.1, Some((&["a", "b", "c"], Writers::None))), "a b c", "two seconds after it was closed");
+}
+
+#[test]
+fn a_file_that_is_opened_and_closed_again_and_again_counts_once_it_rests() {
+    let mut told = Told::with_both();
+    for (second, names) in [(1.0, FIRST), (2.5, &["a", "x"]), (4.0, &["a", "x", "y"])] {
+        assert_eq!(told.at(second, Some((names, Writers::None))), "a b", "{second}");
+    }
+    assert_eq!(told.due(4.0), Some(2.0));
+    assert_eq!(told.at(6.0, Some((&["a", "x", "y"], Writers::None))), "a x y");
+    assert_eq!(told.due(6.0), None);
+}
+
+#[test]
+fn a_complete_file_that_is_renamed_to_its_name_counts_at_once_unless_somebody_writes_it() {
+    let mut told = Told::with_both();
+    let moved = |writers| Some(FileContent { arrival: Arrival::Moved, ..content(FIRST, writers) });
+    assert_eq!(told.told(1.0, moved(Writers::Some)), "a b");
+    assert_eq!(told.told(1.0, moved(Writers::None)), "a");
+}
+
+#[test]
+fn a_file_that_held_nothing_counts_as_soon_as_it_is_closed() {
+    let mut told = Told::new();
+    assert_eq!(told.at(0.0, Some((FIRST, Writers::Some))), "");
+    assert_eq!(told.at(0.1, Some((BOTH, Writers::None))), "a b");
+}
+
+#[test]
+fn where_nobody_knows_who_writes_content_counts_once_it_was_the_same_for_a_while() {
+    let mut told = Told::with_both();
+    assert_eq!(told.at(1.0, Some((FIRST, Writers::Unknown))), "a b");
+    assert_eq!(told.at(5.9, Some((FIRST, Writers::Unknown))), "a b");
+    assert_eq!(told.at(6.0, Some((FIRST, Writers::Unknown))), "a");
+    let mut fresh = Told::new();
+    assert_eq!(fresh.at(0.0, Some((FIRST, Writers::Unknown))), "", "a new one too: half of it may be there");
+    assert_eq!(fresh.at(5.0, Some((FIRST, Writers::Unknown))), "a");
+}
+
+#[test]
+fn an_old_file_counts_at_once_at_the_start() {
+    for (writers, age, wanted) in [
+        (Writers::None, 2, "a"),
+        (Writers::None, 1, "a b"),
+        (Writers::Unknown, 65, "a"),
+        (Writers::Unknown, 64, "a b"),
+        (Writers::Some, 100_000, "a b"),
+    ] {
+        let mut told = Told::with_both();
+        // After a restart the bytes of what is in force are not known.
+        let snapshot = told.update(0.0).snapshot;
+        told.contents = Contents::remembering(snapshot.forwards);
+        let old = FileContent { age: Duration::from_secs(age), ..content(FIRST, writers) };
+        assert_eq!(told.told(0.0, Some(old)), wanted, "{writers:?} {age}");
+    }
+}
+
+#[test]
+fn a_writer_that_never_closes_the_file_is_told_of_and_holds_it_up_for_five_minutes() {
+    let mut told = Told::with_both();
+    assert_eq!(told.at(1.0, Some((FIRST, Writers::Some))), "a b");
+    assert_eq!((told.report(1.0).as_str(), told.due(1.0)), ("", Some(10.0)));
+    let said = told.report(11.0);
+    assert!(said.contains("open for writing") && said.contains("5 minutes"), "{said}");
+    assert_eq!(told.due(11.0), Some(290.0));
+    assert_eq!(told.at(100.0, Some((&["a", "x"], Writers::Some))), "a b", "it goes on to write");
+    assert_eq!(told.at(399.0, Some((&["a", "x"], Writers::Some))), "a b");
+    assert_eq!(told.at(400.0, Some((&["a", "x"], Writers::Some))), "a x");
+    assert_eq!(told.report(401.0), "");
+}
+
+#[test]
+fn a_file_that_is_removed_and_made_anew_was_never_gone() {
+    let mut told = Told::with_both();
+    assert_eq!(told.at(1.0, None), "a b");
+    assert_eq!(told.due(1.0), Some(0.5));
+    assert_eq!(told.at(1.4, Some((FIRST, Writers::None))), "a b", "and counts as any that was changed");
+    assert_eq!(told.at(3.4, Some((FIRST, Writers::None))), "a");
+    assert_eq!(told.at(4.0, None), "a");
+    assert_eq!(told.at(4.5, None), "", "one that stays away is gone");
+}
+
+#[test]
+fn an_object_that_moves_to_another_file_stays_and_nobody_is_blamed() {
+    for (from, to) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
+        let mut told = Told::new();
+        told.reading.files.insert(from.into(), content(BOTH, Writers::None));
+        assert_eq!(names(&told.update(0.0).snapshot), "a b");
+        told.reading.files.insert(from.into(), content(FIRST, Writers::None));
+        told.reading.files.insert(to.into(), content(&["b"], Writers::None));
+        for second in [1.0, 2.0, 3.0, 4.0] {
+            let snapshot = told.update(second).snapshot;
+            assert_eq!(names(&snapshot), "a b", "{from} {second}");
+            assert_eq!(error(&snapshot, "b.yaml"), "", "{from} {second}");
+        }
+        told.reading.files.remove(Path::new(from));
+        told.update(5.0);
+        assert_eq!(names(&told.update(6.0).snapshot), "b", "it came to stand in the other file");
+    }
+}
+
+/// A content that a program writes on its way from both objects to the new ones.
+fn steps() -> impl Strategy<Value = Vec<(Vec<&'static str>, bool)>> {
+    prop::collection::vec((prop::sample::subsequence(vec!["a", "b", "x"], 1..=3), any::<bool>()), 1..8)
+}
+
+proptest! {
+    /// Whatever a program does meanwhile: with less than two seconds between two of its writes, or the file open, all that is
+    /// ever in force is what was before and what is at the end.
+    #[test]
+    fn what_is_in_force_goes_from_the_old_to_the_new_in_one_step(steps in steps()) {
+        let mut told = Told::with_both();
+        let mut second = 0.0;
+        for (names, open) in &steps {
+            second += 1.9;
+            let writers = if *open { Writers::Some } else { Writers::None };
+            // The same bytes again were no write.
+            second = if told.reading.files[Path::new(FILE)].digest == content(names, writers).digest { second - 1.9 } else { second };
+            prop_assert_eq!(told.at(second, Some((names, writers))), "a b");
+        }
+        let last = steps.last().map(|(names, _)| names.clone()).unwrap_or_default();
+        told.at(second, Some((&last, Writers::None)));
+        let wanted = last.join(" ");
+        prop_assert_eq!(told.at(second + 2.0, Some((&last, Writers::None))), wanted);
+    }
+}
+
+#[test]
+fn a_real_writer_is_seen_from_its_first_byte_to_its_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    fs::write(&path, text(BOTH)).unwrap();
+    let look = || read_files(dir.path(), &Reading::default(), &BTreeSet::new(), check).unwrap().files[Path::new(FILE)].writers;
+    assert_eq!(look(), Writers::None);
+    let mut truncating = File::create(&path).unwrap();
+    assert_eq!(look(), Writers::Some);
+    truncating.write_all(text(FIRST).as_bytes()).unwrap();
+    assert_eq!(look(), Writers::Some);
+    drop(truncating);
+    assert_eq!(look(), Writers::None);
+    let appending = OpenOptions::new().append(true).open(&path).unwrap();
+    assert_eq!(look(), Writers::Some);
+    drop(appending);
+    assert_eq!(look(), Writers::None);
+}
