@@ -11,7 +11,7 @@
 # APT_SOURCES=FILE                 a sources.list(5) to fetch packages from, in place of this host's
 set -euo pipefail
 limit=12000000
-name=portforward.dev/portforward-operator
+name=localhost/portforward-operator
 
 usage() { sed -n 's/^# Usage: /usage: /p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 

@@ -130,7 +130,7 @@ fn the_static_pod_restores_and_is_started_at_every_boot() {
     assert_eq!(spec.priority_class_name.as_deref(), Some("system-node-critical"));
     assert_eq!(spec.host_network, Some(true));
     let container = container();
-    assert_eq!(container.image.unwrap(), format!("portforward.dev/portforward-operator:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(container.image.unwrap(), format!("localhost/portforward-operator:{}", env!("CARGO_PKG_VERSION")));
     assert_eq!(container.image_pull_policy.as_deref(), Some("IfNotPresent"), "no registry is needed at a boot");
     let arguments = container.args.unwrap();
     assert_eq!(arguments, ["restore", "--stay"]);

@@ -1,5 +1,5 @@
-//! Where the API servers are. A pod reaches them by the address of the Service `kubernetes`, which is not theirs: the Service's
-//! `EndpointSlices` tell.
+//! Where the API servers are. A pod reaches them by the address of the Service `kubernetes`, which is not theirs: its `EndpointSlice`
+//! tells.
 //!
 //! Nothing is planned before they were read once, because a route may cut this node off from an API server, and then it
 //! could not be read any more that it does. An agent that may not read them goes on with what it knows otherwise.
@@ -18,8 +18,8 @@ use super::trouble::{Outage, Trouble, is_refusal};
 
 /// Where the API server itself puts the Service by which pods reach it.
 const NAMESPACE: &str = "default";
-/// What marks the slices of that Service.
-const LABEL: &str = "kubernetes.io/service-name=kubernetes";
+/// The API server's own slice, which it makes and names itself. RBAC can grant a watch of one object by its name, not by a label.
+const SLICE: &str = "metadata.name=kubernetes";
 
 /// The addresses of the API servers; `None` until it is known, or refused, what the slices say.
 pub(super) type ApiServers = Option<Arc<BTreeSet<IpAddr>>>;
@@ -55,7 +55,7 @@ pub(super) async fn follow(client: Client, outage: Outage, known: Known, found: 
         }
     };
     let trouble = Trouble::new("the EndpointSlices of the API servers", outage);
-    follow_or(trouble, api, Config::default().labels(LABEL), take, failed).await;
+    follow_or(trouble, api, Config::default().fields(SLICE), take, failed).await;
 }
 
 /// The addresses of each slice, by its name.

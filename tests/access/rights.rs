@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::plane::access::{AGENT_USER, SYSTEM};
 use crate::plane::http::{Request, Response};
 use crate::plane::{Resource, deployed};
-use crate::{HOUR, LINES, NODE, plane, refusal};
+use crate::{Agent, HOUR, LINES, NODE, plane, refusal};
 
 /// A namespace (`None`: in all), and `verb group/resource/subresource`.
 type Right = (Option<String>, String);
@@ -227,20 +227,35 @@ fn summed_up(token: &str, namespace: &str) -> BTreeSet<String> {
     assert!(answer.done(), "{answer:?}");
     let mut found = BTreeSet::new();
     for rule in answer.body["status"]["resourceRules"].as_array().unwrap() {
-        assert!(rule["resourceNames"].is_null(), "{rule}");
         let text = |text: &Value| text.as_str().unwrap().to_owned();
-        let texts = |field: &str| rule[field].as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+        let texts = |field: &str| rule[field].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+        let names: Vec<String> = texts("resourceNames").iter().map(|name| format!("/{name}")).collect();
+        let names = if names.is_empty() { vec![String::new()] } else { names };
         for group in texts("apiGroups") {
             for resource in texts("resources") {
                 let path = if group.is_empty() { resource } else { format!("{group}/{resource}") };
-                found.extend(texts("verbs").iter().map(|verb| format!("{verb} {path}")));
+                for name in &names {
+                    found.extend(texts("verbs").iter().map(|verb| format!("{verb} {path}{name}")));
+                }
             }
         }
     }
     found
 }
 
-/// None by the name of an object, none by a wildcard.
+#[test]
+fn an_agent_reads_the_endpoint_slice_of_the_api_servers_and_no_other() {
+    let agent = Agent::of(plane(), NODE);
+    for namespace in ["default", LINES] {
+        let slices = Resource::EndpointSlices.path(Some(namespace), None);
+        agent.does(&Request::get(format!("{slices}?fieldSelector=metadata.name%3Dkubernetes")));
+        agent.unentitled(&Request::get(format!("{slices}?fieldSelector=metadata.name%3Dother")));
+        agent.unentitled(&Request::get(format!("{slices}?labelSelector=kubernetes.io/service-name%3Dkubernetes")));
+        agent.unentitled(&Request::get(format!("{slices}/kubernetes")));
+    }
+}
+
+/// None by a wildcard.
 #[test]
 fn the_rights_that_the_api_server_sums_up_are_those_of_the_page() {
     let agent = plane().agent_token(NODE, HOUR);

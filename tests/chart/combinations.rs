@@ -36,6 +36,20 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}),
             "agent.extraEnv sets A twice",
         ),
+        (json!({"enabled": false}), "enabled: false has an effect only where a parent chart names it as the condition"),
+        (json!({"resourceQuota": {"enabled": true}, "priorityClassName": ""}), "set priorityClassName, or leave the quota out"),
+        (
+            json!({"extraVolumes": [{"name": "state", "emptyDir": {}}]}),
+            "extraVolumes has a volume state, which the chart has itself: give yours another name",
+        ),
+        (
+            json!({"commonLabels": {"portforward.dev/agents": "false"}}),
+            "commonLabels sets portforward.dev/agents, which the chart sets itself",
+        ),
+        (
+            json!({"commonLabels": {"app.kubernetes.io/instance": "other"}}),
+            "commonLabels sets app.kubernetes.io/instance, which the chart sets itself",
+        ),
         (
             json!({"podLabels": {"app.kubernetes.io/name": "other"}}),
             "podLabels sets app.kubernetes.io/name, which the chart sets itself",
@@ -62,11 +76,15 @@ fn the_notes_name_the_next_command_and_what_stays() {
         "kubectl rollout status daemonset/pf-portforward-operator --namespace portforward-system",
         "helm test pf --namespace portforward-system",
         "kubectl label namespace portforward-system pod-security.kubernetes.io/enforce=privileged",
-        "NOTE: no registry serves portforward.dev",
-        "NOTE: the image is named by a tag",
-        "What stays after `helm uninstall`:\n- the CustomResourceDefinition and every PortForward",
+        concat!("NOTE: localhost/portforward-operator:", env!("CARGO_PKG_VERSION"), " is in no registry"),
+        "ctr --namespace k8s.io images import portforward-operator.tar",
+        "NOTE: every Linux node without taints gets an agent",
+        "kubectl label node NODE portforward.dev/proxy=true",
+        "insufficient quota to match these scopes",
+        "If the only agent stops",
+        "`helm uninstall` leaves these in place:\n- the CRD and every PortForward",
         "/var/lib/portforward-operator",
-        "portforward-operator cleanup",
+        "--reuse-values --set cleanup.enabled=true",
     ] {
         assert!(said.contains(wanted), "{wanted}\n{said}");
     }
@@ -81,14 +99,36 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         (json!({"agent": {"setIpForward": true}}), "agent.setIpForward"),
         (json!({"admissionPolicy": {"enabled": false}}), "admissionPolicy.enabled: false"),
         (json!({"crds": {"keep": false}}), "crds.keep: false"),
+        (json!({"containerSecurityContext": {"privileged": true}}), "containerSecurityContext"),
+        (json!({"containerSecurityContext": {"allowPrivilegeEscalation": true}}), "containerSecurityContext"),
     ];
     for (values, wanted) in risks {
         let said = notes(&values);
         assert_eq!(said.matches("WARNING").count(), 1, "{values}: {said}");
         assert!(said.contains(wanted), "{values}: {said}");
     }
+    // A digest and a registry of one's own, and nodes that were chosen.
     let said = notes(&full());
-    assert!(!said.contains("NOTE:"), "a digest and a registry of one's own: {said}");
+    for none in ["is in no registry", "every Linux node", "named by a tag"] {
+        assert!(!said.contains(none), "{said}");
+    }
+    let said = notes(&json!({"image": {"registry": "registry.example.com"}}));
+    assert!(said.contains("NOTE: the image is named by a tag") && !said.contains("is in no registry"), "{said}");
     let said = notes(&json!({"crds": {"enabled": false}}));
     assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
+    let said = notes(&json!({"priorityClassName": ""}));
+    assert!(!said.contains("quota"), "{said}");
+}
+
+#[test]
+fn the_notes_of_a_cleanup_name_what_to_wait_for_and_the_last_step() {
+    let said = notes(&json!({"cleanup": {"enabled": true}}));
+    for wanted in [
+        "kubectl rollout status daemonset/pf-portforward-operator-cleanup --namespace portforward-system",
+        "helm uninstall pf --namespace portforward-system",
+        "--set cleanup.enabled=false",
+    ] {
+        assert!(said.contains(wanted), "{wanted}\n{said}");
+    }
+    assert!(!said.contains("helm test"), "{said}");
 }

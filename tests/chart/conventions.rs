@@ -39,7 +39,7 @@ fn the_daemonset_is_one_of_a_network_agent() {
     let pod = &set["spec"]["template"]["spec"];
     for (field, wanted) in [
         ("priorityClassName", json!("system-node-critical")),
-        ("tolerations", json!([{"operator": "Exists"}])),
+        ("tolerations", Value::Null),
         ("nodeSelector", json!({"kubernetes.io/os": "linux"})),
         ("hostNetwork", json!(true)),
         ("dnsPolicy", json!("ClusterFirstWithHostNet")),
@@ -174,14 +174,15 @@ fn pods() -> Vec<(String, Value)> {
 #[test]
 fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_values() {
     let pods = pods();
-    assert_eq!(pods.len(), 2 * cases().len(), "the agents and the check of each case");
+    let cleanups = cases().values().filter(|values| values.pointer("/cleanup/enabled") == Some(&json!(true))).count();
+    assert_eq!(pods.len(), 2 * cases().len() - cleanups, "the agents and the check of each case, or the cleanup");
     for (place, pod) in pods {
         let text = pod.to_string();
         for foreign in ["privileged", "hostPID", "hostIPC", "shareProcessNamespace", "SYS_ADMIN", "SYS_MODULE", "Unconfined"] {
             assert!(!text.contains(foreign), "{place}: {foreign}");
         }
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{place}");
-        for container in pod["containers"].as_array().unwrap() {
+        for container in ["initContainers", "containers"].iter().flat_map(|list| pod[*list].as_array().into_iter().flatten()) {
             let context = &container["securityContext"];
             assert_eq!(context["allowPrivilegeEscalation"], false, "{place}");
             assert_eq!(context["readOnlyRootFilesystem"], true, "{place}");
@@ -195,7 +196,7 @@ fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_val
         let known = |volume: &&Value| volume.get("hostPath").is_some() || own.contains(&volume["name"]);
         assert!(volumes.iter().all(known), "{place}: {volumes:#?}");
         let paths: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
-        let known = ["/var/lib/portforward-operator", "/srv/portforward", "/run/xtables.lock", "/proc/sys/net"];
+        let known = ["/var/lib/portforward-operator", "/srv/portforward", "/run/xtables.lock", "/proc/sys/net", "/lib/modules"];
         assert!(paths.is_subset(&known.into()), "{place}: {paths:?}");
     }
 }
@@ -266,9 +267,9 @@ fn every_option_that_the_chart_gives_is_one_of_the_program() {
 fn the_image_is_named_by_tag_or_by_digest_which_decides() {
     let image = |image: Value| agent(&json!({"image": image}))["image"].clone();
     let digest = format!("sha256:{}", "0".repeat(64));
-    assert_eq!(image(json!({})), format!("portforward.dev/portforward-operator:{}", env!("CARGO_PKG_VERSION")));
-    assert_eq!(image(json!({"tag": "1.2.3"})), "portforward.dev/portforward-operator:1.2.3");
-    assert_eq!(image(json!({"digest": digest, "tag": "1.2.3"})), format!("portforward.dev/portforward-operator@{digest}"));
+    assert_eq!(image(json!({})), format!("localhost/portforward-operator:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(image(json!({"tag": "1.2.3"})), "localhost/portforward-operator:1.2.3");
+    assert_eq!(image(json!({"digest": digest, "tag": "1.2.3"})), format!("localhost/portforward-operator@{digest}"));
     assert_eq!(image(json!({"registry": "", "repository": "a/b", "tag": "c"})), "a/b:c");
     let everything = objects(&render(&full()));
     let check = one(&everything, "Pod");
@@ -345,21 +346,33 @@ fn every_object_has_the_labels_the_namespace_and_the_name_of_its_release() {
 
 #[test]
 fn the_name_of_a_release_is_in_the_names_and_the_policy_knows_whom_it_binds() {
-    let output = Helm::Four.run(&["template", "east", CHART, "--namespace", "lines", "--kube-version=1.37"], &json!({}));
-    let objects = objects(&String::from_utf8_lossy(&output.stdout));
+    let objects_of = |release: &str, values: &Value| {
+        let arguments = ["template", release, CHART, "--namespace", "lines", "--kube-version=1.37", "--values", "-"];
+        objects(&String::from_utf8_lossy(&Helm::Four.run(&arguments, values).stdout))
+    };
+    let objects = objects_of("east", &json!({}));
     let set = one(&objects, "DaemonSet");
     assert_eq!(set["metadata"]["name"], "east-portforward-operator");
     assert_eq!(set["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"], "east");
     let policy = one(&objects, "ValidatingAdmissionPolicy");
-    assert_eq!(
-        policy["spec"]["matchConditions"][0]["expression"],
-        "request.userInfo.username == 'system:serviceaccount:lines:east-portforward-operator'"
-    );
-    assert_eq!(one(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"], policy["metadata"]["name"]);
+    let binding = one(&objects, "ValidatingAdmissionPolicyBinding");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    // Its parameter is the binding of the agents, which it finds by a label.
+    let agents = one(&objects, "ClusterRoleBinding");
+    let wanted = binding["spec"]["paramRef"]["selector"]["matchLabels"].as_object().unwrap();
+    assert!(!wanted.is_empty() && wanted.iter().all(|(label, value)| agents["metadata"]["labels"][label] == *value));
+    assert_eq!(policy["spec"]["paramKind"]["kind"], "ClusterRoleBinding");
     for binding in objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding")) {
         assert_eq!(binding["subjects"][0]["name"], set["spec"]["template"]["spec"]["serviceAccountName"]);
         assert_eq!(binding["subjects"][0]["namespace"], "lines");
     }
+    // Whoever binds the rights elsewhere is named.
+    let own = objects_of("east", &json!({"rbac": {"create": false}}));
+    assert_eq!(
+        one(&own, "ValidatingAdmissionPolicy")["spec"]["matchConditions"][0]["expression"],
+        "request.userInfo.username == 'system:serviceaccount:lines:east-portforward-operator'"
+    );
+    assert!(one(&own, "ValidatingAdmissionPolicyBinding")["spec"].get("paramRef").is_none());
 }
 
 #[test]

@@ -65,7 +65,10 @@ fn definition() -> String {
 /// The default render, by the file of the template, without what means something to Helm alone.
 fn base() -> BTreeMap<String, String> {
     // The hooks are Helm's, and so is the policy that keeps the definition.
-    let rendered = render(&json!({"crds": {"keep": false}}));
+    by_file(&render(&json!({"crds": {"keep": false}})))
+}
+
+fn by_file(rendered: &str) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for document in rendered.split("\n---\n").map(|document| document.trim_start_matches("---\n")) {
         let (source, text) = document.split_once('\n').expect("Helm names the source first");
@@ -87,6 +90,11 @@ fn base() -> BTreeMap<String, String> {
         }
     }
     files
+}
+
+/// What takes everything out of the nodes again, as the chart renders it where no other value is changed.
+fn cleanup() -> String {
+    by_file(&render(&json!({"cleanup": {"enabled": true}}))).remove("cleanup.yaml").expect("the chart has it")
 }
 
 fn kustomization(files: &BTreeMap<String, String>) -> String {
@@ -145,6 +153,9 @@ fn everything_that_is_generated_is_what_is_made_now() {
         drift.check(&format!("deploy/base/{file}"), text);
     }
     drift.check("deploy/base/kustomization.yaml", &kustomization(&base));
+    let cleanup = cleanup();
+    drift.check("deploy/cleanup.yaml", &cleanup);
+    drift.check("deploy/cleanup/cleanup.yaml", &cleanup);
     let mut kubectl = Command::new(programs::folder().join("kubectl"));
     kubectl.current_dir(env!("CARGO_MANIFEST_DIR")).args(["kustomize", "deploy/base"]);
     drift.check("deploy/install.yaml", &format!("{MADE}{}", must(&mut kubectl)));

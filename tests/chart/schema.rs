@@ -8,7 +8,8 @@ use crate::helm::{CHART, Helm, VERSIONS, read};
 use crate::table::{documented, place};
 
 /// Maps whose keys are the user's own, by their paths: a slip of the pen cannot be told there, what is no key can.
-const FREE: [&str; 15] = [
+const FREE: [&str; 13] = [
+    "/commonLabels",
     "/nodeSelector",
     "/podAnnotations",
     "/podLabels",
@@ -19,12 +20,38 @@ const FREE: [&str; 15] = [
     "/monitoring/serviceMonitor/annotations",
     "/monitoring/prometheusRule/labels",
     "/monitoring/prometheusRule/annotations",
-    "/monitoring/prometheusRule/extraRules/0/labels",
-    "/monitoring/prometheusRule/extraRules/0/annotations",
-    "/monitoring/prometheusRule/extraRules/1/labels",
     "/monitoring/dashboard/labels",
     "/monitoring/dashboard/annotations",
 ];
+
+/// What is handed on as it is, in types of Kubernetes or of the Prometheus operator. Their next version may have fields that no
+/// schema of ours knows, so the API server judges them.
+const HANDED_ON: [&str; 16] = [
+    "/metrics/secure/authorization",
+    "/metrics/secure/tlsConfig",
+    "/agent/extraEnv",
+    "/affinity",
+    "/tolerations",
+    "/imagePullSecrets",
+    "/resources",
+    "/podSecurityContext",
+    "/containerSecurityContext",
+    "/extraVolumes",
+    "/extraVolumeMounts",
+    "/monitoring/podMonitor/relabelings",
+    "/monitoring/podMonitor/metricRelabelings",
+    "/monitoring/serviceMonitor/relabelings",
+    "/monitoring/serviceMonitor/metricRelabelings",
+    "/monitoring/prometheusRule/extraRules",
+];
+
+/// Whether a part of the values belongs to what is handed on, that part itself included.
+fn is_handed_on(pointer: &str) -> bool {
+    HANDED_ON.iter().any(|part| pointer == *part || pointer.starts_with(&format!("{part}/")))
+}
+
+/// What means something to a parent chart only, and so has no place in the file of the values.
+const OF_PARENTS: [&str; 2] = ["/enabled", "/global"];
 
 /// Every value once.
 pub(crate) fn full() -> Value {
@@ -117,7 +144,7 @@ fn the_chart_passes_the_lint_of_both_helms() {
         for values in [json!({}), full()] {
             let output = helm.run(&["lint", "--strict", "--kube-version=1.33", CHART, "--values", "-"], &values);
             let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && !said.contains("[WARNING]"), "{helm:?}: {said}");
+            assert!(output.status.success() && !said.contains("[WARNING]") && !said.contains("icon"), "{helm:?}: {said}");
         }
     }
 }
@@ -138,6 +165,9 @@ fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
     let full = full();
     let mut slips = Vec::new();
     walk(&full, "", &mut |part, pointer| {
+        if is_handed_on(pointer) {
+            return;
+        }
         let free = FREE.contains(&pointer);
         for key in part.as_object().into_iter().flat_map(|fields| fields.keys()) {
             let wrong = if free { "no key!".to_owned() } else { format!("{key}x") };
@@ -153,10 +183,7 @@ fn every_key_that_is_misspelt_at_any_level_is_refused_by_name() {
             });
         }
     });
-    // Quantities have names of their own, which are known.
-    let misspelt = json!({"resources": {"requests": {"memroy": "1Gi"}}});
-    slips.push(Slip { pointer: "/resources/requests".into(), values: misspelt, named: "'memroy'".into() });
-    assert!(slips.len() > 120, "{}", slips.len());
+    assert!(slips.len() > 90, "{}", slips.len());
     assert_refused(&slips);
 }
 
@@ -165,8 +192,8 @@ fn every_value_of_another_kind_is_refused() {
     let full = full();
     let mut slips = Vec::new();
     walk(&full, "", &mut |part, pointer| {
-        let other = if part.is_object() { json!("text") } else { json!({"a": "b"}) };
-        if !pointer.is_empty() {
+        let other = if part.is_object() || part.is_boolean() { json!("text") } else { json!({"a": "b"}) };
+        if !pointer.is_empty() && (!is_handed_on(pointer) || HANDED_ON.contains(&pointer)) {
             slips.push(Slip {
                 pointer: pointer.into(),
                 values: changed(&full, pointer, |part| *part = other),
@@ -174,7 +201,7 @@ fn every_value_of_another_kind_is_refused() {
             });
         }
     });
-    assert!(slips.len() > 120, "{}", slips.len());
+    assert!(slips.len() > 100, "{}", slips.len());
     assert_refused(&slips);
 }
 
@@ -204,10 +231,21 @@ fn what_no_cluster_could_use_is_refused() {
         ("/monitoring/prometheusRule/extraRules", json!([{"expr": "1"}])),
         ("/agent/forwardMetrics/detail", json!(false)),
         ("/agent/forwardMetrics/limit", json!(-1)),
-        ("/resources/limits", json!({"memory": "512MB"})),
+        ("/resources/limits", json!("512Mi")),
+        ("/revisionHistoryLimit", json!(-1)),
+        ("/minReadySeconds", json!(0.5)),
+        ("/resourceQuota/pods", json!(0)),
+        ("/resourceQuota/pods", json!("many")),
+        ("/agent/reservedPorts", json!(65536)),
+        ("/agent/reservedPorts", json!(22.5)),
+        ("/agent/reservedPorts", json!(true)),
+        ("/image/tag", json!(0.5)),
+        ("/commonLabels", json!({"a": "no value!"})),
+        ("/extraVolumes", json!([{"emptyDir": {}}])),
         ("/fullnameOverride", json!("x".repeat(53))),
-        ("/tolerations/0/effect", json!("NoWay")),
-        ("/affinity", json!({"podAntiAffinity": {}})),
+        ("/tolerations/0/effect", json!(1)),
+        ("/tolerations/0/tolerationSeconds", json!("60")),
+        ("/affinity", json!([])),
     ];
     let full = full();
     let slip = |(pointer, value): (&str, Value)| Slip {
@@ -239,7 +277,7 @@ fn the_tests_know_every_value_that_the_schema_knows() {
     let (schema, full) = (schema(), full());
     let mut known = BTreeSet::new();
     fields(&schema, &schema, "", &mut known);
-    known.remove("/global");
+    known.retain(|pointer| !OF_PARENTS.contains(&pointer.as_str()) || pointer == "/enabled");
     // In a list, some entry has it.
     let has = |pointer: &str| {
         let mut found = false;
@@ -266,23 +304,11 @@ fn every_value_of_the_schema_is_documented_and_the_other_way_round() {
         // A section above documented values, one of them, or a part of one.
         documented.iter().any(|one| one == path || one.starts_with(&format!("{path}/")) || path.starts_with(&format!("{one}/")))
     };
-    let missing: Vec<&String> = known.iter().filter(|path| *path != "/global" && !covered(path)).collect();
+    let missing: Vec<&String> = known.iter().filter(|path| !OF_PARENTS.contains(&path.as_str()) && !covered(path)).collect();
     assert!(missing.is_empty(), "values.yaml does not document {missing:#?}");
     for value in crate::table::documented() {
         // Panics where the schema lacks it.
         place(&schema, &value.path);
         assert!(value.meaning.ends_with(['.', '?']), "{}: a sentence ends: {}", value.path.join("."), value.meaning);
-    }
-}
-
-#[test]
-fn a_parent_chart_may_hold_it_as_a_subchart() {
-    let parent = parent(1);
-    let parent = parent.path().to_str().unwrap();
-    for helm in Helm::BOTH {
-        let taken = helm.template(parent, VERSIONS[0], &json!({"chart-0": {"metrics": {"port": 20450}}}));
-        assert!(taken.unwrap().contains("value: 127.0.0.1:20450"));
-        let slip = helm.template(parent, VERSIONS[0], &json!({"chart-0": {"metrics": {"prot": 20450}}}));
-        assert!(slip.unwrap_err().contains("'prot' not allowed"));
     }
 }

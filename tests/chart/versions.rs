@@ -38,6 +38,12 @@ pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
                 "priorityClassName": "",
             }),
         ),
+        ("cleanup", json!({"cleanup": {"enabled": true}})),
+        ("cleanup with everything", {
+            let mut values = full();
+            values["cleanup"]["enabled"] = true.into();
+            values
+        }),
         ("no roles for users", json!({"rbac": {"userRoles": {"view": {"create": false}, "edit": {"create": false}}}})),
     ])
 }

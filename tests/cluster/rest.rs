@@ -118,7 +118,8 @@ fn uses(call: &AuditEvent, namespace: Option<&str>, right: &str) -> bool {
         Some(namespace) => call.namespace == namespace,
         None => ![SYSTEM, "default"].contains(&&*call.namespace),
     };
-    there && used(call).contains(&right.to_owned())
+    // A right to one object is needed where that object is.
+    used(call).iter().any(|used| (there && used == right) || format!("{used}/{}", call.name) == right)
 }
 
 #[test]

@@ -87,13 +87,14 @@ fn no_route_covers_an_api_server_behind_its_service_and_no_forward_leads_to_it()
 #[test]
 fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_once_and_goes_on() {
     let mut fleet = Fleet::without_agents(1);
-    let role = "default/portforward-operator";
-    let rules = fleet.plane.get(Resource::Roles, role).unwrap()["rules"].clone();
-    fleet.plane.patch(Resource::Roles, role, json!({"rules": []}));
+    let role = "portforward-operator";
+    let rules = fleet.plane.get(Resource::ClusterRoles, role).unwrap()["rules"].clone();
+    let others = rules.as_array().unwrap().iter().filter(|rule| rule["resources"] != json!(["endpointslices"]));
+    fleet.plane.patch(Resource::ClusterRoles, role, json!({"rules": others.collect::<Vec<_>>()}));
     set_servers(&fleet, &[CLIENT]);
     fleet.apply(WEB, &web());
     let agent = crate::plane::access::AGENT_USER;
-    let asked = ["auth", "can-i", "list", "endpointslices.discovery.k8s.io", "-n", "default", "--as", agent];
+    let asked = ["auth", "can-i", "list", "endpointslices.discovery.k8s.io/kubernetes", "-n", "default", "--as", agent];
     let answer = || String::from_utf8_lossy(&fleet.plane.kubectl(asked).stdout).trim().to_owned();
     assert!(eventually(PATIENCE, || answer() == "no"));
     fleet.start(0);
@@ -104,7 +105,7 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_once_and_goes_on
         assert!(said.len() == 1 && said[0].contains("the EndpointSlices of the API servers"), "{said:#?}");
     };
     said_once();
-    fleet.plane.patch(Resource::Roles, role, json!({"rules": rules}));
+    fleet.plane.patch(Resource::ClusterRoles, role, json!({"rules": rules}));
     fleet.plane.wait_condition(WEB, "Ready", "False", "RouteCapturesNode");
     assert!(!route_to_client(&fleet));
     said_once();

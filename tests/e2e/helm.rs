@@ -122,7 +122,7 @@ fn drained(cluster: &Cluster, flows: &Flows) {
 /// To an image of an older name and back. (There is no older release yet: its content is the same.)
 fn downgraded(cluster: &Cluster, flows: &Flows) {
     for node in &cluster.nodes {
-        node.tag(&cluster.bed, image::AGENT, "portforward.dev/portforward-operator:0.0.9");
+        node.tag(&cluster.bed, image::AGENT, "localhost/portforward-operator:0.0.9");
     }
     cluster.release("upgrade", &[&chart(), "--set", "image.tag=0.0.9", "--wait"]);
     let runs = |tag: &str| {
@@ -166,11 +166,11 @@ fn uninstalled(cluster: &Cluster, flows: &Flows) {
     flows.go_on("an uninstall");
 }
 
-/// What the documents say to do then.
+/// What the documents say to do then. The chart renders this file.
 fn cleaned_up(cluster: &Cluster) {
     let manifest = repository("deploy/cleanup.yaml").display().to_string();
     cluster.must_kubectl(&format!("apply -f {manifest}"));
-    cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/portforward-cleanup"));
+    cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/{RELEASE}-cleanup"));
     // A container that fails and is started again would look complete for a moment.
     let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     let pods = format!("get pods --namespace {SYSTEM} --selector app.kubernetes.io/component=cleanup --output {counts}");

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use crate::bed::netns::must;
 
 /// The agent's image, as the manifests name it.
-pub(crate) const AGENT: &str = concat!("portforward.dev/portforward-operator:", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("localhost/portforward-operator:", env!("CARGO_PKG_VERSION"));
 /// The image that holds the namespaces of a pod.
-pub(crate) const PAUSE: &str = "portforward.dev/pause:e2e";
+pub(crate) const PAUSE: &str = "localhost/pause:e2e";
 
 /// Both, as archives that containerd loads.
 pub(crate) fn archives() -> [PathBuf; 2] {

@@ -78,9 +78,14 @@ impl Plane {
     /// A token of the agents' service account that is bound to a node that exists, as [`Plane::token`] makes them. The
     /// API server refuses it once that Node is gone, or is another one of the same name.
     pub(crate) fn agent_token(&self, node: &str, valid_for: Duration) -> String {
+        self.bound_token((SYSTEM, AGENT), node, valid_for)
+    }
+
+    /// The same of any service account, by its namespace and name.
+    pub(crate) fn bound_token(&self, (namespace, account): (&str, &str), node: &str, valid_for: Duration) -> String {
         let object = self.get(Resource::Nodes, node).unwrap_or_else(|| panic!("there is no node {node}"));
         let bound = json!({"name": node, "uid": object["metadata"]["uid"]});
-        self.sign_token(SYSTEM, AGENT, Some(bound), valid_for)
+        self.sign_token(namespace, account, Some(bound), valid_for)
     }
 
     /// A token of a service account that exists, signed with the plane's key as the API server signs its own, which

@@ -37,7 +37,8 @@ pub(crate) fn list(objects: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
 
-/// Every right that the agents get, each as a namespace (`None`: in all) and `verb group/resource`.
+/// Every right that the agents get, each as a namespace (`None`: in all) and `verb group/resource`, with
+/// `/name` where it is a right to one object.
 pub(crate) fn granted() -> BTreeSet<(Option<String>, String)> {
     let objects = access();
     let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -54,12 +55,17 @@ pub(crate) fn granted() -> BTreeSet<(Option<String>, String)> {
         };
         let role = objects.iter().find(is_role).unwrap_or_else(|| panic!("{kind} {name} is not there"));
         for rule in role["rules"].as_array().into_iter().flatten() {
-            assert_eq!(rule.as_object().map(serde_json::Map::len), Some(3), "neither names nor URLs are expected: {rule}");
+            assert!(rule.get("nonResourceURLs").is_none(), "no URLs are expected: {rule}");
+            let names: Vec<String> = texts(&rule["resourceNames"]).into_iter().map(|name| format!("/{name}")).collect();
+            let names = if names.is_empty() { vec![String::new()] } else { names };
             for group in texts(&rule["apiGroups"]) {
                 for resource in texts(&rule["resources"]) {
                     let path = if group.is_empty() { resource } else { format!("{group}/{resource}") };
-                    let rights = texts(&rule["verbs"]).into_iter().map(|verb| (text(namespace), format!("{verb} {path}")));
-                    granted.extend(rights);
+                    for name in &names {
+                        let rights =
+                            texts(&rule["verbs"]).into_iter().map(|verb| (text(namespace), format!("{verb} {path}{name}")));
+                        granted.extend(rights);
+                    }
                 }
             }
         }

@@ -28,6 +28,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{ include "portforward-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ include "portforward-operator.texts" . }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of every object, and more of one object: a list of the root and of these. */}}
+{{- define "portforward-operator.labelsAnd" -}}
+{{- $texts := fromYaml (include "portforward-operator.texts" (last .)) }}
+{{- toYaml (mergeOverwrite (fromYaml (include "portforward-operator.labels" (first .))) $texts) }}
+{{- end }}
+
+{{/* A value as text. Helm reads `--set a=1` as a number, and a number in a file as a float. */}}
+{{- define "portforward-operator.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}
+{{- int64 . }}
+{{- else }}
+{{- . }}
+{{- end }}
+{{- end }}
+
+{{/* A map whose values Kubernetes wants as strings, such as labels, as YAML. */}}
+{{- define "portforward-operator.texts" -}}
+{{- $texts := dict }}
+{{- range $key, $value := . }}
+{{- $_ := set $texts $key (include "portforward-operator.text" $value) }}
+{{- end }}
+{{- toYaml $texts }}
 {{- end }}
 
 {{/* The ServiceAccount of the agents. */}}
@@ -45,7 +72,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.image.digest }}
 {{- printf "%s@%s" $name . }}
 {{- else }}
-{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- $tag := include "portforward-operator.text" .Values.image.tag }}
+{{- printf "%s:%s" $name (default .Chart.AppVersion $tag) }}
 {{- end }}
 {{- end }}
 
@@ -146,4 +174,71 @@ relabelings:
 metricRelabelings:
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* The security context of a container that writes rules, as YAML, for the values and the variant of iptables given. iptables
+itself asks for uid 0; of what root could do, only the network is left. The legacy variant needs a raw socket. */}}
+{{- define "portforward-operator.containerSecurityContext" -}}
+{{- $add := list "NET_ADMIN" }}
+{{- if ne .iptables "nft" }}
+{{- $add = append $add "NET_RAW" }}
+{{- end }}
+{{- $own := dict "runAsUser" 0 "runAsGroup" 0 "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true }}
+{{- $_ := set $own "capabilities" (dict "drop" (list "ALL") "add" $add) }}
+{{- toYaml (mergeOverwrite $own (deepCopy .values.containerSecurityContext)) }}
+{{- end }}
+
+{{/* The security context of the agents' pods, as YAML. */}}
+{{- define "portforward-operator.podSecurityContext" -}}
+{{- $own := dict "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- toYaml (mergeOverwrite $own (deepCopy .Values.podSecurityContext)) }}
+{{- end }}
+
+{{/* Where pods of the release run, and how they get their image, as YAML. */}}
+{{- define "portforward-operator.placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ include "portforward-operator.text" .name | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- include "portforward-operator.texts" . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+{{- range . }}
+{{- $toleration := deepCopy . }}
+{{- if hasKey . "value" }}
+{{- $_ := set $toleration "value" (include "portforward-operator.text" .value) }}
+{{- end }}
+{{ toYaml (list $toleration) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The volumes of the node that rules and routes need, as YAML; their mounts below. */}}
+{{- define "portforward-operator.nodeVolumes" -}}
+# What was last applied outlives the pod, and the boot.
+- name: state
+  hostPath:
+    path: {{ .Values.agent.stateDir }}
+    type: DirectoryOrCreate
+# One lock for every program of the node that writes rules of the legacy variant.
+- name: xtables-lock
+  hostPath:
+    path: /run/xtables.lock
+    type: FileOrCreate
+{{- end }}
+
+{{- define "portforward-operator.nodeVolumeMounts" -}}
+- name: state
+  mountPath: {{ .Values.agent.stateDir }}
+- name: xtables-lock
+  mountPath: /run/xtables.lock
 {{- end }}
