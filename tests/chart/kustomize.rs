@@ -128,14 +128,14 @@ fn the_folder_of_the_definition_holds_nothing_else() {
 #[test]
 fn the_overlay_on_the_page_names_another_registry() {
     let page = read("docs/install.md");
-    let (_, overlay) = page.split_once("```yaml\n").unwrap();
+    let (_, overlay) = page.split_once("```yaml\napiVersion: kustomize").unwrap();
     let (overlay, _) = overlay.split_once("```").unwrap();
     // Beside the others, in a copy.
     let folder = tempfile::tempdir().unwrap();
     must(Command::new("cp").args(["-r", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")]).arg(folder.path()));
     let own = folder.path().join("deploy/own");
     fs::create_dir(&own).unwrap();
-    fs::write(own.join("kustomization.yaml"), overlay).unwrap();
+    fs::write(own.join("kustomization.yaml"), format!("apiVersion: kustomize{overlay}")).unwrap();
     let objects = objects(&kustomize(&own));
     let pod = &one(&objects, "DaemonSet")["spec"]["template"]["spec"];
     assert_eq!(pod["containers"][0]["image"], concat!("registry.example.com/portforward-operator:", env!("CARGO_PKG_VERSION")));

@@ -35,7 +35,7 @@ fn rendered(release: &str, namespace: &str, values: &Value) -> Vec<Value> {
     objects(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The overlays that people write, and where the agents are then: namespace and ServiceAccount.
+/// The overlays that people write, and where the agents are then: namespace and service account.
 const OVERLAYS: [(&str, &str, &str); 6] = [
     ("", "portforward-system", NAME),
     ("namespace: lines", "lines", NAME),
@@ -99,7 +99,7 @@ fn refusal(answer: &Response) -> String {
     answer.body["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Installs these, and sees what the API server says to an agent that lives in a namespace by a ServiceAccount.
+/// Installs these, and sees what the API server says to an agent that lives in a namespace by a service account.
 #[track_caller]
 fn assert_armed(case: &str, objects: &[Value], namespace: &str, account: &str) {
     let plane = Plane::with(None, &[]);

@@ -185,13 +185,13 @@ itself asks for uid 0; of what root could do, only the network is left. The lega
 {{- end }}
 {{- $own := dict "runAsUser" 0 "runAsGroup" 0 "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true }}
 {{- $_ := set $own "capabilities" (dict "drop" (list "ALL") "add" $add) }}
-{{- toYaml (mergeOverwrite $own (deepCopy .values.containerSecurityContext)) }}
+{{- toYaml (mergeOverwrite $own (deepCopy (default dict .values.containerSecurityContext))) }}
 {{- end }}
 
 {{/* The security context of the agents' pods, as YAML. */}}
 {{- define "portforward-operator.podSecurityContext" -}}
 {{- $own := dict "seccompProfile" (dict "type" "RuntimeDefault") }}
-{{- toYaml (mergeOverwrite $own (deepCopy .Values.podSecurityContext)) }}
+{{- toYaml (mergeOverwrite $own (deepCopy (default dict .Values.podSecurityContext))) }}
 {{- end }}
 
 {{/* Where pods of the release run, and how they get their image, as YAML. */}}
