@@ -301,7 +301,7 @@ fn program_chart_and_image_have_one_version() {
     for line in [format!("\nversion: {version}\n"), format!("\nappVersion: {version}\n")] {
         assert!(chart.contains(&line), "Chart.yaml has another version than {version} of Cargo.toml");
     }
-    let image = regex::Regex::new(r"portforward\.dev/portforward-operator:([0-9][\w.-]*)").unwrap();
+    let image = regex::Regex::new(r"localhost/portforward-operator:([0-9][\w.-]*)").unwrap();
     let mut count = 0;
     // The changelog names what was there once.
     let pages = pages().into_iter().filter(|page| *page != Path::new("CHANGELOG.md"));
