@@ -20,8 +20,8 @@ use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER, Topology};
 use crate::node::{Node, Services, said};
 use crate::plane::{ADDRESS, Plane, Process, access, programs};
 
-/// How long anything may take in a cluster whose nodes share two cores.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+/// How long anything may take in a cluster whose nodes share two cores, with others.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 /// The address of the Service `kubernetes`.
 const SERVICE: &str = "10.96.0.1";
 /// The namespace of the agents.
@@ -55,17 +55,21 @@ impl Cluster {
         }
         let known = |node: &Node| cluster.kubectl(&format!("get node {}", node.name)).status.success();
         assert!(eventually(PATIENCE, || cluster.nodes.iter().all(known)), "no kubelet made its node known");
-        cluster.must_kubectl("wait --for=condition=Ready --timeout=180s node/px0 node/px1");
+        cluster.must_kubectl("wait --for=condition=Ready --timeout=600s node/px0 node/px1");
         cluster.wait_settled();
         cluster
     }
 
-    /// What a node's kernel holds of its own: the hint of its kubelet, and the rules of kube-proxy.
+    /// Waits until kubelet and kube-proxy have written all that is theirs into the kernels, in both families: what a test
+    /// finds there is then what it finds at its end.
     fn wait_settled(&self) {
-        for (node, sign) in [(&self.nodes[0], "KUBE-SVC-"), (&self.nodes[1], "KUBE-IPTABLES-HINT")] {
-            let save = format!("iptables-{}-save", node.variant);
-            let settled = eventually(PATIENCE, || node.run(&self.bed, &save).contains(sign));
-            assert!(settled, "{sign} never came on {}\n{}", node.name, node.log("kube-proxy"));
+        for node in &self.nodes {
+            let mut missing = Vec::new();
+            let settled = eventually(PATIENCE, || {
+                missing = node.unsettled(&self.bed);
+                missing.is_empty()
+            });
+            assert!(settled, "on {} these never came: {missing:#?}\n{}", node.name, node.log("kube-proxy"));
         }
     }
 
@@ -124,7 +128,7 @@ impl Cluster {
         self.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: leased-lines}\n");
         let seed = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bank-a-web.yaml"));
         self.apply(&seed.expect("the examples can be read"));
-        self.must_kubectl("wait --for=condition=Ready --timeout=120s --namespace leased-lines pf/bank-a-web");
+        self.must_kubectl("wait --for=condition=Ready --timeout=600s --namespace leased-lines pf/bank-a-web");
         assert_eq!(self.plane.forward(SEED).expect("it was applied")["status"]["activeNode"], "px0");
         self.traffic_flows();
     }
@@ -153,7 +157,7 @@ impl Cluster {
     /// Waits until the `DaemonSet` has what it wants.
     #[track_caller]
     pub(crate) fn wait_rollout(&self) {
-        self.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/portforward-operator"));
+        self.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=600s daemonset/portforward-operator"));
     }
 
     /// The agents' pods: by node, the uid, whether it is ready, and the image.
@@ -172,7 +176,7 @@ impl Flows {
     /// Asserts that data flows on each.
     #[track_caller]
     pub(crate) fn go_on(&self, after: &str) {
-        let stand_still = self.0.iter().filter(|flow| !flow.goes_on(Duration::from_secs(20))).count();
+        let stand_still = self.0.iter().filter(|flow| !flow.goes_on(ANSWER)).count();
         assert_eq!(stand_still, 0, "connections of {} that stand still after {after}", self.0.len());
     }
 

@@ -26,7 +26,7 @@ impl Cluster {
     /// `helm VERB RELEASE ...` in the namespace of the agents, waiting for the result.
     #[track_caller]
     fn release(&self, verb: &str, words: &[&str]) -> String {
-        let common = [verb, RELEASE, "--namespace", SYSTEM, "--timeout", "180s"];
+        let common = [verb, RELEASE, "--namespace", SYSTEM, "--timeout", "600s"];
         self.must_helm(common.into_iter().chain(words.iter().copied()))
     }
 
@@ -74,6 +74,8 @@ fn connections_outlive_operations_and_an_uninstalled_operator_leaves_what_is_doc
     flows.finish();
 
     cleaned_up(&cluster);
+    // kube-proxy takes its time to take out what it had made for the Services of the release.
+    eventually(PATIENCE, || cluster.kernels() == before);
     for ((node, before), after) in cluster.nodes.iter().zip(before).zip(cluster.kernels()) {
         assert_eq!(before, after, "the kernel of {} is not as it was", node.name);
     }
@@ -113,7 +115,7 @@ fn killed(cluster: &Cluster, flows: &Flows) {
 }
 
 fn drained(cluster: &Cluster, flows: &Flows) {
-    cluster.must_kubectl("drain px0 --ignore-daemonsets --delete-emptydir-data --timeout=60s");
+    cluster.must_kubectl("drain px0 --ignore-daemonsets --delete-emptydir-data --timeout=300s");
     flows.go_on("a drain");
     cluster.traffic_flows();
     cluster.must_kubectl("uncordon px0");
@@ -131,10 +133,10 @@ fn downgraded(cluster: &Cluster, flows: &Flows) {
             .values()
             .all(|pod| pod["spec"]["containers"][0]["image"].as_str().is_some_and(|image| image.ends_with(tag)))
     };
-    assert!(runs(":0.0.9"));
+    assert!(eventually(PATIENCE, || runs(":0.0.9")));
     flows.go_on("a downgrade");
     cluster.release("rollback", &["1", "--wait"]);
-    assert!(runs(concat!(":", env!("CARGO_PKG_VERSION"))));
+    assert!(eventually(PATIENCE, || runs(concat!(":", env!("CARGO_PKG_VERSION")))));
     flows.go_on("a rollback");
 }
 
@@ -170,7 +172,7 @@ fn uninstalled(cluster: &Cluster, flows: &Flows) {
 fn cleaned_up(cluster: &Cluster) {
     let manifest = repository("deploy/cleanup.yaml").display().to_string();
     cluster.must_kubectl(&format!("apply -f {manifest}"));
-    cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=180s daemonset/{RELEASE}-cleanup"));
+    cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=600s daemonset/{RELEASE}-cleanup"));
     // A container that fails and is started again would look complete for a moment.
     let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     let pods = format!("get pods --namespace {SYSTEM} --selector app.kubernetes.io/component=cleanup --output {counts}");

@@ -11,13 +11,18 @@ use crate::node::Node;
 /// as long as the network namespace lives.
 pub(crate) fn without_counters(node: &Node, bed: &Bed) -> String {
     let mut text = String::new();
-    for command in
-        ["iptables-nft-save", "iptables-legacy-save", "nft --stateless list ruleset", "ip route show table all", "ip rule"]
-    {
+    for command in [
+        "iptables-nft-save",
+        "iptables-legacy-save",
+        "ip6tables-legacy-save",
+        "nft --stateless list ruleset",
+        "ip route show table all",
+        "ip rule",
+    ] {
         let told = node.run(bed, command);
         let lines = told.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(" [").next().unwrap_or(line));
         let lines: Vec<&str> = lines.collect();
-        let kept = if command == "iptables-legacy-save" { filled_tables(&lines) } else { lines };
+        let kept = if command.ends_with("tables-legacy-save") { filled_tables(&lines) } else { lines };
         let _ = write!(text, "--- {command}\n{}\n", kept.join("\n"));
     }
     text

@@ -21,7 +21,7 @@ use crate::image::{self, PAUSE};
 use crate::plane::{Plane, Process, access, programs, proxy_address};
 
 /// How long a program of a node may take to start or to end.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Where the kubelet looks for static pods.
 const STATIC_PODS: &str = "/var/lib/kubelet/manifests";
 /// Where containerd listens.
@@ -173,6 +173,38 @@ impl Node {
     pub(crate) fn run(&self, bed: &Bed, command: &str) -> String {
         let mut words = command.split_whitespace();
         must(self.command(bed, words.next().expect("a command has a name")).args(words))
+    }
+
+    /// What kubelet and kube-proxy have still to write into the kernel. Each makes its canaries in every table once its
+    /// rules are there, and kube-proxy says when it has synced last.
+    pub(crate) fn unsettled(&self, bed: &Bed) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (family, save) in [("IPv4", "iptables"), ("IPv6", "ip6tables")] {
+            let rules = self.run(bed, &format!("{save}-{}-save", self.variant));
+            let mut wanted = vec![(":KUBE-IPTABLES-HINT ", 1), (":KUBE-KUBELET-CANARY ", 3)];
+            if family == "IPv4" {
+                wanted.push(("block incoming localnet connections", 1));
+            }
+            if self.services == Services::KubeProxy {
+                wanted.extend([(":KUBE-PROXY-CANARY ", 3), (":KUBE-SERVICES ", 2)]);
+                missing.extend(self.unsynced(bed, family));
+            }
+            let lacks = |(words, count): &(&str, usize)| rules.matches(words).count() < *count;
+            missing.extend(wanted.iter().filter(|each| lacks(each)).map(|(words, count)| format!("{family} {words}x{count}")));
+        }
+        missing
+    }
+
+    /// What kube-proxy has still to do for a family, by its own metrics.
+    fn unsynced(&self, bed: &Bed, family: &str) -> Option<String> {
+        let text = output(self.command(bed, "curl").args(["--silent", "http://127.0.0.1:10249/metrics"])).stdout;
+        let text = String::from_utf8_lossy(&text);
+        let time = |what: &str| -> Option<f64> {
+            let series = format!("kubeproxy_sync_proxy_rules_last_{what}timestamp_seconds{{ip_family=\"{family}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series))?.parse().ok()
+        };
+        let (synced, queued) = (time(""), time("queued_"));
+        (synced.is_none() || synced <= queued).then(|| format!("{family}: last sync {synced:?}, last asked for {queued:?}"))
     }
 
     /// A pod that the kubelet starts from a file, without the API server.
