@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Exit;
+use super::logging::LogOptions;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
 use super::serving::ServingOptions;
 use super::stop::Stop;
@@ -32,22 +33,22 @@ const PUBLISHER: &str = "publisher of status";
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Stopping the agent (SIGTERM, Ctrl-C) leaves rules, routes and connections as they are.\nA file that does not parse, or holds a refused object, leaves its last good content in force."
+    after_help = "Stopping the agent (SIGTERM, Ctrl-C) changes no rules, routes or connections.\n\nIn a folder, a file that does not parse or holds a refused object changes nothing: its last good content stays in force."
 )]
 pub(super) struct AgentOptions {
-    /// Work without an API server: on the PortForward manifests (*.yaml, *.yml, *.json) of this folder, watched for changes
+    /// Folder with PortForward manifests (*.yaml, *.yml, *.json), watched for changes; used instead of an API server
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "namespace"])]
     manifests: Option<PathBuf>,
-    /// With --manifests: where the status of every forward is kept as JSON; default: status.json in the state directory
+    /// With --manifests: file for the status of all forwards, as JSON [default: status.json in the state directory]
     #[arg(long, value_name = "FILE", requires = "manifests")]
     status_file: Option<PathBuf>,
-    /// With --manifests: a label of this node, for nodeSelector; may be given several times
+    /// With --manifests: label of this node, for nodeSelector; repeat for several labels
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label, requires = "manifests")]
     node_labels: Vec<(String, String)>,
-    /// How to reach the API server; default: KUBECONFIG, ~/.kube/config, or what a pod is given
+    /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The namespace of the agents, where each keeps its Lease
+    /// Namespace of the agents, where each agent renews its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
     #[command(flatten)]
@@ -58,6 +59,8 @@ pub(super) struct AgentOptions {
     kernel: KernelOptions,
     #[command(flatten)]
     policy: PolicyOptions,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 /// How often the kernel is compared with the plan although nothing was heard.

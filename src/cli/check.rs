@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Exit;
 use super::exit::print;
+use super::logging::LogOptions;
 use crate::cluster::survey::{self, Agents};
 use crate::cluster::{Connection, DEFAULT_NAMESPACE, connect};
 use crate::metrics::ListenAddress;
@@ -29,15 +30,17 @@ const AGAIN: Duration = Duration::from_millis(500);
     after_help = "Asks the API server whether it serves PortForwards, and watches which agents renew their Leases, which takes up\nto 15 seconds. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  all is well\n  1  something is not; each line says what\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
 )]
 pub(super) struct CheckOptions {
-    /// How to reach the API server; default: KUBECONFIG, ~/.kube/config, or what a pod is given
+    /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The namespace of the agents, where each keeps its Lease
+    /// Namespace of the agents, where each agent renews its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Where the agent of this node serves its health; it is not asked by default
+    /// Health address of the agent on this node; without it, that agent is not checked
     #[arg(long, value_name = "ADDR:PORT", env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: Option<ListenAddress>,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {

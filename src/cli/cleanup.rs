@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::Exit;
 use super::exit::print;
+use super::logging::LogOptions;
 use super::options::{StateOptions, remembered};
 use super::stop::Stop;
 use crate::dataplane::iptables::scaffold::{self, Removed};
@@ -18,14 +19,16 @@ use crate::record::{self, Purpose};
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Needs no manifests and no API server. Stop the agent first: it would put everything back.\nOther programs' rules and routes, and net.ipv4.ip_forward, stay as they are."
+    after_help = "Needs no manifests and no API server. Stop the agent first, or it puts everything back.\n\nRules and routes of other programs are not changed, and neither is net.ipv4.ip_forward."
 )]
 pub(super) struct CleanupOptions {
-    /// Do not end when all is done, but wait to be stopped: the rollout of a DaemonSet then tells that every node is clean
+    /// Keep running when the node is clean, so that the rollout of a DaemonSet shows when every node is clean
     #[arg(long)]
     stay: bool,
     #[command(flatten)]
     state: StateOptions,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {

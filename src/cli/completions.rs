@@ -8,10 +8,10 @@ use super::{Cli, Exit};
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Touches nothing.\n\nExamples:\n  portforward-operator completions bash > /etc/bash_completion.d/portforward-operator\n  portforward-operator completions zsh > \"${fpath[1]}/_portforward-operator\"\n  portforward-operator completions fish > ~/.config/fish/completions/portforward-operator.fish"
+    after_help = "Examples:\n  portforward-operator completions bash > /etc/bash_completion.d/portforward-operator\n  portforward-operator completions zsh > \"${fpath[1]}/_portforward-operator\"\n  portforward-operator completions fish > ~/.config/fish/completions/portforward-operator.fish"
 )]
 pub(super) struct CompletionsOptions {
-    /// For which shell
+    /// The shell
     #[arg(value_enum, value_name = "SHELL")]
     shell: Shell,
 }

@@ -8,27 +8,35 @@ use tracing_subscriber::EnvFilter;
 /// The client and its watchers log every failed try; this program says each outage once.
 const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logging")]
 pub(super) struct LogOptions {
-    /// How log lines look on standard error
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto, env = "PORTFORWARD_LOG_FORMAT")]
+    /// Format of the log on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Auto, env = "PORTFORWARD_LOG_FORMAT")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also by module (tracing filter syntax)
-    #[arg(long, global = true, default_value = DEFAULT_FILTER, env = "PORTFORWARD_LOG")]
+    /// Log level: error, warn, info, debug or trace; or a filter by module, such as info,portforward_operator::plan=debug
+    #[arg(long, value_name = "LEVEL", default_value = DEFAULT_FILTER, env = "PORTFORWARD_LOG")]
     log: String,
+}
+
+impl Default for LogOptions {
+    /// What a command takes that has no such options.
+    fn default() -> Self {
+        Self { log_format: LogFormat::Auto, log: DEFAULT_FILTER.to_owned() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
-    /// Text in a terminal or outside a pod, JSON in a pod
+    /// JSON in a pod, text elsewhere
     Auto,
-    /// One line for people
+    /// One line of text for each message
     Text,
-    /// One JSON object a line
+    /// One JSON object for each message
     Json,
 }
 
-/// Starts logging; a filter that cannot be read is replaced by `info`, and said so.
+/// Starts logging. A filter that cannot be read is replaced by the default, with a warning.
 pub(super) fn start(options: &LogOptions) {
     let (filter, trouble) = match options.log.parse::<EnvFilter>() {
         Ok(filter) => (filter, None),
@@ -49,6 +57,6 @@ pub(super) fn start(options: &LogOptions) {
         LogFormat::Auto | LogFormat::Text => builder.with_target(false).init(),
     }
     if let Some(error) = trouble {
-        tracing::warn!(%error, filter = options.log, "the log filter cannot be read; logging at info");
+        tracing::warn!(%error, filter = options.log, "the log level cannot be read; logging at info");
     }
 }

@@ -1,8 +1,10 @@
 //! `man`: the manual page of the program, one page with every command, made from the same words as `--help`.
 
+use std::collections::BTreeMap;
+
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use clap_mangen::roff::{Roff, roman};
+use clap_mangen::roff::{Roff, bold, roman};
 
 use super::exit::print;
 use super::{Cli, Exit};
@@ -28,9 +30,56 @@ fn page(program: &Command) -> anyhow::Result<String> {
     for command in program.get_subcommands() {
         text.extend(section(program, command)?.into_bytes());
     }
-    text.extend(heading("SH", "NOTES").into_bytes());
-    text.extend(notes(program).into_bytes());
+    text.extend(exit_status(program).into_bytes());
+    text.extend(environment(program).into_bytes());
+    text.extend(files().into_bytes());
     Ok(without_repeated_preamble(&String::from_utf8(text)?))
+}
+
+/// The files that the program uses, with their defaults.
+const FILES: [(&str, &str); 4] = [
+    (
+        "/var/lib/portforward-operator/record.json",
+        "The record: what this node last applied. --state-dir names another directory.",
+    ),
+    ("/var/lib/portforward-operator/lock", "Held by the process that changes this node."),
+    (
+        "/var/lib/portforward-operator/status.json",
+        "With agent --manifests: the status of all forwards. --status-file names another file.",
+    ),
+    ("/run/xtables.lock", "The lock that all programs of iptables-legacy share."),
+];
+
+/// The exit status of all commands, and an example: what `--help` says below the commands.
+fn exit_status(program: &Command) -> String {
+    let said = program.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let (status, example) = said.split_once("\n\n").unwrap_or((&said, ""));
+    let below = |text: &str| text.lines().skip(1).map(|line| line.trim_start().to_owned() + "\n").collect::<String>();
+    heading("SH", "EXIT STATUS") + &lines(&below(status)) + &heading("SH", "EXAMPLES") + &lines(&below(example))
+}
+
+/// The variables that stand for options, each once, in alphabetical order.
+fn environment(program: &Command) -> String {
+    let arguments = program.get_subcommands().flat_map(Command::get_arguments);
+    let named: BTreeMap<String, String> = arguments
+        .filter_map(|argument| {
+            let variable = argument.get_env()?.to_string_lossy().into_owned();
+            Some((variable, format!("Stands for --{}.", argument.get_long()?)))
+        })
+        .collect();
+    let own = [("NO_COLOR".to_owned(), "If set, no colours are used in a terminal.".to_owned())];
+    heading("SH", "ENVIRONMENT") + &named.into_iter().chain(own).map(|(name, what)| term(&name, &what)).collect::<String>()
+}
+
+fn files() -> String {
+    heading("SH", "FILES") + &FILES.iter().map(|(name, what)| term(name, what)).collect::<String>()
+}
+
+/// A term, and below it what it means.
+fn term(name: &str, what: &str) -> String {
+    let mut roff = Roff::new();
+    roff.control("TP", []).text([bold(name)]).text([roman(what)]);
+    roff.render()
 }
 
 /// One command below the others, its own headings turned into paragraphs.
@@ -56,8 +105,28 @@ fn heading(control: &str, name: &str) -> String {
 fn notes(command: &Command) -> String {
     let Some(notes) = command.get_after_help() else { return String::new() };
     let mut roff = Roff::new();
-    roff.control("PP", []).control("nf", []);
-    for line in notes.to_string().lines() {
+    for paragraph in notes.to_string().split("\n\n") {
+        roff.control("PP", []);
+        // A list of lines stays as it is; a sentence flows.
+        let listed = paragraph.contains('\n');
+        if listed {
+            roff.control("nf", []);
+        }
+        for line in paragraph.lines() {
+            roff.text([roman(line)]);
+        }
+        if listed {
+            roff.control("fi", []);
+        }
+    }
+    roff.render()
+}
+
+/// Lines that stay as they are.
+fn lines(text: &str) -> String {
+    let mut roff = Roff::new();
+    roff.control("nf", []);
+    for line in text.lines() {
         roff.text([roman(line)]);
     }
     roff.control("fi", []).render()

@@ -13,6 +13,7 @@ mod man;
 mod options;
 mod render;
 mod restore;
+mod screen;
 mod serving;
 mod status;
 mod stop;
@@ -25,48 +26,64 @@ pub use exit::Exit;
 
 use crate::version;
 
+/// What `--help` says below the commands. The manual page has the exit status as a section of its own.
+const AFTER_HELP: &str = "Exit status:\n  0  success\n  1  failure; the message says what failed and what to do\n  2  wrong usage; nothing was changed\n  3  render: some manifests are refused or in conflict; the others are shown\n  4  status: some forwards are not in the kernel as planned\n\nExample (changes nothing):\n  portforward-operator render examples/bank-a-web.yaml";
+
 /// Turns `PortForward` objects into NAT rules and host routes on a proxy node.
 #[derive(Debug, Parser)]
 #[command(
     name = "portforward-operator",
     version = version::TEXT.as_str(),
     about = "Turns PortForward objects into NAT rules and host routes on a proxy node",
-    after_help = "Exit status:\n  0  done\n  1  something failed; the message says what, where and what to do\n  2  the command line is wrong; nothing was touched\n  3  render: some manifests are refused or in conflict; the others are shown\n  4  status: the kernel does not hold some forwards as it should\n\nA first look, touching nothing:\n  portforward-operator render examples/bank-a-web.yaml"
+    after_help = AFTER_HELP
 )]
 struct Cli {
-    #[command(flatten)]
-    log: logging::LogOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep this node's kernel as the PortForwards ask for, of the API server or of a folder; when it stops, the kernel stays as it is
+    /// Apply PortForwards from the API server or a folder to this node, until stopped; rules and routes stay when it stops
     Agent(Box<agent::AgentOptions>),
-    /// Show what manifests become, rules and routes, without touching anything
+    /// Show the rules and routes that manifests become; changes nothing
     Render(render::RenderOptions),
-    /// Put back what this node last applied, once, from its record; for a boot without manifests or API server
+    /// Put back the rules and routes that this node last had, from its record: for a boot without the API server
     Restore(restore::RestoreOptions),
-    /// Remove everything of ours from this node's kernel: chains, jumps, routes, connections; twice is fine
+    /// Remove all rules, routes and connections of the operator from this node; safe to run twice
     Cleanup(cleanup::CleanupOptions),
-    /// Show what this node does with each forward, from its kernel as it is now, without touching anything
+    /// Show the state of each forward on this node, read from its kernel; changes nothing
     Status(status::StatusOptions),
-    /// Say whether the installation works: whether forwards are served, which agents live, and whether the one of this node is ready
+    /// Check the installation: the API, the live agents, and the agent of this node
     Check(check::CheckOptions),
     /// Print the CustomResourceDefinition
     Crd,
-    /// Print what a shell needs to complete this command line
+    /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),
     /// Print the manual page; to read it: portforward-operator man | man -l -
     Man,
+}
+
+impl Command {
+    /// The options of the log; `None` for a command that logs nothing.
+    fn log(&self) -> Option<&logging::LogOptions> {
+        match self {
+            Self::Agent(options) => Some(&options.log),
+            Self::Render(options) => Some(&options.log),
+            Self::Restore(options) => Some(&options.log),
+            Self::Cleanup(options) => Some(&options.log),
+            Self::Status(options) => Some(&options.log),
+            Self::Check(options) => Some(&options.log),
+            Self::Crd | Self::Completions(_) | Self::Man => None,
+        }
+    }
 }
 
 /// Parses the command line and carries it out.
 #[must_use]
 pub fn main() -> Exit {
     let cli = Cli::parse();
-    logging::start(&cli.log);
+    logging::start(&cli.command.log().cloned().unwrap_or_default());
     let result = match cli.command {
         Command::Agent(options) => exit::with_runtime(agent::run(*options)),
         Command::Render(options) => render::run(&options),

@@ -16,17 +16,17 @@ const RESERVED_PORTS: &str = "22,53,68,179,2379:2381,6443,9099,10250,10255:10259
 
 #[derive(Args, Debug)]
 pub(super) struct StateOptions {
-    /// The name of this node; default: its host name
+    /// Name of this node [default: its host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub(super) node_name: Option<String>,
-    /// Where this node keeps the record of what it last applied; root only
+    /// Directory of the record: what this node last applied; readable by root only
     #[arg(long, default_value = "/var/lib/portforward-operator", value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
     pub(super) state_dir: PathBuf,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct VariantOptions {
-    /// Which iptables programs to use; auto: the one that the kubelet hints at, else the one with more rules, else nft
+    /// Variant of the iptables programs; auto follows the hint of the kubelet, else the variant with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     iptables: VariantChoice,
 }

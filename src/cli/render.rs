@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use super::exit::{complain, print, with_runtime};
+use super::logging::LogOptions;
 use super::options::{PolicyOptions, label};
 use crate::api::PortForward;
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
@@ -20,23 +21,25 @@ use crate::source::folder;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The rules are printed as iptables-restore --noflush takes them, the routes as comments.\nWithout --this-node, a node is assumed that holds every internal and external address of the manifests.\nWhat is refused, or in conflict, is said on standard error, and the exit status is 3.\n\nExample:\n  portforward-operator render examples/bank-a-web.yaml"
+    after_help = "Prints the rules in the format of iptables-restore --noflush, and the routes as comments.\n\nWithout --this-node, the plan is for a node that holds every internal and external address of the manifests.\n\nRefused and conflicting forwards are listed on standard error, and the exit status is 3.\n\nExample:\n  portforward-operator render examples/bank-a-web.yaml"
 )]
 pub(super) struct RenderOptions {
-    /// Manifests: files, folders, or - for standard input
+    /// Manifest files or folders, or - for standard input
     #[arg(required = true, value_name = "FILE|DIR|-")]
     manifests: Vec<PathBuf>,
-    /// For which iptables programs
+    /// Variant of the iptables programs
     #[arg(long, value_enum, default_value_t = RenderVariant::Nft, value_name = "VARIANT")]
     iptables: RenderVariant,
-    /// Plan for this node, as it is now, and not for one that holds every address
+    /// Plan for this node as it is now
     #[arg(long)]
     this_node: bool,
-    /// A label of the node, for nodeSelector; may be given several times
+    /// Label of the node, for nodeSelector; repeat for several labels
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
     node_labels: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyOptions,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

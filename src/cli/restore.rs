@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::Exit;
 use super::exit::print;
+use super::logging::LogOptions;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, believed};
 use super::stop::Stop;
 use super::turn::{self, Turn};
@@ -30,10 +31,10 @@ const COALESCE: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Run it at boot, before anything else needs the forwards. The agent takes over when it starts; beside an agent\nthat runs, nothing is to put back. Without a record there is nothing to put back either, and that is no failure."
+    after_help = "Run it at boot, before anything needs the forwards. The agent takes over when it starts. If an agent runs already, or if there is no record, restore does nothing and exits with 0."
 )]
 pub(super) struct RestoreOptions {
-    /// Stay, and keep it so until an agent takes over: links and addresses may come late. Rest then, until stopped
+    /// Keep restoring until an agent takes over, for links and addresses that appear late; then wait to be stopped
     #[arg(long)]
     stay: bool,
     #[command(flatten)]
@@ -42,6 +43,8 @@ pub(super) struct RestoreOptions {
     kernel: KernelOptions,
     #[command(flatten)]
     policy: PolicyOptions,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {

@@ -22,7 +22,7 @@ const FORWARDS: usize = 1000;
 
 #[derive(Args, Debug)]
 pub(super) struct ServingOptions {
-    /// Where /metrics is served; empty for nowhere
+    /// Address for /metrics; empty to disable
     #[arg(long, value_name = "ADDR:PORT", default_value = METRICS_ADDRESS, env = "PORTFORWARD_METRICS_ADDRESS")]
     metrics_address: ListenAddress,
     /// Serve /metrics over HTTPS, to those whose token the API server lets get /metrics (nonResourceURLs of a ClusterRole)
@@ -34,10 +34,10 @@ pub(super) struct ServingOptions {
     /// With --metrics-certificate: its private key as PEM
     #[arg(long, value_name = "FILE", env = "PORTFORWARD_METRICS_KEY", requires = "metrics_certificate")]
     metrics_key: Option<PathBuf>,
-    /// Where /livez, /readyz and /healthz are served over HTTP; empty for nowhere
+    /// Address for /livez, /readyz and /healthz; empty to disable
     #[arg(long, value_name = "ADDR:PORT", default_value = HEALTH_ADDRESS, env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: ListenAddress,
-    /// What /metrics counts for each forward: nothing, its connections, or also their packets and bytes (where the kernel counts them: net.netfilter.nf_conntrack_acct=1)
+    /// Series for single forwards: none; connections, with readiness; or traffic, with packets and bytes too (needs net.netfilter.nf_conntrack_acct=1)
     #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
     forward_metrics: ForwardMetrics,
     /// Maximum number of forwards with series of their own, the first by namespace and name

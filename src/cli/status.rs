@@ -9,7 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Exit;
 use super::exit::print;
+use super::logging::LogOptions;
 use super::options::{PolicyOptions, StateOptions, VariantOptions, believed};
+use super::screen::Screen;
 use super::wide::details;
 use crate::agent::{self, Memory, Synced};
 use crate::api::PortForward;
@@ -17,20 +19,20 @@ use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::Observer;
 use crate::plan::{Candidate, Policy};
-use crate::publish::{list, table, wide_table};
+use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::source::Snapshot;
 use crate::status::{Judgement, Standing, State, Type, here};
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Compares the kernel with what the record of this node asks for. Writes nothing and takes no lock, so it works beside\na running agent and without one. Give it the --node-name, --state-dir, --iptables and --reserved-ports of the agent.\nNeeds root, to read the record and the rules.\n\nExit status:\n  0  the kernel holds every forward that this node carries\n  1  it could not be told; the message says why\n  4  the kernel does not hold some of them as it should (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables and --reserved-ports as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
 )]
 pub(super) struct StatusOptions {
-    /// Only these forwards, each NAMESPACE/NAME, or NAME in any namespace; default: all
+    /// Forwards to show, as NAMESPACE/NAME, or NAME in any namespace [default: all]
     #[arg(value_name = "FORWARD")]
     forwards: Vec<String>,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]
@@ -39,17 +41,19 @@ pub(super) struct StatusOptions {
     variant: VariantOptions,
     #[command(flatten)]
     policy: PolicyOptions,
+    #[command(flatten)]
+    pub(super) log: LogOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// One line for each forward
     Table,
-    /// The same with the whole message; then role, translations, routes and chains of each
+    /// The table with whole messages, then role, translations and routes of each forward, and the chains that differ
     Wide,
-    /// A List of PortForwards with their status, as in the status file
+    /// A List of PortForwards with their status
     Json,
-    /// The same as YAML
+    /// The same List as YAML
     Yaml,
 }
 
@@ -71,9 +75,10 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let rules = seen.applied.rules.as_ref().map_err(Clone::clone).context("the rules cannot be read; run this as root")?;
     let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
+    let screen = Screen::of_stdout();
     print(&match options.output {
-        Output::Table => table(&objects),
-        Output::Wide => wide_table(&objects) + &details(&chosen, &seen.plan, rules, routes),
+        Output::Table => screen.coloured(&screen.width.map_or_else(|| table(&objects), |width| table_within(&objects, width))),
+        Output::Wide => screen.coloured(&wide_table(&objects)) + &details(&chosen, &seen.plan, rules, routes),
         Output::Json => serde_json::to_string_pretty(&list(&objects)?)? + "\n",
         Output::Yaml => serde_saphyr::to_string(&list(&objects)?)?,
     })?;
@@ -104,13 +109,32 @@ fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<Forw
         let is_named = |key: &&ForwardKey| if name.contains('/') { key.to_string() == *name } else { key.name == *name };
         let found: Vec<ForwardKey> = known.iter().filter(is_named).cloned().collect();
         if found.is_empty() {
-            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            bail!("{name}: this node knows of no such forward; it knows of: {known}");
+            bail!("{name}: the record of this node has no such forward{}", similar(name, &known));
         }
         chosen.extend(found);
     }
     Ok(if names.is_empty() { known } else { chosen })
+}
+
+/// How many names are offered instead of one that is not there.
+const OFFERED: usize = 3;
+/// How alike a name must be to be offered: the Jaro-Winkler similarity, from 0 to 1.
+const ALIKE: f64 = 0.8;
+
+/// The names that are most like `name`, for a message; where there are few, all of them.
+fn similar(name: &str, known: &BTreeSet<ForwardKey>) -> String {
+    let likeness = |key: &ForwardKey| {
+        let whole = strsim::jaro_winkler(name, &key.to_string());
+        if name.contains('/') { whole } else { strsim::jaro_winkler(name, &key.name) }
+    };
+    let mut alike: Vec<&ForwardKey> = known.iter().filter(|key| known.len() <= OFFERED || likeness(key) >= ALIKE).collect();
+    alike.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    let names: Vec<String> = alike.into_iter().take(OFFERED).map(ToString::to_string).collect();
+    match names.is_empty() {
+        true if known.is_empty() => "; it has none".to_owned(),
+        true => format!("; portforward-operator status lists all {}", known.len()),
+        false => format!("; did you mean {}?", names.join(" or ")),
+    }
 }
 
 /// The chosen objects, each with the status that this node gives it.
@@ -203,9 +227,17 @@ mod tests {
         assert_eq!(named(&[], &snapshot).unwrap(), ["a/web", "b/log", "b/web"]);
         assert_eq!(named(&["web"], &snapshot).unwrap(), ["a/web", "b/web"]);
         assert_eq!(named(&["b/web", "b/web"], &snapshot).unwrap(), ["b/web"]);
-        assert!(named(&["a/log"], &snapshot).unwrap_err().ends_with("it knows of: a/web, b/log, b/web"));
-        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("it knows of: none"));
+        assert!(named(&["a/log"], &snapshot).unwrap_err().ends_with("did you mean b/log or a/web or b/web?"));
+        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("no such forward; it has none"));
         assert_eq!(named(&[], &Snapshot::default()).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn of_many_names_only_those_are_offered_that_are_alike() {
+        let many = (0..40).map(|number| object("lines", &format!("bank-{number}"), 1000 + number));
+        let snapshot = snapshot(many.chain([object("lines", "payments", 80)]));
+        assert!(named(&["paymnets"], &snapshot).unwrap_err().ends_with("did you mean lines/payments?"));
+        assert!(named(&["zzz"], &snapshot).unwrap_err().ends_with("portforward-operator status lists all 41"));
     }
 
     #[test]
@@ -228,10 +260,9 @@ mod tests {
         let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &drifted, &RoutesReport::default());
         let wanted = "
 a/earlier: carried, Active
-  translation TCP from 1.1.1.1/32 to 192.168.0.2:80 goes to 3.3.3.3:80 as the address of the interface
-  chain       nat PF-PRE: as planned
+  translation TCP 1.1.1.1/32 → 192.168.0.2:80 → 3.3.3.3:80, source address of the outgoing interface
   chain       filter PF-FWD: not as planned
-  chain       nat PF-POST: as planned
+  chains      2 more as planned
 
 a/loser: not carried
 ";

@@ -32,15 +32,24 @@ fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesRe
     for route in &verdict.routes {
         line("route", routed(route, routes));
     }
+    let mut exact = 0;
     for stage in STAGES {
         let path: BTreeSet<ChainName> = verdict.translations.iter().flat_map(|it| ruleset.path(stage, it)).collect();
         for chain in path {
-            let state = if rules.differing.contains(&chain) { "not as planned" } else { "as planned" };
-            line("chain", format!("{} {chain}: {state}", stage.table().name()));
+            if rules.differing.contains(&chain) {
+                line("chain", format!("{} {chain}: not as planned", stage.table().name()));
+            } else {
+                exact += 1;
+            }
         }
         if let Some(instead) = rules.overridden.get(&stage).filter(|_| !verdict.translations.is_empty()) {
             line("chain", format!("{} {}: begins with {instead}", stage.table().name(), stage.builtin()));
         }
+    }
+    let differ = text.contains(": not as planned\n");
+    // Only what differs has a line of its own: a large forward has many chains.
+    if exact > 0 {
+        let _ = writeln!(text, "  {:<12}{exact} {}as planned", "chains", if differ { "more " } else { "" });
     }
     text
 }
@@ -54,7 +63,7 @@ fn role(verdict: &Verdict) -> &'static str {
 }
 
 fn written(Translation { flows, destination, source }: &Translation) -> String {
-    let by = flows.interface.as_ref().map(|interface| format!(" by {interface}")).unwrap_or_default();
+    let by = flows.interface.as_ref().map(|interface| format!(" on {interface}")).unwrap_or_default();
     let port = match destination.ports {
         TargetPorts::Same => String::new(),
         TargetPorts::One(port) => format!(":{port}"),
@@ -62,10 +71,10 @@ fn written(Translation { flows, destination, source }: &Translation) -> String {
     };
     let source = match source {
         SourceNat::Address(address) => address.to_string(),
-        SourceNat::Masquerade => "the address of the interface".to_owned(),
+        SourceNat::Masquerade => "address of the outgoing interface".to_owned(),
     };
     format!(
-        "{} from {} to {}:{}{by} goes to {}{port} as {source}",
+        "{} {} → {}:{}{by} → {}{port}, source {source}",
         flows.protocol, flows.source, flows.destination, flows.ports, destination.address
     )
 }

@@ -7,4 +7,4 @@ mod table;
 
 pub use crate::durable::Stored;
 pub use file::{PublishError, StatusFile, list};
-pub use table::{table, wide_table};
+pub use table::{table, table_within, wide_table};

@@ -11,30 +11,35 @@ const MESSAGE_WIDTH: usize = 100;
 /// The conditions, in the order in which a forward reaches them.
 const CONDITIONS: [&str; 3] = ["Accepted", "Programmed", "Ready"];
 
+/// The fewest characters of a message, however narrow the terminal.
+const LEAST_MESSAGE_WIDTH: usize = 20;
+
 /// One line for each object, in the order given. Reason and message are those of the first condition that is
-/// not `True`, else of `Ready`. Ends with a newline.
+/// not `True`, else of `Ready`. Messages are cut to 100 characters. Ends with a newline.
 #[must_use]
 pub fn table(objects: &[PortForward]) -> String {
-    draw(objects, Messages::Shortened)
+    draw(objects, MESSAGE_WIDTH)
+}
+
+/// The same for a terminal of so many columns: messages are cut so that each line fits, but not below 20 characters.
+#[must_use]
+pub fn table_within(objects: &[PortForward], columns: usize) -> String {
+    let others = draw(objects, 0).lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    draw(objects, columns.saturating_sub(others).clamp(LEAST_MESSAGE_WIDTH, MESSAGE_WIDTH))
 }
 
 /// The same with the whole message of each.
 #[must_use]
 pub fn wide_table(objects: &[PortForward]) -> String {
-    draw(objects, Messages::Whole)
+    draw(objects, usize::MAX)
 }
 
-#[derive(Clone, Copy)]
-enum Messages {
-    Shortened,
-    Whole,
-}
-
-fn draw(objects: &[PortForward], messages: Messages) -> String {
+/// The table with messages of at most `width` characters.
+fn draw(objects: &[PortForward], width: usize) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
-    table.add_rows(objects.iter().map(|object| row(object, messages)));
+    table.add_rows(objects.iter().map(|object| row(object, width)));
     // Three spaces between the columns and none before the first.
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -42,7 +47,7 @@ fn draw(objects: &[PortForward], messages: Messages) -> String {
     table.trim_fmt() + "\n"
 }
 
-fn row(object: &PortForward, messages: Messages) -> Row {
+fn row(object: &PortForward, width: usize) -> Row {
     let none = PortForwardStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
     let [accepted, programmed, ready] = CONDITIONS.map(|kind| find(status, kind));
@@ -57,10 +62,7 @@ fn row(object: &PortForward, messages: Messages) -> Row {
         state(programmed),
         state(ready),
         plain(telling.map_or("Pending", |condition| &condition.reason)),
-        match messages {
-            Messages::Shortened => shortened(&message),
-            Messages::Whole => message,
-        },
+        shortened(&message, width),
     ])
 }
 
@@ -89,11 +91,11 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= MESSAGE_WIDTH {
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars().take(MESSAGE_WIDTH - 1).chain(['…']).collect()
+    text.chars().take(width.saturating_sub(1)).chain(['…']).take(width).collect()
 }
 
 #[cfg(test)]

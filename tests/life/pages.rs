@@ -54,11 +54,14 @@ fn the_manual_page_is_one_page_with_every_command_and_its_options() {
     assert_eq!(title.len(), 1, "{title:?}");
     assert!(title[0].starts_with(".TH portforward-operator 8 ") && title[0].contains(env!("CARGO_PKG_VERSION")), "{title:?}");
     let sections: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(".SH ")).collect();
-    assert_eq!(sections, ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "NOTES"]);
+    assert_eq!(
+        sections,
+        ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "\"EXIT STATUS\"", "EXAMPLES", "ENVIRONMENT", "FILES"]
+    );
     let commands: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(".SS ")).collect();
     assert_eq!(commands, COMMANDS);
     assert_eq!(page.matches(".ie ").count(), 1, "what the parts share is there once");
-    for words in [r"\-\-reserved\-ports", r"\-\-this\-node", "Exit status:", "Stop the agent first"] {
+    for words in [r"\-\-reserved\-ports", r"\-\-this\-node", "PORTFORWARD_STATE_DIR", "record.json", "Stop the agent first"] {
         assert!(page.contains(words), "{words}");
     }
     for line in lines {
