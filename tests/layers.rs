@@ -66,6 +66,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "desired::",
             "facts::",
             "interface::",
+            "next_hop::",
             "ports::",
             "protocol::",
             "route::",

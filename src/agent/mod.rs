@@ -222,8 +222,9 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let plan = planned(observer, policy, memory, snapshot).await?;
-    let applied = dataplane.apply(&plan.desired, memory.in_force()).await;
+    let planned = Planned::of(observer, policy, memory, snapshot).await?;
+    let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
+    let plan = planned.answered(observer, policy, memory).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements })
 }
@@ -239,8 +240,9 @@ pub async fn inspect<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let mut plan = planned(observer, policy, memory, snapshot).await?;
-    let applied = dataplane.inspect(&plan.desired).await;
+    let planned = Planned::of(observer, policy, memory, snapshot).await?;
+    let applied = dataplane.inspect(&planned.plan.desired).await;
+    let mut plan = planned.answered(observer, policy, memory).await;
     if let Ok(rules) = &applied.rules {
         find_again(&mut plan, snapshot, &rules.before);
     }
@@ -258,11 +260,32 @@ fn find_again(plan: &mut Plan, snapshot: &Snapshot, found: &[Translation]) {
     }
 }
 
-async fn planned(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Plan, FactsError> {
-    let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
-    facts.api_servers.extend(&snapshot.api_servers);
-    let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-    Ok(plan(&facts, &candidates, policy, memory.in_force()))
+/// A plan, and what it was made from.
+struct Planned {
+    facts: Facts,
+    candidates: Vec<Candidate>,
+    plan: Plan,
+}
+
+impl Planned {
+    async fn of(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Self, FactsError> {
+        let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
+        facts.api_servers.extend(&snapshot.api_servers);
+        let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+        let plan = plan(&facts, &candidates, policy, memory.in_force());
+        Ok(Self { facts, candidates, plan })
+    }
+
+    /// The same plan with what its next hops answer. Only what is said of the forwards depends on that, so the kernel need
+    /// not wait for it.
+    async fn answered(self, observer: &Observer, policy: &Policy, memory: &Memory) -> Plan {
+        let Self { mut facts, candidates, plan: before } = self;
+        if !observer.want(&before.next_hops()).await {
+            return before;
+        }
+        facts.answers = observer.answers();
+        plan(&facts, &candidates, policy, memory.in_force())
+    }
 }
 
 /// What this node says of every object, also of those whose newest content it cannot decode.

@@ -20,7 +20,7 @@ use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::Forward;
 use crate::metrics::{Health, Metrics};
-use crate::node::{Observer, watch};
+use crate::node::{NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::StatusFile;
 use crate::record::Purpose;
@@ -87,6 +87,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let wake = Arc::new(Notify::new());
     let mut tasks = Tasks::default();
     watch(&wake, &mut tasks);
+    let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
     let (owners, owned) = watch::channel(Arc::default());
@@ -112,7 +113,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
         options.serving.serve(&metrics, &health, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
-        let node = node(source, Observer::default(), memory, &metrics);
+        let node = node(source, Observer::default().asking(next_hops), memory, &metrics);
         tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
         tasks.spawn(LOOP, agent::run(node));
     } else {
@@ -123,7 +124,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
-        let node = node(cluster.source.clone(), Observer::new(connection.api_servers), memory, &metrics);
+        let observer = Observer::new(connection.api_servers).asking(next_hops);
+        let node = node(cluster.source.clone(), observer, memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node));
     }

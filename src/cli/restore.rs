@@ -18,7 +18,7 @@ use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Memory};
 use crate::dataplane::{Applied, Kernel};
-use crate::node::{FactsError, Observer, watch};
+use crate::node::{FactsError, NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::table;
 use crate::record::{self, Purpose, RecordError};
@@ -55,6 +55,8 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
         state_dir: options.state.state_dir,
         options: options.kernel,
         policy: Policy { reserved_ports: options.policy.reserved_ports.0 },
+        wake: Arc::default(),
+        tasks: Tasks::default(),
         bound: None,
     };
     if options.stay { restorer.stay(&mut stop).await } else { restorer.once(&mut stop).await }
@@ -66,6 +68,10 @@ struct Restorer {
     state_dir: PathBuf,
     options: KernelOptions,
     policy: Policy,
+    /// Says "look again".
+    wake: Arc<Notify>,
+    /// Who says so.
+    tasks: Tasks,
     /// What looks at the node and writes to it, from the first record on.
     bound: Option<(Observer, Kernel)>,
 }
@@ -105,9 +111,8 @@ impl Restorer {
 
     /// Holds the lock for one round at a time, so that an agent that starts takes over between two.
     async fn stay(mut self, stop: &mut Stop) -> anyhow::Result<Exit> {
-        let wake = Arc::new(Notify::new());
-        let mut tasks = Tasks::default();
-        watch(&wake, &mut tasks);
+        let wake = Arc::clone(&self.wake);
+        watch(&wake, &mut self.tasks);
         let mut told = None;
         loop {
             match record::lock(&self.state_dir, Purpose::Restore) {
@@ -129,7 +134,7 @@ impl Restorer {
                     info!("restore stops; what is in the kernel stays");
                     return Ok(Exit::Done);
                 }
-                ended = tasks.ended() => return Err(ended.into()),
+                ended = self.tasks.ended() => return Err(ended.into()),
                 () = async { let _ = timeout(PAUSE, wake.notified()).await; sleep(COALESCE).await } => {}
             }
         }
@@ -144,7 +149,10 @@ impl Restorer {
         };
         let (observer, kernel) = match &mut self.bound {
             Some(bound) => bound,
-            None => self.bound.insert((Observer::default(), self.options.kernel(self.options.variant().await?))),
+            None => {
+                let observer = Observer::default().asking(NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks));
+                self.bound.insert((observer, self.options.kernel(self.options.variant().await?)))
+            }
         };
         let memory = Memory::new(self.state_dir.clone(), &self.node, Some(record));
         let snapshot = memory.snapshot().unwrap_or_default();

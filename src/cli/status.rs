@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -17,12 +18,13 @@ use crate::agent::{self, Memory, Synced};
 use crate::api::PortForward;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
-use crate::node::Observer;
+use crate::node::{NextHops, Observer, Patience};
 use crate::plan::{Candidate, Policy};
 use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::source::Snapshot;
 use crate::status::{Judgement, Standing, State, Type, here};
+use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
 #[command(
@@ -71,7 +73,9 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let chosen = chosen(&options.forwards, &snapshot)?;
     let kernel = Kernel::new(options.variant.variant().await?, Forwarding::Leave);
     let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };
-    let seen = agent::inspect(&Observer::default(), &kernel, &policy, &memory, &snapshot).await?;
+    let mut tasks = Tasks::default();
+    let observer = Observer::default().asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
+    let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
     let rules = seen.applied.rules.as_ref().map_err(Clone::clone).context("the rules cannot be read; run this as root")?;
     let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
@@ -167,8 +171,6 @@ fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{InterfaceName, Protocol};
+use super::{Answers, InterfaceName, Protocol};
 
 /// The facts of one node that planning and status rest on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct Facts {
     pub local: LocalTable,
     /// The routes of the main table, ours among them.
     pub routes: RouteTable,
-    /// Next hops that do not answer: their neighbour entry is in state `FAILED` (ip-neighbour(8)).
-    pub unreachable: BTreeSet<IpAddr>,
+    /// What the next hops answer that forwards depend on.
+    pub answers: Answers,
     /// What new interfaces begin with: `net.ipv4.ip_forward` (ip-sysctl). Each interface then decides for what enters by it.
     pub ip_forward: bool,
     /// Whether rules beyond the kernel's own three choose the routing table (ip-rule(8)); the main table then proves nothing.

@@ -6,6 +6,7 @@
 mod desired;
 mod facts;
 mod interface;
+mod next_hop;
 mod ports;
 mod protocol;
 mod route;
@@ -15,6 +16,7 @@ mod translation;
 pub use desired::Desired;
 pub use facts::{Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter};
 pub use interface::{InterfaceName, InvalidInterfaceName};
+pub use next_hop::{Answer, Answers, NextHop};
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};
 pub use route::HostRoute;

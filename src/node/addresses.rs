@@ -1,11 +1,10 @@
-//! The IPv4 addresses of this node, and the neighbours that do not answer (rtnetlink(7), ip-neighbour(8)).
+//! The IPv4 addresses of this node (rtnetlink(7)).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::links::Links;
@@ -53,48 +52,9 @@ fn prefix_len(own: Ipv4Addr, peer: Ipv4Addr, given: u8) -> Option<u8> {
     Some(if subnet.contains(&own) { given } else { 32 })
 }
 
-/// The neighbours that do not answer: the kernel asked in vain (`FAILED`), or asks again (`INCOMPLETE`) one that was `silent`
-/// before. Under traffic the kernel goes back and forth between the two every few seconds.
-pub(super) async fn unreachable(socket: &mut Socket, silent: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, FactsError> {
-    let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let neighbours = socket
-        .dump(RouteNetlinkMessage::GetNeighbour(request), |message| match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => Some((address(&neighbour)?, neighbour.header.state)),
-            _ => None,
-        })
-        .await
-        .map_err(listing("neighbours"))?;
-    Ok(neighbours
-        .into_iter()
-        .filter(|(address, state)| is_silent(*state, silent.contains(address)))
-        .map(|(address, _)| address)
-        .collect())
-}
-
-fn is_silent(state: NeighbourState, before: bool) -> bool {
-    state == NeighbourState::Failed || (state == NeighbourState::Incomplete && before)
-}
-
-/// The IPv4 address that a neighbour entry is for.
-pub(super) fn address(message: &NeighbourMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        _ => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_neighbour_that_is_asked_again_stays_silent_until_it_answers() {
-        assert!(is_silent(NeighbourState::Failed, false));
-        assert!(is_silent(NeighbourState::Incomplete, true));
-        assert!(!is_silent(NeighbourState::Incomplete, false), "the first question is no silence");
-        assert!(!is_silent(NeighbourState::Reachable, true));
-    }
 
     #[test]
     fn the_subnet_of_a_point_to_point_link_is_that_of_the_peer() {

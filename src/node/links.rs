@@ -12,7 +12,8 @@ use crate::model::{InterfaceName, Link, RpFilter};
 use crate::netlink::Socket;
 
 /// Asks the kernel to leave the counters out (`RTEXT_FILTER_SKIP_STATS`, include/uapi/linux/rtnetlink.h).
-const WITHOUT_STATS: netlink_packet_route::link::LinkExtentMask = netlink_packet_route::link::LinkExtentMask::SkipStats;
+pub(super) const WITHOUT_STATS: netlink_packet_route::link::LinkExtentMask =
+    netlink_packet_route::link::LinkExtentMask::SkipStats;
 
 /// The interfaces whose names an object can write, by index.
 #[derive(Debug, Default)]

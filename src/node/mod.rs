@@ -1,10 +1,12 @@
-//! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed.
+//! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed,
+//! [`NextHops`] has the kernel ask whether the next hops answer.
 //!
-//! Reading only. Decides nothing about forwards, keeps nothing between two readings but which neighbours were silent.
+//! Writes nothing, apart from the questions. Decides nothing about forwards.
 
 mod addresses;
 mod links;
 mod listeners;
+mod next_hops;
 mod routes;
 mod watch;
 
@@ -12,12 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::model::Facts;
+use crate::model::{Answers, Facts, NextHop};
 use crate::netlink::route::main_table;
 use crate::netlink::{NetlinkError, Socket};
 
+pub use next_hops::{NextHops, Patience};
 pub use watch::watch;
 
 /// What can go wrong when the facts are read.
@@ -45,15 +47,35 @@ pub enum FactsError {
 #[derive(Debug, Default)]
 pub struct Observer {
     api_servers: BTreeSet<IpAddr>,
-    /// The neighbours that did not answer when last looked.
-    silent: Mutex<BTreeSet<IpAddr>>,
+    /// Who asks for the next hops; nobody, where what they answer does not matter.
+    next_hops: Option<NextHops>,
 }
 
 impl Observer {
     /// An observer that states `api_servers`, which the kernel does not know. Nor does it know the labels of the node: there are none.
     #[must_use]
     pub fn new(api_servers: BTreeSet<IpAddr>) -> Self {
-        Self { api_servers, silent: Mutex::default() }
+        Self { api_servers, next_hops: None }
+    }
+
+    /// The same, which knows what `next_hops` answer.
+    #[must_use]
+    pub fn asking(self, next_hops: NextHops) -> Self {
+        Self { next_hops: Some(next_hops), ..self }
+    }
+
+    /// What the next hops answer, as far as is known.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        self.next_hops.as_ref().map_or(Answers::Assumed, NextHops::answers)
+    }
+
+    /// Has the kernel ask for `next_hops` from now on; tells whether some were new, of which more is known now.
+    pub async fn want(&self, next_hops: &BTreeSet<NextHop>) -> bool {
+        match &self.next_hops {
+            Some(asked) => asked.want(next_hops).await,
+            None => false,
+        }
     }
 
     /// The facts as they are now, of the network namespace of the calling thread.
@@ -65,28 +87,19 @@ impl Observer {
     pub async fn facts(&self) -> Result<Facts, FactsError> {
         let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
         let links = links::read(&mut socket).await?;
-        let silent = self.silent().clone();
-        let unreachable = addresses::unreachable(&mut socket, &silent).await?;
-        self.silent().clone_from(&unreachable);
         let main = main_table(&mut socket).await.map_err(listing("routes"))?;
         Ok(Facts {
             labels: BTreeMap::new(),
             addresses: addresses::read(&mut socket, &links).await?,
             local: routes::local(&mut socket, &links).await?,
             routes: routes::routes(&main, &links),
-            unreachable,
+            answers: self.answers(),
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
             listeners: listeners::read()?,
             api_servers: self.api_servers.clone(),
             links: links.into_named(),
         })
-    }
-}
-
-impl Observer {
-    fn silent(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -23,7 +23,7 @@ pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, Ob
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};
 use crate::forward::{Forward, ForwardKey, Refusal};
-use crate::model::{Desired, Facts, PortRange, Translation};
+use crate::model::{Desired, Facts, NextHop, PortRange, Translation};
 use claims::Claims;
 
 /// What this node should hold, and what was decided about each forward.
@@ -33,6 +33,14 @@ pub struct Plan {
     pub desired: Desired,
     /// What was decided, by forward.
     pub verdicts: BTreeMap<ForwardKey, Verdict>,
+}
+
+impl Plan {
+    /// The neighbours that must answer for what is carried here.
+    #[must_use]
+    pub fn next_hops(&self) -> BTreeSet<NextHop> {
+        self.verdicts.values().flat_map(|verdict| &verdict.next_hops).cloned().collect()
+    }
 }
 
 /// What the administrator of the node decides, besides the objects.
@@ -101,7 +109,8 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         verdict.translations = forward.translations();
         verdict.reversed = forward.reversed();
         verdict.routes = routes::plan(facts, forward, &protected);
-        (verdict.obstacles, verdict.notes) = obstacles::find(facts, forward, verdict);
+        let found = obstacles::find(facts, forward, verdict);
+        (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);
         verdict.notes.extend(others);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);

@@ -1,19 +1,32 @@
 //! What is known to stop the flows of a forward that this node carries, and what about its legs is merely worth knowing.
 
 mod legs;
+mod next_hops;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName};
+use crate::model::{Facts, InterfaceName, NextHop};
 
-/// The obstacles, the worst first, and the notes.
-pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> (Vec<Obstacle>, Vec<Note>) {
+/// What stops or may stop a forward, and what it depends on.
+pub(super) struct Found {
+    /// The obstacles, the worst first.
+    pub(super) obstacles: Vec<Obstacle>,
+    /// What is worth knowing.
+    pub(super) notes: Vec<Note>,
+    /// The neighbours that must answer.
+    pub(super) next_hops: BTreeSet<NextHop>,
+}
+
+/// Looks for everything that is known to stop `forward`.
+pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found {
     let search = Search { facts, forward };
+    let next_hops = search.next_hops(verdict);
     let mut obstacles = search.forwarding();
     obstacles.extend(search.interfaces());
     if verdict.role == Some(Role::Active) {
@@ -21,8 +34,10 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> (Vec<
         obstacles.extend(search.way_to_upstream());
     }
     obstacles.extend(search.ways_to_clients(verdict));
+    obstacles.extend(next_hops.iter().filter_map(|next_hop| search.at_next_hop(next_hop)));
     obstacles.sort_by_key(|obstacle| obstacle.reason);
-    (obstacles, search.notes(verdict))
+    let next_hops = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
+    Found { obstacles, notes: search.notes(verdict), next_hops }
 }
 
 /// The interfaces by which the flows of `forward` enter, as far as this node tells.
@@ -102,7 +117,6 @@ impl Search<'_> {
             );
             found.extend(self.unless_policy_routing(obstacle(ObstacleReason::UpstreamNotOnInterface, message)));
         }
-        found.extend(self.unreachable(route.gateway.unwrap_or(upstream), "upstream"));
         found
     }
 
@@ -114,9 +128,8 @@ impl Search<'_> {
                 RoutePlan::Install(_) | RoutePlan::Withheld(_) => {}
             }
         }
-        match self.forward.gateway {
-            Some(gateway) => found.extend(self.unreachable(gateway, "clients")),
-            None => found.extend(self.clients_without_route()),
+        if self.forward.gateway.is_none() {
+            found.extend(self.clients_without_route());
         }
         found.extend(self.asymmetric(verdict));
         found
@@ -131,11 +144,6 @@ impl Search<'_> {
             .find(|client| self.facts.route_to(client.network()).is_none() && client.prefix_len() > 0)?;
         let message = format!("this node has no route to the client {client}; name internal.gateways, or add a route");
         self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
-    }
-
-    fn unreachable(&self, next_hop: IpAddr, towards: &str) -> Option<Obstacle> {
-        let message = format!("{next_hop}, the next hop to the {towards}, does not answer (its neighbour entry is FAILED)");
-        self.facts.unreachable.contains(&next_hop).then(|| obstacle(ObstacleReason::GatewayUnreachable, message))
     }
 
     /// Where rules choose the table, the main table proves nothing.

@@ -1,11 +1,12 @@
 //! What the plan decided about one forward on this node.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::claims::Conflict;
 use crate::api::Role;
 use crate::forward::{Direction, Refusal};
-use crate::model::{HostRoute, Translation};
+use crate::model::{HostRoute, NextHop, Translation};
 use crate::words::words;
 
 /// What the plan decided about one forward.
@@ -27,6 +28,8 @@ pub struct Verdict {
     pub reversed: usize,
     /// What became of the route to each client; empty without a gateway.
     pub routes: Vec<RoutePlan>,
+    /// The neighbours that must answer for its flows to pass.
+    pub next_hops: BTreeSet<NextHop>,
     /// What is known to stop its flows, the worst first.
     pub obstacles: Vec<Obstacle>,
     /// What is worth knowing but stops nothing.
@@ -119,6 +122,8 @@ words! {
         AsymmetricRoute,
         /// The next hop does not answer.
         GatewayUnreachable,
+        /// The next hop was never heard of, and is being asked.
+        GatewayPending,
     }
 }
 
@@ -162,6 +167,7 @@ impl Verdict {
             translations: Vec::new(),
             reversed: 0,
             routes: Vec::new(),
+            next_hops: BTreeSet::new(),
             obstacles: Vec::new(),
             notes: Vec::new(),
         }

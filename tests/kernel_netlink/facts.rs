@@ -151,18 +151,6 @@ fn held_is_what_the_kernel_delivers_locally() {
 }
 
 #[test]
-fn a_neighbour_that_does_not_answer_is_unreachable() {
-    inside(|| async {
-        run_all(NODE);
-        run_all(
-            "ip neigh add 192.168.0.1 dev eth1 nud failed
-             ip neigh add 192.168.0.3 dev eth1 lladdr 02:00:00:00:00:03 nud permanent",
-        );
-        assert_eq!(facts().await.unreachable, BTreeSet::from([address("192.168.0.1")]));
-    });
-}
-
-#[test]
 fn forwarding_and_policy_routing_are_seen() {
     inside(|| async {
         run("sysctl -qw net.ipv4.ip_forward=0");

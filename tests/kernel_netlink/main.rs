@@ -5,6 +5,7 @@
 mod conntrack;
 mod facts;
 mod namespace;
+mod next_hops;
 mod routes;
 mod watch;
 

@@ -1,6 +1,5 @@
 //! Every change that planning or repair depends on wakes the waiter.
 
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,23 +64,6 @@ fn a_rule_wakes() {
 #[test]
 fn forwarding_wakes() {
     wakes_on("sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1");
-}
-
-#[test]
-fn a_neighbour_that_stops_and_one_that_begins_to_answer_wake() {
-    inside(|| async {
-        run_all(LINK);
-        run("sysctl -qw net.ipv4.neigh.eth1.retrans_time_ms=10");
-        let wake = Arc::new(Notify::new());
-        let mut tasks = Tasks::default();
-        watch(&wake, &mut tasks);
-        settle(&wake).await;
-        let sender = UdpSocket::bind("192.168.0.2:0").unwrap();
-        sender.send_to(b"anybody?", "192.168.0.1:9").unwrap();
-        timeout(LIMIT, wake.notified()).await.expect("a wake when nobody answers");
-        run("ip neigh replace 192.168.0.1 dev eth1 lladdr 02:00:00:00:00:01 nud reachable");
-        timeout(LIMIT, wake.notified()).await.expect("a wake when somebody does");
-    });
 }
 
 #[test]

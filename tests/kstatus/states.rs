@@ -200,7 +200,8 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::NoRouteToUpstream
                 | ObstacleReason::UpstreamNotOnInterface
                 | ObstacleReason::AsymmetricRoute
-                | ObstacleReason::GatewayUnreachable => Row::Stopped,
+                | ObstacleReason::GatewayUnreachable
+                | ObstacleReason::GatewayPending => Row::Stopped,
             };
             vec![state(reason.as_str(), row, alone(stopped(1, reason)))]
         }

@@ -25,6 +25,9 @@ on_both_variants! {
     a_foreign_route_that_says_the_same_is_enough,
     a_missing_way_to_the_upstream_is_told,
     a_gateway_that_does_not_answer_is_told,
+    a_gateway_that_dies_is_told_until_it_is_back_although_the_kernel_forgets_it,
+    a_dead_next_hop_to_the_upstream_is_told,
+    an_agent_that_starts_anew_takes_no_forward_for_unready,
     strict_source_validation_with_another_way_back_is_told,
     a_program_that_listens_keeps_its_port_and_a_later_one_does_not_take_it,
     a_reserved_port_is_refused_unless_the_administrator_frees_it,
@@ -187,13 +190,46 @@ fn a_missing_way_to_the_upstream_is_told(variant: Variant) {
     ready(&stage);
 }
 
+/// Nobody sends a packet to it: the agent has it asked for.
 fn a_gateway_that_does_not_answer_is_told(variant: Variant) {
     let stage = stage(variant, Bed::new(), Manifest::seed().with("/spec/internal/gateways/0", "192.168.0.77"));
+    obstructed(&stage, "GatewayUnreachable", "192.168.0.77, the next hop to the clients, does not answer on eth1");
+    stage.bed.gateway.ip("addr add 192.168.0.77/24 dev line");
     ready(&stage);
-    // Nobody has asked for it yet: the first packet to the client does.
-    let ask = || std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"?", (CLIENT, 9)));
-    stage.proxy().netns.run(ask).unwrap();
-    obstructed(&stage, "GatewayUnreachable", "192.168.0.77, the next hop to the clients, does not answer");
+}
+
+fn a_gateway_that_dies_is_told_until_it_is_back_although_the_kernel_forgets_it(variant: Variant) {
+    let stage = Stage::seed(variant);
+    stage.bed.gateway.ip(&format!("addr del {GATEWAY}/24 dev line"));
+    obstructed(&stage, "GatewayUnreachable", "192.168.0.1, the next hop to the clients");
+    stage.proxy().netns.ip("neigh flush all");
+    let forgotten = stage.agent.log().len();
+    stage.edit_unready(&Manifest::seed().for_second_server());
+    obstructed(&stage, "GatewayUnreachable", "192.168.0.1, the next hop to the clients");
+    assert!(!stage.agent.log()[forgotten..].contains("reason=Ready "), "{}", stage.agent.log());
+    stage.bed.gateway.ip(&format!("addr add {GATEWAY}/24 dev line"));
+    ready(&stage);
+}
+
+fn a_dead_next_hop_to_the_upstream_is_told(variant: Variant) {
+    let stage = Stage::seed(variant);
+    stage.bed.router.ip("addr del 2.2.2.1/24 dev wan");
+    obstructed(&stage, "GatewayUnreachable", "2.2.2.1, the next hop to the upstream, does not answer on eth0");
+    // An upstream on the link is its own next hop.
+    stage.edit_unready(&Manifest::seed().with("/spec/upstream/targets/0/address", "2.2.2.9"));
+    obstructed(&stage, "GatewayUnreachable", "2.2.2.9, the next hop to the upstream, does not answer on eth0");
+    stage.bed.router.ip("addr add 2.2.2.9/24 dev wan");
+    ready(&stage);
+}
+
+fn an_agent_that_starts_anew_takes_no_forward_for_unready(variant: Variant) {
+    let Stage { agent, manifests, options, bed } = Stage::seed(variant);
+    agent.kill();
+    let before = fs::read_to_string(bed.proxy().files().join("agent.log")).unwrap().len();
+    let agent = Agent::start(bed.proxy(), &manifests, &options);
+    agent.wait_condition(SEED, "Ready", "True", "Ready");
+    let log = agent.log();
+    assert!(!log[before..].contains("Gateway"), "{}", &log[before..]);
 }
 
 fn strict_source_validation_with_another_way_back_is_told(variant: Variant) {

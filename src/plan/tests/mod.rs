@@ -1,5 +1,6 @@
 //! What must hold of every plan.
 
+mod next_hops;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,8 +274,6 @@ fn every_obstacle_is_seen() {
     let by_eth1 = |route: &Route| Route { interface: Some("eth1".parse().unwrap()), ..route.clone() };
     inside.routes = facts().routes.iter().map(by_eth1).collect();
     assert_eq!(worst(&inside, spec()), Some(ObstacleReason::UpstreamNotOnInterface));
-    let silent = Facts { unreachable: ["192.168.0.1".parse().unwrap()].into(), ..facts() };
-    assert_eq!(worst(&silent, spec()), Some(ObstacleReason::GatewayUnreachable));
 }
 
 #[test]

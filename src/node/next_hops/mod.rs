@@ -1,0 +1,296 @@
+//! Has the kernel resolve the next hops that forwards depend on, and knows which of them answer.
+//!
+//! The kernel asks a neighbour only when it has a packet for it, and forgets soon what came of it. So a task asks in turns:
+//! one question for each next hop, however many forwards name it. Where the task fails it subscribes anew, and what was
+//! known stays known. Decides nothing about forwards.
+
+mod kernel;
+mod neighbour;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rtnetlink::MulticastGroup;
+use rustix::io::Errno;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::warn;
+
+use crate::model::{Answer, Answers, NextHop};
+use crate::netlink::{NetlinkError, Socket, frames};
+use crate::supervise::Tasks;
+use kernel::{Event, Place, Resolution};
+use neighbour::{Neighbour, Occasion};
+
+/// How often every next hop has its turn. A question that stays without an answer takes the kernel three seconds.
+const TURN: Duration = Duration::from_secs(5);
+/// The shortest time between two turns: a link that comes up is many events.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// How long an event waits for others.
+const COALESCE: Duration = Duration::from_millis(20);
+/// How long the socket rests after it failed.
+const BACKOFF: Duration = Duration::from_secs(5);
+/// What the kernel keeps for us of events that we have not read yet, in bytes.
+const BACKLOG: usize = 1024 * 1024;
+
+/// How long to wait for the first answer of a next hop that is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// No longer than one that lives takes: whoever looks again later learns of the others then.
+    Brief,
+    /// Until the kernel gives up: whoever looks once wants to know.
+    Exhaustive,
+}
+
+impl Patience {
+    const fn limit(self) -> Duration {
+        match self {
+            Self::Brief => Duration::from_millis(250),
+            Self::Exhaustive => Duration::from_secs(4),
+        }
+    }
+}
+
+/// The next hops that are asked for, and what they answered.
+#[derive(Debug)]
+pub struct NextHops {
+    wanted: watch::Sender<BTreeSet<NextHop>>,
+    answers: watch::Receiver<BTreeMap<NextHop, Answer>>,
+    patience: Patience,
+}
+
+impl NextHops {
+    /// Begins to ask, in the network namespace of the calling thread, and wakes `wake` when an answer changes.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn ask(patience: Patience, wake: &Arc<Notify>, tasks: &mut Tasks) -> Self {
+        let (wanted, asked) = watch::channel(BTreeSet::new());
+        let (told, answers) = watch::channel(BTreeMap::new());
+        let asker = Asker { wanted: asked, told, wake: Arc::clone(wake), neighbours: BTreeMap::new() };
+        let first = Sockets::open();
+        tasks.spawn("asking for next hops", asker.run(first));
+        Self { wanted, answers, patience }
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        Answers::Asked(self.answers.borrow().clone())
+    }
+
+    /// Asks for `next_hops` from now on and for no others. Waits for the first answers of those that are new, with the
+    /// patience that it has; tells whether there were any.
+    pub async fn want(&self, next_hops: &BTreeSet<NextHop>) -> bool {
+        let known = next_hops.iter().all(|next_hop| self.answers.borrow().contains_key(next_hop));
+        self.wanted.send_if_modified(|wanted| {
+            let differs = *wanted != *next_hops;
+            if differs {
+                wanted.clone_from(next_hops);
+            }
+            differs
+        });
+        if known {
+            return false;
+        }
+        let mut answers = self.answers.clone();
+        let is_known = |answer: Option<&Answer>| answer.is_some_and(|answer| *answer != Answer::Awaited);
+        let all = |answers: &BTreeMap<NextHop, Answer>| next_hops.iter().all(|next_hop| is_known(answers.get(next_hop)));
+        // Whatever is not known by then is awaited.
+        let _ = timeout(self.patience.limit(), answers.wait_for(all)).await;
+        true
+    }
+}
+
+/// One socket for questions and one for events.
+struct Sockets {
+    questions: Socket,
+    events: Socket,
+}
+
+impl Sockets {
+    fn open() -> Result<Self, NetlinkError> {
+        let events = Socket::open_route()?;
+        events.keep(BACKLOG)?;
+        events.join(&[MulticastGroup::Neigh as u32, MulticastGroup::Link as u32])?;
+        Ok(Self { questions: Socket::open_route()?, events })
+    }
+}
+
+/// What the task knows.
+struct Asker {
+    wanted: watch::Receiver<BTreeSet<NextHop>>,
+    told: watch::Sender<BTreeMap<NextHop, Answer>>,
+    wake: Arc<Notify>,
+    /// Each next hop with the index that its interface had.
+    neighbours: BTreeMap<NextHop, (u32, Neighbour)>,
+}
+
+/// What ends the wait between two looks.
+enum Woken {
+    /// Another set is wanted.
+    Wanted,
+    /// It is time to ask again.
+    Turn,
+    /// A neighbour that matters, or a link, changed.
+    Event(Occasion),
+}
+
+impl Asker {
+    async fn run(mut self, first: Result<Sockets, NetlinkError>) {
+        let (mut attempt, mut reported) = (first, false);
+        loop {
+            let begun = Instant::now();
+            let error = match attempt {
+                Ok(mut sockets) => match self.follow(&mut sockets).await {
+                    Ok(never) => match never {},
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            reported &= begun.elapsed() < BACKOFF * 2;
+            if !reported {
+                let error = &error as &(dyn std::error::Error + Send + Sync);
+                warn!(error, "cannot ask for the next hops; trying again");
+                reported = true;
+            }
+            sleep(BACKOFF).await;
+            attempt = Sockets::open();
+        }
+    }
+
+    /// Asks and listens until a socket fails.
+    async fn follow(&mut self, sockets: &mut Sockets) -> Result<Infallible, NetlinkError> {
+        let (mut occasion, mut last) = (Occasion::Turn, Instant::now());
+        let mut next = last + TURN;
+        loop {
+            self.look(&mut sockets.questions, occasion).await?;
+            if occasion == Occasion::Turn {
+                last = Instant::now();
+                next = last + TURN;
+            }
+            occasion = match self.woken(&mut sockets.events, next).await? {
+                Woken::Wanted => Occasion::Event,
+                Woken::Turn => Occasion::Turn,
+                Woken::Event(Occasion::Event) => Occasion::Event,
+                // A link that came up has neighbours that can answer now.
+                Woken::Event(Occasion::Turn) => {
+                    next = next.min(last + SHORTEST).max(Instant::now());
+                    Occasion::Event
+                }
+            };
+        }
+    }
+
+    async fn woken(&mut self, events: &mut Socket, next: Instant) -> Result<Woken, NetlinkError> {
+        loop {
+            tokio::select! {
+                // An error says that nobody is left who could want something else.
+                Ok(()) = self.wanted.changed() => return Ok(Woken::Wanted),
+                () = sleep_until(next) => return Ok(Woken::Turn),
+                heard = events.receive() => {
+                    let Some(occasion) = self.heard(events, heard)? else { continue };
+                    sleep(COALESCE).await;
+                    return self.drained(events, occasion).map(Woken::Event);
+                }
+            }
+        }
+    }
+
+    /// Takes what came meanwhile.
+    fn drained(&mut self, events: &mut Socket, mut occasion: Occasion) -> Result<Occasion, NetlinkError> {
+        loop {
+            let received = events.receive_now();
+            if received.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+                return Ok(occasion);
+            }
+            if self.heard(events, received)? == Some(Occasion::Turn) {
+                occasion = Occasion::Turn;
+            }
+        }
+    }
+
+    /// Takes one datagram; tells whether there is something to look at.
+    fn heard(&mut self, events: &Socket, received: std::io::Result<()>) -> Result<Option<Occasion>, NetlinkError> {
+        match received {
+            Ok(()) => {}
+            // More happened than fits, so everything is looked at.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Some(Occasion::Turn)),
+            Err(error) => return Err(error.into()),
+        }
+        let mut occasion = None;
+        for event in frames(events.received()).filter_map(|frame| kernel::event(&frame.ok()?)) {
+            match event {
+                Event::Link => occasion = Some(Occasion::Turn),
+                Event::Neighbour(place, state) => {
+                    for neighbour in self.at(place) {
+                        neighbour.hear(state);
+                        occasion = occasion.or(Some(Occasion::Event));
+                    }
+                }
+            }
+        }
+        Ok(occasion)
+    }
+
+    fn at(&mut self, (index, address): Place) -> impl Iterator<Item = &mut Neighbour> {
+        let here = move |next_hop: &NextHop, at: u32| at == index && next_hop.address == address;
+        self.neighbours.iter_mut().filter(move |(next_hop, (at, _))| here(next_hop, *at)).map(|(_, (_, neighbour))| neighbour)
+    }
+
+    /// Looks at every next hop, asks for those whose turn it is, and tells what changed.
+    async fn look(&mut self, socket: &mut Socket, occasion: Occasion) -> Result<(), NetlinkError> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        self.neighbours.retain(|next_hop, _| wanted.contains(next_hop));
+        if !wanted.is_empty() {
+            let ports = kernel::ports(socket).await?;
+            for next_hop in &wanted {
+                let Some(port) = ports.get(&next_hop.interface) else {
+                    self.neighbours.remove(next_hop);
+                    continue;
+                };
+                let (index, neighbour) = self.neighbours.entry(next_hop.clone()).or_insert((port.index, Neighbour::new()));
+                // A link that was made anew has other neighbours.
+                if *index != port.index {
+                    (*index, *neighbour) = (port.index, Neighbour::new());
+                }
+                if port.resolution == Resolution::None {
+                    *neighbour = Neighbour::without_resolution();
+                }
+            }
+            let asked: BTreeSet<Place> =
+                self.neighbours.iter().map(|(next_hop, (index, _))| (*index, next_hop.address)).collect();
+            let entries = kernel::entries(socket, |place| asked.contains(place)).await?;
+            let mut asks = Vec::new();
+            for (next_hop, (index, neighbour)) in &mut self.neighbours {
+                if ports.get(&next_hop.interface).is_none_or(|port| port.resolution == Resolution::None) {
+                    continue;
+                }
+                let place = (*index, next_hop.address);
+                asks.extend(neighbour.look(entries.get(&place), occasion).map(|ask| (place, ask)));
+            }
+            kernel::ask(socket, asks).await?;
+        }
+        self.tell(&wanted);
+        Ok(())
+    }
+
+    fn tell(&self, wanted: &BTreeSet<NextHop>) {
+        let answer =
+            |next_hop: &NextHop| self.neighbours.get(next_hop).map_or(Answer::Awaited, |(_, neighbour)| neighbour.answer);
+        let answers: BTreeMap<NextHop, Answer> = wanted.iter().map(|next_hop| (next_hop.clone(), answer(next_hop))).collect();
+        let changed = self.told.send_if_modified(|told| {
+            let differs = *told != answers;
+            if differs {
+                *told = answers;
+            }
+            differs
+        });
+        if changed {
+            self.wake.notify_one();
+        }
+    }
+}
