@@ -147,12 +147,11 @@ impl Restorer {
             Some(_) => loaded.record,
             None => believed(loaded),
         };
-        let (observer, kernel) = match &mut self.bound {
-            Some(bound) => bound,
-            None => {
-                let observer = Observer::default().asking(NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks));
-                self.bound.insert((observer, self.options.kernel(self.options.variant().await?)))
-            }
+        let (observer, kernel) = if let Some(bound) = &mut self.bound {
+            bound
+        } else {
+            let observer = Observer::default().asking(NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks));
+            self.bound.insert((observer, self.options.kernel(self.options.variant().await?)))
         };
         let memory = Memory::new(self.state_dir.clone(), &self.node, Some(record));
         let snapshot = memory.snapshot().unwrap_or_default();

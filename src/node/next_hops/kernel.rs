@@ -13,7 +13,7 @@ use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, Neig
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::super::links::WITHOUT_STATS;
-use super::neighbour::{Ask, Entry, Keeper};
+use super::neighbour::{Ask, Entry, Keeper, Resolution};
 use crate::model::InterfaceName;
 use crate::netlink::{Change, Frame, NetlinkError, Socket};
 
@@ -35,15 +35,6 @@ pub(super) struct Port {
     pub(super) index: u32,
     /// Whether it finds out where its neighbours are.
     pub(super) resolution: Resolution,
-}
-
-/// Whether an interface finds out where its neighbours are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resolution {
-    /// By ARP.
-    Asks,
-    /// It does not: a tunnel, a point-to-point link, `arp off`. Whatever is sent arrives at the other end, or nowhere.
-    None,
 }
 
 /// What an event says.

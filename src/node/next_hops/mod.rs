@@ -18,10 +18,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
-use crate::model::{Answer, Answers, NextHop};
+use crate::model::{Answer, Answers, InterfaceName, NextHop};
 use crate::netlink::{NetlinkError, Socket, frames};
 use crate::supervise::Tasks;
-use kernel::{Event, Place, Resolution};
+use kernel::{Event, Place, Port};
 use neighbour::{Neighbour, Occasion};
 
 /// How often every next hop has its turn. A question that stays without an answer takes the kernel three seconds.
@@ -68,9 +68,9 @@ impl NextHops {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn ask(patience: Patience, wake: &Arc<Notify>, tasks: &mut Tasks) -> Self {
-        let (wanted, asked) = watch::channel(BTreeSet::new());
+        let (wanted, newest) = watch::channel(BTreeSet::new());
         let (told, answers) = watch::channel(BTreeMap::new());
-        let asker = Asker { wanted: asked, told, wake: Arc::clone(wake), neighbours: BTreeMap::new() };
+        let asker = Asker { wanted: newest, told, wake: Arc::clone(wake), neighbours: BTreeMap::new() };
         let first = Sockets::open();
         tasks.spawn("asking for next hops", asker.run(first));
         Self { wanted, answers, patience }
@@ -130,13 +130,14 @@ struct Asker {
 }
 
 /// What ends the wait between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Woken {
-    /// Another set is wanted.
-    Wanted,
+    /// Another set is wanted, or a neighbour answered or failed.
+    Event,
+    /// A link changed; its neighbours may be able to answer now.
+    Link,
     /// It is time to ask again.
     Turn,
-    /// A neighbour that matters, or a link, changed.
-    Event(Occasion),
 }
 
 impl Asker {
@@ -173,11 +174,9 @@ impl Asker {
                 next = last + TURN;
             }
             occasion = match self.woken(&mut sockets.events, next).await? {
-                Woken::Wanted => Occasion::Event,
                 Woken::Turn => Occasion::Turn,
-                Woken::Event(Occasion::Event) => Occasion::Event,
-                // A link that came up has neighbours that can answer now.
-                Woken::Event(Occasion::Turn) => {
+                Woken::Event => Occasion::Event,
+                Woken::Link => {
                     next = next.min(last + SHORTEST).max(Instant::now());
                     Occasion::Event
                 }
@@ -189,51 +188,47 @@ impl Asker {
         loop {
             tokio::select! {
                 // An error says that nobody is left who could want something else.
-                Ok(()) = self.wanted.changed() => return Ok(Woken::Wanted),
+                Ok(()) = self.wanted.changed() => return Ok(Woken::Event),
                 () = sleep_until(next) => return Ok(Woken::Turn),
                 heard = events.receive() => {
-                    let Some(occasion) = self.heard(events, heard)? else { continue };
+                    let Some(woken) = self.heard(events, heard)? else { continue };
                     sleep(COALESCE).await;
-                    return self.drained(events, occasion).map(Woken::Event);
+                    return self.drained(events, woken);
                 }
             }
         }
     }
 
     /// Takes what came meanwhile.
-    fn drained(&mut self, events: &mut Socket, mut occasion: Occasion) -> Result<Occasion, NetlinkError> {
+    fn drained(&mut self, events: &mut Socket, mut woken: Woken) -> Result<Woken, NetlinkError> {
         loop {
             let received = events.receive_now();
             if received.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
-                return Ok(occasion);
+                return Ok(woken);
             }
-            if self.heard(events, received)? == Some(Occasion::Turn) {
-                occasion = Occasion::Turn;
-            }
+            woken = woken.max(self.heard(events, received)?.unwrap_or(woken));
         }
     }
 
     /// Takes one datagram; tells whether there is something to look at.
-    fn heard(&mut self, events: &Socket, received: std::io::Result<()>) -> Result<Option<Occasion>, NetlinkError> {
+    fn heard(&mut self, events: &Socket, received: std::io::Result<()>) -> Result<Option<Woken>, NetlinkError> {
         match received {
             Ok(()) => {}
             // More happened than fits, so everything is looked at.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Some(Occasion::Turn)),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Some(Woken::Link)),
             Err(error) => return Err(error.into()),
         }
-        let mut occasion = None;
+        let mut woken = None;
         for event in frames(events.received()).filter_map(|frame| kernel::event(&frame.ok()?)) {
             match event {
-                Event::Link => occasion = Some(Occasion::Turn),
+                Event::Link => woken = Some(Woken::Link),
                 Event::Neighbour(place, state) => {
-                    for neighbour in self.at(place) {
-                        neighbour.hear(state);
-                        occasion = occasion.or(Some(Occasion::Event));
-                    }
+                    let heeded = self.at(place).filter_map(|neighbour| neighbour.hear(state)).count();
+                    woken = woken.or((heeded > 0).then_some(Woken::Event));
                 }
             }
         }
-        Ok(occasion)
+        Ok(woken)
     }
 
     fn at(&mut self, (index, address): Place) -> impl Iterator<Item = &mut Neighbour> {
@@ -246,29 +241,12 @@ impl Asker {
         let wanted = self.wanted.borrow_and_update().clone();
         self.neighbours.retain(|next_hop, _| wanted.contains(next_hop));
         if !wanted.is_empty() {
-            let ports = kernel::ports(socket).await?;
-            for next_hop in &wanted {
-                let Some(port) = ports.get(&next_hop.interface) else {
-                    self.neighbours.remove(next_hop);
-                    continue;
-                };
-                let (index, neighbour) = self.neighbours.entry(next_hop.clone()).or_insert((port.index, Neighbour::new()));
-                // A link that was made anew has other neighbours.
-                if *index != port.index {
-                    (*index, *neighbour) = (port.index, Neighbour::new());
-                }
-                if port.resolution == Resolution::None {
-                    *neighbour = Neighbour::without_resolution();
-                }
-            }
-            let asked: BTreeSet<Place> =
-                self.neighbours.iter().map(|(next_hop, (index, _))| (*index, next_hop.address)).collect();
-            let entries = kernel::entries(socket, |place| asked.contains(place)).await?;
+            self.place(&wanted, &kernel::ports(socket).await?);
+            let of = |(next_hop, (index, _)): (&NextHop, &(u32, Neighbour))| (*index, next_hop.address);
+            let places: BTreeSet<Place> = self.neighbours.iter().map(of).collect();
+            let entries = kernel::entries(socket, |place| places.contains(place)).await?;
             let mut asks = Vec::new();
             for (next_hop, (index, neighbour)) in &mut self.neighbours {
-                if ports.get(&next_hop.interface).is_none_or(|port| port.resolution == Resolution::None) {
-                    continue;
-                }
                 let place = (*index, next_hop.address);
                 asks.extend(neighbour.look(entries.get(&place), occasion).map(|ask| (place, ask)));
             }
@@ -276,6 +254,24 @@ impl Asker {
         }
         self.tell(&wanted);
         Ok(())
+    }
+
+    /// Finds the interfaces of those that are wanted. A link that was made anew has other neighbours.
+    fn place(&mut self, wanted: &BTreeSet<NextHop>, ports: &BTreeMap<InterfaceName, Port>) {
+        for next_hop in wanted {
+            match ports.get(&next_hop.interface) {
+                None => {
+                    self.neighbours.remove(next_hop);
+                }
+                Some(port) => {
+                    let (index, neighbour) =
+                        self.neighbours.entry(next_hop.clone()).or_insert((port.index, Neighbour::new(port.resolution)));
+                    if *index != port.index || neighbour.resolution != port.resolution {
+                        (*index, *neighbour) = (port.index, Neighbour::new(port.resolution));
+                    }
+                }
+            }
+        }
     }
 
     fn tell(&self, wanted: &BTreeSet<NextHop>) {

@@ -35,6 +35,15 @@ pub(super) enum Keeper {
     Another,
 }
 
+/// Whether an interface finds out where its neighbours are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resolution {
+    /// By ARP.
+    Asks,
+    /// It does not: a tunnel, a point-to-point link, `arp off`. Whatever is sent arrives at the other end, or nowhere.
+    None,
+}
+
 /// When a neighbour is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occasion {
@@ -58,6 +67,8 @@ pub(super) enum Ask {
 /// One neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Neighbour {
+    /// Whether it is asked for at all.
+    pub(super) resolution: Resolution,
     /// What is known of it.
     pub(super) answer: Answer,
     /// Whether the last thing heard of the entry that is there is that it failed.
@@ -69,21 +80,22 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// A neighbour of which nothing is known.
-    pub(super) const fn new() -> Self {
-        Self { answer: Answer::Awaited, failing: false, doubted: false, asked: false }
+    /// A neighbour of which nothing is known; one that needs no answer is seen.
+    pub(super) const fn new(resolution: Resolution) -> Self {
+        let answer = match resolution {
+            Resolution::Asks => Answer::Awaited,
+            Resolution::None => Answer::Seen,
+        };
+        Self { resolution, answer, failing: false, doubted: false, asked: false }
     }
 
-    /// One that needs no answer: its interface has no address resolution.
-    pub(super) const fn without_resolution() -> Self {
-        Self { answer: Answer::Seen, failing: false, doubted: false, asked: false }
-    }
-
-    /// Takes an event: the new state of the entry, `None` where the entry is gone.
+    /// Takes an event: the new state of the entry, `None` where the entry is gone. Tells what is known then, where that calls
+    /// for a look.
     ///
     /// An entry that somebody deletes fails first (`neigh_delete`, net/core/neighbour.c), so a failure counts only while
     /// the entry is there.
-    pub(super) fn hear(&mut self, state: Option<NeighbourState>) {
+    pub(super) fn hear(&mut self, state: Option<NeighbourState>) -> Option<Answer> {
+        let before = self.answer;
         self.failing = match state {
             Some(NeighbourState::Failed) => true,
             Some(NeighbourState::Incomplete) => self.failing,
@@ -92,6 +104,7 @@ impl Neighbour {
         if state.is_some_and(is_an_answer) {
             self.see();
         }
+        (self.failing || before != Answer::Seen).then_some(self.answer)
     }
 
     const fn see(&mut self) {
@@ -100,8 +113,10 @@ impl Neighbour {
 
     /// Takes the entry as it is now, `None` where there is none, and says what to ask the kernel for.
     pub(super) fn look(&mut self, entry: Option<&Entry>, occasion: Occasion) -> Option<Ask> {
-        let state = entry.map(|entry| entry.state);
-        self.failing = match state {
+        if self.resolution == Resolution::None {
+            return None;
+        }
+        self.failing = match entry.map(|entry| entry.state) {
             Some(NeighbourState::Failed) => true,
             Some(NeighbourState::Incomplete) => self.failing,
             Some(_) | None => false,

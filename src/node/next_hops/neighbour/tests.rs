@@ -10,7 +10,7 @@ fn entry(state: NeighbourState, seconds: u64) -> Entry {
 }
 
 fn seen() -> Neighbour {
-    Neighbour { answer: Answer::Seen, failing: false, doubted: false, asked: true }
+    Neighbour { answer: Answer::Seen, asked: true, ..Neighbour::new(Resolution::Asks) }
 }
 
 fn silent() -> Neighbour {
@@ -32,30 +32,50 @@ fn nothing_counts_before_the_first_answer() {
         (Some(entry(Delay, 61)), Some(Ask::Confirm)),
         (Some(entry(Probe, 61)), None),
     ] {
-        assert_eq!(looked(Neighbour::new(), found), (Answer::Awaited, ask), "{found:?}");
+        assert_eq!(looked(Neighbour::new(Resolution::Asks), found), (Answer::Awaited, ask), "{found:?}");
     }
 }
 
 #[test]
 fn after_a_restart_a_recent_answer_counts_at_once() {
     for state in [Reachable, Stale, Delay, Probe] {
-        assert_eq!(looked(Neighbour::new(), Some(entry(state, 45))).0, Answer::Seen, "{state:?}");
+        assert_eq!(looked(Neighbour::new(Resolution::Asks), Some(entry(state, 45))).0, Answer::Seen, "{state:?}");
     }
-    assert_eq!(looked(Neighbour::new(), Some(entry(Reachable, 61))).0, Answer::Seen, "the kernel still vouches for it");
+    assert_eq!(
+        looked(Neighbour::new(Resolution::Asks), Some(entry(Reachable, 61))).0,
+        Answer::Seen,
+        "the kernel still vouches for it"
+    );
 }
 
 #[test]
 fn a_neighbour_that_needs_no_answer_is_seen_and_left_alone() {
     for state in [Permanent, Noarp] {
-        assert_eq!(looked(Neighbour::new(), Some(entry(state, 10_000))), (Answer::Seen, None), "{state:?}");
+        assert_eq!(looked(Neighbour::new(Resolution::Asks), Some(entry(state, 10_000))), (Answer::Seen, None), "{state:?}");
     }
+}
+
+#[test]
+fn an_interface_without_resolution_asks_nobody() {
+    let neighbour = Neighbour::new(Resolution::None);
+    assert_eq!(looked(neighbour, None), (Answer::Seen, None));
+    assert_eq!(looked(neighbour, Some(entry(Failed, 9))), (Answer::Seen, None));
+}
+
+#[test]
+fn what_a_neighbour_in_good_health_does_calls_for_no_look() {
+    for state in [Some(Probe), Some(Reachable), Some(Stale), Some(Delay), None] {
+        assert_eq!(seen().hear(state), None, "{state:?}");
+        assert!(silent().hear(state).is_some(), "{state:?}");
+    }
+    assert_eq!(seen().hear(Some(Failed)), Some(Answer::Seen), "one failure");
 }
 
 #[test]
 fn an_entry_that_another_program_keeps_is_believed_and_left_alone() {
     let kept = |state| Some(Entry { keeper: Keeper::Another, ..entry(state, 10_000) });
     for state in [Stale, Delay, Probe, Reachable, Permanent] {
-        assert_eq!(looked(Neighbour::new(), kept(state)), (Answer::Seen, None), "{state:?}");
+        assert_eq!(looked(Neighbour::new(Resolution::Asks), kept(state)), (Answer::Seen, None), "{state:?}");
     }
     assert_eq!(looked(silent(), kept(Failed)), (Answer::Silent, None));
 }
@@ -84,7 +104,7 @@ fn a_second_failure_counts_and_the_first_has_everybody_asked() {
 
 #[test]
 fn a_neighbour_that_never_answered_is_silent_with_the_first_failure() {
-    assert_eq!(looked(Neighbour::new(), Some(entry(Failed, 60))), (Answer::Silent, Some(Ask::Resolve)));
+    assert_eq!(looked(Neighbour::new(Resolution::Asks), Some(entry(Failed, 60))), (Answer::Silent, Some(Ask::Resolve)));
 }
 
 #[test]
@@ -129,7 +149,7 @@ fn an_entry_that_somebody_deletes_says_nothing() {
 
 #[test]
 fn a_new_neighbour_is_asked_for_at_once_and_a_known_one_in_its_turn() {
-    let mut neighbour = Neighbour::new();
+    let mut neighbour = Neighbour::new(Resolution::Asks);
     assert_eq!(neighbour.look(None, Occasion::Event), Some(Ask::Create));
     assert_eq!(neighbour.look(None, Occasion::Event), None, "once");
     assert_eq!(neighbour.look(Some(&entry(Failed, 9)), Occasion::Event), None);
