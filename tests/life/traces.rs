@@ -5,7 +5,7 @@ use std::process::Output;
 use crate::bed::agent::{Agent, AgentOptions, Manifests, operator, state_folder};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
-use crate::bed::{Bed, EXTERNAL, INTERNAL, Proxy, ROUTER};
+use crate::bed::{Bed, EXTERNAL, GATEWAY, INTERNAL, Proxy, ROUTER};
 use crate::stage::{FILE, Manifest, SEED, Stage};
 
 /// All that a node holds which an installation might change, as the system's own tools print it, with every counter.
@@ -53,16 +53,18 @@ fn clean(proxy: &Proxy) -> String {
     String::from_utf8(cleaned.stdout).unwrap()
 }
 
-/// The bed with cables of the proxy that lead nowhere, so that no packet of a neighbour counts in any rule.
+/// The bed with cables of the proxy that lead nowhere, so that no packet of a neighbour counts in any rule. Who is written
+/// into the neighbour table by hand need not answer.
 fn quiet() -> Bed {
     let bed = Bed::new();
-    for (link, address) in [("eth0", EXTERNAL), ("eth1", INTERNAL)] {
+    for (link, address, next_hop) in [("eth0", EXTERNAL, ROUTER), ("eth1", INTERNAL, GATEWAY)] {
         bed.proxy().netns.ip_batch([
             format!("link del {link}"),
             format!("link add {link} type veth peer name far-{link}"),
             format!("link set far-{link} up"),
             format!("link set {link} up"),
             format!("addr add {address}/24 dev {link}"),
+            format!("neigh add {next_hop} dev {link} lladdr 02:00:00:00:00:01 nud permanent"),
         ]);
     }
     bed.proxy().netns.ip(&format!("route add default via {ROUTER} dev eth0"));
