@@ -33,6 +33,7 @@ fn a_client_on_the_link_may_be_switched_off_and_a_router_to_clients_may_not() {
     assert_eq!(next_hops(&facts(), on_link), ["2.2.2.1 eth0"]);
     let mut routed = facts();
     let by_gateway = Route {
+        kind: crate::model::RouteKind::Unicast,
         destination: "1.1.1.0/24".parse().unwrap(),
         gateway: Some("192.168.0.1".parse().unwrap()),
         interface: Some("eth1".parse().unwrap()),
