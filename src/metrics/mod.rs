@@ -14,6 +14,7 @@ mod registry;
 mod secure;
 mod server;
 mod traffic;
+mod unserved;
 
 pub use address::{ListenAddress, NoAddress};
 pub use forwards::{Detail, PerForward};

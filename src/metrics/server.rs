@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tracing::{error, info};
 
+use super::unserved::explain;
 use super::{Health, Liveness, Metrics};
 
 /// The media type of the exposition (`OpenMetrics` 1.0.0).
@@ -53,6 +54,14 @@ impl Served {
         }
     }
 
+    /// The values of the chart that say where.
+    const fn values(&self) -> &'static str {
+        match self {
+            Self::Metrics(_) => "metrics.listen, metrics.port",
+            Self::Health(_) => "health.port",
+        }
+    }
+
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Metrics(_) => "metrics",
@@ -73,7 +82,6 @@ pub async fn serve(address: SocketAddr, served: Served) {
 }
 
 pub(super) async fn listen(address: SocketAddr, served: &Served) -> TcpListener {
-    let (what, flag) = (served.name(), served.flag());
     let mut told = None;
     loop {
         match TcpListener::bind(address).await {
@@ -81,8 +89,7 @@ pub(super) async fn listen(address: SocketAddr, served: &Served) -> TcpListener 
             Err(error) => {
                 if told != Some(error.kind()) {
                     told = Some(error.kind());
-                    let port = address.port();
-                    error!(what, %address, %error, "not served: free port {port} or give another address with {flag}; forwards work on");
+                    error!("{}", explain(served.name(), address, &error, served.flag(), served.values()));
                 }
                 tokio::time::sleep(RETRY).await;
             }

@@ -103,7 +103,12 @@ fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
     let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
     let said = |port: &str, flag: &str| {
-        stage.agent.log().lines().filter(|line| line.contains(&format!("free port {port}")) && line.contains(flag)).count()
+        stage
+            .agent
+            .log()
+            .lines()
+            .filter(|line| line.contains(&format!("another program uses port {port}")) && line.contains(flag))
+            .count()
     };
     let both = || [said("10450", "--metrics-address"), said("10451", "--health-address")];
     wait("ports and flags are named", || both() == [1, 1]);
@@ -112,6 +117,28 @@ fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
         assert!(eventually(2 * SOON, || ask(stage.proxy(), path).is_ok()), "{path} is served once it is free");
     }
     assert_eq!(both(), [1, 1]);
+}
+
+#[test]
+fn an_address_that_no_interface_has_is_not_called_a_port_in_use() {
+    let bed = Bed::new();
+    // As in a new namespace: it gets its address when it is set up for the first time.
+    bed.proxy().netns.ip("link set lo down");
+    bed.proxy().netns.ip("address del 127.0.0.1/8 dev lo");
+    let extra = vec!["--health-address=192.0.2.1:10451".to_owned()];
+    let stage = Stage::with(AgentOptions { extra, ..AgentOptions::new(Variant::Nft) }, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let says = |words: &str| stage.agent.log().lines().filter(|line| line.contains(words)).count();
+    wait("the loopback is named", || {
+        says("cannot serve metrics on 127.0.0.1:10450: the loopback interface is down or lacks this address; run `ip link") == 1
+    });
+    wait("the address is named", || {
+        says("cannot serve health on 192.0.2.1:10451: no interface of this node has this address") == 1
+    });
+    assert_eq!(says("another program"), 0);
+    // What it advises helps.
+    stage.proxy().netns.ip("link set lo up");
+    assert!(eventually(2 * SOON, || ask(stage.proxy(), "/metrics").is_ok()), "it is served once the loopback is up");
 }
 
 #[test]
