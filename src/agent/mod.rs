@@ -6,6 +6,7 @@ mod attribution;
 mod changes;
 mod programming;
 mod publisher;
+mod recording;
 mod remembered;
 mod traffic;
 
@@ -18,12 +19,13 @@ use tokio::time::Instant;
 use tracing::debug;
 
 pub use publisher::{Publisher, Statuses, objects, publish};
+pub use recording::{Due, Recorder, Records, keep_record, recording};
 pub use remembered::Memory;
 pub use traffic::follow_traffic;
 
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::{Forward, ForwardKey};
-use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome, Written};
+use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
@@ -68,7 +70,7 @@ pub struct Node<D> {
     pub dataplane: D,
     /// What the administrator decides.
     pub policy: Policy,
-    /// What was last applied, here and on disk.
+    /// What was last applied.
     pub memory: Memory,
     /// Says "look again".
     pub wake: Arc<Notify>,
@@ -142,7 +144,7 @@ impl<D: Dataplane> Node<D> {
 
     async fn sync(&mut self, snapshot: &Arc<Snapshot>, notes: &mut Notes) -> SyncOutcome {
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
-            Ok(synced) => self.conclude(snapshot, synced, notes),
+            Ok(synced) => self.conclude(snapshot, synced, notes).await,
             Err(error) => {
                 self.metrics.part_failed(Part::Facts);
                 self.unseen(&error, &mut notes.changes);
@@ -166,7 +168,7 @@ impl<D: Dataplane> Node<D> {
     }
 
     /// Remembers what is done and reports what is true.
-    fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
+    async fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
         let Synced { plan, applied, judgements } = synced;
         let changes = &mut notes.changes;
         changes.note_facts(None);
@@ -175,12 +177,10 @@ impl<D: Dataplane> Node<D> {
         notes.attribution.note(snapshot, &plan, &applied);
         if applied.is_complete() {
             self.memory.advance(snapshot, &plan.desired);
-            if !self.memory.is_stored() {
-                self.metrics.unwritten(Written::Record);
-            }
         } else {
             self.memory.attempt(&plan.desired);
         }
+        self.memory.settle().await;
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));

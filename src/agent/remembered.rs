@@ -1,35 +1,43 @@
-//! What this node last applied: in memory for the next sync, on disk for the next start.
+//! What this node last applied: in memory for the next sync, and handed on to whoever keeps it on the disk.
+//!
+//! The record never names less than may be in force: what was attempted is added to it at once, and taken out only when rules,
+//! routes and connections are all done.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tracing::{info, warn};
-
-use super::SourceText;
+use super::recording::Records;
 use crate::model::{Desired, Translation};
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::source::{Snapshot, Sourced};
+use kube::core::ObjectMeta;
 
 /// What this node last applied.
 #[derive(Debug)]
 pub struct Memory {
-    state_dir: PathBuf,
     record: Record,
     in_force: BTreeSet<Translation>,
-    /// Whether the record on disk could be written last time; a change is told once.
-    storable: bool,
-    /// The set that the record on disk was written from.
-    stored: Option<Arc<Snapshot>>,
+    /// Whether anything was ever applied as a whole.
+    complete: bool,
+    /// The set that the record says.
+    set: Option<Arc<Snapshot>>,
+    recorder: Option<Records>,
 }
 
 impl Memory {
     /// Goes on from `record`, or from nothing.
     #[must_use]
-    pub fn new(state_dir: PathBuf, node: &str, record: Option<Record>) -> Self {
+    pub fn new(node: &str, record: Option<Record>) -> Self {
+        let complete = record.is_some();
         let record = record.unwrap_or_else(|| Record { node: node.to_owned(), ..Record::default() });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
-        Self { state_dir, record, in_force, storable: true, stored: None }
+        Self { record, in_force, complete, set: None, recorder: None }
+    }
+
+    /// The same; each new record goes to `recorder`.
+    #[must_use]
+    pub fn recorded_by(self, recorder: Records) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// The translations that are, or may be, in force.
@@ -51,72 +59,90 @@ impl Memory {
         (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, api_servers, ..Snapshot::default() }))
     }
 
-    /// Whether the record could be written when it last was due.
-    #[must_use]
-    pub const fn is_stored(&self) -> bool {
-        self.storable
-    }
-
     /// Remembers that not everything of `desired` is done: some of it may be in force.
     pub fn attempt(&mut self, desired: &Desired) {
         self.in_force.extend(desired.translations.iter().cloned());
+        if self.complete && !self.record.in_force.iter().eq(&self.in_force) {
+            self.record.in_force = self.in_force.iter().cloned().collect();
+            self.hand_on();
+        }
     }
 
     /// Remembers that everything is done: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
-        let same_set = self.stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, snapshot));
-        // Compared with what is on disk: `in_force` may hold what was only attempted.
+        self.in_force.clone_from(&desired.translations);
+        let same_set = self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot);
+        self.set = Some(Arc::clone(snapshot));
+        // Compared with what is recorded: `in_force` may hold what was only attempted.
         if same_set && self.record.in_force.iter().eq(&desired.translations) {
-            self.in_force.clone_from(&desired.translations);
             return;
         }
+        self.complete = true;
         self.record.forwards.clone_from(&snapshot.forwards);
         self.record.labels.clone_from(&snapshot.labels);
         self.record.api_servers.clone_from(&snapshot.api_servers);
         self.record.in_force = desired.translations.iter().cloned().collect();
-        self.in_force.clone_from(&desired.translations);
-        let stored = record::store(&self.state_dir, &self.record);
-        match (&stored, self.storable) {
-            (Ok(_), false) => info!("the record can be written again"),
-            (Err(error), true) => {
-                warn!(%error, cause = error.source_text(), "the record cannot be written: a reboot would bring back an older state");
-            }
-            (Ok(_), true) | (Err(_), false) => {}
-        }
-        self.storable = stored.is_ok();
-        self.stored = stored.is_ok().then(|| Arc::clone(snapshot));
+        self.hand_on();
     }
+
+    /// Whether the record says what `snapshot` does: a change of status alone is no reason to write it.
+    fn says(&self, snapshot: &Snapshot) -> bool {
+        let Record { forwards, labels, api_servers, .. } = &self.record;
+        (labels, api_servers) == (&snapshot.labels, &snapshot.api_servers)
+            && forwards.len() == snapshot.forwards.len()
+            && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
+    }
+
+    fn hand_on(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.send(Arc::new(self.record.clone()));
+        }
+    }
+
+    /// Gives the disk a moment to take what was handed on; see [`Records::settle`].
+    pub async fn settle(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.settle().await;
+        }
+    }
+}
+
+/// Whether two objects are recorded as the same.
+fn same_but_status(a: &Sourced, b: &Sourced) -> bool {
+    let lasting = |metadata: &ObjectMeta| ObjectMeta { resource_version: None, managed_fields: None, ..metadata.clone() };
+    let same_object = Arc::ptr_eq(&a.object, &b.object)
+        || (a.object.spec == b.object.spec && lasting(&a.object.metadata) == lasting(&b.object.metadata));
+    same_object && a.origin == b.origin
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
+    use crate::agent::recording::{Due, recording};
     use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts};
 
-    #[test]
-    fn what_was_attempted_first_is_recorded_once_it_is_done() {
-        let flows = FlowMatch {
-            protocol: Protocol::Tcp,
-            destination: "192.168.0.2".parse().unwrap(),
-            ports: PortRange::ALL,
-            source: "1.1.1.1/32".parse().unwrap(),
-            interface: None,
+    fn desired(ports: &[u16]) -> Desired {
+        let translation = |port: &u16| Translation {
+            flows: FlowMatch {
+                protocol: Protocol::Tcp,
+                destination: "192.168.0.2".parse().unwrap(),
+                ports: {
+                    let port = NonZeroU16::new(*port).unwrap();
+                    PortRange::new(port, port).unwrap()
+                },
+                source: "1.1.1.1/32".parse().unwrap(),
+                interface: None,
+            },
+            destination: Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::Same },
+            source: SourceNat::Masquerade,
         };
-        let destination = Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::Same };
-        let translation = Translation { flows, destination, source: SourceNat::Masquerade };
-        let desired = Desired { translations: [translation.clone()].into(), ..Desired::default() };
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        let mut memory = Memory::new(state.clone(), "a", None);
-        let snapshot = Arc::new(Snapshot::default());
-        memory.advance(&snapshot, &Desired::default());
-        memory.attempt(&desired);
-        memory.advance(&snapshot, &desired);
-        assert_eq!(record::load(&state, "a").unwrap().unwrap().record.in_force, [translation]);
+        Desired { translations: ports.iter().map(translation).collect(), ..Desired::default() }
     }
 
-    #[test]
-    fn what_the_api_server_said_is_there_after_a_restart() {
+    /// A set of one object with this status.
+    fn set(active_node: &str) -> Arc<Snapshot> {
         let object = serde_json::json!({
             "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a", "namespace": "b"},
             "spec": {
@@ -124,17 +150,80 @@ mod tests {
                 "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
             },
         });
-        let object = Arc::new(crate::api::decode(object).unwrap());
-        let snapshot = Arc::new(Snapshot {
-            forwards: vec![Sourced { object, origin: None, trouble: None }],
+        let mut object = crate::api::decode(object).unwrap();
+        object.metadata.resource_version = Some(active_node.to_owned());
+        object.status.get_or_insert_default().active_node = Some(active_node.to_owned());
+        Arc::new(Snapshot {
+            forwards: vec![Sourced { object: Arc::new(object), origin: None, trouble: None }],
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             api_servers: ["10.0.0.1".parse().unwrap()].into(),
             ..Snapshot::default()
-        });
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        Memory::new(state.clone(), "a", None).advance(&snapshot, &Desired::default());
-        let record = record::load(&state, "a").unwrap().unwrap().record;
-        assert_eq!(Memory::new(state, "a", Some(record)).snapshot(), Some(snapshot));
+        })
+    }
+
+    /// A memory and what it wants recorded.
+    struct Recorded {
+        memory: Memory,
+        due: Due,
+    }
+
+    impl Recorded {
+        fn new(record: Option<Record>) -> Self {
+            let (records, due) = recording();
+            Self { memory: Memory::new("a", record).recorded_by(records), due }
+        }
+
+        /// The ports that the newest record names, if there is a new one.
+        fn due(&mut self) -> Option<Vec<u16>> {
+            let newest = self.due.newest()?;
+            Some(newest.in_force.iter().map(|it| it.flows.ports.first()).collect())
+        }
+    }
+
+    #[test]
+    fn the_record_names_all_that_may_be_in_force_until_it_is_done() {
+        let mut recorded = Recorded::new(None);
+        recorded.memory.attempt(&desired(&[80]));
+        assert_eq!(recorded.due(), None, "nothing was ever applied as a whole, so nothing is to be put back");
+        recorded.memory.advance(&set("x"), &desired(&[80]));
+        assert_eq!(recorded.due(), Some(vec![80]));
+        recorded.memory.attempt(&desired(&[81]));
+        assert_eq!(recorded.due(), Some(vec![80, 81]));
+        recorded.memory.attempt(&desired(&[81]));
+        assert_eq!(recorded.due(), None, "the same again");
+        recorded.memory.attempt(&desired(&[82]));
+        assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
+        recorded.memory.advance(&set("x"), &desired(&[82]));
+        assert_eq!(recorded.due(), Some(vec![82]));
+    }
+
+    #[test]
+    fn a_change_of_status_alone_is_no_new_record() {
+        let mut recorded = Recorded::new(None);
+        recorded.memory.advance(&set("x"), &desired(&[80]));
+        recorded.due();
+        recorded.memory.advance(&set("y"), &desired(&[80]));
+        assert_eq!(recorded.due(), None);
+        let relabelled = Arc::new(Snapshot { labels: [].into(), ..Snapshot::clone(&set("y")) });
+        recorded.memory.advance(&relabelled, &desired(&[80]));
+        assert_eq!(recorded.due(), Some(vec![80]));
+    }
+
+    #[test]
+    fn a_restart_with_the_same_set_is_no_new_record() {
+        let mut recorded = Recorded::new(None);
+        recorded.memory.advance(&set("x"), &desired(&[80]));
+        let record = recorded.due.newest().as_deref().cloned();
+        let mut restarted = Recorded::new(record);
+        restarted.memory.advance(&set("y"), &desired(&[80]));
+        assert_eq!(restarted.due(), None);
+    }
+
+    #[test]
+    fn what_the_api_server_said_is_there_after_a_restart() {
+        let mut recorded = Recorded::new(None);
+        recorded.memory.advance(&set("x"), &Desired::default());
+        let record = recorded.due.newest().as_deref().cloned();
+        assert_eq!(Memory::new("a", record).snapshot(), Some(set("x")));
     }
 }

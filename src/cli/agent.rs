@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
-use tracing::info;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
 
 use super::Exit;
 use super::logging::LogOptions;
@@ -15,7 +15,7 @@ use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remember
 use super::serving::ServingOptions;
 use super::stop::Stop;
 use super::turn::{self, Turn};
-use crate::agent::{self, Memory, Node, Pace, Publisher};
+use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::Forward;
@@ -30,6 +30,8 @@ use crate::supervise::Tasks;
 /// The names of the tasks that this command starts itself.
 const LOOP: &str = "sync loop";
 const PUBLISHER: &str = "publisher of status";
+/// How long the agent waits at its end for the disk to take the last record.
+const LAST_RECORD: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
 #[command(
@@ -78,12 +80,13 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let state_dir = options.state.state_dir.clone();
     let mut stop = Stop::listen()?;
     // Of a pod that is replaced, or of whatever restores, the end is near.
-    let _lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
-        Turn::Ours(lock) => lock,
+    let lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
+        Turn::Ours(lock) => Arc::new(lock),
         Turn::Kept(_) | Turn::Stopped => return Ok(Exit::Done),
     };
     let variant = options.kernel.variant().await?;
-    let memory = Memory::new(state_dir.clone(), &name, remembered(&state_dir, &name));
+    let (records, due) = agent::recording();
+    let memory = Memory::new(&name, remembered(&state_dir, &name)).recorded_by(records);
     let wake = Arc::new(Notify::new());
     let mut tasks = Tasks::default();
     watch(&wake, &mut tasks);
@@ -104,8 +107,13 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         health: Arc::clone(&health),
         owners,
     };
+    let (keeping, kept) = oneshot::channel();
+    let record = |metrics: &Arc<Metrics>, tasks: &mut Tasks| {
+        let recorder = Recorder { state_dir: state_dir.clone(), lock: Arc::clone(&lock), metrics: Arc::clone(metrics) };
+        tasks.spawn("writer of the record", agent::keep_record(recorder, due, keeping));
+    };
     let state = state_dir.display();
-    if let Some(folder) = &options.manifests {
+    let sync_loop = if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
         let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check, &mut tasks);
@@ -113,9 +121,10 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
         options.serving.serve(&metrics, &health, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
+        record(&metrics, &mut tasks);
         let node = node(source, Observer::default().asking(next_hops), memory, &metrics);
         tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
-        tasks.spawn(LOOP, agent::run(node));
+        tasks.spawn(LOOP, agent::run(node))
     } else {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
@@ -124,16 +133,31 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
+        record(&metrics, &mut tasks);
         let observer = Observer::new(connection.api_servers).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
-        tasks.spawn(LOOP, agent::run(node));
+        tasks.spawn(LOOP, agent::run(node))
+    };
+    let ended = until_stopped(&mut tasks, stop).await;
+    // What was applied last may not be on the disk yet.
+    sync_loop.abort();
+    settle(kept).await;
+    ended
+}
+
+/// Waits until the last record is kept, for a while: whoever stops a pod does not wait for ever either.
+async fn settle(kept: oneshot::Receiver<()>) {
+    if timeout(LAST_RECORD, kept).await.is_err() {
+        warn!(
+            seconds = LAST_RECORD.as_secs(),
+            "the disk does not answer: the record may name an older state than the kernel holds, and a reboot would bring that back"
+        );
     }
-    until_stopped(tasks, stop).await
 }
 
 /// Waits until a signal says to stop, or one of `tasks` ends, which none of them should.
-async fn until_stopped(mut tasks: Tasks, mut stop: Stop) -> anyhow::Result<Exit> {
+async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit> {
     tokio::select! {
         ended = tasks.ended() => Err(ended.into()),
         () = stop.requested() => {
@@ -156,7 +180,7 @@ mod tests {
         let mut tasks = Tasks::default();
         tasks.spawn(LOOP, std::future::pending());
         tasks.spawn(PUBLISHER, async {});
-        let error = until_stopped(tasks, Stop::listen().unwrap()).await.unwrap_err().to_string();
+        let error = until_stopped(&mut tasks, Stop::listen().unwrap()).await.unwrap_err().to_string();
         assert!(
             error.contains("\"publisher of status\" stopped by itself") && error.contains("The kernel stays as it is"),
             "{error}"

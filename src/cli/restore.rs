@@ -153,7 +153,7 @@ impl Restorer {
             let observer = Observer::default().asking(NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks));
             self.bound.insert((observer, self.options.kernel(self.options.variant().await?)))
         };
-        let memory = Memory::new(self.state_dir.clone(), &self.node, Some(record));
+        let memory = Memory::new(&self.node, Some(record));
         let snapshot = memory.snapshot().unwrap_or_default();
         Ok(match agent::sync(observer, kernel, &self.policy, &memory, &snapshot).await {
             Ok(synced) => Round::Synced {

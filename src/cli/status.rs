@@ -68,7 +68,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
             state_dir.display()
         );
     };
-    let memory = Memory::new(state_dir, &node, Some(believed(loaded)));
+    let memory = Memory::new(&node, Some(believed(loaded)));
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
     let kernel = Kernel::new(options.variant.variant().await?, Forwarding::Leave);
@@ -101,6 +101,7 @@ fn unreadable(error: RecordError) -> anyhow::Error {
         | RecordError::Version { .. }
         | RecordError::OtherNode { .. }
         | RecordError::Locked { .. }
+        | RecordError::Stopped(_)
         | RecordError::Unwritable(_) => error.into(),
     }
 }

@@ -71,6 +71,9 @@ pub enum RecordError {
         /// Who holds it.
         holder: Holder,
     },
+    /// The thread that wrote it stopped.
+    #[error("writing it stopped")]
+    Stopped(#[source] tokio::task::JoinError),
     /// It could not be written as JSON.
     #[error("the record cannot be written as JSON")]
     Unwritable(#[from] serde_json::Error),

@@ -10,6 +10,7 @@ mod carried;
 mod cleanup;
 mod cli;
 mod conditions;
+mod disk;
 mod edits;
 mod folder;
 mod logs;
