@@ -110,7 +110,10 @@ fn a_load_that_is_refused_is_told_from_other_failures() {
     let refused = || value(&metrics.exposition().unwrap(), "portforward_iptables_restore_failures_total");
     for (program, wanted) in [("iptables-nft-save", 0.0), ("iptables-nft-restore", 1.0), ("iptables-legacy-restore", 2.0)] {
         let error = RulesError::Program(ProgramError::Hangs { program });
-        metrics.applied(&Applied { rules: Err(error), ..exact(rules(0, 0)) });
+        metrics.applied(&Applied {
+            rules: RulesReport { failed: [(Table::Nat, error)].into(), ..rules(0, 0) },
+            ..exact(rules(0, 0))
+        });
         assert!((refused() - wanted).abs() < f64::EPSILON, "{program}: {}", refused());
     }
 }
@@ -287,7 +290,7 @@ fn rules(chains: usize, rules: usize) -> RulesReport {
 
 fn exact(report: RulesReport) -> Applied {
     Applied {
-        rules: Ok(report),
+        rules: report,
         routes: Ok(RoutesReport::default()),
         conntrack: Ok(Purged { count: 3 }),
         forwarding: Ok(Forwarded::AsFound),
@@ -296,7 +299,10 @@ fn exact(report: RulesReport) -> Applied {
 
 fn broken() -> Applied {
     Applied {
-        rules: Err(RulesError::Unreadable { table: "nat", program: "iptables-nft-save" }),
+        rules: RulesReport {
+            failed: [(Table::Nat, RulesError::Unlisted { error: "no answer".to_owned() })].into(),
+            ..RulesReport::default()
+        },
         routes: Ok(RoutesReport::default()),
         conntrack: Err(ConntrackError::Netlink(NetlinkError::Silent)),
         forwarding: Ok(Forwarded::AsFound),

@@ -29,11 +29,8 @@ impl Attribution {
         if self.metrics.per_forward().detail == Detail::Off {
             return;
         }
-        let met = applied.rules.as_ref().map(|rules| &rules.met).ok();
-        let tell = |owners: &watch::Sender<Arc<Owners>>, met: Option<&Vec<_>>| {
-            self.metrics.connected(&owners.borrow(), met.map_or(&[], Vec::as_slice));
-        };
-        tell(&self.owners, met.map(|met| &met.before));
+        let met = &applied.rules.met;
+        self.metrics.connected(&self.owners.borrow(), &met.before);
         let translations = &plan.desired.translations;
         let same = |(of, owned): &(Arc<Snapshot>, BTreeSet<Translation>)| Arc::ptr_eq(of, snapshot) && owned == translations;
         if !self.of.as_ref().is_some_and(same) {
@@ -46,6 +43,6 @@ impl Attribution {
                 changed
             });
         }
-        tell(&self.owners, met.map(|met| &met.after));
+        self.metrics.connected(&self.owners.borrow(), &met.after);
     }
 }

@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::SourceText;
 use crate::dataplane::Applied;
-use crate::dataplane::iptables::RulesReport;
+use crate::dataplane::iptables::Table;
 use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::node::FactsError;
@@ -52,9 +52,8 @@ impl Changes {
         let mut repaired = Repaired::default();
         let same = self.applied.as_ref() == Some(&plan.desired);
         if applied.changed() {
-            let rules = applied.rules.as_ref().ok();
-            let chains = rules.map_or(0, |rules| rules.written.len() + rules.deleted.len());
-            let jumps = rules.map_or(0, |rules| rules.jumps.len());
+            let chains = applied.rules.written.len() + applied.rules.deleted.len();
+            let jumps = applied.rules.jumps.len();
             let routes = applied.routes.as_ref().map_or(0, |routes| routes.added + routes.removed);
             let connections = applied.conntrack.as_ref().map_or(0, |purged| purged.count);
             if same {
@@ -82,8 +81,11 @@ impl Changes {
     }
 
     fn note_troubles(&mut self, applied: &Applied) {
-        self.note_trouble("rules", applied.rules.as_ref().err());
-        self.note_trouble("stale chains", applied.rules.as_ref().ok().and_then(RulesReport::stuck).as_ref());
+        for (table, part) in [(Table::Filter, "rules of filter"), (Table::Nat, "rules of nat")] {
+            self.note_trouble(part, applied.rules.failed.get(&table));
+        }
+        self.note_trouble("refused rules", applied.rules.refused.first().map(|refused| &refused.error));
+        self.note_trouble("stale chains", applied.rules.stuck().as_ref());
         self.note_trouble("routes", applied.routes.as_ref().err());
         self.note_trouble("conntrack", applied.conntrack.as_ref().err());
         self.note_trouble("forwarding", applied.forwarding.as_ref().err());

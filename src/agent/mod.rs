@@ -29,8 +29,8 @@ use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
-use crate::source::{Snapshot, Source, Undecoded};
-use crate::status::{Judgement, judge, unknown_form};
+use crate::source::{Snapshot, Source, Sourced, Undecoded};
+use crate::status::{Judgement, judge, leave, unknown_form};
 use attribution::Attribution;
 use changes::{Changes, Repaired};
 use programming::Programming;
@@ -54,7 +54,9 @@ pub struct Pace {
 pub struct Report {
     /// The objects that were planned from.
     pub snapshot: Arc<Snapshot>,
-    /// What this node says of each.
+    /// The objects that are gone, but of which something may still be in force.
+    pub leaving: Vec<Sourced>,
+    /// What this node says of each, also of those that are leaving.
     pub judgements: BTreeMap<ForwardKey, Judgement>,
     /// How often something of ours was put back that another program had changed, since the agent started.
     pub repairs: u64,
@@ -169,20 +171,20 @@ impl<D: Dataplane> Node<D> {
 
     /// Remembers what is done and reports what is true.
     async fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
-        let Synced { plan, applied, judgements } = synced;
+        let Synced { plan, applied, judgements, leaving } = synced;
         let changes = &mut notes.changes;
         changes.note_facts(None);
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
         notes.attribution.note(snapshot, &plan, &applied);
-        if applied.is_complete() {
+        if applied.is_done() {
             self.memory.advance(snapshot, &plan.desired);
         } else {
-            self.memory.attempt(&plan.desired);
+            self.memory.attempt(snapshot, &plan.desired);
         }
         self.memory.settle().await;
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
-        let report = Report { snapshot: Arc::clone(snapshot), judgements, repairs: changes.repairs() };
+        let report = Report { snapshot: Arc::clone(snapshot), leaving, judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
         match (applied.is_complete(), applied.changed()) {
             (true, false) => SyncOutcome::Unchanged,
@@ -207,8 +209,10 @@ pub struct Synced {
     pub plan: Plan,
     /// What became of it.
     pub applied: Applied,
-    /// What this node says of each forward.
+    /// What this node says of each forward, also of those that are leaving.
     pub judgements: BTreeMap<ForwardKey, Judgement>,
+    /// The objects that are gone, but of which something may still be in force.
+    pub leaving: Vec<Sourced>,
 }
 
 /// Syncs once: plans the node from `snapshot`, makes its kernel so and judges what came of it.
@@ -225,8 +229,22 @@ pub async fn sync<D: Dataplane>(
     let planned = Planned::of(observer, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
     let plan = planned.answered(observer, policy, memory).await;
-    let judgements = judgements(snapshot, &plan, &applied);
-    Ok(Synced { plan, applied, judgements })
+    let mut judgements = judgements(snapshot, &plan, &applied);
+    let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
+    judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
+    Ok(Synced { plan, applied, judgements, leaving: leaving.into_values().collect() })
+}
+
+/// Those of `gone` that may still be in force: nobody takes a forward for closed before it is.
+fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeMap<ForwardKey, Sourced> {
+    if applied.is_known() {
+        let left: BTreeSet<_> = applied.rules.left.iter().map(|it| (&it.flows, it.destination)).collect();
+        gone.retain(|_, sourced| {
+            let forward = Forward::parse(&sourced.object);
+            forward.is_ok_and(|it| it.translations().iter().any(|it| left.contains(&(&it.flows, it.destination))))
+        });
+    }
+    gone
 }
 
 /// Looks once: plans the node as [`sync`] does, and judges what its kernel holds, without a write.
@@ -243,11 +261,9 @@ pub async fn inspect<D: Dataplane>(
     let planned = Planned::of(observer, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
     let mut plan = planned.answered(observer, policy, memory).await;
-    if let Ok(rules) = &applied.rules {
-        find_again(&mut plan, snapshot, &rules.before);
-    }
+    find_again(&mut plan, snapshot, &applied.rules.before);
     let judgements = judgements(snapshot, &plan, &applied);
-    Ok(Synced { plan, applied, judgements })
+    Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
 }
 
 /// Takes a withdrawn forward whose flows the kernel, as it was found, still translates for one that is served.
@@ -300,14 +316,16 @@ fn judgements(snapshot: &Snapshot, plan: &Plan, applied: &Applied) -> BTreeMap<F
             judgements.insert(key, judgement.outdated(error));
         }
     }
-    for Undecoded { metadata, error, .. } in &snapshot.undecoded {
-        let key = ForwardKey {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-        };
-        judgements.insert(key, unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
+    for undecoded in &snapshot.undecoded {
+        let Undecoded { metadata, error, .. } = undecoded;
+        judgements.insert(key_of(undecoded), unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
     }
     judgements
+}
+
+/// The name of an object that cannot be decoded.
+fn key_of(Undecoded { metadata, .. }: &Undecoded) -> ForwardKey {
+    ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
 }
 
 /// An error's causes, for a log field.

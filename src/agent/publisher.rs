@@ -16,7 +16,7 @@ use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
 use crate::plan::Candidate;
 use crate::publish::{StatusFile, table};
-use crate::source::Snapshot;
+use crate::source::{Snapshot, Sourced};
 use crate::status::{Judgement, merge};
 
 /// The status of each forward, by its name.
@@ -41,7 +41,7 @@ impl Publisher {
     }
 
     async fn write(&mut self, report: &Report) {
-        let objects = objects(&self.node, &report.snapshot, &report.judgements, &self.statuses);
+        let objects = objects(&self.node, &report.snapshot, &report.leaving, &report.judgements, &self.statuses);
         self.statuses =
             objects.iter().map(|object| (Candidate::key(object), object.status.clone().unwrap_or_default())).collect();
         self.print(&objects, report);
@@ -83,11 +83,12 @@ pub async fn publish(mut publisher: Publisher, mut reports: watch::Receiver<Opti
     }
 }
 
-/// The objects of `snapshot` with the status that `node` gives them; `previous` keeps transition times.
+/// The objects of `snapshot`, and those that are `leaving`, with the status that `node` gives them; `previous` keeps transition times.
 #[must_use]
 pub fn objects(
     node: &str,
     snapshot: &Snapshot,
+    leaving: &[Sourced],
     judgements: &BTreeMap<ForwardKey, Judgement>,
     previous: &Statuses,
 ) -> Vec<PortForward> {
@@ -97,5 +98,5 @@ pub fn objects(
         let status = judgements.get(&key).map(|judgement| merge(node, judgement, previous.get(&key), now));
         PortForward { status, ..PortForward::clone(object) }
     };
-    snapshot.forwards.iter().map(|sourced| with_status(&sourced.object)).collect()
+    snapshot.forwards.iter().chain(leaving).map(|sourced| with_status(&sourced.object)).collect()
 }

@@ -3,11 +3,14 @@
 //! The record never names less than may be in force: what was attempted is added to it at once, and taken out only when rules,
 //! routes and connections are all done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::key_of;
 use super::recording::Records;
+use crate::forward::ForwardKey;
 use crate::model::{Desired, Translation};
+use crate::plan::Candidate;
 use crate::record::Record;
 use crate::source::{Snapshot, Sourced};
 use kube::core::ObjectMeta;
@@ -17,6 +20,8 @@ use kube::core::ObjectMeta;
 pub struct Memory {
     record: Record,
     in_force: BTreeSet<Translation>,
+    /// The objects of sets that were applied since the record was written, but not wholly.
+    attempted: BTreeMap<ForwardKey, Sourced>,
     /// Whether anything was ever applied as a whole.
     complete: bool,
     /// The set that the record says.
@@ -31,7 +36,7 @@ impl Memory {
         let complete = record.is_some();
         let record = record.unwrap_or_else(|| Record { node: node.to_owned(), ..Record::default() });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
-        Self { record, in_force, complete, set: None, recorder: None }
+        Self { record, in_force, attempted: BTreeMap::new(), complete, set: None, recorder: None }
     }
 
     /// The same; each new record goes to `recorder`.
@@ -59,8 +64,24 @@ impl Memory {
         (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, api_servers, ..Snapshot::default() }))
     }
 
+    /// The objects of which something may be in force although `snapshot` has them no more.
+    #[must_use]
+    pub fn gone(&self, snapshot: &Snapshot) -> BTreeMap<ForwardKey, Sourced> {
+        let recorded = self.record.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
+        let mut gone: BTreeMap<ForwardKey, Sourced> = recorded.chain(self.attempted.clone()).collect();
+        for sourced in &snapshot.forwards {
+            gone.remove(&Candidate::key(&sourced.object));
+        }
+        for undecoded in &snapshot.undecoded {
+            gone.remove(&key_of(undecoded));
+        }
+        gone
+    }
+
     /// Remembers that not everything of `desired` is done: some of it may be in force.
-    pub fn attempt(&mut self, desired: &Desired) {
+    pub fn attempt(&mut self, snapshot: &Snapshot, desired: &Desired) {
+        let objects = snapshot.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
+        self.attempted.extend(objects);
         self.in_force.extend(desired.translations.iter().cloned());
         if self.complete && !self.record.in_force.iter().eq(&self.in_force) {
             self.record.in_force = self.in_force.iter().cloned().collect();
@@ -70,6 +91,7 @@ impl Memory {
 
     /// Remembers that everything is done: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
+        self.attempted.clear();
         self.in_force.clone_from(&desired.translations);
         let same_set = self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot);
         self.set = Some(Arc::clone(snapshot));
@@ -183,15 +205,15 @@ mod tests {
     #[test]
     fn the_record_names_all_that_may_be_in_force_until_it_is_done() {
         let mut recorded = Recorded::new(None);
-        recorded.memory.attempt(&desired(&[80]));
+        recorded.memory.attempt(&Snapshot::default(), &desired(&[80]));
         assert_eq!(recorded.due(), None, "nothing was ever applied as a whole, so nothing is to be put back");
         recorded.memory.advance(&set("x"), &desired(&[80]));
         assert_eq!(recorded.due(), Some(vec![80]));
-        recorded.memory.attempt(&desired(&[81]));
+        recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
         assert_eq!(recorded.due(), Some(vec![80, 81]));
-        recorded.memory.attempt(&desired(&[81]));
+        recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
         assert_eq!(recorded.due(), None, "the same again");
-        recorded.memory.attempt(&desired(&[82]));
+        recorded.memory.attempt(&Snapshot::default(), &desired(&[82]));
         assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
         recorded.memory.advance(&set("x"), &desired(&[82]));
         assert_eq!(recorded.due(), Some(vec![82]));

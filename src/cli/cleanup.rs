@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use clap::Args;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Exit;
 use super::exit::print;
@@ -12,7 +12,7 @@ use super::logging::LogOptions;
 use super::options::{StateOptions, remembered};
 use super::stop::Stop;
 use crate::dataplane::iptables::scaffold::{self, Removed};
-use crate::dataplane::iptables::{Iptables, Ruleset, Stuck, Variant};
+use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
 use crate::model::{Desired, Translation};
 use crate::record::{self, Purpose};
@@ -47,20 +47,54 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let _lock = record::lock(state_dir, Purpose::Cleanup)?;
     let record = remembered(state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
-    let mut stuck = None;
+    // What cannot be removed holds up nothing else; the first of it is told when all is tried.
+    let mut left: Vec<anyhow::Error> = Vec::new();
+    let mut found = before;
     for variant in Variant::ALL {
         if variant.is_in_use().await {
-            stuck = stuck.or(remove(variant, &before).await?);
+            let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
+            found.extend(rules.before.iter().cloned());
+            left.extend(troubles(variant, &rules));
+            let connections = conntrack::purge(&found, &Desired::default()).await.context("the connections are not all cut");
+            let connections = connections.map(|purged| purged.count).unwrap_or_else(|error| {
+                left.push(error);
+                0
+            });
+            print(&format!(
+                "iptables {variant}: {} chains and {} jumps removed, {connections} connections cut\n",
+                rules.deleted.len(),
+                rules.jumps.len(),
+            ))?;
         }
     }
-    let scaffold = remove_scaffold().await;
+    left.extend(remove_scaffold().await.err());
     // Routes are there without any iptables too.
-    let routes = routes::remove_all().await.context("the routes are not all removed")?;
-    print(&format!("{} routes removed\n", routes.removed))?;
-    anyhow::ensure!(routes.stuck.is_empty(), "routes of ours are left: {}", routes.stuck.join("; "));
-    record::remove(state_dir)?;
-    scaffold?;
-    stuck.map_or(Ok(Exit::Done), |stuck| Err(stuck.into()))
+    match routes::remove_all().await {
+        Ok(routes) => {
+            print(&format!("{} routes removed\n", routes.removed))?;
+            let stuck = || anyhow::anyhow!("routes of ours are left: {}", routes.stuck.join("; "));
+            left.extend((!routes.stuck.is_empty()).then(stuck));
+        }
+        Err(error) => left.push(anyhow::Error::from(error).context("the routes are not all removed")),
+    }
+    // The record says what connections were ours, for another try; chains that hold nothing need none.
+    if left.iter().all(anyhow::Error::is::<Stuck>) {
+        record::remove(state_dir)?;
+    }
+    for error in left.iter().skip(1) {
+        let error: &(dyn std::error::Error + Send + Sync) = error.as_ref();
+        warn!(error, "not everything of ours is gone");
+    }
+    left.into_iter().next().map_or(Ok(Exit::Done), Err)
+}
+
+/// What of the rules of `variant` is still there, and why.
+fn troubles(variant: Variant, rules: &RulesReport) -> Vec<anyhow::Error> {
+    let failed = rules
+        .failed
+        .values()
+        .map(|error| anyhow::Error::from(error.clone()).context(format!("the rules of iptables {variant} are not all removed")));
+    failed.chain(rules.stuck().map(anyhow::Error::from)).collect()
 }
 
 /// Takes out what was made for our chains to hang in and is empty now. Where nothing was, nothing is said.
@@ -71,19 +105,4 @@ async fn remove_scaffold() -> anyhow::Result<()> {
     }
     let Removed { chains, tables } = removed;
     print(&format!("nf_tables: {chains} built-in chains and {tables} tables removed, made by us and empty\n"))
-}
-
-/// Takes everything of ours out of one variant; tells what another program holds on to.
-async fn remove(variant: Variant, before: &BTreeSet<Translation>) -> anyhow::Result<Option<Stuck>> {
-    let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
-    let rules = rules.with_context(|| format!("the rules of iptables {variant} are not all removed"))?;
-    let before = before.iter().chain(&rules.before).cloned().collect();
-    let connections = conntrack::purge(&before, &Desired::default()).await.context("the connections are not all cut")?;
-    print(&format!(
-        "iptables {variant}: {} chains and {} jumps removed, {} connections cut\n",
-        rules.deleted.len(),
-        rules.jumps.len(),
-        connections.count
-    ))?;
-    Ok(rules.stuck())
 }

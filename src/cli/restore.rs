@@ -157,7 +157,7 @@ impl Restorer {
         let snapshot = memory.snapshot().unwrap_or_default();
         Ok(match agent::sync(observer, kernel, &self.policy, &memory, &snapshot).await {
             Ok(synced) => Round::Synced {
-                table: table(&agent::objects(&self.node, &snapshot, &synced.judgements, &BTreeMap::new())),
+                table: table(&agent::objects(&self.node, &snapshot, &synced.leaving, &synced.judgements, &BTreeMap::new())),
                 outcome: done(synced.applied),
             },
             Err(error) => Round::Blind(error),
@@ -167,7 +167,13 @@ impl Restorer {
 
 /// Whether everything was done, or what was not.
 fn done(applied: Applied) -> anyhow::Result<()> {
-    let rules = applied.rules?;
+    let rules = applied.rules;
+    if let Some(error) = rules.failure() {
+        return Err(error.clone().into());
+    }
+    if let Some(refused) = rules.refused.first() {
+        return Err(refused.error.clone().into());
+    }
     applied.routes?;
     applied.conntrack?;
     applied.forwarding?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
@@ -76,7 +76,10 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let mut tasks = Tasks::default();
     let observer = Observer::default().asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
-    let rules = seen.applied.rules.as_ref().map_err(Clone::clone).context("the rules cannot be read; run this as root")?;
+    let rules = &seen.applied.rules;
+    if let Some(error) = rules.failure() {
+        return Err(anyhow::Error::from(error.clone()).context("the rules cannot be read; run this as root"));
+    }
     let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
     let screen = Screen::of_stdout();
@@ -209,13 +212,13 @@ mod tests {
         let facts = assumed_facts(BTreeMap::new(), &candidates);
         let plan: Plan = plan(&facts, &candidates, &Policy::default(), &BTreeSet::new());
         let applied = Applied {
-            rules: Ok(rules),
+            rules,
             routes: Ok(RoutesReport::default()),
             conntrack: Ok(Purged::default()),
             forwarding: Ok(Forwarded::default()),
         };
         let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
-        Synced { plan, applied, judgements }
+        Synced { plan, applied, judgements, leaving: Vec::new() }
     }
 
     fn named(names: &[&str], snapshot: &Snapshot) -> Result<Vec<String>, String> {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{info, warn};
 
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
-use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Variant, scaffold};
+use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -47,17 +47,14 @@ impl Kernel {
         if self.swept.load(Ordering::Relaxed) {
             return;
         }
-        let swept = if other.is_in_use().await {
-            Iptables::new(other).apply(&Ruleset::default()).await
-        } else {
-            Ok(RulesReport::default())
-        };
-        match swept {
-            Ok(report) if report.changed() => {
+        if other.is_in_use().await {
+            let report = Iptables::new(other).apply(&Ruleset::default()).await;
+            if let Some(error) = report.failure() {
+                return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again");
+            }
+            if report.changed() {
                 info!(variant = %other, chains = report.deleted.len(), "rules of ours in the other iptables removed");
             }
-            Ok(_) => {}
-            Err(error) => return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again"),
         }
         if other == Variant::Nft
             && let Err(error) = scaffold::remove().await
@@ -74,26 +71,35 @@ impl Kernel {
     }
 }
 
+/// What of `desired` the rules hold: without those translations of which something was refused. Where it cannot be told
+/// whether a rule is in place, a flow that is not translated is nobody's fault.
+fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
+    let mut desired = desired.clone();
+    desired.translations.retain(|translation| !rules.refused.iter().any(|refused| refused.concerns(translation)));
+    if rules.failed.contains_key(&Table::Nat) {
+        desired.held.clear();
+    }
+    desired
+}
+
 impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> Applied {
         let rules = self.iptables.apply(&Ruleset::of(&desired.translations)).await;
-        if rules.is_ok() {
+        if rules.failed.is_empty() {
             self.sweep_other_variant().await;
         }
         let routes = routes::apply(&desired.routes).await;
         let forwarding = self.enable_forwarding(desired);
         // A flow that began while the rule was missing, or its address, is not translated; nobody else will look at it again.
         let settled = self.settled().take().is_some_and(|held| held == desired.held);
-        let conntrack = match &rules {
-            Ok(report) if settled && !report.changed() && *before == desired.translations => Ok(conntrack::Purged::default()),
+        let conntrack = if settled && rules.is_closed() && !rules.changed() && *before == desired.translations {
+            Ok(conntrack::Purged::default())
+        } else {
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
-            Ok(report) => {
-                let before: BTreeSet<Translation> = before.iter().chain(&report.before).cloned().collect();
-                conntrack::purge(&before, desired).await
-            }
-            Err(_) => return Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()), forwarding },
+            let before: BTreeSet<Translation> = before.iter().chain(&rules.before).cloned().collect();
+            conntrack::purge(&before, &in_force(desired, &rules)).await
         };
-        *self.settled() = conntrack.is_ok().then(|| desired.held.clone());
+        *self.settled() = (conntrack.is_ok() && rules.is_closed()).then(|| desired.held.clone());
         Applied { rules, routes, conntrack, forwarding }
     }
 

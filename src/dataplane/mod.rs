@@ -14,7 +14,7 @@ pub use kernel::Kernel;
 
 use crate::model::{Desired, Translation};
 use conntrack::{ConntrackError, Purged};
-use iptables::{RulesError, RulesReport};
+use iptables::{RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
 
 /// A backend. One verb, the whole state; and a look that shows what the verb would find.
@@ -31,11 +31,11 @@ pub trait Dataplane: Send + Sync + 'static {
 /// What became of one apply, or what a look found, part by part.
 #[derive(Debug)]
 pub struct Applied {
-    /// The rules.
-    pub rules: Result<RulesReport, RulesError>,
+    /// The rules; what failed of them is told table by table.
+    pub rules: RulesReport,
     /// The host routes.
     pub routes: Result<RoutesReport, RoutesError>,
-    /// The connections that only the old rules explain; not looked at where the rules did not change or failed.
+    /// The connections that only the old rules explain; not looked at where the rules did not change.
     pub conntrack: Result<Purged, ConntrackError>,
     /// Whether the node routes packets, as far as that was to be changed. Says nothing of what is planned.
     pub forwarding: Result<Forwarded, ForwardingError>,
@@ -45,15 +45,34 @@ impl Applied {
     /// Whether rules, routes and connections are all as desired, so that nothing is left to do.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.rules.as_ref().is_ok_and(|rules| rules.differing.is_empty())
+        self.is_done() && self.rules.refused.is_empty()
+    }
+
+    /// The same but for single rules that are refused, which concern only the forwards that need them.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.rules.is_written_but_for_refused()
             && self.routes.as_ref().is_ok_and(|routes| routes.stuck.is_empty())
             && self.conntrack.is_ok()
+    }
+
+    /// Whether all that may still be open was read back, and its connections are cut.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.rules.failed.contains_key(&Table::Nat)
+            && self.routes.as_ref().is_ok_and(|routes| routes.stuck.is_empty())
+            && self.conntrack.is_ok()
+    }
+
+    /// Whether nothing is open, routed or connected any more that should not be. What should be and is not does not count.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_known() && self.rules.left.is_empty()
     }
 
     /// Whether anything was written.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.rules.as_ref().is_ok_and(RulesReport::changed)
-            || self.routes.as_ref().is_ok_and(|routes| routes.added + routes.removed > 0)
+        self.rules.changed() || self.routes.as_ref().is_ok_and(|routes| routes.added + routes.removed > 0)
     }
 }

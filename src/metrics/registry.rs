@@ -185,25 +185,20 @@ impl Metrics {
 
     /// What became of one apply: what failed is counted, what was read back is shown.
     pub fn applied(&self, applied: &Applied) {
-        match &applied.rules {
-            Ok(rules) => {
-                if !rules.differing.is_empty() {
-                    self.part_failed(Part::Rules);
-                }
-                for table in Table::ALL {
-                    let held = rules.held.get(&table).copied().unwrap_or_default();
-                    self.rules.get_or_create(&[("table", table.name())]).set(shown(held.rules));
-                    self.chains.get_or_create(&[("table", table.name())]).set(shown(held.chains));
-                }
-            }
-            Err(error) => {
-                self.part_failed(Part::Rules);
-                if let RulesError::Program(error) = error
-                    && error.program().ends_with("-restore")
-                {
-                    self.refused.inc();
-                }
-            }
+        let rules = &applied.rules;
+        if !rules.is_written() {
+            self.part_failed(Part::Rules);
+        }
+        let errors = rules.failed.values().filter_map(|error| match error {
+            RulesError::Program(error) => Some(error),
+            RulesError::Jump(_) | RulesError::Unlisted { .. } => None,
+        });
+        if errors.chain(rules.refused.iter().map(|refused| &refused.error)).any(|error| error.program().ends_with("-restore")) {
+            self.refused.inc();
+        }
+        for (table, held) in &rules.held {
+            self.rules.get_or_create(&[("table", table.name())]).set(shown(held.rules));
+            self.chains.get_or_create(&[("table", table.name())]).set(shown(held.chains));
         }
         match &applied.routes {
             Ok(routes) => self.set_routes(routes.states.values()),

@@ -48,6 +48,8 @@ words! {
         Standby,
         /// It is switched off, and withdrawn.
         Disabled,
+        /// The object is gone, and something of it may still be in force.
+        Leaving,
         /// Nothing was tried yet.
         Pending,
         /// An older forward claims the same.

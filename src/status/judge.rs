@@ -1,8 +1,8 @@
 //! What this node says of one forward: from the plan's verdict and what the kernel, read back, holds.
 
 use super::condition::{Circumstance, Judged, Reason, State, Type};
-use crate::api::Role;
-use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
+use crate::api::{PortForward, Role};
+use crate::dataplane::iptables::{ForwardPolicy, RefusedRule, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
@@ -60,6 +60,27 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     Judgement { uid: verdict.uid.clone(), standing, generation: verdict.generation, role: verdict.role, conditions }
 }
 
+/// Judges a forward whose object is gone while something of it may still be in force.
+#[must_use]
+pub fn leave(object: &PortForward, applied: &Applied) -> Judgement {
+    let (reason, message) =
+        unclosed(applied).unwrap_or_else(|| (Circumstance::Leaving.into(), "nothing of it is left".to_owned()));
+    let message = format!("the object is gone, but the forward is not closed yet: {message}");
+    let conditions = vec![
+        Judged::new(Type::Accepted, State::False, Circumstance::Leaving, message.clone()),
+        Judged::new(Type::Programmed, State::False, reason, message.clone()),
+        Judged::new(Type::Ready, State::False, reason, message),
+    ];
+    let metadata = &object.metadata;
+    Judgement {
+        uid: metadata.uid.clone(),
+        standing: Standing::Withdrawn,
+        generation: metadata.generation.unwrap_or(0),
+        role: None,
+        conditions,
+    }
+}
+
 /// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
@@ -109,7 +130,7 @@ fn stalled(acceptance: &Acceptance) -> Option<Judged> {
 fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     let kinds = [Type::Accepted, Type::Programmed, Type::Ready];
     // What was never in force here needs no withdrawal, and what stands before our jumps hinders none.
-    let left = if verdict.served { unfinished(applied) } else { None };
+    let left = if verdict.served { unclosed(applied) } else { None };
     match left {
         None => kinds
             .map(|kind| {
@@ -139,7 +160,7 @@ fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
 }
 
 fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
-    if let Some((reason, message)) = failure(applied) {
+    if let Some((reason, message)) = refused_rule(verdict, applied).or_else(|| failure(applied)) {
         let broken = |kind| Judged::new(kind, State::False, reason, message.clone());
         return vec![accepted(), broken(Type::Programmed), broken(Type::Ready)];
     }
@@ -170,7 +191,7 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
         }
         Some(Role::Active) | None => (Circumstance::Ready, "nothing that is known stops the flow".to_owned()),
     };
-    if applied.rules.as_ref().is_ok_and(|rules| rules.forward_policy == ForwardPolicy::Drop) {
+    if applied.rules.forward_policy == ForwardPolicy::Drop {
         message += "; the policy of FORWARD is DROP, and PF-FWD accepts these flows";
     }
     for note in &verdict.notes {
@@ -181,20 +202,44 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
 
 /// What is wrong for the whole node, if anything is.
 fn failure(applied: &Applied) -> Option<(Reason, String)> {
-    unfinished(applied).or_else(|| applied.rules.as_ref().ok().and_then(overridden))
+    unfinished(applied).or_else(|| overridden(&applied.rules))
+}
+
+/// What of this forward was refused, if anything was. Others do not suffer from it.
+fn refused_rule(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
+    let concerned = |refused: &&RefusedRule| verdict.translations.iter().any(|translation| refused.concerns(translation));
+    let refused = applied.rules.refused.iter().find(concerned)?;
+    let message =
+        format!("a rule of this forward, in {} {}, was not taken: {}", refused.table.name(), refused.chain, refused.error);
+    Some((Circumstance::ApplyFailed.into(), message))
 }
 
 /// What could not be made as planned, if anything could not.
 fn unfinished(applied: &Applied) -> Option<(Reason, String)> {
+    untold(applied).or_else(|| drifted(&applied.rules)).or_else(|| applied.routes.as_ref().ok().and_then(surplus))
+}
+
+/// What could not be closed, if anything could not: what stands in the way of new rules does not count.
+fn unclosed(applied: &Applied) -> Option<(Reason, String)> {
+    let left = || {
+        let first = applied.rules.left.first()?;
+        let message = format!("{} is still translated for {}", first.flows.destination, first.flows.source);
+        Some((Circumstance::Drifted.into(), message))
+    };
+    untold(applied).or_else(left).or_else(|| drifted(&applied.rules)).or_else(|| applied.routes.as_ref().ok().and_then(surplus))
+}
+
+/// What could not be looked at or done, if anything could not.
+fn untold(applied: &Applied) -> Option<(Reason, String)> {
     let failed = |message| Some((Circumstance::ApplyFailed.into(), message));
-    match (&applied.rules, &applied.routes, &applied.conntrack) {
-        (Err(error), _, _) => failed(explained(error)),
-        (_, Err(error), _) => failed(explained(error)),
-        (_, _, Err(error)) => failed(explained(error)),
-        (Ok(_), Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
+    match (applied.rules.failed.iter().next_back(), &applied.routes, &applied.conntrack) {
+        (Some((table, error)), _, _) => failed(format!("table {}: {}", table.name(), explained(error))),
+        (None, Err(error), _) => failed(explained(error)),
+        (None, _, Err(error)) => failed(explained(error)),
+        (None, Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
             failed(format!("routes of ours are not removed: {}", routes.stuck.join("; ")))
         }
-        (Ok(rules), Ok(routes), Ok(_)) => drifted(rules).or_else(|| surplus(routes)),
+        (None, Ok(_), Ok(_)) => None,
     }
 }
 

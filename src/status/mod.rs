@@ -13,6 +13,6 @@ mod tests;
 
 pub use condition::{Circumstance, Judged, Reason, State, Type};
 pub use here::here;
-pub use judge::{Judgement, Standing, judge, unknown_form};
+pub use judge::{Judgement, Standing, judge, leave, unknown_form};
 pub use summary::{merge, node_status, summary};
 pub use writes::{View, Write};

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::*;
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 use crate::dataplane::conntrack::Purged;
-use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage};
+use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage, Table};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::dataplane::{Applied, Forwarded, ForwardingError};
 use crate::forward::{ForwardKey, Refusal, RefusalReason};
@@ -24,13 +24,12 @@ fn active() -> Verdict {
     verdict(Acceptance::Accepted, Some(Role::Active))
 }
 
+fn failed(error: ProgramError) -> RulesReport {
+    RulesReport { failed: [(Table::Nat, error.into())].into(), ..RulesReport::default() }
+}
+
 fn applied(rules: RulesReport) -> Applied {
-    Applied {
-        rules: Ok(rules),
-        routes: Ok(RoutesReport::default()),
-        conntrack: Ok(Purged::default()),
-        forwarding: Ok(Forwarded::default()),
-    }
+    Applied { rules, routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()), forwarding: Ok(Forwarded::default()) }
 }
 
 fn exact() -> Applied {
@@ -74,7 +73,7 @@ fn programmed_is_true_only_from_a_read_back_that_equals_the_plan() {
     let overridden =
         RulesReport { overridden: BTreeMap::from([(Stage::Prerouting, "-j DNAT".to_owned())]), ..RulesReport::default() };
     assert_eq!(programmed(&applied(overridden)), ["Programmed=False Overridden", "Ready=False Overridden"]);
-    let missing = Applied { rules: Err(ProgramError::Missing { program: "iptables-nft-save" }.into()), ..exact() };
+    let missing = Applied { rules: failed(ProgramError::Missing { program: "iptables-nft-save" }), ..exact() };
     assert_eq!(programmed(&missing), ["Programmed=False ApplyFailed", "Ready=False ApplyFailed"]);
 }
 
@@ -190,7 +189,7 @@ fn what_a_node_refused_is_not_stalled_any_more_where_nobody_can_look() {
 fn a_disabled_forward_is_true_all_over_once_it_is_withdrawn() {
     let disabled = verdict(Acceptance::Disabled, None);
     assert_eq!(text(&judge(&disabled, &exact())), ["Accepted=True Disabled", "Programmed=True Disabled", "Ready=True Disabled"]);
-    let stuck = Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() };
+    let stuck = Applied { rules: failed(ProgramError::Hangs { program: "iptables-nft-restore" }), ..exact() };
     assert_eq!(
         text(&judge(&disabled, &stuck)),
         text(&judge(&disabled, &exact())),

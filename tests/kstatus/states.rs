@@ -2,7 +2,7 @@
 
 use portforward_operator::api::Role;
 use portforward_operator::dataplane::conntrack::Purged;
-use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage};
+use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage, Table};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::{ForwardKey, Refusal};
@@ -311,13 +311,12 @@ pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role
     Verdict::new(None, generation, acceptance, role)
 }
 
+fn failed(error: ProgramError) -> RulesReport {
+    RulesReport { failed: [(Table::Nat, error.into())].into(), ..RulesReport::default() }
+}
+
 fn applied(rules: RulesReport) -> Applied {
-    Applied {
-        rules: Ok(rules),
-        routes: Ok(RoutesReport::default()),
-        conntrack: Ok(Purged::default()),
-        forwarding: Ok(Forwarded::AsFound),
-    }
+    Applied { rules, routes: Ok(RoutesReport::default()), conntrack: Ok(Purged::default()), forwarding: Ok(Forwarded::AsFound) }
 }
 
 pub(crate) fn exact() -> Applied {
@@ -325,7 +324,7 @@ pub(crate) fn exact() -> Applied {
 }
 
 pub(crate) fn hanging() -> Applied {
-    Applied { rules: Err(ProgramError::Hangs { program: "iptables-nft-restore" }.into()), ..exact() }
+    Applied { rules: failed(ProgramError::Hangs { program: "iptables-nft-restore" }), ..exact() }
 }
 
 pub(crate) fn of(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Judgement {

@@ -9,6 +9,7 @@ mod exposition;
 mod carried;
 mod cleanup;
 mod cli;
+mod closing;
 mod conditions;
 mod disk;
 mod edits;

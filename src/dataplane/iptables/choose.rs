@@ -39,7 +39,9 @@ async fn saved(variant: Variant) -> Option<String> {
         let missing = matches!(program::run(variant.command(), &["--version"], "").await, Err(ProgramError::Missing { .. }));
         return (!missing).then(String::new);
     }
-    program::run(variant.save(), &[], "").await.ok()
+    let ran = program::try_run(variant.save(), &[], "").await.ok()?;
+    // A rule that it cannot print ends it, and what it has printed until then tells enough.
+    (ran.ended.is_ok() || !ran.printed.is_empty()).then_some(ran.printed)
 }
 
 /// The tables of the older xtables that the network namespace of this thread has, one name a line.

@@ -35,8 +35,9 @@ pub struct Met {
 pub(super) struct Counters {
     /// Of a chain that was written since then: nothing, so all of its rules begin with 0.
     chains: BTreeMap<ChainName, Reading>,
-    /// What is not told yet.
-    due: Met,
+    /// What is not told yet, by flow: however long nobody asks, it stays no larger than the rules.
+    due_before: BTreeMap<FlowMatch, u64>,
+    due_after: BTreeMap<FlowMatch, u64>,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Counters {
     /// Takes in what the rules say before anything is written.
     pub(super) fn read(&mut self, table: &SavedTable) {
         let met = self.advance(table);
-        self.due.before.extend(met);
+        add(&mut self.due_before, met);
     }
 
     /// These chains were written since the last reading.
@@ -71,12 +72,13 @@ impl Counters {
     /// Takes in what the rules say behind a write.
     pub(super) fn read_back(&mut self, table: &SavedTable) {
         let met = self.advance(table);
-        self.due.after.extend(met);
+        add(&mut self.due_after, met);
     }
 
     /// Tells what is due.
     pub(super) fn told(&mut self) -> Met {
-        std::mem::take(&mut self.due)
+        let [before, after] = [&mut self.due_before, &mut self.due_after].map(|due| std::mem::take(due).into_iter().collect());
+        Met { before, after }
     }
 
     fn advance(&mut self, table: &SavedTable) -> Vec<(FlowMatch, u64)> {
@@ -98,6 +100,12 @@ impl Counters {
         }
         self.chains = chains;
         met
+    }
+}
+
+fn add(due: &mut BTreeMap<FlowMatch, u64>, met: Vec<(FlowMatch, u64)>) {
+    for (flows, count) in met {
+        *due.entry(flows).or_default() += count;
     }
 }
 
@@ -177,12 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_apply_that_failed_had_read_is_told_by_the_next() {
+    fn what_nobody_asks_for_is_added_up_by_flow_and_told_once() {
         let mut counters = Counters::default();
-        counters.read(&table(&[("PF-pt", &[(80, 7)])]));
-        counters.read(&table(&[("PF-pt", &[(80, 9)])]));
-        counters.read(&table(&[("PF-pt", &[(80, 10)])]));
-        assert_eq!(told(&counters.told().before), [(80, 2), (80, 1)]);
+        for packets in 7..=1000 {
+            counters.read(&table(&[("PF-pt", &[(80, packets), (81, 2 * packets)])]));
+            counters.read_back(&table(&[("PF-pt", &[(80, packets), (81, 2 * packets)])]));
+            assert!(counters.due_before.len() + counters.due_after.len() <= 2, "one entry a rule");
+        }
+        assert_eq!(told(&counters.told().before), [(80, 993), (81, 1986)]);
         assert_eq!(told(&counters.told().before), []);
     }
 

@@ -5,6 +5,7 @@ mod choose;
 mod counters;
 mod jumps;
 mod layout;
+mod listing;
 mod program;
 mod reading;
 mod rule;
@@ -12,9 +13,9 @@ mod saved;
 pub mod scaffold;
 mod transaction;
 mod variant;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -32,10 +33,6 @@ pub use variant::Variant;
 
 use crate::model::Translation;
 use counters::Counters;
-use program::LOCK_WAIT_SECS;
-
-/// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
-const MOVE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Our chains in the kernel, by the programs of one variant.
 #[derive(Debug)]
@@ -55,9 +52,15 @@ struct Memory {
     counters: Counters,
 }
 
-/// What one apply found, did and read back.
+/// What one apply found, did and read back. What cannot be read or done for one table or rule is said of that one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RulesReport {
+    /// The tables that could not be read, or not be written whole, and why. Of the others all is known.
+    pub failed: BTreeMap<Table, RulesError>,
+    /// The rules that the program or the kernel did not take. All others are in place.
+    pub refused: Vec<RefusedRule>,
+    /// Read back: the translations that are still in force although they should not be.
+    pub left: Vec<Translation>,
     /// The translations whose DNAT was in force before.
     pub before: Vec<Translation>,
     /// The chains that were written, because they were missing or not as they should be.
@@ -68,7 +71,7 @@ pub struct RulesReport {
     pub stuck: BTreeSet<ChainName>,
     /// The built-in chains in which our jump was put first.
     pub jumps: Vec<Stage>,
-    /// Read back: the chains that are still not as they should be.
+    /// Read back: the chains that are still not as they should be, apart from rules that were refused.
     pub differing: Vec<ChainName>,
     /// Read back: the built-in chains in which our jump is not first, and what stands there instead.
     pub overridden: BTreeMap<Stage, String>,
@@ -108,14 +111,44 @@ pub enum RulesError {
     /// A jump could not be changed.
     #[error(transparent)]
     Jump(#[from] JumpError),
-    /// A table holds what the variant's programs cannot read.
-    #[error("table {table} holds rules that {program} cannot read; move them to a table of their own, for example with nft")]
-    Unreadable {
-        /// The table.
-        table: &'static str,
-        /// The program.
-        program: &'static str,
+    /// The kernel does not tell which chains there are.
+    #[error("the kernel does not list the chains of nf_tables: {error}")]
+    Unlisted {
+        /// Why.
+        error: String,
     },
+}
+
+impl RulesError {
+    /// Whether another try soon may end otherwise.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Program(error) => error.is_transient(),
+            Self::Jump(_) | Self::Unlisted { .. } => true,
+        }
+    }
+}
+
+/// A rule of ours that is not in the kernel because it was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRule {
+    /// The table.
+    pub table: Table,
+    /// The chain that it belongs to.
+    pub chain: ChainName,
+    /// The rule.
+    pub rule: Rule,
+    /// Why it is not there.
+    pub error: ProgramError,
+}
+
+impl RefusedRule {
+    /// Whether some flow of `translation` needs the rule.
+    #[must_use]
+    pub fn concerns(&self, translation: &Translation) -> bool {
+        Stage::ALL.into_iter().any(|stage| stage.table() == self.table && stage.meets(&self.rule.matches, translation))
+    }
 }
 
 /// Chains of ours that should be gone are still there, empty.
@@ -144,11 +177,36 @@ impl RulesReport {
     /// Whether the kernel, read back, holds exactly what it should.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.differing.is_empty() && self.overridden.is_empty()
+        self.is_written() && self.overridden.is_empty()
+    }
+
+    /// The same, wherever our jumps stand.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.is_written_but_for_refused() && self.refused.is_empty()
+    }
+
+    /// The same, apart from rules that were refused.
+    #[must_use]
+    pub fn is_written_but_for_refused(&self) -> bool {
+        self.failed.is_empty() && self.left.is_empty() && self.differing.is_empty()
+    }
+
+    /// Whether nothing is translated any more that should not be. What should be and is not does not count.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !self.failed.contains_key(&Table::Nat) && self.left.is_empty()
+    }
+
+    /// What could not be done, if anything could not: of the tables the last, where translating is.
+    #[must_use]
+    pub fn failure(&self) -> Option<&RulesError> {
+        self.failed.values().next_back()
     }
 }
 
-type Tables = BTreeMap<Table, SavedTable>;
+/// What the kernel holds of each table, where that could be read.
+type Tables = BTreeMap<Table, Result<SavedTable, RulesError>>;
 
 impl Iptables {
     /// The chains of ours, by the programs of `variant`.
@@ -169,170 +227,94 @@ impl Iptables {
         self.variant
     }
 
-    /// Makes our chains exactly `ruleset` and reads them back.
-    ///
-    /// # Errors
-    /// When a program fails or a table cannot be read. What was done until then stays, and serves every flow it served before.
-    pub async fn apply(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
+    /// Makes our chains exactly `ruleset`, table by table, and reads them back. What fails for one table, chain or rule
+    /// stops no other; what is there stays, and serves every flow that it served before.
+    pub async fn apply(&self, ruleset: &Ruleset) -> RulesReport {
         let mut memory = self.memory.lock().await;
-        let before = self.read_all(&mut memory).await?;
-        memory.counters.read(&before[&Table::Nat]);
-        let mut report = RulesReport { before: before[&Table::Nat].translations(), ..RulesReport::default() };
-        if ruleset.is_empty() {
-            self.take_out(&before, &mut report).await?;
-        } else {
-            self.write(ruleset, &before, &mut memory, &mut report).await?;
+        let before = self.read_all(&mut memory).await;
+        let mut report = RulesReport::default();
+        if let Ok(nat) = &before[&Table::Nat] {
+            memory.counters.read(nat);
+            report.before = nat.translations();
         }
-        self.delete_stale(ruleset, &before, &mut report).await?;
+        for table in ruleset.tables() {
+            let written = match &before[&table] {
+                Ok(held) => self.write(table, ruleset.chains(table), held, &mut memory, &mut report).await,
+                Err(error) => Err(error.clone()),
+            };
+            if let Err(error) = written {
+                report.failed.insert(table, error);
+            }
+        }
         let after = if report.changed() {
-            let expected = |table| ruleset.chains(table).keys().chain(&report.stuck).cloned().collect();
-            memory.seen = Table::ALL.into_iter().map(|table| (table, expected(table))).collect();
-            memory.counters.written(&report.written);
-            let after = self.read_all(&mut memory).await?;
-            memory.counters.read_back(&after[&Table::Nat]);
+            memory.wrote(ruleset, &report);
+            let after = self.read_all(&mut memory).await;
+            if let Ok(nat) = &after[&Table::Nat] {
+                memory.counters.read_back(nat);
+            }
             after
         } else {
             before
         };
         report.met = memory.counters.told();
         conclude(&mut report, ruleset, &after);
-        Ok(report)
+        report
     }
 
     /// Reads our chains and says how they differ from `ruleset`, with the judgement of [`apply`](Self::apply); writes nothing.
-    ///
-    /// # Errors
-    /// When a program fails or a table cannot be read.
-    pub async fn inspect(&self, ruleset: &Ruleset) -> Result<RulesReport, RulesError> {
+    pub async fn inspect(&self, ruleset: &Ruleset) -> RulesReport {
         let mut tables = Tables::new();
         for table in Table::ALL {
-            tables.insert(table, self.read_whole(table).await?);
+            tables.insert(table, self.read_whole(table).await);
         }
-        let mut report = RulesReport { before: tables[&Table::Nat].translations(), ..RulesReport::default() };
+        let mut report = RulesReport::default();
+        if let Ok(nat) = &tables[&Table::Nat] {
+            report.before = nat.translations();
+        }
         conclude(&mut report, ruleset, &tables);
-        Ok(report)
-    }
-
-    /// Writes the chains that differ and puts our jumps first. Whatever is translated may already pass and leaves translated.
-    async fn write(
-        &self,
-        ruleset: &Ruleset,
-        before: &Tables,
-        memory: &mut Memory,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
-        for table in Table::ALL {
-            let chains = ruleset.chains(table);
-            if self.variant == Variant::Nft {
-                scaffold::prepare(table, &before[&table]).await;
-            }
-            let differing: Vec<ChainName> = before[&table].differing(chains).cloned().collect();
-            for text in rewrite(self.variant, table, chains, &differing) {
-                self.restore(&text).await?;
-            }
-            report.written.extend(differing);
-            for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table) {
-                self.place_jump(stage, &before[&table], memory, report).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn place_jump(
-        &self,
-        stage: Stage,
-        before: &SavedTable,
-        memory: &mut Memory,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
-        let due = match before.jump(stage) {
-            JumpState::First => false,
-            JumpState::Missing | JumpState::Changed => true,
-            JumpState::Behind(_) => memory.moved.get(&stage).is_none_or(|moved| moved.elapsed() >= MOVE_INTERVAL),
-        };
-        if due {
-            jumps::put_first(self.variant, stage, before).await?;
-            memory.moved.insert(stage, Instant::now());
-            report.jumps.push(stage);
-        }
-        Ok(())
-    }
-
-    /// Takes our jumps out, in the order in which no flow is translated by halves.
-    async fn take_out(&self, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
-        for stage in Stage::ALL.into_iter().rev() {
-            if before[&stage.table()].jump(stage) != JumpState::Missing {
-                jumps::take_out(self.variant, stage, &before[&stage.table()]).await?;
-                report.jumps.push(stage);
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete_stale(&self, ruleset: &Ruleset, before: &Tables, report: &mut RulesReport) -> Result<(), RulesError> {
-        for table in Table::ALL.into_iter().rev() {
-            let stale: Vec<ChainName> = before[&table].stale(ruleset.chains(table)).cloned().collect();
-            match self.delete(table, &stale).await {
-                Ok(()) => report.deleted.extend(stale),
-                // Most likely a rule of another program jumps to one of them, which must not hold up anything else.
-                Err(ProgramError::Refused { .. }) => self.delete_each(table, &before[&table], stale, report).await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Empties the chains `stale`, then deletes those that the kernel lets go.
-    async fn delete_each(
-        &self,
-        table: Table,
-        before: &SavedTable,
-        stale: Vec<ChainName>,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
-        let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
-        for text in rewrite(self.variant, table, &Chains::new(), &full) {
-            self.restore(&text).await?;
-        }
-        report.written.extend(full);
-        // Those that were jumped from come first, so that what they jumped to is free.
-        for name in stale {
-            match self.delete(table, std::slice::from_ref(&name)).await {
-                Ok(()) => report.deleted.push(name),
-                Err(ProgramError::Refused { .. }) => {
-                    report.stuck.insert(name);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, table: Table, names: &[ChainName]) -> Result<(), ProgramError> {
-        match transaction::delete(table, names) {
-            Some(text) => self.restore(&text).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn restore(&self, text: &str) -> Result<(), ProgramError> {
-        program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
-        Ok(())
+        report
     }
 }
 
-fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
-    for table in Table::ALL {
-        let held = &after[&table].chains;
-        report.held.insert(table, Held { chains: held.len(), rules: held.values().map(Vec::len).sum() });
-        let chains = ruleset.chains(table);
-        report.differing.extend(after[&table].differing(chains).cloned());
-        // One that should be gone may stay where another program holds on to it, but then it holds nothing.
-        let stale = after[&table].stale(chains).filter(|name| !after[&table].holds(name, &[]));
-        report.differing.extend(stale.cloned());
+impl Memory {
+    /// Remembers where to look after a write. What was not done as it should be may be anywhere.
+    fn wrote(&mut self, ruleset: &Ruleset, report: &RulesReport) {
+        for table in Table::ALL {
+            if report.failed.contains_key(&table) {
+                self.seen.remove(&table);
+            } else {
+                self.seen.insert(table, ruleset.chains(table).keys().chain(&report.stuck).cloned().collect());
+            }
+        }
+        self.counters.written(&report.written);
     }
-    for stage in Stage::ALL.into_iter().filter(|_| !ruleset.is_empty()) {
-        let instead = match after[&stage.table()].jump(stage) {
+}
+
+/// What was read back, in the words of the report.
+fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
+    for (table, read) in after {
+        match read {
+            Ok(held) => conclude_table(report, ruleset, *table, held),
+            Err(error) => drop(report.failed.entry(*table).or_insert_with(|| error.clone())),
+        }
+    }
+}
+
+fn conclude_table(report: &mut RulesReport, ruleset: &Ruleset, table: Table, held: &SavedTable) {
+    let chains = ruleset.chains(table);
+    report.held.insert(table, Held { chains: held.chains.len(), rules: held.chains.values().map(Vec::len).sum() });
+    let refused = |name: &ChainName, rule: &Rule| report.refused.iter().any(|it| it.chain == *name && it.rule == *rule);
+    let but_for_refused = |name: &&ChainName| {
+        let taken: Vec<Rule> = chains[*name].iter().filter(|rule| !refused(name, rule)).cloned().collect();
+        held.holds(name, &taken)
+    };
+    let differing: Vec<ChainName> = held.differing(chains).filter(|name| !but_for_refused(name)).cloned().collect();
+    // One that should be gone may stay where another program holds on to it, but then it holds nothing.
+    let stale: Vec<ChainName> = held.stale(chains).filter(|name| !held.holds(name, &[])).cloned().collect();
+    report.left.extend(held.translations_beside(chains));
+    report.differing.extend(differing.into_iter().chain(stale));
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table && !chains.is_empty()) {
+        let instead = match held.jump(stage) {
             JumpState::First => continue,
             JumpState::Missing => {
                 report.differing.push(stage.root());
@@ -343,8 +325,10 @@ fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
         };
         report.overridden.insert(stage, instead);
     }
-    report.forward_policy = match after[&Table::Filter].policy(Stage::Forward) {
-        "DROP" => ForwardPolicy::Drop,
-        _ => ForwardPolicy::Accept,
-    };
+    if table == Stage::Forward.table() {
+        report.forward_policy = match held.policy(Stage::Forward) {
+            "DROP" => ForwardPolicy::Drop,
+            _ => ForwardPolicy::Accept,
+        };
+    }
 }

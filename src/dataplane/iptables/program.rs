@@ -10,6 +10,8 @@ use tokio::process::{Child, Command};
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// How long a program waits for the lock that the xtables programs share, in seconds (`-w`, iptables(8)).
 pub(super) const LOCK_WAIT_SECS: &str = "5";
+/// The exit status of the iptables programs for what is busy or ran out (`RESOURCE_PROBLEM`, include/xtables.h).
+const RESOURCE_PROBLEM: i32 = 4;
 /// The most of a program's error text that is kept, in bytes.
 const ERROR_BYTES: u64 = 4096;
 
@@ -59,6 +61,26 @@ impl ProgramError {
             | Self::Unusable { program, .. } => program,
         }
     }
+
+    /// Whether another try soon may end otherwise: what others hold or do passes, what a program does not take stays so.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Missing { .. } => false,
+            // iptables(8), exit status 4: the lock, or the kernel, was busy with another program.
+            Self::Refused { status, .. } => status.code().is_none_or(|code| code == RESOURCE_PROBLEM),
+            Self::Hangs { .. } | Self::Unusable { .. } => true,
+        }
+    }
+}
+
+/// What a program printed, and how it ended: one that fails may have told much until then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ran {
+    /// What it printed.
+    pub(super) printed: String,
+    /// How it ended.
+    pub(super) ended: Result<(), ProgramError>,
 }
 
 /// Runs `program` with `arguments`, feeds it `input` and gives what it prints.
@@ -66,6 +88,15 @@ impl ProgramError {
 /// # Errors
 /// When it is missing, refuses, hangs or cannot be run.
 pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, ProgramError> {
+    let Ran { printed, ended } = try_run(program, arguments, input).await?;
+    ended.map(|()| printed)
+}
+
+/// The same, for whoever can use what a program prints before it refuses.
+///
+/// # Errors
+/// When it is missing, hangs or cannot be run.
+pub(super) async fn try_run(program: &'static str, arguments: &[&str], input: &str) -> Result<Ran, ProgramError> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     // PATH finds the program; XTABLES_LOCKFILE moves the lock (iptables(8)), which hosts of several namespaces need.
@@ -79,7 +110,7 @@ pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) 
     tokio::time::timeout(DEADLINE, converse(program, child, input)).await.unwrap_or(Err(ProgramError::Hangs { program }))
 }
 
-async fn converse(program: &'static str, mut child: Child, input: &str) -> Result<String, ProgramError> {
+async fn converse(program: &'static str, mut child: Child, input: &str) -> Result<Ran, ProgramError> {
     let unusable = |error: std::io::Error| ProgramError::Unusable { program, error: error.to_string() };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
@@ -106,9 +137,7 @@ async fn converse(program: &'static str, mut child: Child, input: &str) -> Resul
     let ((), output, error) = tokio::join!(feed, read_output, read_error);
     let (output, error) = (output.map_err(unusable)?, error.map_err(unusable)?);
     let status = child.wait().await.map_err(unusable)?;
-    if status.success() {
-        Ok(String::from_utf8_lossy(&output).into_owned())
-    } else {
-        Err(ProgramError::Refused { program, status, stderr: String::from_utf8_lossy(&error).trim().to_owned() })
-    }
+    let printed = String::from_utf8_lossy(&output).into_owned();
+    let refused = || ProgramError::Refused { program, status, stderr: String::from_utf8_lossy(&error).trim().to_owned() };
+    Ok(Ran { printed, ended: if status.success() { Ok(()) } else { Err(refused()) } })
 }

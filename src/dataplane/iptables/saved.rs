@@ -3,7 +3,7 @@
 //! Only chains of ours are read as rules. Of the built-in chains only the policy and where our jump stands is looked at;
 //! other programs' chains are passed over, because their text need not mean what it says (a native nft rule may print as another).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::{ChainName, Chains};
 use super::layout::Stage;
@@ -113,6 +113,16 @@ impl SavedTable {
         self.chains.keys().filter(|name| !desired.contains_key(*name))
     }
 
+    /// The translations whose DNAT is in force and that `desired` does not hold.
+    #[must_use]
+    pub fn translations_beside(&self, desired: &Chains) -> Vec<Translation> {
+        if self.chains.keys().eq(desired.keys()) && self.differing(desired).next().is_none() {
+            return Vec::new();
+        }
+        let wanted: BTreeSet<Translation> = desired.values().flatten().filter_map(translation).collect();
+        self.translations().into_iter().filter(|translation| !wanted.contains(translation)).collect()
+    }
+
     /// Where our jump of `stage` stands.
     #[must_use]
     pub fn jump(&self, stage: Stage) -> JumpState {
@@ -158,7 +168,8 @@ fn counted(line: &str) -> (Option<u64>, &str) {
     (packets, line)
 }
 
-fn translation(rule: &Rule) -> Option<Translation> {
+/// The translation whose DNAT a rule is, as far as it shows.
+pub(super) fn translation(rule: &Rule) -> Option<Translation> {
     let Target::Dnat(destination) = rule.target else { return None };
     let matches = &rule.matches;
     let listen = matches.destination?.network();

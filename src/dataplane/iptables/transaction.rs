@@ -59,6 +59,12 @@ pub fn whole(variant: Variant, ruleset: &Ruleset) -> String {
     text
 }
 
+/// The text that adds one rule to the end of a chain.
+#[must_use]
+pub(super) fn append(variant: Variant, table: Table, name: &ChainName, rule: &Rule) -> String {
+    committed(table, &format!("-A {name} {}\n", rule.text(variant)))
+}
+
 /// The text that deletes the chains `stale`, which nothing desired jumps to: declared, and so emptied, then deleted in one COMMIT.
 #[must_use]
 pub(super) fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a ChainName>) -> Option<String> {

@@ -53,6 +53,16 @@ impl Ruleset {
         self.0.get(&table).unwrap_or(&NONE)
     }
 
+    /// The tables in the order in which they are written: nothing is translated that may not pass, neither when rules come
+    /// nor when all of them go.
+    pub(in crate::dataplane::iptables) fn tables(&self) -> [Table; 2] {
+        let mut tables = Table::ALL;
+        if self.is_empty() {
+            tables.reverse();
+        }
+        tables
+    }
+
     /// Whether there is nothing to lay out, so that nothing of ours should be in the kernel.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -21,7 +21,7 @@ impl Ruleset {
         while let Some(name) = next.pop() {
             for rule in chains.get(&name).into_iter().flatten() {
                 if let Target::Jump(to) = &rule.target
-                    && meets(stage, &rule.matches, translation)
+                    && stage.meets(&rule.matches, translation)
                     && !path.contains(to)
                 {
                     next.push(to.clone());
@@ -33,26 +33,28 @@ impl Ruleset {
     }
 }
 
-/// Whether some packet of the translation's flows meets what a rule of `stage` matches.
-fn meets(stage: Stage, matches: &Matches, translation: &Translation) -> bool {
-    let flows = &translation.flows;
-    // Behind PREROUTING a packet goes to the upstream already.
-    let towards = match stage {
-        Stage::Prerouting => flows.destination,
-        Stage::Postrouting | Stage::Forward => translation.destination.address,
-    };
-    let holds = |network: Option<IpNet>, address: IpAddr| network.is_none_or(|network| network.contains(&address));
-    let original = matches.original.as_ref().is_none_or(|original| {
-        original.protocol == flows.protocol
-            && holds(original.destination, flows.destination)
-            && original.ports.is_none_or(|ports| ports.overlaps(flows.ports))
-    });
-    original
-        && matches.source.is_none_or(|source| source.contains(&flows.source) || flows.source.contains(&source))
-        && holds(matches.destination, towards)
-        && (matches.interface.is_none() || matches.interface == flows.interface)
-        && matches.protocol.is_none_or(|protocol| protocol == flows.protocol)
-        && matches.ports.is_none_or(|ports| ports.overlaps(flows.ports))
+impl Stage {
+    /// Whether some packet of the translation's flows meets what a rule of this stage matches.
+    pub(in crate::dataplane::iptables) fn meets(self, matches: &Matches, translation: &Translation) -> bool {
+        let flows = &translation.flows;
+        // Behind PREROUTING a packet goes to the upstream already.
+        let towards = match self {
+            Self::Prerouting => flows.destination,
+            Self::Postrouting | Self::Forward => translation.destination.address,
+        };
+        let holds = |network: Option<IpNet>, address: IpAddr| network.is_none_or(|network| network.contains(&address));
+        let original = matches.original.as_ref().is_none_or(|original| {
+            original.protocol == flows.protocol
+                && holds(original.destination, flows.destination)
+                && original.ports.is_none_or(|ports| ports.overlaps(flows.ports))
+        });
+        original
+            && matches.source.is_none_or(|source| source.contains(&flows.source) || flows.source.contains(&source))
+            && holds(matches.destination, towards)
+            && (matches.interface.is_none() || matches.interface == flows.interface)
+            && matches.protocol.is_none_or(|protocol| protocol == flows.protocol)
+            && matches.ports.is_none_or(|ports| ports.overlaps(flows.ports))
+    }
 }
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
                 let path = ruleset.path(stage, translation);
                 assert!(path.contains(&stage.root()) && path.len() < 8, "{stage:?}: {path:?}");
                 let chains = ruleset.chains(stage.table());
-                let decides = |rule: &Rule| rule.is_verdict() && meets(stage, &rule.matches, translation);
+                let decides = |rule: &Rule| rule.is_verdict() && stage.meets(&rule.matches, translation);
                 let deciding: Vec<&ChainName> = chains
                     .iter()
                     .filter(|(name, rules)| of(stage, name) && rules.iter().any(decides))

@@ -1,0 +1,252 @@
+//! Writes one table: its chains, the jumps to them, and the end of chains that nothing asks for.
+//!
+//! As one transaction where that is taken. Where something is refused, chain by chain and rule by rule: a chain first loses
+//! what it should not hold, then gets what it lacks, so that what is refused keeps nothing open and nothing else closed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::chain::Chains;
+use super::program::{self, LOCK_WAIT_SECS};
+use super::transaction::{append, delete, rewrite};
+use super::{
+    ChainName, Iptables, JumpState, Memory, ProgramError, RefusedRule, Rule, RulesError, RulesReport, SavedTable, Stage, Table,
+    Variant, jumps, scaffold,
+};
+
+/// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
+const MOVE_INTERVAL: Duration = Duration::from_mins(1);
+
+impl Iptables {
+    /// Makes our chains in `table` exactly `chains`, where it holds `before`.
+    pub(super) async fn write(
+        &self,
+        table: Table,
+        chains: &Chains,
+        before: &SavedTable,
+        memory: &mut Memory,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let written = if chains.is_empty() {
+            self.take_out_jumps(table, before, report).await
+        } else {
+            self.write_chains(table, chains, before, memory, report).await
+        };
+        if written.as_ref().is_err_and(RulesError::is_transient) {
+            return written;
+        }
+        let deleted = self.delete_stale(table, chains, before, report).await;
+        written.and(deleted)
+    }
+
+    /// Writes the chains that differ and puts our jumps first. Whatever is translated may already pass and leaves translated.
+    async fn write_chains(
+        &self,
+        table: Table,
+        chains: &Chains,
+        before: &SavedTable,
+        memory: &mut Memory,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        if self.variant == Variant::Nft {
+            scaffold::prepare(table, before).await;
+        }
+        let differing: Vec<ChainName> = before.differing(chains).cloned().collect();
+        let refused = self.rewrite(table, chains, &differing, before).await?;
+        // What is refused again is no news, and nothing was written for it.
+        let is_news = |name: &ChainName| !before.holds(name, &taken(name, &chains[name], &refused));
+        report.written.extend(differing.into_iter().filter(is_news));
+        report.refused.extend(refused);
+        for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table) {
+            self.place_jump(stage, before, memory, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the chains `names` as they are in `chains`; tells which rules were refused.
+    async fn rewrite(
+        &self,
+        table: Table,
+        chains: &Chains,
+        names: &[ChainName],
+        before: &SavedTable,
+    ) -> Result<Vec<RefusedRule>, RulesError> {
+        for text in rewrite(self.variant, table, chains, names) {
+            match self.restore(&text).await {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => return self.rewrite_singly(table, chains, names, before).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The same, chain by chain: those of PREROUTING last, and without the rules whose flows would leave untranslated.
+    async fn rewrite_singly(
+        &self,
+        table: Table,
+        chains: &Chains,
+        names: &[ChainName],
+        before: &SavedTable,
+    ) -> Result<Vec<RefusedRule>, RulesError> {
+        let mut names: Vec<&ChainName> = names.iter().collect();
+        // Children stand before their parents, so that every jump finds its chain.
+        names.sort_by_key(|name| (Stage::Prerouting.is_of(name), std::cmp::Reverse(*name)));
+        let mut refused = Vec::new();
+        for name in names {
+            let rules = chains.get(name).map_or(&[][..], Vec::as_slice);
+            self.write_rules(table, name, rules, before, &mut refused).await?;
+        }
+        Ok(refused)
+    }
+
+    /// Makes one chain hold `rules`, less those that are refused.
+    async fn write_rules(
+        &self,
+        table: Table,
+        name: &ChainName,
+        rules: &[Rule],
+        before: &SavedTable,
+        refused: &mut Vec<RefusedRule>,
+    ) -> Result<(), RulesError> {
+        let held = |rule: &&Rule| before.chains.get(name).is_some_and(|held| held.iter().any(|held| held.as_ref() == Ok(*rule)));
+        let withheld = |rule: &&Rule| refused.iter().any(|other| other.withholds(rule));
+        if !rules.iter().any(|rule| withheld(&rule)) {
+            let whole = [(name.clone(), rules.to_vec())].into();
+            match self.restore(&rewrite(self.variant, table, &whole, [name]).concat()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_refusal(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Closing goes first: what is there and stays is there as before, and everything else is gone.
+        let kept: Vec<Rule> = rules.iter().filter(held).cloned().collect();
+        if !before.holds(name, &kept) {
+            let kept = [(name.clone(), kept)].into();
+            self.restore(&rewrite(self.variant, table, &kept, [name]).concat()).await?;
+        }
+        for rule in rules.iter().filter(|rule| !held(rule)) {
+            let blocked = refused.iter().find(|other| other.withholds(rule)).map(|other| other.error.clone());
+            let appended = match blocked {
+                Some(error) => Err(error),
+                None => self.restore(&append(self.variant, table, name, rule)).await,
+            };
+            match appended {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => {
+                    refused.push(RefusedRule { table, chain: name.clone(), rule: rule.clone(), error });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn place_jump(
+        &self,
+        stage: Stage,
+        before: &SavedTable,
+        memory: &mut Memory,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let due = match before.jump(stage) {
+            JumpState::First => false,
+            JumpState::Missing | JumpState::Changed => true,
+            JumpState::Behind(_) => memory.moved.get(&stage).is_none_or(|moved| moved.elapsed() >= MOVE_INTERVAL),
+        };
+        if due {
+            jumps::put_first(self.variant, stage, before).await?;
+            memory.moved.insert(stage, Instant::now());
+            report.jumps.push(stage);
+        }
+        Ok(())
+    }
+
+    /// Takes our jumps out, in the order in which no flow is translated by halves. One that cannot go holds up no other.
+    async fn take_out_jumps(&self, table: Table, before: &SavedTable, report: &mut RulesReport) -> Result<(), RulesError> {
+        let mut outcome = Ok(());
+        for stage in Stage::ALL.into_iter().rev().filter(|stage| stage.table() == table) {
+            if before.jump(stage) != JumpState::Missing {
+                match jumps::take_out(self.variant, stage, before).await {
+                    Ok(()) => report.jumps.push(stage),
+                    Err(error) => outcome = outcome.and(Err(error.into())),
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn delete_stale(
+        &self,
+        table: Table,
+        chains: &Chains,
+        before: &SavedTable,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let stale: Vec<ChainName> = before.stale(chains).cloned().collect();
+        match self.delete(table, &stale).await {
+            Ok(()) => report.deleted.extend(stale),
+            // Most likely a rule of another program jumps to one of them, which must not hold up anything else.
+            Err(error) if is_refusal(&error) => self.delete_each(table, before, stale, report).await?,
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Empties the chains `stale`, then deletes those that the kernel lets go.
+    async fn delete_each(
+        &self,
+        table: Table,
+        before: &SavedTable,
+        stale: Vec<ChainName>,
+        report: &mut RulesReport,
+    ) -> Result<(), RulesError> {
+        let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
+        self.rewrite(table, &Chains::new(), &full, before).await?;
+        report.written.extend(full);
+        // Those that were jumped from come first, so that what they jumped to is free.
+        for name in stale {
+            match self.delete(table, std::slice::from_ref(&name)).await {
+                Ok(()) => report.deleted.push(name),
+                Err(error) if is_refusal(&error) => {
+                    report.stuck.insert(name);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, table: Table, names: &[ChainName]) -> Result<(), ProgramError> {
+        match delete(table, names) {
+            Some(text) => self.restore(&text).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), ProgramError> {
+        program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
+        Ok(())
+    }
+}
+
+impl RefusedRule {
+    /// Whether `rule` of PREROUTING must not come because its flows would meet this one behind it.
+    fn withholds(&self, rule: &Rule) -> bool {
+        let translation = super::saved::translation(rule);
+        translation.is_some_and(|translation| Stage::Postrouting.is_of(&self.chain) && self.concerns(&translation))
+    }
+}
+
+/// The rules of the chain `name` that were taken.
+fn taken(name: &ChainName, rules: &[Rule], refused: &[RefusedRule]) -> Vec<Rule> {
+    let refused: BTreeSet<&Rule> = refused.iter().filter(|it| it.chain == *name).map(|it| &it.rule).collect();
+    rules.iter().filter(|rule| !refused.contains(rule)).cloned().collect()
+}
+
+/// Whether it was the content that was refused, so that less of it may be taken.
+fn is_refusal(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::Refused { .. }) && !error.is_transient()
+}
