@@ -292,7 +292,7 @@ fn exact(report: RulesReport) -> Applied {
     Applied {
         rules: report,
         routes: Ok(RoutesReport::default()),
-        conntrack: Ok(Purged { count: 3 }),
+        conntrack: Ok(Purged { count: 3, ..Purged::default() }),
         forwarding: Ok(Forwarded::AsFound),
     }
 }

@@ -1,6 +1,7 @@
 //! `cleanup`: removes everything of ours from this node's kernel.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,9 +14,13 @@ use super::options::{StateOptions, remembered};
 use super::stop::Stop;
 use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
+use crate::dataplane::conntrack::Purged;
 use crate::dataplane::{conntrack, routes};
 use crate::model::{Desired, Translation};
 use crate::record::{self, Purpose};
+
+/// How long the way to clients stays whose connections were cut.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 #[command(
@@ -49,17 +54,19 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
     // What cannot be removed holds up nothing else; the first of it is told when all is tried.
     let mut left: Vec<anyhow::Error> = Vec::new();
-    let mut found = before;
+    let (mut found, mut cut) = (before, BTreeSet::new());
     for variant in Variant::ALL {
         if variant.is_in_use().await {
             let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
             found.extend(rules.before.iter().cloned());
             left.extend(troubles(variant, &rules));
             let connections = conntrack::purge(&found, &Desired::default()).await.context("the connections are not all cut");
-            let connections = connections.map(|purged| purged.count).unwrap_or_else(|error| {
+            let connections = connections.unwrap_or_else(|error| {
                 left.push(error);
-                0
+                Purged::default()
             });
+            cut.extend(connections.ends);
+            let connections = connections.count;
             print(&format!(
                 "iptables {variant}: {} chains and {} jumps removed, {connections} connections cut\n",
                 rules.deleted.len(),
@@ -68,6 +75,10 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
         }
     }
     left.extend(remove_scaffold().await.err());
+    if !cut.is_empty() {
+        // The answers of the clients, and the resets to them, take the routes that go now.
+        tokio::time::sleep(ANSWERS).await;
+    }
     // Routes are there without any iptables too.
     match routes::remove_all().await {
         Ok(routes) => {

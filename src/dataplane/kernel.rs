@@ -1,14 +1,17 @@
-//! The kernel of this node: rules, then routes, then the connections that only the old rules explain.
+//! The kernel of this node: rules, then the connections that only the old rules explain, then routes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Table, Variant, scaffold};
+use super::conntrack::Purger;
+use super::routes::{Keep, Lingering};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
 
@@ -20,15 +23,24 @@ pub struct Kernel {
     /// The listen addresses that this node had when the connections were last looked at, unless the rules have changed since.
     /// `None` at first: whoever wrote the rules that are there may not have come to it.
     settled: Mutex<Option<BTreeSet<IpAddr>>>,
+    /// What was cut, and what stays for it.
+    history: AsyncMutex<History>,
     /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
     swept: AtomicBool,
+}
+
+/// What is remembered from one apply to the next of connections that were cut.
+#[derive(Debug, Default)]
+struct History {
+    purger: Purger,
+    lingering: Lingering,
 }
 
 impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding, settled: Mutex::new(None), swept: AtomicBool::new(false) }
+        Self { iptables: Iptables::new(variant), forwarding, settled: Mutex::new(None), history: AsyncMutex::default(), swept: AtomicBool::new(false) }
     }
 
     /// The same, which counts the connections that meet our rules, or does not.
@@ -88,7 +100,6 @@ impl Dataplane for Kernel {
         if rules.failed.is_empty() {
             self.sweep_other_variant().await;
         }
-        let routes = routes::apply(&desired.routes).await;
         let forwarding = self.enable_forwarding(desired);
         // A flow that began while the rule was missing, or its address, is not translated; nobody else will look at it again.
         let settled = self.settled().take().is_some_and(|held| held == desired.held);
@@ -97,8 +108,14 @@ impl Dataplane for Kernel {
         } else {
             // What the rules said until now is known best from the rules themselves; the caller may know of more.
             let before: BTreeSet<Translation> = before.iter().chain(&rules.before).cloned().collect();
-            conntrack::purge(&before, &in_force(desired, &rules)).await
+            self.history.lock().await.purger.purge(&before, &in_force(desired, &rules)).await
         };
+        // The way to a client goes last, and once what was cut has told both ends.
+        let keep = match &conntrack {
+            Ok(purged) if rules.is_closed() => Keep::To(purged.ends.clone()),
+            Ok(_) | Err(_) => Keep::All,
+        };
+        let routes = self.history.lock().await.lingering.apply(&desired.routes, &keep).await;
         *self.settled() = (conntrack.is_ok() && rules.is_closed()).then(|| desired.held.clone());
         Applied { rules, routes, conntrack, forwarding }
     }

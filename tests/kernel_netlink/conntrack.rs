@@ -57,13 +57,13 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         let now = in_force(translation("4.4.4.4"));
         assert_eq!(
             purge(&before, &in_force(translation("3.3.3.3"))).await.unwrap(),
-            Purged { count: 1 },
+            Purged { count: 1, ..Purged::default() },
             "the one that is translated otherwise"
         );
         assert_eq!(source_ports().await, [1001, 1004, 1003]);
-        assert_eq!(purge(&before, &now).await.unwrap(), Purged { count: 1 });
+        assert_eq!(purge(&before, &now).await.unwrap(), Purged { count: 1, ..Purged::default() });
         assert_eq!(source_ports().await, [1004, 1003], "another protocol and another client are not ours");
-        assert_eq!(purge(&now.translations, &Desired::default()).await.unwrap(), Purged { count: 0 });
+        assert_eq!(purge(&now.translations, &Desired::default()).await.unwrap(), Purged { count: 0, ..Purged::default() });
         assert_eq!(source_ports().await, [1004, 1003]);
     });
 }
@@ -91,7 +91,7 @@ fn entries_of_another_zone_are_not_seen() {
     inside(|| async {
         insert(1001, "1.1.1.1", "3.3.3.3", "--zone 7");
         assert_eq!(entries().await, []);
-        assert_eq!(purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(), Purged { count: 0 });
+        assert_eq!(purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(), Purged { count: 0, ..Purged::default() });
         assert!(run("conntrack -L").contains("zone=7"));
     });
 }

@@ -4,13 +4,17 @@
 //! [`table`] reads and deletes. Apart from that, [`flows`] tells what entries have carried.
 
 pub mod flows;
+mod prod;
 pub mod table;
 pub mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use crate::model::{Desired, Translation};
+use crate::model::{Desired, Protocol, Translation};
 use crate::netlink::{NetlinkError, Refusal};
+use table::{Entry, Tuple};
 use verdict::Index;
 
 /// What can go wrong with the conntrack table.
@@ -30,10 +34,30 @@ pub enum ConntrackError {
 }
 
 /// What [`purge`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     /// How many entries were removed.
     pub count: usize,
+    /// Who had connections of TCP that were cut: the way to them is needed until they have learnt it.
+    pub ends: BTreeSet<IpAddr>,
+}
+
+/// How long it is remembered that an entry was removed, if it does not come back.
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// Removes wrong entries, and none again and again that comes back the same: where another program's rules translate a flow
+/// otherwise than ours, removing its entry does nothing but cut it.
+#[derive(Debug, Default)]
+pub struct Purger {
+    removed: HashMap<(Protocol, Tuple, Tuple), Removed>,
+}
+
+/// An entry that was removed so that its flow would meet the rules that are in force.
+#[derive(Debug)]
+struct Removed {
+    id: Option<u32>,
+    rules: Vec<Translation>,
+    at: Instant,
 }
 
 /// Removes the entries that are wrong now that `now` is in force, where until now `before` was.
@@ -43,12 +67,106 @@ pub struct Purged {
 /// # Errors
 /// When the table cannot be read, or when the kernel does not remove an entry. Calling again with the same arguments is safe.
 pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
-    if before.is_empty() && now.translations.is_empty() {
-        return Ok(Purged::default());
+    Purger::default().purge(before, now).await
+}
+
+impl Purger {
+    /// The same, for whoever calls again and again.
+    ///
+    /// # Errors
+    /// As for [`purge`].
+    pub async fn purge(&mut self, before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
+        if before.is_empty() && now.translations.is_empty() {
+            return Ok(Purged::default());
+        }
+        let mut table = table::Table::open()?;
+        let entries = table.entries().await?;
+        let index = Index::new(&now.translations);
+        let stale = verdict::stale(&entries, &Index::new(before), &index, &now.held);
+        let stale = self.worth_removing(stale, &index, Instant::now());
+        let count = table.remove(&stale).await?;
+        // What still meets a rule begins anew by it; what meets none has ended, and both ends learn it.
+        let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
+        let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
+        prod::prod(&cut);
+        Ok(Purged { count, ends: cut.iter().map(|entry| entry.original.source).collect() })
     }
-    let mut table = table::Table::open()?;
-    let entries = table.entries().await?;
-    let stale = verdict::stale(&entries, &Index::new(before), &Index::new(&now.translations), &now.held);
-    let count = table.remove(&stale).await?;
-    Ok(Purged { count })
+
+    /// Those of `stale` that have not come back just as they were since they were last removed for the same rules.
+    fn worth_removing<'a>(&mut self, stale: Vec<&'a Entry>, now: &Index<'_>, at: Instant) -> Vec<&'a Entry> {
+        let mut removed = HashMap::new();
+        let worth = |entry: &&Entry| {
+            let rules: Vec<Translation> = now.matching(entry).cloned().collect();
+            if rules.is_empty() {
+                return true;
+            }
+            let key = (entry.protocol, entry.original, entry.reply);
+            let came_back = self.removed.get(&key).is_some_and(|last| last.id != entry.id && last.rules == rules);
+            removed.insert(key, Removed { id: if came_back { None } else { entry.id }, rules, at });
+            !came_back
+        };
+        let stale = stale.into_iter().filter(worth).collect();
+        self.removed.retain(|key, last| !removed.contains_key(key) && at.duration_since(last.at) < REMEMBERED);
+        self.removed.extend(removed);
+        stale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Destination, FlowMatch, SourceNat};
+
+    fn rule(upstream: &str) -> Translation {
+        Translation {
+            flows: FlowMatch {
+                protocol: Protocol::Udp,
+                destination: "192.168.0.2".parse().unwrap(),
+                ports: "53".parse().unwrap(),
+                source: "1.1.1.1/32".parse().unwrap(),
+                interface: None,
+            },
+            destination: Destination { address: upstream.parse().unwrap(), port: None },
+            source: SourceNat::Address("2.2.2.50".parse().unwrap()),
+        }
+    }
+
+    /// A flow of the rule to 3.3.3.3 whose source another program made 2.2.2.2.
+    fn flow(source_port: u16, id: u32) -> Entry {
+        let original = Tuple {
+            source: "1.1.1.1".parse().unwrap(),
+            destination: "192.168.0.2".parse().unwrap(),
+            source_port,
+            destination_port: 53,
+        };
+        let reply = Tuple {
+            source: "3.3.3.3".parse().unwrap(),
+            destination: "2.2.2.2".parse().unwrap(),
+            source_port: 53,
+            destination_port: source_port,
+        };
+        let status = netlink_packet_netfilter::conntrack::Status::empty();
+        Entry { protocol: Protocol::Udp, original, reply, status, id: Some(id) }
+    }
+
+    #[test]
+    fn a_flow_that_comes_back_as_it_was_is_cut_once_for_each_rule() {
+        let mut purger = Purger::default();
+        let start = Instant::now();
+        let mut cut = |upstream: &str, entries: &[Entry], after: Duration| {
+            let rules = [rule(upstream)];
+            let index = Index::new(&rules);
+            purger.worth_removing(entries.iter().collect(), &index, start + after).len()
+        };
+        let secs = Duration::from_secs;
+        assert_eq!(cut("3.3.3.3", &[flow(1, 1), flow(2, 2)], secs(0)), 2);
+        assert_eq!(cut("3.3.3.3", &[flow(1, 1)], secs(1)), 1, "the kernel did not remove it");
+        assert_eq!(cut("3.3.3.3", &[flow(1, 3), flow(2, 4)], secs(2)), 0, "both came back");
+        assert_eq!(cut("3.3.3.3", &[flow(1, 3), flow(5, 5)], secs(3)), 1, "another flow");
+        assert_eq!(cut("3.3.3.3", &[flow(2, 4)], secs(4)), 0, "and stays so");
+        assert_eq!(cut("4.4.4.4", &[flow(1, 3)], secs(5)), 1, "another rule may have another outcome");
+        assert_eq!(cut("4.4.4.4", &[flow(1, 6)], secs(6)), 0);
+        assert_eq!(cut("4.4.4.4", &[], secs(6) + REMEMBERED), 0);
+        assert_eq!(purger.removed.len(), 0, "what does not come back is forgotten");
+    }
 }

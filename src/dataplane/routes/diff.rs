@@ -1,12 +1,13 @@
 //! What separates the main table from the wanted routes. Decides which routes come and go; touches nothing but names.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::RouteType;
 
-use super::{METRIC, PROTOCOL};
+use super::{LINGERING_METRIC, METRIC, PROTOCOL};
 use crate::model::HostRoute;
 use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, NextHop, Reach};
@@ -18,7 +19,22 @@ pub(super) struct Wanted {
     pub(super) destination: Ipv4Net,
     pub(super) gateway: Ipv4Addr,
     pub(super) interface: u32,
+    pub(super) metric: u32,
 }
+
+impl Wanted {
+    /// Whether something asks for it, and not only nobody's end of a connection.
+    pub(super) const fn is_asked_for(&self) -> bool {
+        self.metric == METRIC
+    }
+
+    const fn key(&self) -> Key {
+        (self.destination, self.gateway, self.interface, self.metric)
+    }
+}
+
+/// What tells apart the routes that we write.
+type Key = (Ipv4Net, Ipv4Addr, u32, u32);
 
 /// One change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +51,8 @@ pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wan
         let index = indices.entry(&route.interface).or_insert_with(|| socket.index_of(route.interface.as_str()));
         match (route.destination, route.gateway, *index) {
             (IpNet::V4(destination), IpAddr::V4(gateway), Ok(interface)) => {
-                wanted.push(Wanted { route: route.clone(), destination: destination.trunc(), gateway, interface });
+                let destination = destination.trunc();
+                wanted.push(Wanted { route: route.clone(), destination, gateway, interface, metric: METRIC });
             }
             (IpNet::V4(_), IpAddr::V4(_), Err(errno)) => {
                 refused.insert(route.clone(), format!("interface {}: {errno}", route.interface));
@@ -48,12 +65,35 @@ pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wan
     (wanted, refused)
 }
 
+/// The routes of ours to the destinations `kept` that nothing in `wanted` replaces, as they are to stay for a while.
+pub(super) fn lingering(socket: &Socket, wanted: &[Wanted], table: &[KernelRoute], kept: &BTreeSet<Ipv4Net>) -> Vec<Wanted> {
+    let asked: HashSet<_> = wanted.iter().map(|wanted| wanted.destination).collect();
+    let mut lingering = BTreeMap::new();
+    for route in table.iter().filter(|route| is_ours(route) && kept.contains(&route.destination)) {
+        if let Some((destination, gateway, interface, metric)) = key(route)
+            && !asked.contains(&destination)
+            && let Ok(name) = socket.name_of(interface)
+            && let Ok(name) = name.parse()
+        {
+            let route = HostRoute { destination: destination.into(), gateway: gateway.into(), interface: name };
+            let kept = Wanted { route, destination, gateway, interface, metric: LINGERING_METRIC };
+            // Of two, the one that was asked for last: the other has lingered already.
+            match lingering.entry(destination) {
+                Entry::Vacant(vacant) => drop(vacant.insert(kept)),
+                Entry::Occupied(mut occupied) if metric == METRIC => drop(occupied.insert(kept)),
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+    lingering.into_values().collect()
+}
+
 /// The changes that make the table hold the wanted routes, removals before additions of the same destination.
 pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
     let foreign = foreign(wanted, table);
     let kept: Vec<&Wanted> =
         wanted.iter().filter(|wanted| foreign.get(&wanted.destination).is_none_or(|f| leads_to(f, wanted))).collect();
-    let keys: HashSet<_> = kept.iter().map(|wanted| (wanted.destination, wanted.gateway, wanted.interface)).collect();
+    let keys: HashSet<Key> = kept.iter().map(|wanted| wanted.key()).collect();
     let mut present = HashSet::new();
     let mut steps: BTreeMap<Ipv4Net, Vec<Step>> = BTreeMap::new();
     for route in table.iter().filter(|route| is_ours(route)) {
@@ -65,13 +105,16 @@ pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
         }
     }
     // The kernel holds one route per destination, type of service and metric.
-    let taken = |route: &&KernelRoute| !is_ours(route) && route.tos == 0 && route.metric == METRIC;
-    let taken: HashSet<_> = table.iter().filter(taken).map(|route| route.destination).collect();
+    let taken = table.iter().filter(|route| !is_ours(route) && route.tos == 0);
+    let taken: HashSet<_> = taken.map(|route| (route.destination, route.metric)).collect();
     for wanted in kept {
-        let present = present.contains(&(wanted.destination, wanted.gateway, wanted.interface));
-        if !present && !taken.contains(&wanted.destination) {
-            steps.entry(wanted.destination).or_default().push(Step::Add(wanted.clone()));
+        if present.contains(&wanted.key()) || taken.contains(&(wanted.destination, wanted.metric)) {
+            continue;
         }
+        let steps = steps.entry(wanted.destination).or_default();
+        // What lingers takes the place of one of another metric, without a moment between.
+        let place = if wanted.is_asked_for() { steps.len() } else { 0 };
+        steps.insert(place, Step::Add(wanted.clone()));
     }
     steps.into_values().flatten().collect()
 }
@@ -98,25 +141,25 @@ pub(super) fn leads_to(route: &KernelRoute, wanted: &Wanted) -> bool {
 
 /// Whether `route` is exactly what we would write for `wanted`.
 pub(super) fn is(route: &KernelRoute, wanted: &Wanted) -> bool {
-    is_ours(route) && key(route) == Some((wanted.destination, wanted.gateway, wanted.interface))
+    is_ours(route) && key(route) == Some(wanted.key())
 }
 
 pub(super) fn is_ours(route: &KernelRoute) -> bool {
     route.protocol == PROTOCOL
 }
 
-/// What tells apart the routes that we write; `None` for a route that we would not write so.
-fn key(route: &KernelRoute) -> Option<(Ipv4Net, Ipv4Addr, u32)> {
+/// What tells a route apart; `None` for one that we would not write so.
+fn key(route: &KernelRoute) -> Option<Key> {
     match route {
         KernelRoute {
             destination,
             tos: 0,
             kind: RouteType::Unicast,
             protocol: _,
-            metric: METRIC,
+            metric: metric @ (METRIC | LINGERING_METRIC),
             next_hop: NextHop::One { gateway: Some(IpAddr::V4(gateway)), interface, reach: Reach::Checked },
             source: _,
-        } => Some((*destination, *gateway, *interface)),
+        } => Some((*destination, *gateway, *interface, *metric)),
         _ => None,
     }
 }

@@ -7,7 +7,10 @@ mod diff;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -27,6 +30,26 @@ pub const PROTOCOL: u8 = 154;
 /// The metric of our routes. A foreign route to the same destination with a lower one, such as 0 where none is stated,
 /// wins in the kernel; it is reported. One with a higher metric loses to ours and is left alone.
 pub const METRIC: u32 = 154;
+
+/// The metric of a route that nothing asks for any more but that stays for a while: its clients had connections that were cut,
+/// and the reset reaches them by it. The kernel prefers any other route of ours.
+pub const LINGERING_METRIC: u32 = METRIC + 1;
+
+/// How long such a route stays: longer than a client that has sent something waits before it sends it again (RFC 6298).
+const LINGER: Duration = Duration::from_mins(1);
+
+/// Which routes stay although nothing asks for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Those that were kept before, until their time has come, and those to these clients.
+    To(BTreeSet<IpAddr>),
+    /// All: what they are for is not closed yet.
+    All,
+}
+
+/// The routes that stay although nothing asks for them, and until when.
+#[derive(Debug, Default)]
+pub struct Lingering(BTreeMap<Ipv4Net, Instant>);
 
 /// What can go wrong for all routes at once. What goes wrong for one of them is its [`RouteState`].
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +103,48 @@ pub struct RoutesReport {
 /// # Errors
 /// When the table cannot be read or written at all.
 pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesError> {
+    make(routes, |_| BTreeSet::new()).await
+}
+
+impl Lingering {
+    /// The same as [`apply`], but what `keep` says stays for a while, with [`LINGERING_METRIC`]. That is in the kernel, so it
+    /// outlives the agent: what an earlier one kept stays as long again.
+    ///
+    /// # Errors
+    /// As for [`apply`].
+    pub async fn apply(&mut self, routes: &BTreeSet<HostRoute>, keep: &Keep) -> Result<RoutesReport, RoutesError> {
+        make(routes, |table| self.kept(table, keep, Instant::now())).await
+    }
+
+    /// The destinations of the routes of ours in `table` that stay also where nothing asks for them.
+    fn kept(&mut self, table: &[KernelRoute], keep: &Keep, now: Instant) -> BTreeSet<Ipv4Net> {
+        let Self(until) = self;
+        until.retain(|destination, until| {
+            *until > now || table.iter().any(|it| it.destination == *destination && it.metric == LINGERING_METRIC)
+        });
+        for route in table.iter().filter(|route| diff::is_ours(route)) {
+            let needed = match keep {
+                Keep::To(clients) => clients.iter().any(|client| IpNet::V4(route.destination).contains(client)),
+                Keep::All => true,
+            };
+            if needed {
+                until.insert(route.destination, now + LINGER);
+            } else if route.metric == LINGERING_METRIC {
+                until.entry(route.destination).or_insert(now + LINGER);
+            }
+        }
+        until.iter().filter(|(_, until)| **until > now).map(|(destination, _)| *destination).collect()
+    }
+}
+
+async fn make(
+    routes: &BTreeSet<HostRoute>,
+    kept: impl FnOnce(&[KernelRoute]) -> BTreeSet<Ipv4Net>,
+) -> Result<RoutesReport, RoutesError> {
     let mut socket = Socket::open_route()?;
-    let (wanted, mut refused) = diff::resolve(&socket, routes);
+    let (mut wanted, mut refused) = diff::resolve(&socket, routes);
     let table = main_table(&mut socket).await?;
+    wanted.extend(diff::lingering(&socket, &wanted, &table, &kept(&table)));
     let steps = diff::steps(&wanted, &table);
     if steps.is_empty() {
         return Ok(RoutesReport { states: report::states(&socket, &wanted, &table, refused), ..RoutesReport::default() });
@@ -110,8 +172,10 @@ pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesE
 /// When the table cannot be read at all.
 pub async fn inspect(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesError> {
     let mut socket = Socket::open_route()?;
-    let (wanted, refused) = diff::resolve(&socket, routes);
+    let (mut wanted, refused) = diff::resolve(&socket, routes);
     let table = main_table(&mut socket).await?;
+    let lingering = table.iter().filter(|route| route.metric == LINGERING_METRIC).map(|route| route.destination).collect();
+    wanted.extend(diff::lingering(&socket, &wanted, &table, &lingering));
     let surplus = diff::steps(&wanted, &table).into_iter().filter_map(|step| match step {
         Step::Remove(route) => Some(report::describe(&socket, &route)),
         Step::Add(_) => None,
@@ -157,7 +221,7 @@ fn addition(wanted: &Wanted) -> RouteMessage {
         RouteAttribute::Destination(RouteAddress::Inet(wanted.destination.network())),
         RouteAttribute::Gateway(RouteAddress::Inet(wanted.gateway)),
         RouteAttribute::Oif(wanted.interface),
-        RouteAttribute::Priority(METRIC),
+        RouteAttribute::Priority(wanted.metric),
     ];
     message
 }

@@ -23,7 +23,7 @@ pub(super) fn states(
         ours.entry(route.destination).or_default().push(route);
     }
     let mut states = BTreeMap::new();
-    for wanted in wanted {
+    for wanted in wanted.iter().filter(|wanted| wanted.is_asked_for()) {
         let error = refused.remove(&wanted.route);
         let installed = ours.get(&wanted.destination).is_some_and(|routes| routes.iter().any(|route| is(route, wanted)));
         let state = match foreign.get(&wanted.destination) {

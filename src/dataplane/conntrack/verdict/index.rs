@@ -47,8 +47,13 @@ impl<'a> Index<'a> {
         index
     }
 
+    /// Whether `entry` is a flow of any.
+    pub(in crate::dataplane::conntrack) fn matches(&self, entry: &Entry) -> bool {
+        self.matching(entry).next().is_some()
+    }
+
     /// The translations whose flows `entry` is one of, whatever interface they name.
-    pub(super) fn matching(&self, entry: &Entry) -> impl Iterator<Item = &'a Translation> {
+    pub(in crate::dataplane::conntrack) fn matching(&self, entry: &Entry) -> impl Iterator<Item = &'a Translation> {
         let (protocol, tuple) = (entry.protocol, entry.original);
         let port = tuple.destination_port;
         self.prefix_lens

@@ -1,0 +1,99 @@
+//! Has both ends of a connection that was cut learn it at once.
+//!
+//! Who waits for data sends nothing, so the reset that this node answers with would never be sent. An acknowledgement out
+//! of sequence, sent to an end as if from the other one, makes it say where the connection stands (RFC 9293, section
+//! 3.10.7.4). The answer comes to this node, which has no such connection any more and resets it (section 3.5.2): with the
+//! sequence number that the end itself has named, so that no end ever takes a reset that is not for it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
+use tracing::debug;
+
+use super::table::{Entry, Tuple};
+
+/// The length of an IPv4 header and of a TCP header, both without options, in bytes.
+const IP_LEN: usize = 20;
+const TCP_LEN: usize = 20;
+/// The flag of an acknowledgement (RFC 9293, section 3.1).
+const ACK: u8 = 0x10;
+
+/// Prods both ends of each of `entries`, which are translated connections of TCP that are tracked no more.
+///
+/// Best effort: without `CAP_NET_RAW`, an end learns it when it sends the next time.
+pub(super) fn prod(entries: &[&Entry]) {
+    if entries.is_empty() {
+        return;
+    }
+    let socket = match socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::RAW)) {
+        Ok(socket) => socket,
+        Err(error) => return debug!(%error, "the ends of connections that were cut learn it when they send the next time"),
+    };
+    for Entry { original, reply, .. } in entries {
+        // Each sees the connection as its own packets look: what answers it comes from where they go.
+        for end in [original, reply] {
+            if let Some((packet, to)) = packet(end)
+                && let Err(error) = sendto(&socket, &packet, SendFlags::empty(), &to)
+            {
+                debug!(%error, %to, "an end of a connection that was cut learns it when it sends the next time");
+            }
+        }
+    }
+}
+
+/// An acknowledgement to the sender of `end`'s packets, from where they go; `None` for another family than IPv4.
+fn packet(end: &Tuple) -> Option<(Vec<u8>, SocketAddrV4)> {
+    let (IpAddr::V4(to), IpAddr::V4(from)) = (end.source, end.destination) else { return None };
+    let tcp = segment(from, to, end.destination_port, end.source_port);
+    // The kernel fills in the length, the identification and the checksum (raw(7), IP_HDRINCL).
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    debug_assert_eq!(packet.len(), IP_LEN);
+    packet.extend(tcp);
+    Some((packet, SocketAddrV4::new(to, 0)))
+}
+
+fn segment(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16) -> [u8; TCP_LEN] {
+    let mut segment = [0; TCP_LEN];
+    segment[0..2].copy_from_slice(&from_port.to_be_bytes());
+    segment[2..4].copy_from_slice(&to_port.to_be_bytes());
+    // Sequence and acknowledgement number 0: out of sequence but for one in some ten thousand, which learns it later.
+    segment[12] = 5 << 4;
+    segment[13] = ACK;
+    let sum = checksum(from, to, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+/// The checksum of a TCP segment with its pseudo-header (RFC 9293, section 3.1).
+fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; TCP_LEN]) -> u16 {
+    let pseudo = [&from.octets()[..], &to.octets(), &[0, 6, 0, 20]].concat();
+    let words = pseudo.chunks(2).chain(segment.chunks(2)).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_goes_to_whoever_sends_those_of_the_tuple_and_sums_up() {
+        let end = Tuple {
+            source: "1.1.1.1".parse().unwrap(),
+            destination: "192.168.0.2".parse().unwrap(),
+            source_port: 40000,
+            destination_port: 80,
+        };
+        let (packet, to) = packet(&end).unwrap();
+        assert_eq!(to, "1.1.1.1:0".parse().unwrap());
+        assert_eq!((packet.len(), &packet[12..16], &packet[16..20]), (40, &[192, 168, 0, 2][..], &[1, 1, 1, 1][..]));
+        assert_eq!((&packet[20..22], &packet[22..24]), (&80_u16.to_be_bytes()[..], &40000_u16.to_be_bytes()[..]));
+        let tcp: &[u8; TCP_LEN] = packet[20..].try_into().unwrap();
+        assert_eq!(checksum(Ipv4Addr::new(192, 168, 0, 2), Ipv4Addr::new(1, 1, 1, 1), tcp), 0, "a receiver's sum is 0");
+    }
+}
