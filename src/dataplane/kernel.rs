@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 
+use super::conntrack::Purger;
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Table, Variant, scaffold};
-use super::conntrack::Purger;
 use super::routes::{Keep, Lingering};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
@@ -40,7 +40,13 @@ impl Kernel {
     /// The kernel, with its rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
-        Self { iptables: Iptables::new(variant), forwarding, settled: Mutex::new(None), history: AsyncMutex::default(), swept: AtomicBool::new(false) }
+        Self {
+            iptables: Iptables::new(variant),
+            forwarding,
+            settled: Mutex::new(None),
+            history: AsyncMutex::default(),
+            swept: AtomicBool::new(false),
+        }
     }
 
     /// The same, which counts the connections that meet our rules, or does not.

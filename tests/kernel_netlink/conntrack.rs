@@ -91,7 +91,10 @@ fn entries_of_another_zone_are_not_seen() {
     inside(|| async {
         insert(1001, "1.1.1.1", "3.3.3.3", "--zone 7");
         assert_eq!(entries().await, []);
-        assert_eq!(purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(), Purged { count: 0, ..Purged::default() });
+        assert_eq!(
+            purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(),
+            Purged { count: 0, ..Purged::default() }
+        );
         assert!(run("conntrack -L").contains("zone=7"));
     });
 }
@@ -128,7 +131,7 @@ fn a_table_of_many_entries_is_read_and_purged_whole() {
         run(&format!("conntrack -R {}", file.path().display()));
         assert_eq!(entries().await.len(), 3_000);
         let purged = purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap();
-        assert_eq!(purged, Purged { count: 3_000 });
+        assert_eq!(purged, Purged { count: 3_000, ..Purged::default() });
         assert_eq!(entries().await, []);
     });
 }

@@ -259,6 +259,8 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
             ]
         }
+        // Only of an object of a folder that is gone: no such tool ever sees one.
+        Circumstance::Leaving => Vec::new(),
         Circumstance::Drifted => {
             let rules = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
             vec![state("drifted", Row::NotProgrammed, settled(&[("a", carried(1, rules))]))]

@@ -13,6 +13,7 @@ mod closing;
 mod conditions;
 mod disk;
 mod edits;
+mod ends;
 mod folder;
 mod logs;
 mod metrics;

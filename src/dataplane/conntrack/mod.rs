@@ -115,7 +115,7 @@ impl Purger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Destination, FlowMatch, SourceNat};
+    use crate::model::{Destination, FlowMatch, SourceNat, TargetPorts};
 
     fn rule(upstream: &str) -> Translation {
         Translation {
@@ -126,7 +126,7 @@ mod tests {
                 source: "1.1.1.1/32".parse().unwrap(),
                 interface: None,
             },
-            destination: Destination { address: upstream.parse().unwrap(), port: None },
+            destination: Destination { address: upstream.parse().unwrap(), ports: TargetPorts::Same },
             source: SourceNat::Address("2.2.2.50".parse().unwrap()),
         }
     }

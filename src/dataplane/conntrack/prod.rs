@@ -25,10 +25,12 @@ pub(super) fn prod(entries: &[&Entry]) {
     if entries.is_empty() {
         return;
     }
-    let socket = match socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::RAW)) {
-        Ok(socket) => socket,
-        Err(error) => return debug!(%error, "the ends of connections that were cut learn it when they send the next time"),
-    };
+    let socket =
+        match socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::RAW))
+        {
+            Ok(socket) => socket,
+            Err(error) => return debug!(%error, "the ends of connections that were cut learn it when they send the next time"),
+        };
     for Entry { original, reply, .. } in entries {
         // Each sees the connection as its own packets look: what answers it comes from where they go.
         for end in [original, reply] {
