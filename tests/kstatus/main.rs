@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portforward_operator::status::Reason;
+use portforward_operator::status::{Circumstance, Reason};
 use serde_json::Value;
 
 use argo::Health;
@@ -58,6 +58,10 @@ fn assert_rows<T: PartialEq + std::fmt::Debug>(made: impl Fn(&State) -> T, said:
 #[test]
 fn every_reason_is_in_a_state_that_the_status_code_makes() {
     for reason in Reason::all() {
+        if reason == Reason::Circumstance(Circumstance::Leaving) {
+            // Only an object of a folder that is gone has it: no such tool ever sees one.
+            continue;
+        }
         let word = format!("\"reason\":\"{reason}\"");
         let made = states_of(reason);
         assert!(!made.is_empty(), "{reason}");

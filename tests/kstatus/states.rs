@@ -259,7 +259,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
             ]
         }
-        // Only of an object of a folder that is gone: no such tool ever sees one.
+        // Only an object of a folder that is gone has it.
         Circumstance::Leaving => Vec::new(),
         Circumstance::Drifted => {
             let rules = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };

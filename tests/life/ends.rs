@@ -118,7 +118,7 @@ fn data_in_flight_is_no_hindrance() {
     // Both have sent more than the other reads, and wait to send on.
     let full = |end: &mut TcpStream| {
         end.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-        while end.write(&[0; 65536]).is_ok() {}
+        while end.write(&[0; 8192]).is_ok() {}
     };
     full(&mut client);
     full(&mut server);
