@@ -38,7 +38,7 @@ pub enum ConntrackError {
 pub struct Purged {
     /// How many entries were removed.
     pub count: usize,
-    /// Who had connections of TCP that were cut: the way to them is needed until they have learnt it.
+    /// Who had connections of TCP that were cut and is not known to have learnt it: the way to them is still needed.
     pub ends: BTreeSet<IpAddr>,
 }
 
@@ -88,8 +88,7 @@ impl Purger {
         // What still meets a rule begins anew by it; what meets none has ended, and both ends learn it.
         let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
         let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
-        prod::prod(&cut);
-        Ok(Purged { count, ends: cut.iter().map(|entry| entry.original.source).collect() })
+        Ok(Purged { count, ends: prod::tell(&mut table, &cut).await })
     }
 
     /// Those of `stale` that have not come back just as they were since they were last removed for the same rules.

@@ -5,12 +5,15 @@
 //! 3.10.7.4). The answer comes to this node, which has no such connection any more and resets it (section 3.5.2): with the
 //! sequence number that the end itself has named, so that no end ever takes a reset that is not for it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
+use netlink_packet_netfilter::conntrack::Status;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use tracing::debug;
 
-use super::table::{Entry, Tuple};
+use super::table::{Entry, Table, Tuple};
 
 /// The length of an IPv4 header and of a TCP header, both without options, in bytes.
 const IP_LEN: usize = 20;
@@ -18,10 +21,32 @@ const TCP_LEN: usize = 20;
 /// The flag of an acknowledgement (RFC 9293, section 3.1).
 const ACK: u8 = 0x10;
 
-/// Prods both ends of each of `entries`, which are translated connections of TCP that are tracked no more.
+/// How long is waited for the answers, in steps.
+const PAUSES: [Duration; 6] = [5, 10, 20, 40, 80, 100].map(Duration::from_millis);
+
+/// Has both ends of each of `cut`, which are translated connections of TCP that are tracked no more, learn it. Gives those
+/// who opened them and have not answered soon.
 ///
 /// Best effort: without `CAP_NET_RAW`, an end learns it when it sends the next time.
-pub(super) fn prod(entries: &[&Entry]) {
+pub(super) async fn tell(table: &mut Table, cut: &[&Entry]) -> BTreeSet<IpAddr> {
+    prod(cut);
+    // What this node sends to them is tracked as a connection of its own.
+    let mut waiting: BTreeMap<Tuple, IpAddr> = cut.iter().map(|cut| (cut.original.reversed(), cut.original.source)).collect();
+    for pause in PAUSES {
+        if waiting.is_empty() {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        for entry in table.entries().await.unwrap_or_default() {
+            if entry.status.contains(Status::SeenReply) {
+                waiting.remove(&entry.original);
+            }
+        }
+    }
+    waiting.into_values().collect()
+}
+
+fn prod(entries: &[&Entry]) {
     if entries.is_empty() {
         return;
     }

@@ -36,6 +36,18 @@ pub struct Tuple {
     pub destination_port: u16,
 }
 
+impl Tuple {
+    /// The other direction, where nothing is translated.
+    pub(super) const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
 /// A tracked flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

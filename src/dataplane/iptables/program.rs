@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// How long a program waits for the lock that the xtables programs share, in seconds (`-w`, iptables(8)).
 pub(super) const LOCK_WAIT_SECS: &str = "5";
-/// The exit status of the iptables programs for what is busy or ran out (`RESOURCE_PROBLEM`, include/xtables.h).
+/// The exit status of the legacy programs for what is busy (`RESOURCE_PROBLEM`, include/xtables.h).
 const RESOURCE_PROBLEM: i32 = 4;
 /// The most of a program's error text that is kept, in bytes.
 const ERROR_BYTES: u64 = 4096;
@@ -67,8 +67,10 @@ impl ProgramError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Missing { .. } => false,
-            // iptables(8), exit status 4: the lock, or the kernel, was busy with another program.
-            Self::Refused { status, .. } => status.code().is_none_or(|code| code == RESOURCE_PROBLEM),
+            // The lock was held by another program. The programs of nft take none, and end so where the kernel refuses.
+            Self::Refused { program, status, .. } => {
+                status.code().is_none_or(|code| code == RESOURCE_PROBLEM && program.contains("legacy"))
+            }
             Self::Hangs { .. } | Self::Unusable { .. } => true,
         }
     }

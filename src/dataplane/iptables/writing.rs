@@ -125,7 +125,16 @@ impl Iptables {
         let kept: Vec<Rule> = rules.iter().filter(held).cloned().collect();
         if !before.holds(name, &kept) {
             let kept = [(name.clone(), kept)].into();
-            self.restore(&rewrite(self.variant, table, &kept, [name]).concat()).await?;
+            match self.restore(&rewrite(self.variant, table, &kept, [name]).concat()).await {
+                Ok(()) => {}
+                // Not even less of it: the chain stays as it is, which is read back, and the others go on.
+                Err(error) if is_refusal(&error) => {
+                    let lacking = rules.iter().filter(|rule| !held(rule)).cloned();
+                    refused.extend(lacking.map(|rule| RefusedRule { table, chain: name.clone(), rule, error: error.clone() }));
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         for rule in rules.iter().filter(|rule| !held(rule)) {
             let blocked = refused.iter().find(|other| other.withholds(rule)).map(|other| other.error.clone());
