@@ -22,7 +22,7 @@ const TCP_LEN: usize = 20;
 const ACK: u8 = 0x10;
 
 /// How long is waited for the answers, in steps.
-const PAUSES: [Duration; 6] = [5, 10, 20, 40, 80, 100].map(Duration::from_millis);
+const PAUSES_MS: [u64; 6] = [5, 10, 20, 40, 80, 100];
 
 /// Has both ends of each of `cut`, which are translated connections of TCP that are tracked no more, learn it. Gives those
 /// who opened them and have not answered soon.
@@ -32,7 +32,7 @@ pub(super) async fn tell(table: &mut Table, cut: &[&Entry]) -> BTreeSet<IpAddr> 
     prod(cut);
     // What this node sends to them is tracked as a connection of its own.
     let mut waiting: BTreeMap<Tuple, IpAddr> = cut.iter().map(|cut| (cut.original.reversed(), cut.original.source)).collect();
-    for pause in PAUSES {
+    for pause in PAUSES_MS.map(Duration::from_millis) {
         if waiting.is_empty() {
             break;
         }
