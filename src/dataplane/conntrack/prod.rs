@@ -5,7 +5,7 @@
 //! 3.10.7.4). The answer comes to this node, which has no such connection any more and resets it (section 3.5.2): with the
 //! sequence number that the end itself has named, so that no end ever takes a reset that is not for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -29,43 +29,51 @@ const PAUSES_MS: [u64; 6] = [5, 10, 20, 40, 80, 100];
 ///
 /// Best effort: without `CAP_NET_RAW`, an end learns it when it sends the next time.
 pub(super) async fn tell(table: &mut Table, cut: &[&Entry]) -> BTreeSet<IpAddr> {
-    prod(cut);
-    // What this node sends to them is tracked as a connection of its own.
-    let mut waiting: BTreeMap<Tuple, IpAddr> = cut.iter().map(|cut| (cut.original.reversed(), cut.original.source)).collect();
+    if cut.is_empty() {
+        return BTreeSet::new();
+    }
+    let prodded = prod(cut);
+    let (asked, mut untold): (Vec<_>, Vec<_>) = cut.iter().partition(|cut| prodded.contains(&cut.original));
+    // What this node sends to them is tracked as a connection of its own: until there is an answer, and, where the answer is
+    // that they know of no such connection, not at all.
+    let mut waiting: Vec<&Entry> = asked.into_iter().copied().collect();
     for pause in PAUSES_MS.map(Duration::from_millis) {
         if waiting.is_empty() {
             break;
         }
         tokio::time::sleep(pause).await;
-        for entry in table.entries().await.unwrap_or_default() {
-            if entry.status.contains(Status::SeenReply) {
-                waiting.remove(&entry.original);
-            }
-        }
+        let Ok(entries) = table.entries().await else { break };
+        let unanswered: BTreeSet<Tuple> =
+            entries.iter().filter(|it| !it.status.contains(Status::SeenReply)).map(|it| it.original).collect();
+        waiting.retain(|cut| unanswered.contains(&cut.original.reversed()));
     }
-    waiting.into_values().collect()
+    untold.extend(waiting.iter());
+    untold.iter().map(|cut| cut.original.source).collect()
 }
 
-fn prod(entries: &[&Entry]) {
-    if entries.is_empty() {
-        return;
-    }
+/// Prods both ends; gives the tuples of the ends that were.
+fn prod(entries: &[&Entry]) -> BTreeSet<Tuple> {
+    let mut prodded = BTreeSet::new();
     let socket =
         match socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::RAW))
         {
             Ok(socket) => socket,
-            Err(error) => return debug!(%error, "the ends of connections that were cut learn it when they send the next time"),
+            Err(error) => {
+                debug!(%error, "the ends of connections that were cut learn it when they send the next time");
+                return prodded;
+            }
         };
     for Entry { original, reply, .. } in entries {
         // Each sees the connection as its own packets look: what answers it comes from where they go.
         for end in [original, reply] {
-            if let Some((packet, to)) = packet(end)
-                && let Err(error) = sendto(&socket, &packet, SendFlags::empty(), &to)
-            {
-                debug!(%error, %to, "an end of a connection that was cut learns it when it sends the next time");
+            let Some((packet, to)) = packet(end) else { continue };
+            match sendto(&socket, &packet, SendFlags::empty(), &to) {
+                Ok(_) => drop(prodded.insert(*end)),
+                Err(error) => debug!(%error, %to, "an end of a connection that was cut learns it when it sends the next time"),
             }
         }
     }
+    prodded
 }
 
 /// An acknowledgement to the sender of `end`'s packets, from where they go; `None` for another family than IPv4.
