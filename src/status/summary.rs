@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::condition::{Circumstance, Judged, State, Type};
 use super::judge::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
+use crate::plan::ObstacleReason;
 
 /// This node's entry; `None` if it has nothing to say: it is no candidate, or has nothing of the forward any more.
 #[must_use]
@@ -46,7 +47,10 @@ pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<Stri
     let (active_node, generation, conditions) = match (own.standing, active.as_slice()) {
         (Standing::Refused, _) => (None, Some(own.generation), mine(&own.conditions)),
         (Standing::Withdrawn, _) => (None, Some(own.generation), mine(&withdrawn(own, &alive))),
-        (_, [only]) => (Some(only.node_name.clone()), only.observed_generation, taken_over(&only.conditions, before)),
+        (_, [only]) => {
+            let conditions = noting_standbys(taken_over(&only.conditions, before), &alive);
+            (Some(only.node_name.clone()), only.observed_generation, conditions)
+        }
         (_, [first, ..]) => {
             let names: Vec<&str> = active.iter().map(|node| node.node_name.as_str()).collect();
             let message = format!("{} hold the internal address; leave it on one node", names.join(", "));
@@ -89,6 +93,37 @@ fn replaced(
         None => condition.clone(),
     };
     conditions.iter().map(one).collect()
+}
+
+/// How many standbys that could not take over are named.
+const NAMED_STANDBYS: usize = 3;
+
+/// `conditions` of the active node, with a note on the standbys that could not take over. The flows pass, so `Ready` stays.
+fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec<Condition> {
+    let ready = |condition: &&Condition| condition.type_ == Type::Ready.as_str();
+    let standbys = || alive.iter().filter(|entry| entry.role == Role::Standby);
+    let unfit: Vec<String> = standbys()
+        .filter_map(|entry| {
+            let found = entry.conditions.iter().find(ready).filter(|it| it.status != State::True.as_str())?;
+            // It says within seconds whether it can.
+            let asking =
+                [Circumstance::Pending.as_str(), ObstacleReason::GatewayPending.as_str()].contains(&found.reason.as_str());
+            (!asking).then(|| format!("{} ({})", entry.node_name, found.reason))
+        })
+        .collect();
+    if !unfit.is_empty() {
+        let more = unfit.len().saturating_sub(NAMED_STANDBYS);
+        let mut named = unfit[..unfit.len() - more].join(", ");
+        if more > 0 {
+            named = format!("{named} and {more} more");
+        }
+        let note = format!("; {} of {} standbys could not take over: {named}", unfit.len(), standbys().count());
+        let is_ready = |it: &&mut Condition| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str();
+        if let Some(condition) = conditions.iter_mut().find(is_ready) {
+            condition.message += &note;
+        }
+    }
+    conditions
 }
 
 /// Switched off: withdrawn only once no live node has an entry any more.

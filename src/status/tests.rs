@@ -1,6 +1,7 @@
 //! What must hold of conditions and the summary.
 
 mod agents;
+mod standbys;
 
 use std::collections::BTreeMap;
 
