@@ -65,8 +65,8 @@ pub(super) fn client() -> Vec<Rule> {
 /// For the name of an interface, as `model::InterfaceName` takes it.
 pub(super) fn interface() -> Vec<Rule> {
     vec![rule(
-        "self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]*$') && !(self in ['lo', 'all', 'default'])",
-        "write the name of one interface as `ip link` shows it before any ':' or '@', such as eth0: a letter or digit, then letters, digits, '_', '.' or '-', and not lo, all or default",
+        "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !(self in ['lo', 'all', 'default'])",
+        "write the name of one interface as `ip link` shows it before any ':' or '@', such as eth0: a letter, digit or '_', then letters, digits, '_', '.' or '-', and not lo, all or default",
     )]
 }
 

@@ -14,6 +14,8 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// The network interfaces, less the loopback.
     pub links: BTreeMap<InterfaceName, Link>,
+    /// The interfaces that are no wire of their own, and what packets to them enter by.
+    pub virtuals: BTreeMap<InterfaceName, Virtual>,
     /// The addresses of this node, less 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
     /// The table `local`: what this node delivers to itself.
@@ -45,6 +47,16 @@ pub struct Link {
     pub forwarding: bool,
     /// The bridge or bond that it is a port of; its address then belongs there.
     pub master: Option<u32>,
+}
+
+/// An interface that is no wire of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Virtual {
+    /// A macvlan or ipvlan device, such as that of a VRRP router (`use_vmac`, keepalived.conf(5)): one more host on the wire of
+    /// this link.
+    OnWireOf(InterfaceName),
+    /// A dummy: it holds addresses, and no packet ever enters by it.
+    Dummy,
 }
 
 /// Source validation by reverse path, RFC 3704 (`rp_filter`, ip-sysctl).
@@ -143,6 +155,18 @@ impl Facts {
     pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
         let holder = self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref());
         holder.or_else(|| self.local.lookup(address).filter(|route| route.delivery == Delivery::Local)?.interface.as_ref())
+    }
+
+    /// Whether both interfaces send to, and hear, one wire.
+    #[must_use]
+    pub fn on_one_wire(&self, a: &InterfaceName, b: &InterfaceName) -> bool {
+        fn wire<'a>(facts: &'a Facts, name: &'a InterfaceName) -> &'a InterfaceName {
+            match facts.virtuals.get(name) {
+                Some(Virtual::OnWireOf(lower)) => lower,
+                Some(Virtual::Dummy) | None => name,
+            }
+        }
+        wire(self, a) == wire(self, b)
     }
 
     /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` asks: an address of an interface, or

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a network interface: a letter or digit, then letters, digits, `_`, `.` or `-`, 15 at most.
+/// The name of a network interface: a letter, digit or `_`, then letters, digits, `_`, `.` or `-`, 15 at most.
 ///
 /// Narrower than what the kernel takes (`dev_valid_name`, net/core/dev.c), because iptables reads a
 /// trailing `+` as a wildcard, a lone `+` as no match at all, `!` as a negation and a newline as the next rule.
@@ -30,8 +30,9 @@ impl FromStr for InterfaceName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        let well_formed =
-            text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain) && text.len() <= Self::MAX_LEN;
+        let well_formed = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && text.chars().all(plain)
+            && text.len() <= Self::MAX_LEN;
         // `all` and `default` are no interfaces but folders of /proc/sys/net/ipv4/conf.
         if well_formed && !matches!(text, "lo" | "all" | "default") {
             Ok(Self(text.to_owned()))
@@ -49,7 +50,7 @@ impl fmt::Display for InterfaceName {
 
 impl fmt::Display for InvalidInterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an interface name is a letter or digit, then letters, digits, '_', '.' or '-', 15 characters at most, and not lo, all or default")
+        f.write_str("an interface name is a letter, digit or '_', then letters, digits, '_', '.' or '-', 15 characters at most, and not lo, all or default")
     }
 }
 
@@ -61,7 +62,9 @@ mod tests {
 
     #[test]
     fn only_plain_names_are_taken() {
-        for name in ["eth0", "bond0.100", "wan-1", "enp3s0f1", "a", "abcdefghijklmno"] {
+        for name in
+            ["eth0", "bond0.100", "wan-1", "enp3s0f1", "a", "abcdefghijklmno", "br-lan", "vrrp.51", "_uplink", "6in4-wan6", "lo0"]
+        {
             assert_eq!(name.parse::<InterfaceName>().unwrap().as_str(), name);
         }
         for name in [

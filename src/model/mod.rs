@@ -14,7 +14,9 @@ mod target_ports;
 mod translation;
 
 pub use desired::Desired;
-pub use facts::{Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter};
+pub use facts::{
+    Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Virtual,
+};
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};
 pub use ports::{InvalidPortRange, PortRange};

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use tracing::debug;
 
 use super::{FactsError, listing, proc_file};
-use crate::model::{InterfaceName, Link, RpFilter};
+use crate::model::{InterfaceName, Link, RpFilter, Virtual};
 use crate::netlink::Socket;
 
 /// Asks the kernel to leave the counters out (`RTEXT_FILTER_SKIP_STATS`, include/uapi/linux/rtnetlink.h).
@@ -17,16 +17,46 @@ pub(super) const WITHOUT_STATS: netlink_packet_route::link::LinkExtentMask =
 
 /// The interfaces whose names an object can write, by index.
 #[derive(Debug, Default)]
-pub(super) struct Links(BTreeMap<u32, (InterfaceName, Link)>);
+pub(super) struct Links(BTreeMap<u32, (InterfaceName, Link, Wire)>);
+
+/// What an interface is to the wire that it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    /// One of its own, as far as is known.
+    Own,
+    /// That of the link with this index.
+    Of(u32),
+    /// None at all.
+    Nothing,
+}
+
+/// What is read of an interface from netlink.
+struct Named {
+    name: InterfaceName,
+    index: u32,
+    up: bool,
+    master: Option<u32>,
+    wire: Wire,
+}
 
 impl Links {
     /// The name of the interface `index`, where it is one that an object can write.
     pub(super) fn name(&self, index: u32) -> Option<&InterfaceName> {
-        self.0.get(&index).map(|(name, _)| name)
+        self.0.get(&index).map(|(name, ..)| name)
     }
 
     pub(super) fn into_named(self) -> BTreeMap<InterfaceName, Link> {
-        self.0.into_values().collect()
+        self.0.into_values().map(|(name, link, _)| (name, link)).collect()
+    }
+
+    /// Those that are no wire of their own.
+    pub(super) fn virtuals(&self) -> BTreeMap<InterfaceName, Virtual> {
+        let kind = |wire| match wire {
+            Wire::Own => None,
+            Wire::Of(index) => self.name(index).cloned().map(Virtual::OnWireOf),
+            Wire::Nothing => Some(Virtual::Dummy),
+        };
+        self.0.values().filter_map(|(name, _, wire)| Some((name.clone(), kind(*wire)?))).collect()
     }
 }
 
@@ -42,11 +72,11 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Links, FactsError> {
         .map_err(listing("network interfaces"))?;
     let everywhere = source_validation("all")?;
     let mut found = Links::default();
-    for (name, index, up, master) in links {
+    for Named { name, index, up, master, wire } in links {
         match source_validation(name.as_str()).and_then(|own| Ok((own, forwarding(name.as_str())?))) {
             Ok((own, forwarding)) => {
                 let rp_filter = rp_filter(everywhere.max(own));
-                found.0.insert(index, (name, Link { index, up, rp_filter, forwarding, master }));
+                found.0.insert(index, (name, Link { index, up, rp_filter, forwarding, master }, wire));
             }
             // It went away, or IPv4 is not set up on it: no flow of ours can use it.
             Err(error) => debug!(%name, %error, "left out an interface"),
@@ -55,13 +85,13 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Links, FactsError> {
     Ok(found)
 }
 
-fn named(message: &LinkMessage) -> Option<(InterfaceName, u32, bool, Option<u32>)> {
+fn named(message: &LinkMessage) -> Option<Named> {
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,
     })?;
-    let Ok(parsed) = name.parse() else {
-        debug!(name, "left out an interface that no object can name");
+    let Ok(name) = name.parse::<InterfaceName>().inspect_err(|_| debug!(name, "left out an interface that no object can name"))
+    else {
         return None;
     };
     let master = message.attributes.iter().find_map(|attribute| match attribute {
@@ -69,7 +99,29 @@ fn named(message: &LinkMessage) -> Option<(InterfaceName, u32, bool, Option<u32>
         _ => None,
     });
     let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    Some((parsed, message.header.index, up, master.filter(|&index| index != 0)))
+    let master = master.filter(|&index| index != 0);
+    Some(Named { name, index: message.header.index, up, master, wire: wire(&message.attributes) })
+}
+
+fn wire(attributes: &[LinkAttribute]) -> Wire {
+    let kind = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let lower = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    // The lower link of a container's macvlan is in another namespace, where the index means another interface.
+    let elsewhere = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
+    match (kind, lower) {
+        (Some(InfoKind::MacVlan | InfoKind::IpVlan), Some(index)) if !elsewhere => Wire::Of(index),
+        (Some(InfoKind::Dummy), _) => Wire::Nothing,
+        (_, _) => Wire::Own,
+    }
 }
 
 fn source_validation(folder: &str) -> Result<u8, FactsError> {

@@ -98,6 +98,7 @@ impl Observer {
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
             listeners: listeners::read()?,
             api_servers: self.api_servers.clone(),
+            virtuals: links.virtuals(),
             links: links.into_named(),
         })
     }

@@ -67,9 +67,8 @@ type ClientClaims = NetworkMap<(ForwardKey, Translation)>;
 struct NetworkMap<T>(BTreeMap<IpNet, Vec<T>>);
 
 impl Claims {
-    /// Claims everything that `forward` asks for, or nothing and says who has some of it.
-    pub(super) fn claim(&mut self, forward: &Forward) -> Result<(), Conflict> {
-        let translations = forward.translations();
+    /// Claims everything that `forward` asks for, which are these `translations` on this node, or nothing and says who has some of it.
+    pub(super) fn claim(&mut self, forward: &Forward, translations: Vec<Translation>) -> Result<(), Conflict> {
         for translation in &translations {
             self.refuse_flow(translation)?;
         }

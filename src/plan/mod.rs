@@ -9,6 +9,7 @@ mod notes;
 mod obstacles;
 mod routes;
 mod verdict;
+mod wires;
 
 #[cfg(test)]
 mod tests;
@@ -106,8 +107,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         // The older first: a younger forward takes no way from it, nor withholds one of its own.
         protected.protect(forward);
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
-        verdict.translations = forward.translations();
-        verdict.reversed = forward.reversed();
+        (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
         verdict.routes = routes::plan(facts, forward, &protected);
         let found = obstacles::find(facts, forward, verdict);
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
@@ -160,7 +160,7 @@ fn judge<'a>(
     if let Some(refusal) = node_rules::refuse(facts, forward, policy, in_force) {
         return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None);
     }
-    match claims.claim(forward) {
+    match claims.claim(forward, wires::translations(facts, forward).0) {
         Ok(()) => (verdict(Acceptance::Accepted, Some(role)), Some(forward)),
         Err(conflict) => (verdict(Acceptance::Conflict(conflict), Some(role)), None),
     }

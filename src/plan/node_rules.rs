@@ -5,12 +5,50 @@ use std::net::IpAddr;
 
 use super::Policy;
 use super::verdict::{NodeRefusal, NodeRefusalReason};
+use super::wires::translations;
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, Translation};
 
-/// What the interfaces of container networks begin with: their addresses belong to the container network.
-const CONTAINER_NETWORKS: [&str; 12] =
-    ["br-", "cali", "cbr", "cilium", "cni", "docker", "flannel", "kube-", "lxc", "podman", "virbr", "vxlan.calico"];
+/// The interfaces that container networks make for themselves, by their whole names: `br-lan` is a bridge as good as any other.
+const CONTAINER_NETWORKS: [(&str, Ending); 17] = [
+    ("docker", Ending::Number),
+    ("docker_gwbridge", Ending::Nothing),
+    ("br-", Ending::Hex(12)),
+    ("podman", Ending::Number),
+    ("cni", Ending::Number),
+    ("cni-podman", Ending::Number),
+    ("cbr", Ending::Number),
+    ("flannel.", Ending::Number),
+    ("cali", Ending::Hex(11)),
+    ("vxlan.calico", Ending::Nothing),
+    ("cilium_host", Ending::Nothing),
+    ("cilium_net", Ending::Nothing),
+    ("cilium_vxlan", Ending::Nothing),
+    ("lxc_health", Ending::Nothing),
+    ("kube-bridge", Ending::Nothing),
+    ("kube-dummy-if", Ending::Nothing),
+    ("kube-ipvs", Ending::Number),
+];
+
+/// What follows in the name of an interface.
+#[derive(Clone, Copy)]
+enum Ending {
+    Nothing,
+    /// A decimal number.
+    Number,
+    /// So many hexadecimal digits.
+    Hex(usize),
+}
+
+fn of_a_container_network(interface: &InterfaceName) -> bool {
+    CONTAINER_NETWORKS.iter().any(|(beginning, ending)| {
+        interface.as_str().strip_prefix(beginning).is_some_and(|rest| match ending {
+            Ending::Nothing => rest.is_empty(),
+            Ending::Number => !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()),
+            Ending::Hex(digits) => rest.len() == *digits && rest.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        })
+    })
+}
 
 /// Why this node cannot carry `forward`, if it cannot. Of what is `in_force` already, programs that came later take nothing.
 pub(super) fn refuse(facts: &Facts, forward: &Forward, policy: &Policy, in_force: &BTreeSet<Translation>) -> Option<NodeRefusal> {
@@ -66,9 +104,8 @@ fn subnet_ends(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
 }
 
 fn container_network(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    let belongs = |interface: &InterfaceName| CONTAINER_NETWORKS.iter().any(|prefix| interface.as_str().starts_with(prefix));
     let address = forward.internal.address;
-    let interface = facts.interface_of(address).filter(|interface| belongs(interface))?;
+    let interface = facts.interface_of(address).filter(|interface| of_a_container_network(interface))?;
     let message = format!(
         "the internal address {address} is on {interface}, an interface of a container network; write an address of the leg that faces the client"
     );
@@ -98,7 +135,7 @@ fn local_listener(facts: &Facts, forward: &Forward, in_force: &BTreeSet<Translat
         return None;
     }
     let address = forward.internal.address;
-    let translations = forward.translations();
+    let (translations, _) = translations(facts, forward);
     let new: Vec<&Translation> =
         translations.iter().filter(|it| it.flows.destination == address && !in_force.contains(*it)).collect();
     let shadowed = |listener: &&crate::model::Listener| {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, NextHop};
+use crate::model::{Facts, InterfaceName, NextHop, Virtual};
 
 /// What stops or may stop a forward, and what it depends on.
 pub(super) struct Found {
@@ -90,16 +90,13 @@ impl Search<'_> {
             );
             return Some(obstacle(ObstacleReason::ExternalAddressMissing, message));
         }
-        let (named, holder) = (named?, self.facts.interface_of(address));
-        // A `local` route that names no interface takes the address in wherever it comes in.
-        if holder.is_none() && !self.facts.addresses.iter().any(|local| local.address == address) {
-            return None;
-        }
-        let place = holder.map_or_else(|| "another interface".to_owned(), ToString::to_string);
+        // The loopback, or a `local` route that names no interface, takes the address in wherever it comes in.
+        let (named, holder) = (named?, self.facts.interface_of(address)?);
         let message = format!(
-            "the {leg} address {address} is on {place} and not on {leg}.interface {named}; correct the object or move the address"
+            "the {leg} address {address} is on {holder} and not on {leg}.interface {named}; write {holder}, or move the address"
         );
-        (holder != Some(named)).then(|| obstacle(ObstacleReason::AddressNotOnInterface, message))
+        let enters = self.facts.virtuals.get(holder) == Some(&Virtual::Dummy) || self.facts.on_one_wire(holder, named);
+        (!enters).then(|| obstacle(ObstacleReason::AddressNotOnInterface, message))
     }
 
     fn way_to_upstream(&self) -> Vec<Obstacle> {
@@ -110,7 +107,7 @@ impl Search<'_> {
         };
         let mut found = Vec::new();
         if let (Some(named), Some(leaves)) = (&self.forward.external_interface, &route.interface)
-            && named != leaves
+            && !self.facts.on_one_wire(named, leaves)
         {
             let message = format!(
                 "packets to the upstream {upstream} leave by {leaves} and not by external.interface {named}; correct the object or the route"

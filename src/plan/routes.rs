@@ -54,7 +54,8 @@ fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {
     Obstacle { reason: ObstacleReason::RouteCapturesNode, message }
 }
 
-/// The interface by which the gateway is reached: the one that the object names, else the one in whose subnet it lies.
+/// The interface by which the gateway is reached: the one that the object names if that reaches it, else the one that does. (The
+/// name says where packets enter: on a VRRP device they may enter while the gateway is reached by the link below it.)
 fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceName, Obstacle> {
     // On a point-to-point link the peer is in no subnet of ours, but the kernel has a route to it without a gateway.
     let direct = facts.route_to(gateway).filter(|route| route.gateway.is_none()).and_then(|route| route.interface.clone());
@@ -65,14 +66,15 @@ fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceNa
                 .iter()
                 .any(|local| local.interface.as_ref() == Some(interface) && local.subnet().contains(&gateway))
     };
-    let found = match &forward.internal.interface {
-        Some(interface) => on_link(interface).then(|| interface.clone()),
-        None => facts.connected(gateway).and_then(|local| local.interface.clone()).or(direct),
-    };
+    let named = forward.internal.interface.clone().filter(on_link);
+    let connected = || facts.connected(gateway).and_then(|local| local.interface.clone());
+    let found = named.or_else(|| match forward.internal.interface {
+        Some(_) => direct.clone().or_else(connected),
+        None => connected().or_else(|| direct.clone()),
+    });
     found.ok_or_else(|| {
-        let place = forward.internal.interface.as_ref().map_or_else(|| "this node".to_owned(), |interface| format!("interface {interface}"));
         let message = format!(
-            "the gateway {gateway} lies in no subnet of {place}, so no route can lead through it; write a gateway on the link, or give the interface an address in its subnet"
+            "the gateway {gateway} lies in no subnet of this node, so no route can lead through it; write a gateway on the link, or give the interface an address in its subnet"
         );
         Obstacle { reason: ObstacleReason::GatewayNotOnLink, message }
     })

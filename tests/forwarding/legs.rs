@@ -5,11 +5,13 @@ use super::bed::kernel::{Variant, on_both_variants};
 use super::bed::netns::Netns;
 use super::bed::server::Server;
 use super::bed::site::Site;
-use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Legs, NEIGHBOUR, SERVER, Topology};
+use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, Legs, NEIGHBOUR, ROUTER, SERVER, Topology};
 use super::{arrival, client_asks, seen_from, web_both_ways};
 
 on_both_variants![
     one_leg_forwards_both_ways_and_to_a_host_on_its_own_line,
+    a_vrrp_device_serves_as_a_leg_on_either_side,
+    a_vrrp_device_that_is_not_named_serves_too,
     large_transfers_pass_a_path_mtu_of_1280_both_ways,
     large_transfers_pass_a_path_mtu_of_1280_also_where_forward_drops,
 ];
@@ -35,6 +37,63 @@ fn one_leg_forwards_both_ways_and_to_a_host_on_its_own_line(variant: Variant) {
     assert_eq!(arrival(client_asks(bed, 9100)), seen_from(INTERNAL, (NEIGHBOUR, 9100)));
     let call = tcp_ask(&bed.server, SERVER, (INTERNAL, 8443), ANSWER);
     assert_eq!(arrival(call), seen_from(INTERNAL, (CLIENT, 443)));
+}
+
+/// As keepalived does it with `use_vmac`: a macvlan in private mode holds the address alone, with the MAC address of the
+/// virtual router, and answers for it; the link below has an address of its own, and packets leave by it.
+fn bed_of_vrrp() -> Bed {
+    let bed = Bed::new();
+    let proxy = &bed.proxy().netns;
+    for (link, device, own, held) in [("eth1", "vrrp.51", "192.168.0.3", INTERNAL), ("eth0", "vrrp.61", "2.2.2.3", EXTERNAL)] {
+        let last = device.rsplit('.').next().unwrap_or_default();
+        proxy.ip(&format!("link add {device} link {link} address 00:00:5e:00:01:{last} type macvlan mode private"));
+        for (interface, key) in [(link, "arp_ignore"), (link, "arp_filter"), (device, "arp_ignore"), (device, "accept_local")] {
+            proxy.set(&format!("ipv4/conf/{interface}/{key}"), "1");
+        }
+        proxy.ip_batch([
+            format!("addr del {held}/24 dev {link}"),
+            format!("addr add {own}/24 dev {link}"),
+            format!("link set {device} up"),
+            format!("addr add {held}/32 dev {device}"),
+        ]);
+    }
+    proxy.ip(&format!("route replace default via {ROUTER} dev eth0"));
+    for netns in [&bed.gateway, &bed.neighbour, &bed.router] {
+        netns.ip("neigh flush all");
+    }
+    bed
+}
+
+fn a_vrrp_device_serves_as_a_leg_on_either_side(variant: Variant) {
+    vrrp_serves(variant, ", interface: vrrp.51", ", interface: vrrp.61");
+    vrrp_serves(variant, ", interface: eth1", ", interface: eth0");
+}
+
+fn a_vrrp_device_that_is_not_named_serves_too(variant: Variant) {
+    vrrp_serves(variant, "", "");
+}
+
+fn vrrp_serves(variant: Variant, internal: &str, external: &str) {
+    let spec = format!(
+        "client: {{addresses: [{CLIENT}]}}, internal: {{addresses: [{INTERNAL}]{internal}, gateways: [{GATEWAY}]}}, \
+         external: {{addresses: [{EXTERNAL}]{external}}}, upstream: {{targets: [{{address: {SERVER}}}]}}, \
+         ports: [{{port: 80}}], reverse: {{ports: [{{port: 9443, targetPort: 443}}]}}"
+    );
+    let site = Site::serve(variant, bed_of_vrrp(), &[("web", &spec)]);
+    let bed = &site.bed;
+    let route = bed.proxy().netns.ip(&format!("route show {CLIENT}"));
+    assert!(route.contains(&format!("via {GATEWAY} dev eth1")), "{route}");
+    let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.client, CLIENT, [443])];
+    // The neighbours learn the address of the VRRP device when they ask, and that of the link below when the proxy asks them.
+    for learnt in [0, 1] {
+        assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "{learnt}");
+        let call = tcp_ask(&bed.server, SERVER, (EXTERNAL, 9443), ANSWER);
+        assert_eq!(arrival(call), seen_from(INTERNAL, (CLIENT, 443)), "{learnt}");
+        bed.proxy().netns.ip("neigh flush all");
+        for (netns, device) in [(&bed.gateway, "line"), (&bed.router, "wan")] {
+            netns.ip(&format!("neigh flush dev {device}"));
+        }
+    }
 }
 
 fn large_transfers_pass_a_path_mtu_of_1280_both_ways(variant: Variant) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 
-use portforward_operator::model::{Facts, Listener, LocalAddress, Protocol, RpFilter};
+use portforward_operator::model::{Facts, Listener, LocalAddress, Protocol, RpFilter, Virtual};
 use portforward_operator::node::Observer;
 
 use crate::namespace::{inside, run, run_all};
@@ -52,6 +52,26 @@ fn links_are_read_with_state_master_and_source_validation() {
         run("sysctl -qw net.ipv4.conf.all.rp_filter=2");
         let facts = self::facts().await;
         assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger of both counts");
+    });
+}
+
+#[test]
+fn devices_that_share_a_wire_or_have_none_are_known() {
+    inside(|| async {
+        run_all(
+            "ip link add base type veth peer name peer
+             ip link add vrrp.51 link base type macvlan mode private
+             ip link add v4 link peer type ipvlan
+             ip link add base.7 link base type vlan id 7
+             ip link add spare type dummy",
+        );
+        let name = |text: &str| text.parse().unwrap();
+        let expected = [
+            (name("spare"), Virtual::Dummy),
+            (name("v4"), Virtual::OnWireOf(name("peer"))),
+            (name("vrrp.51"), Virtual::OnWireOf(name("base"))),
+        ];
+        assert_eq!(facts().await.virtuals, expected.into());
     });
 }
 

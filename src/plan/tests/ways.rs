@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{Delivery, LocalRoute, LocalTable};
 
-fn install(verdict: &Verdict) -> Vec<String> {
+pub(super) fn install(verdict: &Verdict) -> Vec<String> {
     let route = |route: &crate::model::HostRoute| format!("{} via {} dev {}", route.destination, route.gateway, route.interface);
     verdict.routes.iter().filter_map(RoutePlan::installed).map(route).collect()
 }
