@@ -1,7 +1,7 @@
 //! What must hold of every plan.
 
-mod next_hops;
 mod names;
+mod next_hops;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};

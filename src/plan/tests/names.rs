@@ -69,7 +69,8 @@ fn an_external_leg_on_a_vrrp_device_leaves_by_the_link_below_it() {
     for named in ["vrrp.61", "eth0"] {
         let called = verdict(&facts, reverse(named));
         assert_eq!(called.obstacles, []);
-        let reversed: Vec<_> = called.directed().filter(|(direction, _)| *direction == crate::forward::Direction::Reverse).collect();
+        let reversed: Vec<_> =
+            called.directed().filter(|(direction, _)| *direction == crate::forward::Direction::Reverse).collect();
         assert_eq!((reversed.len(), called.reversed), (2, 2), "calls enter by either");
     }
     assert_eq!(worst(&facts, with(&[("/external/interface", json!("eth1"))])), Some(ObstacleReason::AddressNotOnInterface));
