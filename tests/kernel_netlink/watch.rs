@@ -3,22 +3,50 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use portforward_operator::node::watch;
 use portforward_operator::supervise::Tasks;
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::namespace::{inside, run, run_all};
 
 /// Far more than an event takes; a test that waits so long fails.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(2);
 
-/// How long nothing happens until nothing more is expected of what was done before.
-const QUIET: Duration = Duration::from_millis(200);
-
-/// Takes the wakes of what was done before, so that the next is that of what is done next.
+/// Takes the wakes of what was done before, so that the next is that of what is done next: the kernel has done with it and
+/// the watch has read all that the kernel told of it.
 async fn settle(wake: &Notify) {
-    while timeout(QUIET, wake.notified()).await.is_ok() {}
+    let done = async {
+        loop {
+            // The runtime has this one thread: the watch reads while this waits, and only then.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if links_are_settled() && unread() == 0 {
+                return;
+            }
+        }
+    };
+    timeout(LIMIT, done).await.expect("the kernel comes to rest, and the watch reads what it told");
+    while wake.notified().now_or_never().is_some() {}
+}
+
+/// Whether the kernel has told of every carrier: it does so a moment later, up to a second.
+fn links_are_settled() -> bool {
+    let links: Vec<Value> = serde_json::from_str(&run("ip -j link show")).expect("ip prints JSON");
+    links.iter().all(|link| {
+        let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|each| each == flag));
+        let told = link["operstate"] == "UP" || link["operstate"] == "UNKNOWN";
+        told == (has("UP") && has("LOWER_UP"))
+    })
+}
+
+/// How many bytes wait in the netlink sockets of this namespace.
+fn unread() -> u64 {
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("the kernel lists them");
+    // sk Eth Pid Groups Rmem ...
+    let waiting = |line: &str| line.split_whitespace().nth(4).and_then(|bytes| bytes.parse::<u64>().ok());
+    sockets.lines().skip(1).filter_map(waiting).sum()
 }
 
 /// Sets up `before`, begins to watch, makes the one change `change`, and waits for the wake.

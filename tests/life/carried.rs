@@ -32,11 +32,11 @@ fn both_ways() -> Manifest {
     Manifest::seed().with("/spec/reverse", json!({"ports": [{"name": "back", "port": BACK, "targetPort": 80}]}))
 }
 
-/// The samples of the seed's forward, by what tells them apart: `connections TCP forward`.
+/// The samples of what the seed's forward carried, by what tells them apart: `connections TCP forward`.
 fn carried(proxy: &Proxy) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for Sample { name, labels, value } in parse(&page(proxy, "/metrics").text).into_iter().flat_map(|family| family.samples) {
-        if labels.contains(&("name".to_owned(), "seed".to_owned())) {
+        if labels.contains(&("name".to_owned(), "seed".to_owned())) && name != "portforward_forward_ready" {
             let what = name.trim_start_matches("portforward_forward_").trim_end_matches("_total");
             let labels: Vec<&str> = labels[2..].iter().map(|(_, value)| value.as_str()).collect();
             found.insert(format!("{what} {}", labels.join(" ")), value);
