@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
+export CARGO_NET_RETRY ?= 10
 step := hack/step.sh
 
 .PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster

@@ -112,7 +112,7 @@ serve() {
 
 # Waits until COUNT sockets are bound on these hosts: wait_for_servers COUNT HOST...
 wait_for_servers() {
-    local host deadline=$((SECONDS + 10))
+    local host deadline=$((SECONDS + 60))
     until (($(for host in "${@:2}"; do run "$host" ss -Hlntu; done | wc -l) >= $1)); do
         ((SECONDS < deadline)) || fail "the servers did not start: $(cat "$files/servers.log")"
         sleep 0.1
@@ -127,10 +127,19 @@ ask() {
     esac
 }
 
+# An answer may take long on a busy machine: asks again until there is one, for a minute.
+ask_until_answered() {
+    local answer deadline=$((SECONDS + 60))
+    until answer=$(ask "$@") && [[ -n $answer ]]; do
+        ((SECONDS < deadline)) || break
+    done
+    echo "$answer"
+}
+
 # show HOST PROTOCOL FROM TO PORT SERVER SERVERPORT SEEN: asks, shows each hop, and fails if the server saw another.
 show() {
     local host=$1 protocol=$2 from=$3 to=$4 port=$5 server=$6 server_port=$7 expected=$8 saw entry
-    saw=$(ask "$host" "$protocol" "$from" "$to" "$port")
+    saw=$(ask_until_answered "$host" "$protocol" "$from" "$to" "$port")
     entry=$(run px conntrack -L -p "${protocol,,}" --orig-src "$from" --orig-dst "$to" --orig-port-dst "$port" 2>/dev/null | tail -n 1)
     printf '\n'
     printf '  %-8s%s connects to %s:%s/%s\n' "from" "$from" "$to" "$port" "${protocol,,}"
@@ -157,10 +166,10 @@ refused() {
 
 # Asks until there is an answer: the agent is done when the forward works.
 wait_for_forward() {
-    local deadline=$((SECONDS + 30))
+    local deadline=$((SECONDS + 120))
     until [[ -n $(ask cli TCP 1.1.1.1 192.168.0.2 80) ]]; do
         kill -0 "$1" 2>/dev/null || fail "the agent ended"
-        ((SECONDS < deadline)) || fail "the forward did not work within 30 s"
+        ((SECONDS < deadline)) || fail "the forward did not work within 120 s"
         sleep 0.1
     done
 }

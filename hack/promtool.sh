@@ -4,6 +4,7 @@
 # Usage: hack/promtool.sh
 set -euo pipefail
 
+retry=$(realpath "$(dirname "$0")")/retry.sh
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator
 folder=$cache/promtool-$(uname -m)
 
@@ -30,8 +31,8 @@ if [[ ! -x $folder/promtool ]]; then
     # What it says at the first try may be that there are no package lists yet.
     if ! apt-get -qq download prometheus 2>"$work/said"; then
         ((EUID == 0)) || fail "the package prometheus cannot be fetched ($(tail -n 1 "$work/said")): run as root: apt-get update"
-        apt-get -qq update >&2 || fail "the package lists cannot be renewed; apt-get said above why"
-        apt-get -qq download prometheus >&2 || fail "the package prometheus cannot be fetched; apt-get said above why"
+        "$retry" apt-get -qq update >&2 || fail "the package lists cannot be renewed; apt-get said above why"
+        "$retry" apt-get -qq download prometheus >&2 || fail "the package prometheus cannot be fetched; apt-get said above why"
     fi
     dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
     mv usr/bin/promtool "$folder/promtool"

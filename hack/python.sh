@@ -23,8 +23,8 @@ if [[ ! -d $folder ]]; then
     if [[ ! -d $folder ]]; then
         echo "python: installing the packages of the tests, once, into $folder" >&2
         rm -rf "$folder.new"
-        python3 -m pip install --quiet --root-user-action ignore --disable-pip-version-check --require-hashes \
-            --target "$folder.new" -r requirements.txt >&2 || fail "pip could not install them; it said above why"
+        ../../hack/retry.sh python3 -m pip install --quiet --root-user-action ignore --disable-pip-version-check --require-hashes \
+            --upgrade --target "$folder.new" -r requirements.txt >&2 || fail "pip could not install them; it said above why"
         mv "$folder.new" "$folder"
     fi
 fi

@@ -59,7 +59,7 @@ auditable() {
     local folder=$cache/cargo-auditable-$version
     if [[ ! -x $folder/bin/cargo-auditable ]]; then
         hack/step.sh "Install cargo-auditable $version into $folder (a minute)" \
-            env -u CARGO_BUILD_TARGET -u RUSTFLAGS cargo install --quiet --locked --root "$folder" "cargo-auditable@$version"
+            hack/retry.sh env -u CARGO_BUILD_TARGET -u RUSTFLAGS cargo install --quiet --locked --root "$folder" "cargo-auditable@$version"
     fi
     PATH=$folder/bin:$PATH
 }

@@ -73,7 +73,7 @@ END
     export APT_CONFIG=$2/apt.conf
     # A source that cannot be read is not the end: perhaps nothing is taken from it. Where something is missing later, what
     # apt said is repeated, since it may be the reason.
-    apt_said=$(apt-get -qq update 2>&1) || apt_said+=$'\n'"apt-get update failed"
+    apt_said=$(hack/retry.sh apt-get -qq update 2>&1) || apt_said+=$'\n'"apt-get update failed"
     apt_said=${apt_said:+$'\n'"Besides, apt could not read all its sources, which may be the reason: $apt_said"}
 }
 
@@ -131,7 +131,7 @@ download() {
         wanted+=("$name=$version")
     done
     mkdir -p "$1/.new"
-    (cd "$1/.new" && apt-get -qq download "${wanted[@]}") || fail "apt could not fetch ${wanted[*]}; try again.$apt_said"
+    (cd "$1/.new" && "$OLDPWD/hack/retry.sh" apt-get -qq download "${wanted[@]}") || fail "apt could not fetch ${wanted[*]}; try again.$apt_said"
     for file in "$1"/.new/*.deb; do
         mv "$file" "$1/$(dpkg-deb -f "$file" Package).deb"
     done

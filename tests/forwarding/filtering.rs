@@ -1,5 +1,7 @@
 //! Beside rules of other programs: what they drop, and what they translate on a port of ours.
 
+use std::time::Duration;
+
 use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
 use super::bed::kernel::{Variant, on_both_variants};
 use super::bed::observe::Observation;
@@ -12,6 +14,9 @@ on_both_variants![
     flows_pass_a_forward_chain_that_drops_and_nothing_else_does,
     anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address,
 ];
+
+/// How long a request waits that is dropped; what is asked after it shows that it did not arrive.
+const UNANSWERED: Duration = Duration::from_secs(1);
 
 fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant) {
     let bed = Bed::new();
@@ -33,7 +38,9 @@ fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant)
     assert_eq!(arrival(flow.ask(ANSWER)), seen_from(EXTERNAL, (SERVER, 514)));
     drop(server.1);
     assert_eq!(flow.ask(ANSWER), Err(Silence::Refused), "the error about the flow passes too");
-    assert_eq!(tcp_ask(&bed.client, CLIENT, (SERVER, 8080), ANSWER), Err(Silence::TimedOut), "what is not ours is dropped");
+    assert_eq!(tcp_ask(&bed.client, CLIENT, (SERVER, 8080), UNANSWERED), Err(Silence::TimedOut), "what is not ours is dropped");
+    assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "what was asked later has arrived");
+    assert!(server.0.seen().iter().all(|seen| seen.local.port() == 80), "{:?}", server.0.seen());
     assert_eq!(bed.proxy().foreign_rules(variant), before);
 }
 
@@ -49,13 +56,16 @@ fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(va
     }
     let site = Site::serve(variant, bed, &[("web", WEB)]);
     let bed = &site.bed;
-    let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.server, SECOND_SERVER, [80])];
+    let servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.server, SECOND_SERVER, [80])];
     let other = |port| arrival(tcp_ask(&bed.client, SECOND_CLIENT, (INTERNAL, port), ANSWER));
     // It reaches the server that the other program chose: only the source is ours.
     assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
     assert_eq!(other(81), seen_from(SECOND_CLIENT, (SECOND_SERVER, 80)), "on another port it is left alone");
     bed.proxy().iptables(variant, "-P FORWARD DROP");
+    let before = servers[1].seen().len();
+    let dropped = arrival(tcp_ask(&bed.client, SECOND_CLIENT, (INTERNAL, 81), UNANSWERED));
+    assert_eq!(dropped, Observation::Silent(Silence::TimedOut));
     assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
-    assert_eq!(other(81), Observation::Silent(Silence::TimedOut));
+    assert_eq!(servers[1].seen().len(), before + 1, "what was asked later has arrived, and nothing else");
     assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "the client that is served");
 }

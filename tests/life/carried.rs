@@ -6,7 +6,6 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use regex::Regex;
 use serde_json::json;
@@ -251,7 +250,7 @@ fn what_a_connection_carried_before_the_agent_began_is_not_counted() {
     agent.wait_ready(SEED);
     let bytes = || carried(proxy).get("bytes TCP forward client").copied();
     wait("counted", || bytes().is_some());
-    assert!(eventually(Duration::from_secs(1), || bytes() == Some(0.0)), "{:?}", bytes());
+    assert!(eventually(SOON, || bytes() == Some(0.0)), "{:?}", bytes());
     let mut downloaded = 0.0;
     let counted = eventually(2 * SOON, || {
         long.download(1_000, ANSWER).unwrap();

@@ -63,6 +63,9 @@ fn lines_are_json_with_the_keys_that_the_page_promises_and_a_sync_without_news_s
     proxy.iptables(Variant::Legacy, "-t nat -F PF-PRE");
     assert!(eventually(3 * SOON, || lines(proxy).iter().any(|line| line["repairs"] == 1)), "{:#?}", lines(proxy));
 
+    let syncs = || value(&page(proxy, "/metrics").text, "portforward_sync_duration_seconds_count{outcome=\"unchanged\"}");
+    let before = syncs();
+    assert!(eventually(SOON, || syncs() > before), "the sync that repaired has said all that it says");
     let said = lines(proxy);
     for line in &said {
         for key in ["timestamp", "level", "message", "target"] {
@@ -76,7 +79,6 @@ fn lines_are_json_with_the_keys_that_the_page_promises_and_a_sync_without_news_s
     let missing: Vec<String> = documented().into_iter().filter(|key| !has(key)).collect();
     assert_eq!(missing, ["cause", "error", "part"], "only a failure has these");
 
-    let syncs = || value(&page(proxy, "/metrics").text, "portforward_sync_duration_seconds_count{outcome=\"unchanged\"}");
     let before = syncs();
     assert!(eventually(6 * SOON, || syncs() >= before + 3.0), "it looks again and again");
     assert_eq!(lines(proxy), said);

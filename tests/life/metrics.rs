@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use crate::bed::agent::{AgentOptions, state_folder};
 use crate::bed::kernel::Variant;
@@ -89,10 +90,12 @@ fn a_change_is_timed_until_it_is_in_the_kernel_and_what_is_found_at_the_start_is
     let queued = || scraped(stage.proxy(), "portforward_sync_last_queued_timestamp_seconds");
     let before = queued();
     assert_eq!(timed("count").to_bits(), 0, "it was there at the start");
+    let begun = Instant::now();
     stage.edit(&Manifest::seed().for_second_server());
     wait("one change", || timed("count") >= 1.0);
+    let most = begun.elapsed().as_secs_f64();
     // The folder is left in peace for a tenth of a second, and then a program runs several times.
-    assert!(timed("count") < 1.5 && (0.1..20.0).contains(&timed("sum")), "{} in {}", timed("count"), timed("sum"));
+    assert!(timed("count") < 1.5 && (0.1..most).contains(&timed("sum")), "{} in {}", timed("count"), timed("sum"));
     assert!(before > 1.7e9 && queued() > before, "{before} {}", queued());
 }
 
