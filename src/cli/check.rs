@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kube::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Exit;
 use super::exit::print;
 use super::logging::LogOptions;
+use crate::cluster::guard::{Guard, guard};
 use crate::cluster::survey::{self, Agents};
 use crate::cluster::{Connection, DEFAULT_NAMESPACE, connect};
 use crate::metrics::ListenAddress;
@@ -25,9 +26,25 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How soon an agent that is not ready is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// What is known of one thing that is not wrong.
+enum Finding {
+    Well(String),
+    /// It could not be found out, or nobody asked for it.
+    Open(String),
+}
+
+/// Whether the admission policy has to be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AdmissionPolicy {
+    /// It has to be: an installation has it unless the administrator switched it off
+    Required,
+    /// It may be switched off
+    Optional,
+}
+
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Asks the API server whether it serves PortForwards, and watches which agents renew their Leases, which takes up\nto 15 seconds. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  all is well\n  1  something is not; each line says what\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
+    after_help = "Asks the API server whether it serves PortForwards, and watches which agents renew their Leases, which takes up\nto 15 seconds. With the token of an agent it also proves that the admission policy is in force: a write for another\nnode, as a dry run, must be refused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  all is well\n  1  something is not; each line says what\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
 )]
 pub(super) struct CheckOptions {
     /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
@@ -39,6 +56,9 @@ pub(super) struct CheckOptions {
     /// Health address of the agent on this node; without it, that agent is not checked
     #[arg(long, value_name = "ADDR:PORT", env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: Option<ListenAddress>,
+    /// Whether it is a failure if the admission policy is not in force
+    #[arg(long, value_enum, default_value_t = AdmissionPolicy::Required, value_name = "WHAT")]
+    admission_policy: AdmissionPolicy,
     #[command(flatten)]
     pub(super) log: LogOptions,
 }
@@ -51,12 +71,20 @@ pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {
             Some(ListenAddress::Off) | None => None,
         }
     };
-    let (forwards, agents, health) = tokio::join!(forwards(client.clone(), &url), agents(client, &options.namespace), health);
-    let looks = [("forwards", forwards), ("agents", agents)].into_iter().chain(health);
+    let (forwards, agents, policy, health) = tokio::join!(
+        forwards(client.clone(), &url),
+        agents(client.clone(), &options.namespace),
+        policy(client, &options.namespace, options.admission_policy),
+        health
+    );
+    let well = |said: anyhow::Result<String>| said.map(Finding::Well);
+    let looks = [("forwards", well(forwards)), ("agents", well(agents)), ("policy", policy)];
+    let looks = looks.into_iter().chain(health.map(|(what, said)| (what, well(said))));
     let (mut text, mut exit) = (String::new(), Exit::Done);
     for (what, said) in looks {
         let (verdict, said) = match said {
-            Ok(said) => ("ok", said),
+            Ok(Finding::Well(said)) => ("ok", said),
+            Ok(Finding::Open(said)) => ("note", said),
             Err(error) => {
                 exit = Exit::Failed;
                 ("failed", format!("{error:#}"))
@@ -83,6 +111,36 @@ async fn agents(client: Client, namespace: &str) -> anyhow::Result<String> {
         );
     }
     Ok(format!("{} live: {}{quiet}", live.len(), named(&live)))
+}
+
+/// Proves that agents are held to their own nodes. A policy that was just installed comes into force a moment later.
+async fn policy(client: Client, namespace: &str, wanted: AdmissionPolicy) -> anyhow::Result<Finding> {
+    let ends = Instant::now() + survey::PATIENCE;
+    loop {
+        let found = guard(client.clone(), namespace).await?;
+        if !matches!(found, Guard::NotArmed(_)) || wanted == AdmissionPolicy::Optional || Instant::now() >= ends {
+            return judged(found, namespace, wanted);
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+fn judged(found: Guard, namespace: &str, wanted: AdmissionPolicy) -> anyhow::Result<Finding> {
+    match (found, wanted) {
+        (Guard::Armed(name), _) => Ok(Finding::Well(format!("admission policy: armed; {name} refused a forged Lease"))),
+        (Guard::Unproven(user), _) => Ok(Finding::Open(format!(
+            "admission policy: not proven; {user} is not an agent of namespace {namespace}, so the policy does not apply to \
+             it: run helm test, or check with the token of an agent"
+        ))),
+        (Guard::NotArmed(user), AdmissionPolicy::Optional) => {
+            Ok(Finding::Open(format!("admission policy: not armed; {user} may write for every node (admissionPolicy.enabled)")))
+        }
+        (Guard::NotArmed(user), AdmissionPolicy::Required) => bail!(
+            "admission policy: not armed; {user} may write for every node. Apply the ValidatingAdmissionPolicy and its binding \
+             (admissionPolicy.enabled, or deploy/base), and see that the ClusterRoleBinding of the agents has the label \
+             portforward.dev/agents=true"
+        ),
+    }
 }
 
 /// Waits until the agent is ready, for as long as the others take.

@@ -8,6 +8,7 @@ mod contact;
 mod endpoints;
 mod follow;
 mod forwards;
+pub mod guard;
 mod labels;
 mod leases;
 mod patches;

@@ -153,6 +153,14 @@ fn the_rollout_is_as_it_is_asked_for() {
 }
 
 #[test]
+fn the_check_expects_the_admission_policy_where_the_chart_makes_it() {
+    let arguments = |values: &Value| one(&rendered(values), "Pod")["spec"]["containers"][0]["args"].clone();
+    assert_eq!(arguments(&json!({})), json!(["check"]));
+    let off = json!({"admissionPolicy": {"enabled": false}});
+    assert_eq!(arguments(&off), json!(["check", "--admission-policy=optional"]));
+}
+
+#[test]
 fn a_quota_is_for_the_priority_class_of_the_agents_and_by_choice() {
     assert!(rendered(&json!({})).iter().all(|object| object["kind"] != "ResourceQuota"));
     let values = json!({"resourceQuota": {"enabled": true, "pods": "10k"}, "priorityClassName": "critical"});

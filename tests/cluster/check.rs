@@ -32,6 +32,7 @@ fn it_succeeds_where_all_is_well_and_names_the_agents_that_are_silent() {
         vec![
             format!("ok forwards {url}/ serves them, and has 1"),
             format!("ok agents {agents}"),
+            "ok policy admission policy: armed; portforward-operator refused a forged Lease".to_owned(),
             "ok this agent 127.0.0.1:10451 is ready".to_owned(),
         ]
     };
@@ -40,8 +41,8 @@ fn it_succeeds_where_all_is_well_and_names_the_agents_that_are_silent() {
     assert_eq!(fleet.check(0, &[HEALTH]), (true, well("1 live: px0; no sign of life from px1")));
     // The one that is asked is another's: nobody serves health on its node.
     let (done, lines) = fleet.check(1, &[HEALTH]);
-    assert!(!done && lines[..2] == well("1 live: px0; no sign of life from px1")[..2], "{lines:#?}");
-    assert!(lines[2].starts_with("failed this agent 127.0.0.1:10451 serves no health of an agent: "), "{lines:#?}");
+    assert!(!done && lines[..3] == well("1 live: px0; no sign of life from px1")[..3], "{lines:#?}");
+    assert!(lines[3].starts_with("failed this agent 127.0.0.1:10451 serves no health of an agent: "), "{lines:#?}");
 }
 
 #[test]
@@ -52,20 +53,58 @@ fn it_fails_without_agents_without_the_definition_without_rights_and_without_an_
     let fleet = Fleet::on(bed, plane);
     // Until the API server has read the access rules, it refuses what it will allow.
     let mut last = Vec::new();
-    let says = |fleet: &Fleet, options: &[&str], wanted: [&str; 2], last: &mut Vec<String>| {
+    let says = |fleet: &Fleet, options: &[&str], wanted: [&str; 3], last: &mut Vec<String>| {
         let (done, lines) = fleet.check(0, options);
         last.clone_from(&lines);
-        !done && lines.len() == 2 && lines.iter().zip(wanted).all(|(line, wanted)| line.contains(wanted))
+        !done && lines.len() == 3 && lines.iter().zip(wanted).all(|(line, wanted)| line.contains(wanted))
     };
-    let unserved = ["failed forwards", "failed agents none lives in namespace portforward-system; see its pods"];
+    let unserved = [
+        "failed forwards",
+        "failed agents none lives in namespace portforward-system; see its pods",
+        "ok policy admission policy: armed",
+    ];
     assert!(eventually(PATIENCE, || says(&fleet, &[], unserved, &mut last)), "{last:#?}");
     assert!(last[0].contains("does not serve PortForwards"), "{last:#?}");
 
     fleet.plane.install();
-    let denied = ["ok forwards", "failed agents the API server refuses it; bind the rights of an agent"];
+    let denied = [
+        "ok forwards",
+        "failed agents the API server refuses it; bind the rights of an agent",
+        "note policy admission policy: not proven",
+    ];
     assert!(says(&fleet, &["--namespace=default"], denied, &mut last), "{last:#?}");
 
     fleet.plane.kill();
-    let silent = ["failed forwards", "failed agents the API server could not be asked"];
+    let silent =
+        ["failed forwards", "failed agents the API server could not be asked", "failed policy the API server could not be asked"];
     assert!(says(&fleet, &[], silent, &mut last), "{last:#?}");
+}
+
+#[test]
+fn it_proves_that_the_admission_policy_is_in_force_and_fails_where_it_is_not() {
+    let fleet = Fleet::new(1);
+    let policy = |fleet: &Fleet, options: &[&str]| {
+        let (done, lines) = fleet.check(0, options);
+        (done, lines.into_iter().find(|line| line.contains("admission policy")).expect("it says so"))
+    };
+    // An administrator is held to nothing, so nothing is proved.
+    let admin = fleet.plane.kubeconfig("admin", crate::plane::access::ADMIN);
+    let mut check = fleet.proxy(0).command(env!("CARGO_BIN_EXE_portforward-operator"));
+    let said = output(check.arg("check").arg("--kubeconfig").arg(&admin.path));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("admission policy: not proven; admin is not an agent of namespace portforward-system"), "{said}");
+
+    // The forged Lease was never made.
+    assert!(policy(&fleet, &[]).0);
+    let leases = fleet.plane.list(crate::plane::Resource::Leases);
+    assert!(leases.iter().all(|lease| lease["metadata"]["name"] != "portforward-check-forged"), "{leases:#?}");
+
+    let disarm = ["label", "clusterrolebinding", "portforward-operator", "portforward.dev/agents-"];
+    assert!(fleet.plane.kubectl(disarm).status.success());
+    let not_armed = || policy(&fleet, &["--admission-policy=optional"]).1.starts_with("note policy admission policy: not armed");
+    assert!(eventually(PATIENCE, not_armed));
+    let (done, said) = policy(&fleet, &[]);
+    assert!(!done && said.starts_with("failed policy admission policy: not armed; system:serviceaccount:"), "{said}");
+    assert!(said.contains("portforward.dev/agents=true") && said.contains("admissionPolicy.enabled"), "{said}");
+    assert!(policy(&fleet, &["--admission-policy=optional"]).0);
 }

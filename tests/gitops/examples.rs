@@ -90,3 +90,28 @@ fn the_chart_takes_the_values_of_the_examples() {
         assert!(text(&rendered).contains(&format!("image: {registry}/portforward-operator")), "{}", text(&rendered));
     }
 }
+
+#[test]
+fn the_examples_make_the_namespace_of_the_agents_with_the_labels_that_pod_security_asks_for() {
+    let base = document("deploy/base/namespace.yaml", "Namespace")["metadata"].clone();
+    let wanted = |labels: &Value| {
+        let security = base["labels"].as_object().unwrap().iter().filter(|(label, _)| label.starts_with("pod-security."));
+        assert_eq!(security.clone().count(), 3);
+        security.into_iter().for_each(|(label, value)| assert_eq!(labels[label], *value, "{label}"));
+    };
+    let application = document("deploy/gitops/argocd/application.yaml", "Application")["spec"].clone();
+    assert_eq!(application["destination"]["namespace"], base["name"]);
+    assert!(application["syncPolicy"]["syncOptions"].as_array().unwrap().contains(&json!("CreateNamespace=true")));
+    wanted(&application["syncPolicy"]["managedNamespaceMetadata"]["labels"]);
+
+    let release = "deploy/gitops/flux/operator-by-helm/release.yaml";
+    let namespace = document(release, "Namespace");
+    let spec = document(release, "HelmRelease")["spec"].clone();
+    assert_eq!((&namespace["metadata"]["name"], &spec["targetNamespace"]), (&base["name"], &base["name"]));
+    // Helm would make it without labels.
+    assert!(spec.pointer("/install/createNamespace").is_none());
+    wanted(&namespace["metadata"]["labels"]);
+    // The other example of Flux applies the base, which has it.
+    let operator = document("deploy/gitops/flux/operator.yaml", "Kustomization")["spec"].clone();
+    assert_eq!(operator["path"], "./deploy/base");
+}
