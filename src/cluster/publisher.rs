@@ -1,7 +1,9 @@
 //! Writes status: this node's entry and, where it falls to this node, the summary. A task of its own, which takes the newest report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,7 +18,7 @@ use tracing::debug;
 
 use super::follow::retries;
 use super::recorder::Events;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, is_refusal, retry_after};
 use super::{Cluster, DEADLINE, patches};
 use crate::agent::Report;
 use crate::api::{PortForward, PortForwardStatus};
@@ -54,6 +56,8 @@ struct Publisher {
     trouble: Trouble,
     events: Events,
     metrics: Arc<Metrics>,
+    /// The last object that was written: the next round begins behind it, so that none waits for those before it for ever.
+    last: Option<ForwardKey>,
 }
 
 /// Publishes the reports of `node` to the API server for as long as it runs; `metrics` count what fails.
@@ -67,6 +71,7 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
         trouble: Trouble::new("status", cluster.outage.clone()),
         events: cluster.events.clone(),
         metrics,
+        last: None,
     };
     let mut pauses = retries();
     let mut retry: Option<Duration> = None;
@@ -90,10 +95,17 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
             let known =
                 (reports.borrow_and_update().clone(), snapshots.borrow_and_update().clone(), live.borrow_and_update().clone());
             let (Some(report), Some(snapshot), Some(live)) = known else { break None };
-            match publisher.round(&report, &snapshot, &live).await {
+            // A report that comes meanwhile makes what is left of the round old.
+            let newer = async {
+                if reports.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            match publisher.round(&report, &snapshot, &live, newer).await {
                 Round::Wrote => pauses = retries(),
+                Round::Overtaken => {}
                 Round::Rest => break (!publisher.unsettled.is_empty()).then_some(SETTLE),
-                Round::Failed => break pauses.next(),
+                Round::Failed { not_before } => break pauses.next().map(|pause| pause.max(not_before)),
             }
         };
     }
@@ -102,7 +114,12 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
 enum Round {
     Wrote,
     Rest,
-    Failed,
+    /// A newer report came before the end; what was written by then is.
+    Overtaken,
+    Failed {
+        /// How long the API server wants to be left alone.
+        not_before: Duration,
+    },
 }
 
 enum Outcome {
@@ -110,12 +127,30 @@ enum Outcome {
     Written(Box<PortForward>),
     /// It is another object by now, or another version: the watch will tell.
     Overtaken,
-    Failed(Box<dyn std::error::Error + Send>),
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Outcome {
+    /// Whether the next call would fare no better.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Written(_) | Self::Overtaken => false,
+            Self::Failed(error) => !is_refusal(&**error),
+        }
+    }
 }
 
 impl Publisher {
     /// Writes for every object what comes next, if anything does.
-    async fn round(&mut self, report: &Report, snapshot: &Snapshot, live: &Arc<BTreeSet<String>>) -> Round {
+    ///
+    /// Begins no further write once one met an outage, because each would take as long as a call may, or once `newer` is there.
+    async fn round(
+        &mut self,
+        report: &Report,
+        snapshot: &Snapshot,
+        live: &Arc<BTreeSet<String>>,
+        newer: impl Future<Output = ()>,
+    ) -> Round {
         let now = Timestamp::now();
         let mut due = Vec::new();
         let mut unsettled = BTreeMap::new();
@@ -135,13 +170,19 @@ impl Publisher {
             due.push((subject, write));
         }
         self.unsettled = unsettled;
-        let client = &self.client;
-        let writes = due.into_iter().map(async |(subject, write)| {
-            let outcome = perform(client, &self.node, &subject, &write).await;
-            (subject, write, outcome)
-        });
-        let done: Vec<_> = futures::stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
-        self.conclude(done)
+        let all = due.len();
+        let done = write_until(after(due, self.last.as_ref(), |(subject, _)| &subject.key), newer, async |(subject, write)| {
+            let outcome = perform(&self.client, &self.node, &subject, &write).await;
+            let goes_on = if outcome.is_outage() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            ((subject, write, outcome), goes_on)
+        })
+        .await;
+        let complete = done.len() == all;
+        self.last = done.last().map(|(subject, ..)| subject.key.clone());
+        match self.conclude(done) {
+            Round::Rest if !complete => Round::Overtaken,
+            round @ (Round::Wrote | Round::Rest | Round::Overtaken | Round::Failed { .. }) => round,
+        }
     }
 
     /// Since when a summary that may pass is due about this object.
@@ -164,13 +205,14 @@ impl Publisher {
                         self.events.record(&subject.metadata, &subject.status, summary);
                     }
                     self.answer(subject, *object);
-                    round = if matches!(round, Round::Failed) { round } else { Round::Wrote };
+                    round = if matches!(round, Round::Failed { .. }) { round } else { Round::Wrote };
                 }
                 Outcome::Overtaken => debug!(forward = %subject.key, "another version by now"),
                 Outcome::Failed(error) => {
                     self.trouble.failed(&*error);
                     self.metrics.unwritten(Written::Status);
-                    round = Round::Failed;
+                    let before = if let Round::Failed { not_before } = round { not_before } else { Duration::ZERO };
+                    round = Round::Failed { not_before: before.max(retry_after(&*error)) };
                 }
             }
         }
@@ -209,6 +251,28 @@ impl Publisher {
     }
 }
 
+/// The same, beginning behind the one with the key `last`; those before it come at the end.
+fn after<T>(mut due: Vec<T>, last: Option<&ForwardKey>, key: impl Fn(&T) -> &ForwardKey) -> Vec<T> {
+    let first = last.map_or(0, |last| due.iter().position(|each| key(each) > last).unwrap_or(0));
+    due.rotate_left(first);
+    due
+}
+
+/// Writes one after the other, some at once, in order; begins none after one that said to stop, or once `newer` is there. What
+/// was begun is waited for.
+async fn write_until<T, D, F>(due: Vec<T>, newer: impl Future<Output = ()>, write: impl Fn(T) -> F) -> Vec<D>
+where
+    F: Future<Output = (D, ControlFlow<()>)>,
+{
+    let stopped = AtomicBool::new(false);
+    let begun = due.into_iter().take_while(|_| !stopped.load(Ordering::Relaxed)).map(async |each| {
+        let (done, goes_on) = write(each).await;
+        stopped.fetch_or(goes_on.is_break(), Ordering::Relaxed);
+        done
+    });
+    futures::stream::iter(begun).take_until(newer).buffer_unordered(AT_ONCE).collect().await
+}
+
 fn key(metadata: &ObjectMeta) -> ForwardKey {
     ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
 }
@@ -232,5 +296,50 @@ async fn perform(client: &Client, node: &str, subject: &Subject, write: &Write) 
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Outcome::Overtaken,
         Ok(Err(error)) => Outcome::Failed(Box::new(error)),
         Err(late) => Outcome::Failed(Box::new(late)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    /// Which of a hundred writes are begun where the one numbered `outage` meets one.
+    async fn begun(outage: usize, newer: impl Future<Output = ()>) -> usize {
+        let write = async |number: usize| {
+            tokio::task::yield_now().await;
+            (number, if number == outage { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        write_until((0..100).collect(), newer, write).await.len()
+    }
+
+    #[tokio::test]
+    async fn a_round_begins_no_write_after_an_outage_and_none_once_a_newer_report_is_there() {
+        assert_eq!(begun(100, pending()).await, 100);
+        let most = AT_ONCE * 2;
+        assert!(begun(0, pending()).await <= most);
+        assert!(begun(50, pending()).await <= 50 + most);
+        assert_eq!(begun(100, ready(())).await, 0);
+        let soon = async {
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let some = begun(100, soon).await;
+        assert!((1..100).contains(&some), "{some}");
+    }
+
+    #[test]
+    fn the_next_round_begins_behind_the_last_write_of_the_one_before() {
+        let key = |name: &str| ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
+        let all = || ["a", "b", "c"].map(key).to_vec();
+        let order = |last: Option<&str>| {
+            after(all(), last.map(key).as_ref(), |key| key).into_iter().map(|key| key.name).collect::<String>()
+        };
+        assert_eq!(order(None), "abc");
+        assert_eq!(order(Some("a")), "bca");
+        assert_eq!(order(Some("bb")), "cab");
+        assert_eq!(order(Some("c")), "abc");
     }
 }

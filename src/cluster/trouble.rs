@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
@@ -115,6 +116,15 @@ fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     }
 }
 
+/// How long the API server wants to be left alone (`retryAfterSeconds`, which it sends with 429 and 503); a minute at most.
+pub(super) fn retry_after(error: &(dyn Error + 'static)) -> Duration {
+    let seconds = match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.details.as_ref().map(|details| details.retry_after_seconds),
+        Some(_) | None => None,
+    };
+    Duration::from_secs(seconds.unwrap_or(0).into()).min(Duration::from_mins(1))
+}
+
 /// The HTTP status codes that the API server gave, of an error and what caused it.
 fn codes(error: &(dyn Error + 'static)) -> impl Iterator<Item = u16> {
     let mut next = Some(error);
@@ -161,6 +171,19 @@ mod tests {
             assert_eq!(meaning(&kube::runtime::watcher::Error::WatchError(event)), expected, "{code} in a watch");
         }
         assert_eq!(meaning(&std::io::Error::other("connection refused")), Meaning::Outage);
+    }
+
+    #[test]
+    fn the_api_server_says_when_to_come_again() {
+        let busy = |retry_after_seconds: u32| {
+            let details = serde_json::from_value(serde_json::json!({"retryAfterSeconds": retry_after_seconds})).unwrap();
+            kube::Error::Api(Box::new(Status { code: 429, details: Some(details), ..Status::default() }))
+        };
+        for (says, waits) in [(0, 0), (7, 7), (3600, 60)] {
+            assert_eq!(retry_after(&busy(says)), Duration::from_secs(waits));
+        }
+        assert_eq!(retry_after(&api(503)), Duration::ZERO);
+        assert_eq!(retry_after(&std::io::Error::other("connection refused")), Duration::ZERO);
     }
 
     #[test]
