@@ -17,6 +17,7 @@ pub mod model;
 pub mod netlink;
 pub mod node;
 pub mod plan;
+pub mod progress;
 pub mod publish;
 pub mod record;
 pub mod source;

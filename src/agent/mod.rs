@@ -29,6 +29,7 @@ use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Facts, Translation};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
+use crate::progress;
 use crate::source::{Snapshot, Source, Sourced, Undecoded};
 use crate::status::{Judgement, judge, leave, unknown_form};
 use attribution::Attribution;
@@ -102,6 +103,8 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         attribution: Attribution::new(Arc::clone(&node.metrics), node.owners.clone()),
         programming: Programming::default(),
     };
+    let health = Arc::clone(&node.health);
+    let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
     let started = Instant::now();
     let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
     loop {
@@ -117,7 +120,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         };
         let begun = Instant::now();
         notes.programming.begin(snapshot.heard);
-        let outcome = node.sync(&snapshot, &mut notes).await;
+        let outcome = progress::watched(Arc::clone(&steps), node.sync(&snapshot, &mut notes)).await;
         let took = begun.elapsed();
         node.metrics.ended(outcome, took);
         if outcome != SyncOutcome::Failed {

@@ -129,7 +129,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
-        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &mut tasks);
+        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);

@@ -18,11 +18,13 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info};
 
 use super::follow::follow as follow_resource;
 use super::patches::hashed;
 use super::trouble::{Outage, Trouble};
 use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
+use crate::metrics::{Health, Liveness};
 
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
@@ -31,15 +33,34 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long nothing may be heard where all is well: the own Lease alone is renewed twice in this time.
 const HEARS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Renews the Lease of `node` for as long as it runs.
-pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String) {
+/// Renews the Lease of `node` for as long as it runs, while the sync loop goes on: the others take what an agent has said for
+/// true as long as its Lease is young.
+pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String, health: Arc<Health>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
     let mut trouble = Trouble::new("the Lease of this agent", outage);
+    let mut stuck = false;
     let mut tick = tokio::time::interval(RENEW_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        match (health.vouches(Instant::now()), &mut stuck) {
+            (Liveness::Alive, false) => {}
+            (Liveness::Alive, told) => {
+                info!("the sync loop goes on; the Lease is renewed again");
+                *told = false;
+            }
+            (Liveness::Stuck { since }, told) => {
+                if !std::mem::replace(told, true) {
+                    let seconds = since.as_secs();
+                    error!(
+                        seconds,
+                        "the sync loop does not go on; the Lease is not renewed, so that nobody relies on the status of this node. If it stays so, /livez fails and the agent is restarted"
+                    );
+                }
+                continue;
+            }
+        }
         let renewed = tokio::time::timeout(DEADLINE, api.patch(&node, &manager, &Patch::Apply(&lease(&node)))).await;
         match renewed {
             Ok(Ok(_)) => trouble.worked(),

@@ -30,6 +30,7 @@ pub use contact::{Contact, Reached};
 pub use publisher::publish;
 pub use scrapers::Scrapers;
 
+use crate::metrics::Health;
 use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;
 use endpoints::Known;
@@ -69,7 +70,7 @@ impl Cluster {
     }
 }
 
-/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace`: several of
+/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace` while `health` vouches for it: several of
 /// `tasks`.
 ///
 /// `wake` is notified when something changed that the kernel may depend on. `remembered` is what this node last applied:
@@ -81,6 +82,7 @@ pub fn join(
     namespace: &str,
     remembered: &Snapshot,
     wake: &Arc<Notify>,
+    health: &Arc<Health>,
     tasks: &mut Tasks,
 ) -> Cluster {
     let client = to.client.clone();
@@ -98,6 +100,6 @@ pub fn join(
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
-    tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace));
+    tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace, Arc::clone(health)));
     Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, events, outage }
 }

@@ -98,7 +98,7 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
             // A report that comes meanwhile makes what is left of the round old.
             let newer = async {
                 if reports.changed().await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             match publisher.round(&report, &snapshot, &live, newer).await {

@@ -9,8 +9,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a sync that is due may take. One program may run for a minute before it is stopped, and a sync runs several.
-pub const STUCK_AFTER: Duration = Duration::from_mins(5);
+/// How long a sync that is due may go without a step forward before a restart is asked for (`/livez`). One program may run for a
+/// minute before it is stopped, which is a step too.
+pub const STUCK_AFTER: Duration = Duration::from_mins(2);
+/// The same before the Lease is not renewed any more: what a loop that stands still has said may not be true any more. With
+/// the time that a Lease lives it is more than one program may take, so slow work alone makes no agent dead to the others.
+pub const VOUCHES_FOR: Duration = Duration::from_secs(30);
 
 /// What the sync loop does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub enum Phase {
         /// The moment.
         until: Instant,
     },
-    /// A sync is queued or under way since this moment.
+    /// A sync is queued or under way; its last step, or its beginning, was at this moment.
     Queued {
         /// The moment.
         since: Instant,
@@ -32,14 +36,14 @@ pub enum Phase {
 pub enum Liveness {
     /// It does.
     Alive,
-    /// A sync that is due has not ended.
+    /// A sync that is due does not go on.
     Stuck {
-        /// How long it has been due.
+        /// How long it has stood still.
         since: Duration,
     },
 }
 
-/// What a loop in `phase` is at the moment `now`: stuck once a sync has been due for longer than `patience`.
+/// What a loop in `phase` is at the moment `now`: stuck once a sync that is due has made no step for longer than `patience`.
 #[must_use]
 pub fn liveness(phase: Phase, now: Instant, patience: Duration) -> Liveness {
     let due = match phase {
@@ -69,6 +73,17 @@ impl Health {
         self.phase.send_replace(phase);
     }
 
+    /// The sync that is under way made a step at the moment `now`.
+    pub fn step(&self, now: Instant) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Waiting { .. } => false,
+            Phase::Queued { since } => {
+                *since = now;
+                true
+            }
+        });
+    }
+
     /// A sync from the complete set of the source made everything as planned.
     pub fn complete(&self) {
         self.synced.store(true, Ordering::Relaxed);
@@ -78,6 +93,12 @@ impl Health {
     #[must_use]
     pub fn liveness(&self, now: Instant) -> Liveness {
         liveness(*self.phase.borrow(), now, STUCK_AFTER)
+    }
+
+    /// Whether the Lease may say at the moment `now` that this agent lives.
+    #[must_use]
+    pub fn vouches(&self, now: Instant) -> Liveness {
+        liveness(*self.phase.borrow(), now, VOUCHES_FOR)
     }
 
     /// Whether everything was as planned once.
@@ -112,6 +133,34 @@ mod tests {
         let phase = Phase::Waiting { until: at(start, 86_400) };
         assert_eq!(liveness(phase, at(start, 86_400), PATIENCE), Liveness::Alive);
         assert_eq!(liveness(phase, at(start, 86_701), PATIENCE), Liveness::Stuck { since: Duration::from_secs(301) });
+    }
+
+    #[test]
+    fn a_long_sync_that_goes_on_is_not_stuck_and_one_that_stands_still_loses_its_lease_before_its_life() {
+        let start = Instant::now();
+        let health = Health::new(start);
+        health.enter(Phase::Queued { since: start });
+        for second in (0..3600).step_by(25) {
+            health.step(at(start, second));
+            assert_eq!(health.vouches(at(start, second + 24)), Liveness::Alive, "{second}");
+        }
+        let last = 3575;
+        let seen = |second: u64| (health.vouches(at(start, last + second)), health.liveness(at(start, last + second)));
+        let stuck = |secs| Liveness::Stuck { since: Duration::from_secs(secs) };
+        assert_eq!(seen(30), (Liveness::Alive, Liveness::Alive));
+        assert_eq!(seen(31), (stuck(31), Liveness::Alive));
+        assert_eq!(seen(121), (stuck(121), stuck(121)));
+        health.step(at(start, 4000));
+        assert_eq!(health.vouches(at(start, 4000)), Liveness::Alive, "it goes on");
+    }
+
+    #[test]
+    fn a_loop_that_waits_makes_no_steps_and_what_others_do_is_none_of_its() {
+        let start = Instant::now();
+        let health = Health::new(start);
+        health.enter(Phase::Waiting { until: at(start, 10) });
+        health.step(at(start, 1000));
+        assert_ne!(health.vouches(at(start, 1000)), Liveness::Alive, "it should have looked long ago");
     }
 
     #[test]

@@ -108,7 +108,7 @@ async fn livez(State(health): State<Arc<Health>>) -> Response {
     match health.liveness(Instant::now()) {
         Liveness::Alive => "ok\n".into_response(),
         Liveness::Stuck { since } => {
-            let text = format!("a sync has been due for {} s and has not ended\n", since.as_secs());
+            let text = format!("the sync loop has not gone on for {} s\n", since.as_secs());
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

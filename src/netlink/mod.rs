@@ -21,6 +21,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use tracing::warn;
 
+use crate::progress;
+
 pub(crate) use frame::{Frame, frames};
 
 /// The most that one read takes, in bytes; the kernel fills at most 32 KiB of it (`netlink_dump`, `net/netlink/af_netlink.c`).
@@ -209,7 +211,7 @@ impl Socket {
     /// Waits for the next datagram, whatever it holds; its messages are then in [`Self::received`].
     pub(crate) async fn receive(&mut self) -> io::Result<()> {
         self.buffer.clear();
-        poll_fn(|cx| self.inner.poll_recv(cx, &mut self.buffer)).await
+        poll_fn(|cx| self.inner.poll_recv(cx, &mut self.buffer)).await.inspect(|()| progress::step())
     }
 
     /// The same, but never waits: `WouldBlock` when there is none.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use crate::progress;
+
 /// How long one program may run. A load of 50,000 forwards takes a few seconds.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// How long a program waits for the lock that the xtables programs share, in seconds (`-w`, iptables(8)).
@@ -109,7 +111,9 @@ pub(super) async fn try_run(program: &'static str, arguments: &[&str], input: &s
         std::io::ErrorKind::NotFound => ProgramError::Missing { program },
         _ => ProgramError::Unusable { program, error: error.to_string() },
     })?;
-    tokio::time::timeout(DEADLINE, converse(program, child, input)).await.unwrap_or(Err(ProgramError::Hangs { program }))
+    let ended = tokio::time::timeout(DEADLINE, converse(program, child, input)).await;
+    progress::step();
+    ended.unwrap_or(Err(ProgramError::Hangs { program }))
 }
 
 async fn converse(program: &'static str, mut child: Child, input: &str) -> Result<Ran, ProgramError> {
