@@ -11,7 +11,7 @@ use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::node::FactsError;
 use crate::plan::Plan;
-use crate::status::{Judgement, Type};
+use crate::status::{Circumstance, Judged, Judgement, Reason, State, Type};
 
 /// What was told last.
 #[derive(Debug, Default)]
@@ -31,6 +31,24 @@ pub(super) struct Repaired {
     pub(super) jumps: usize,
     /// Routes that were added or removed.
     pub(super) routes: usize,
+}
+
+/// Logs how it stands with a forward: a refusal is a warning, everything else is a change of state.
+fn tell(forward: &ForwardKey, judgement: &Judgement, ready: &Judged) {
+    let Judged { state, reason, message, .. } = ready;
+    let (generation, state, word) = (judgement.generation, *state, state.as_str());
+    let accepted = judgement.condition(Type::Accepted).map(|accepted| accepted.state);
+    match (accepted, state) {
+        (Some(State::False), _) => warn!(%forward, generation, ready = word, %reason, detail = message, "forward refused"),
+        (_, State::True) if *reason == Reason::Circumstance(Circumstance::Disabled) => {
+            info!(%forward, generation, ready = word, %reason, detail = message, "forward disabled");
+        }
+        (_, State::True) => info!(%forward, generation, ready = word, %reason, detail = message, "forward ready"),
+        (_, State::False) => info!(%forward, generation, ready = word, %reason, detail = message, "forward not ready"),
+        (_, State::Unknown) => {
+            info!(%forward, generation, ready = word, %reason, detail = message, "not known whether the forward is ready")
+        }
+    }
 }
 
 impl Changes {
@@ -112,7 +130,7 @@ impl Changes {
             let Some(ready) = judgement.condition(Type::Ready) else { continue };
             let text = format!("{:?} {} {}", ready.state, ready.reason, ready.message);
             if self.told.insert(forward.clone(), text.clone()).as_ref() != Some(&text) {
-                info!(%forward, generation = judgement.generation, ready = ready.state.as_str(), reason = %ready.reason, detail = ready.message, "forward");
+                tell(forward, judgement, ready);
             }
         }
         self.told.retain(|forward, _| {
