@@ -17,6 +17,7 @@ mod ends;
 mod folder;
 mod logs;
 mod metrics;
+mod own;
 mod pages;
 mod pod;
 mod reboot;

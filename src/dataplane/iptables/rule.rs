@@ -37,9 +37,24 @@ pub struct Matches {
     pub protocol: Option<Protocol>,
     /// `--dport`: its destination port; needs `protocol`.
     pub ports: Option<PortRange>,
+    /// Which packets of a connection; other than any needs TCP.
+    pub packets: Packets,
     /// What conntrack remembers of the flow that it belongs to.
     pub original: Option<Original>,
 }
+
+/// Which packets of a connection a rule is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packets {
+    /// Any.
+    #[default]
+    Any,
+    /// The one that opens it (`--syn`).
+    Opening,
+}
+
+/// What `--syn` stands for, as iptables prints it.
+const SYN: [&str; 2] = ["FIN,SYN,RST,ACK", "SYN"];
 
 /// The first packet of a flow whose destination was translated: `-m conntrack --ctstate DNAT` (iptables-extensions(8)).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +127,9 @@ impl fmt::Display for MatchText<'_> {
                     }
                 }
             }
+            if matches.packets == Packets::Opening {
+                write!(f, "--tcp-flags {} ", SYN.join(" "))?;
+            }
         }
         if let Some(original) = &matches.original {
             write!(f, "-m conntrack --ctstate DNAT --ctproto {} ", original.protocol.number())?;
@@ -164,6 +182,7 @@ impl FromStr for Rule {
                     Some(_) | None => return Err(ForeignRule),
                 },
                 "--dport" | "--dports" => matches.ports = Some(value(&mut words)?),
+                "--tcp-flags" if SYN.iter().all(|part| words.next() == Some(*part)) => matches.packets = Packets::Opening,
                 "--ctorigdst" => original(&mut matches)?.destination = Some(network(&mut words)?),
                 "--ctorigdstport" => original(&mut matches)?.ports = Some(value(&mut words)?),
                 // What it has counted, which is no part of the rule.
@@ -246,7 +265,8 @@ fn host(text: &str) -> Result<IpAddr, ForeignRule> {
 mod tests {
     use super::*;
 
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 10] = [
+        "-s 3.3.3.3/32 -d 2.2.2.2/32 -p tcp -m tcp --dport 1:65535 --tcp-flags FIN,SYN,RST,ACK SYN -j DNAT --to-destination 1.1.1.1:80",
         "-s 1.1.1.1/32 -d 192.168.0.2/32 -i eth1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
         "-s 10.0.0.0/8 -d 192.168.0.2/32 -p udp -m udp --dport 5000:5100 -j DNAT --to-destination 3.3.3.3",
         "-s 10.0.0.0/8 -d 192.168.0.2/32 -p udp -m udp --dport 34000:34099 -j DNAT --to-destination 3.3.3.3:44000-44099/34000",
@@ -296,6 +316,7 @@ mod tests {
             "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
             "--ctorigdst 1.1.1.1 -j ACCEPT",
             "-g PF-x",
+            "-p tcp -m tcp --tcp-flags SYN SYN -j ACCEPT",
         ] {
             assert_eq!(text.parse::<Rule>(), Err(ForeignRule), "{text}");
         }
