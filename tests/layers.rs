@@ -65,6 +65,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "ipnet",
             "desired::",
             "facts::",
+            "firewall::",
             "interface::",
             "next_hop::",
             "ports::",

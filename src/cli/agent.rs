@@ -122,7 +122,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         options.serving.serve(&metrics, &health, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         record(&metrics, &mut tasks);
-        let node = node(source, Observer::default().asking(next_hops), memory, &metrics);
+        let node = node(source, Observer::default().beside(variant).asking(next_hops), memory, &metrics);
         tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
         tasks.spawn(LOOP, agent::run(node))
     } else {
@@ -134,7 +134,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);
-        let observer = Observer::new(connection.api_servers).asking(next_hops);
+        let observer = Observer::new(connection.api_servers).beside(variant).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node))

@@ -150,8 +150,9 @@ impl Restorer {
         let (observer, kernel) = if let Some(bound) = &mut self.bound {
             bound
         } else {
-            let observer = Observer::default().asking(NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks));
-            self.bound.insert((observer, self.options.kernel(self.options.variant().await?)))
+            let variant = self.options.variant().await?;
+            let asked = NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks);
+            self.bound.insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant)))
         };
         let memory = Memory::new(&self.node, Some(record));
         let snapshot = memory.snapshot().unwrap_or_default();

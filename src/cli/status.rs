@@ -71,10 +71,11 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let memory = Memory::new(&node, Some(believed(loaded)));
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
-    let kernel = Kernel::new(options.variant.variant().await?, Forwarding::Leave);
+    let variant = options.variant.variant().await?;
+    let kernel = Kernel::new(variant, Forwarding::Leave);
     let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };
     let mut tasks = Tasks::default();
-    let observer = Observer::default().asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
+    let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
     let rules = &seen.applied.rules;
     if let Some(error) = rules.failure() {

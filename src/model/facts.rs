@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Answers, InterfaceName, Protocol};
+use super::{Answers, Firewall, InterfaceName, Protocol};
 
 /// The facts of one node that planning and status rest on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Facts {
     pub policy_routing: bool,
     /// The ports on which programs of this node listen.
     pub listeners: BTreeSet<Listener>,
+    /// The rules of other programs that packets of ours meet.
+    pub firewall: Arc<Firewall>,
     /// The addresses of the API servers, which no route of ours may cover. Empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
 }

@@ -5,6 +5,7 @@
 
 mod desired;
 mod facts;
+mod firewall;
 mod interface;
 mod next_hop;
 mod ports;
@@ -16,6 +17,10 @@ mod translation;
 pub use desired::Desired;
 pub use facts::{
     Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Virtual,
+};
+pub use firewall::{
+    Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, Polarity, Policy, Purpose, TableFamily, Tool,
+    Way,
 };
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};

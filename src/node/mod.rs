@@ -4,6 +4,7 @@
 //! Writes nothing, apart from the questions. Decides nothing about forwards.
 
 mod addresses;
+mod firewall;
 mod links;
 mod listeners;
 mod next_hops;
@@ -14,8 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::model::{Answers, Facts, NextHop};
+use tokio::sync::Mutex;
+
+use crate::dataplane::iptables::Variant;
+use crate::model::{Answers, Facts, Firewall, NextHop};
 use crate::netlink::route::main_table;
 use crate::netlink::{NetlinkError, Socket};
 
@@ -49,13 +54,16 @@ pub struct Observer {
     api_servers: BTreeSet<IpAddr>,
     /// Who asks for the next hops; nobody, where what they answer does not matter.
     next_hops: Option<NextHops>,
+    /// The variant of iptables that our rules are written by; without it, other programs' rules are not looked at.
+    beside: Option<Variant>,
+    firewall: Mutex<firewall::Reader>,
 }
 
 impl Observer {
     /// An observer that states `api_servers`, which the kernel does not know. Nor does it know the labels of the node: there are none.
     #[must_use]
     pub fn new(api_servers: BTreeSet<IpAddr>) -> Self {
-        Self { api_servers, next_hops: None }
+        Self { api_servers, ..Self::default() }
     }
 
     /// The same, which knows what `next_hops` answer.
@@ -78,6 +86,12 @@ impl Observer {
         }
     }
 
+    /// The same, which also looks at what other programs' rules do to flows that ours, written by `variant`, translate.
+    #[must_use]
+    pub fn beside(self, variant: Variant) -> Self {
+        Self { beside: Some(variant), ..self }
+    }
+
     /// The facts as they are now, of the network namespace of the calling thread.
     ///
     /// What the kernel tells in a form that this version does not know is left out and logged; IPv6 is left out.
@@ -96,11 +110,21 @@ impl Observer {
             answers: self.answers(),
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
+            firewall: self.firewall().await,
             listeners: listeners::read()?,
             api_servers: self.api_servers.clone(),
             virtuals: links.virtuals(),
             links: links.into_named(),
         })
+    }
+}
+
+impl Observer {
+    async fn firewall(&self) -> Arc<Firewall> {
+        match self.beside {
+            Some(variant) => self.firewall.lock().await.read(variant).await,
+            None => Arc::default(),
+        }
     }
 }
 

@@ -1,9 +1,13 @@
 //! What is known to stop the flows of a forward that this node carries, and what about its legs is merely worth knowing.
 
+mod firewall;
+mod flows;
 mod legs;
 mod next_hops;
+mod packet;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,9 +39,12 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found
     }
     obstacles.extend(search.ways_to_clients(verdict));
     obstacles.extend(next_hops.iter().filter_map(|next_hop| search.at_next_hop(next_hop)));
+    let (dropped, mut notes) = search.firewall(verdict);
+    obstacles.extend(dropped);
     obstacles.sort_by_key(|obstacle| obstacle.reason);
+    notes.extend(search.notes(verdict));
     let next_hops = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
-    Found { obstacles, notes: search.notes(verdict), next_hops }
+    Found { obstacles, notes, next_hops }
 }
 
 /// The interfaces by which the flows of `forward` enter, as far as this node tells.

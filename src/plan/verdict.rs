@@ -120,6 +120,8 @@ words! {
         UpstreamNotOnInterface,
         /// The way back to the client leaves elsewhere, and strict source validation drops what it sends.
         AsymmetricRoute,
+        /// A chain of another program drops the packets.
+        DroppedByFirewall,
         /// The next hop does not answer.
         GatewayUnreachable,
         /// The next hop was never heard of, and is being asked.

@@ -200,6 +200,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::NoRouteToUpstream
                 | ObstacleReason::UpstreamNotOnInterface
                 | ObstacleReason::AsymmetricRoute
+                | ObstacleReason::DroppedByFirewall
                 | ObstacleReason::GatewayUnreachable
                 | ObstacleReason::GatewayPending => Row::Stopped,
             };

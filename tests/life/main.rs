@@ -6,6 +6,7 @@ mod bed;
 #[path = "../exposition/mod.rs"]
 mod exposition;
 
+mod beside;
 mod carried;
 mod cleanup;
 mod cli;

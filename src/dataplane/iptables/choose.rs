@@ -47,6 +47,20 @@ async fn saved(variant: Variant) -> Option<String> {
 /// The tables of the older xtables that the network namespace of this thread has, one name a line.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
+/// The tables of the older xtables that the kernel holds for this network namespace.
+#[must_use]
+pub fn legacy_tables() -> Vec<String> {
+    std::fs::read_to_string(LEGACY_TABLES).map(|names| names.lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// What one table of the older xtables holds. The kernel must have it, or the question makes it.
+///
+/// # Errors
+/// When the program is missing or refuses.
+pub async fn print_legacy(table: &str) -> Result<String, ProgramError> {
+    program::run(Variant::Legacy.save(), &["-t", table], "").await
+}
+
 /// Whether the kernel holds a table of the older xtables for this network namespace.
 pub(super) fn legacy_in_use() -> bool {
     std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty())

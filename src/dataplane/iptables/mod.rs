@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use chain::{ChainName, Chains, ForeignChain};
-pub use choose::{NoVariant, choose};
+pub use choose::{NoVariant, choose, legacy_tables, print_legacy};
 pub use counters::{Counting, Met};
 pub use jumps::JumpError;
 pub use layout::{FANOUT, Ruleset, Stage, Table};

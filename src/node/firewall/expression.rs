@@ -1,0 +1,291 @@
+//! One rule of `nf_tables`, expression by expression, as conditions and an action (`include/uapi/linux/netfilter/nf_tables.h`).
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey, Operator,
+    Payload, Verdict, VerdictAttribute,
+};
+
+use super::field::{Loaded, Test};
+use super::sets::Sets;
+use super::xtables;
+use crate::model::{Action, Condition, Field, FilterRule, Way};
+
+/// The verdicts that end a chain (`include/uapi/linux/netfilter.h`).
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+/// The bases of a load from the packet, and the register of the verdict.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const VERDICT_REGISTER: u32 = 0;
+/// The attributes of `ct` and of the expressions of xtables, which the crate does not name.
+const CT_DREG: u16 = 1;
+const CT_KEY: u16 = 2;
+const CT_DIRECTION: u16 = 3;
+
+/// The rules that one rule comes to: several where it looks its verdict up in a map.
+pub(super) fn rules(list: &[ListAttribute<ExpressionAttribute>], sets: &Sets) -> Vec<FilterRule> {
+    let mut reading = Reading { conditions: Vec::new(), registers: BTreeMap::new(), outcome: vec![], sets };
+    for expression in list {
+        let ListAttribute::Element(parts) = expression else { continue };
+        let data = parts.iter().find_map(|part| match part {
+            ExpressionAttribute::Data(data) => Some(data),
+            _ => None,
+        });
+        let name = parts.iter().find_map(|part| match part {
+            ExpressionAttribute::Name(name) => Some(name.as_str()),
+            _ => None,
+        });
+        match (name, data) {
+            (Some(name), Some(data)) => reading.take(name, data),
+            (Some(name), None) => reading.take(name, &Expressions::Unknown(Vec::new())),
+            (None, _) => reading.give_up(),
+        }
+    }
+    reading.end()
+}
+
+struct Reading<'a> {
+    conditions: Vec<Condition>,
+    registers: BTreeMap<u32, Loaded>,
+    /// What it does, each with a condition of its own.
+    outcome: Vec<(Option<Condition>, Action)>,
+    sets: &'a Sets,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, name: &str, data: &Expressions) {
+        match data {
+            Expressions::Meta(parts) => self.meta(parts),
+            Expressions::Payload(parts) => self.payload(parts),
+            Expressions::Bitwise(parts) => self.bitwise(parts),
+            Expressions::Cmp(parts) => self.compare(parts),
+            Expressions::Lookup(parts) => self.look_up(parts),
+            Expressions::Immediate(parts) => self.immediate(parts),
+            Expressions::Other { attributes, .. } => self.other(name, attributes),
+            _ => self.other(name, &[]),
+        }
+    }
+
+    fn end(self) -> Vec<FilterRule> {
+        let Self { conditions, outcome, .. } = self;
+        let rule = |(own, action): (Option<Condition>, Action)| FilterRule {
+            conditions: conditions.iter().cloned().chain(own).collect(),
+            action,
+        };
+        outcome.into_iter().map(rule).collect()
+    }
+
+    fn give_up(&mut self) {
+        self.conditions.push(Condition::Uncertain);
+        self.outcome.push((None, Action::Uncertain));
+    }
+
+    fn does(&mut self, action: Action) {
+        self.outcome.push((None, action));
+    }
+
+    fn meta(&mut self, parts: &[Meta]) {
+        let key = parts.iter().find_map(|part| if let Meta::Key(key) = part { Some(*key) } else { None });
+        let register =
+            parts.iter().find_map(|part| if let Meta::DestinationRegister(to) = part { Some(u32::from(*to)) } else { None });
+        // Without a register to load into, it sets a mark or the like.
+        let Some(register) = register else { return };
+        let loaded = match key {
+            Some(MetaKey::Iifname) => Loaded::Name(Way::In),
+            Some(MetaKey::Oifname) => Loaded::Name(Way::Out),
+            Some(MetaKey::Iif) => Loaded::number(Field::InIndex),
+            Some(MetaKey::Oif) => Loaded::number(Field::OutIndex),
+            Some(MetaKey::Nfproto) => Loaded::number(Field::Family),
+            Some(MetaKey::EtherTypeProtocol) => Loaded::number(Field::EtherType),
+            Some(MetaKey::Mark) => Loaded::number(Field::Mark),
+            Some(MetaKey::L4Proto) => Loaded::number(Field::Protocol),
+            Some(_) | None => Loaded::Unknown,
+        };
+        self.load(register, loaded);
+    }
+
+    fn payload(&mut self, parts: &[Payload]) {
+        let (mut register, mut base, mut offset, mut length) = (None, 0, 0, 0);
+        for part in parts {
+            match part {
+                Payload::DestinationRegister(to) => register = Some(u32::from(*to)),
+                Payload::Base(value) => base = *value,
+                Payload::Offset(value) => offset = *value,
+                Payload::Len(value) => length = *value,
+                _ => {}
+            }
+        }
+        // Without one, it writes the packet: a class of traffic, a time to live.
+        let Some(register) = register else { return };
+        let field = match (base, offset, length) {
+            (NETWORK_HEADER, 9, 1) => Some(Field::Protocol),
+            (NETWORK_HEADER, 12, 1..=4) => Some(Field::Source),
+            (NETWORK_HEADER, 16, 1..=4) => Some(Field::Destination),
+            (TRANSPORT_HEADER, 0, 2) => Some(Field::SourcePort),
+            (TRANSPORT_HEADER, 2, 2) => Some(Field::DestinationPort),
+            _ => None,
+        };
+        self.load(register, field.map_or(Loaded::Unknown, |field| Loaded::leading(field, length as usize)));
+    }
+
+    fn ct(&mut self, attributes: &[DefaultNla]) {
+        let value = |kind| attributes.iter().find(|attribute| attribute.kind() == kind).map(bytes);
+        let number = |kind| value(kind).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
+        let Some(register) = number(CT_DREG) else { return };
+        let original = value(CT_DIRECTION).is_some_and(|direction| direction == [0]);
+        let field = match number(CT_KEY) {
+            Some(0) => Some(Field::State),
+            Some(1) => Some(Field::Direction),
+            Some(2) => Some(Field::Status),
+            Some(8 | 19) if original => Some(Field::OriginalSource),
+            Some(9 | 20) if original => Some(Field::OriginalDestination),
+            Some(10) => Some(Field::Protocol),
+            Some(12) if original => Some(Field::OriginalDestinationPort),
+            Some(_) | None => None,
+        };
+        self.load(register, field.map_or(Loaded::Unknown, Loaded::number));
+    }
+
+    fn load(&mut self, register: u32, loaded: Loaded) {
+        self.registers.insert(aligned(register), loaded);
+    }
+
+    fn loaded(&self, register: Option<u32>) -> Loaded {
+        register.and_then(|register| self.registers.get(&aligned(register)).cloned()).unwrap_or(Loaded::Unknown)
+    }
+
+    fn bitwise(&mut self, parts: &[Bitwise]) {
+        let (mut from, mut to, mut mask, mut plain) = (None, None, None, true);
+        for part in parts {
+            match part {
+                Bitwise::SourceRegister(register) => from = Some(u32::from(*register)),
+                Bitwise::DestinationRegister(register) => to = Some(u32::from(*register)),
+                Bitwise::Mask(DataAttribute::Value(value)) => mask = Some(value.clone()),
+                Bitwise::Xor(DataAttribute::Value(value)) => plain &= value.iter().all(|byte| *byte == 0),
+                Bitwise::Op(operation) => plain &= *operation == 0,
+                Bitwise::Length(_) => {}
+                _ => plain = false,
+            }
+        }
+        let loaded = match (self.loaded(from), mask) {
+            (loaded, Some(mask)) if plain => loaded.masked(&mask),
+            (_, _) => Loaded::Unknown,
+        };
+        if let Some(to) = to {
+            self.load(to, loaded);
+        }
+    }
+
+    fn compare(&mut self, parts: &[Cmp]) {
+        let (mut from, mut operator, mut data) = (None, None, None);
+        for part in parts {
+            match part {
+                Cmp::SourceRegister(register) => from = Some(u32::from(*register)),
+                Cmp::Op(found) => operator = Some(*found),
+                Cmp::Data(DataAttribute::Value(value)) => data = Some(value.as_slice()),
+                _ => {}
+            }
+        }
+        let test = match operator {
+            Some(Operator::Equal) => Some(Test::Equal),
+            Some(Operator::NotEqual) => Some(Test::NotEqual),
+            Some(Operator::LessThan) => Some(Test::Less),
+            Some(Operator::LessThanEqual) => Some(Test::LessOrEqual),
+            Some(Operator::GreaterThan) => Some(Test::Greater),
+            Some(Operator::GreatherThanEqual) => Some(Test::GreaterOrEqual),
+            Some(_) | None => None,
+        };
+        let condition = match (test, data) {
+            (Some(test), Some(data)) => self.loaded(from).compared(test, data),
+            (_, _) => Condition::Uncertain,
+        };
+        self.conditions.push(condition);
+    }
+
+    fn look_up(&mut self, parts: &[Lookup]) {
+        let (mut set, mut from, mut to, mut flags) = (None, None, None, 0);
+        for part in parts {
+            match part {
+                Lookup::Set(name) => set = Some(name.as_str()),
+                Lookup::SourceRegister(register) => from = Some(u32::from(*register)),
+                Lookup::DestinationRegister(register) => to = Some(u32::from(*register)),
+                Lookup::Flags(found) => flags = *found,
+                _ => {}
+            }
+        }
+        let loaded = self.loaded(from);
+        let set = set.and_then(|name| self.sets.get(name));
+        match (to, set) {
+            (None, Some(set)) => self.conditions.push(set.condition(&loaded, flags)),
+            (None, None) => self.conditions.push(Condition::Uncertain),
+            (Some(VERDICT_REGISTER), Some(set)) => {
+                self.outcome.extend(set.verdicts(&loaded).into_iter().map(|(condition, action)| (Some(condition), action)));
+            }
+            (Some(VERDICT_REGISTER), None) => self.give_up(),
+            (Some(register), _) => self.load(register, Loaded::Unknown),
+        }
+    }
+
+    fn immediate(&mut self, parts: &[Immediate]) {
+        for part in parts {
+            match part {
+                Immediate::Data(DataAttribute::Verdict(found)) => self.does(verdict(found)),
+                Immediate::DestinationRegister(to) if u32::from(*to) != VERDICT_REGISTER => {
+                    self.load(u32::from(*to), Loaded::Unknown);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn other(&mut self, name: &str, attributes: &[DefaultNla]) {
+        match name {
+            "ct" => self.ct(attributes),
+            "reject" => self.does(Action::Drop),
+            "masq" | "nat" | "redir" => self.does(Action::Translate),
+            "notrack" => self.does(Action::Untrack),
+            "counter" | "log" | "objref" | "dup" | "flow_offload" | "last" => {}
+            "match" => self.conditions.extend(xtables::matches(attributes)),
+            "target" => {
+                if let Some(action) = xtables::target(attributes) {
+                    self.does(action);
+                }
+            }
+            "limit" | "quota" | "connlimit" | "range" | "dynset" => self.conditions.push(Condition::Uncertain),
+            // They load something that we do not know.
+            "fib" | "rt" | "socket" | "osf" | "exthdr" | "hash" | "numgen" | "tunnel" | "xfrm" | "byteorder" => {
+                self.registers.clear();
+            }
+            _ => self.give_up(),
+        }
+    }
+}
+
+/// What a verdict does.
+pub(super) fn verdict(parts: &[VerdictAttribute]) -> Action {
+    let code = parts.iter().find_map(|part| if let VerdictAttribute::Code(code) = part { Some(*code) } else { None });
+    let chain = parts.iter().find_map(|part| if let VerdictAttribute::Chain(name) = part { Some(name.clone()) } else { None });
+    match (code, chain) {
+        (Some(Verdict::Jump), Some(chain)) => Action::Jump(chain),
+        (Some(Verdict::Goto), Some(chain)) => Action::Goto(chain),
+        (Some(Verdict::Return), _) => Action::Return,
+        (Some(Verdict::Continue | Verdict::Break), _) => Action::Continue,
+        (Some(Verdict::Other(NF_ACCEPT)), _) => Action::Accept,
+        (Some(Verdict::Other(NF_DROP)), _) => Action::Drop,
+        (_, _) => Action::Uncertain,
+    }
+}
+
+/// The registers of 16 bytes are the same as the first of four of 4 bytes each.
+fn aligned(register: u32) -> u32 {
+    if (1..=4).contains(&register) { 4 + register * 4 } else { register }
+}
+
+pub(super) fn bytes(attribute: &DefaultNla) -> Vec<u8> {
+    let mut bytes = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut bytes);
+    bytes
+}

@@ -1,0 +1,312 @@
+//! The base chains of `nf_tables`, and the rules that packets meet from there on (nft(8), `nf_tables.h`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook as HookAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
+    SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use rustix::io::Errno;
+
+use super::expression::{self, bytes};
+use super::is_ours;
+use super::sets::{Set, Sets};
+use crate::dataplane::iptables::Variant;
+use crate::model::{Action, BaseChain, FilterRule, Hook, Policy, Purpose, TableFamily, Tool};
+use crate::netlink::{NetlinkError, Socket};
+
+/// How many rules are read from one base chain on, at most; what lies beyond is not understood.
+const MOST_RULES: usize = 2000;
+/// How many sets of one table are read, at most.
+const MOST_SETS: usize = 500;
+/// Tables whose rules are made for other packets than ours, by programs that see to it themselves: kube-proxy marks and
+/// translates what goes to Services. The last is ours.
+const PASSED_OVER: [&str; 2] = ["kube-proxy", "portforward"];
+/// The tables that iptables-nft makes and shows.
+const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+/// The policy that drops (`NF_DROP`, `include/uapi/linux/netfilter.h`).
+const NF_DROP: u32 = 0;
+
+/// A way to the `nf_tables` of this thread's network namespace.
+pub(super) struct Wire(Socket);
+
+/// A base chain as it was listed.
+struct Listed {
+    family: TableFamily,
+    table: String,
+    name: String,
+    purpose: Purpose,
+    hook: Hook,
+    priority: i32,
+    devices: BTreeSet<String>,
+    policy: Policy,
+}
+
+impl Wire {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
+    }
+
+    /// The generation of all rules, which every write of anybody changes; `None` where the kernel has no `nf_tables`.
+    pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
+        let request = message(NetfilterProtoFamily::Unspec, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }));
+        let id = |message: NetfilterMessage| match message.inner {
+            NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(found)) => found
+                .attributes
+                .into_iter()
+                .find_map(|attribute| if let GenAttribute::Id(id) = attribute { Some(id) } else { None }),
+            _ => None,
+        };
+        match self.0.ask(request, id).await {
+            Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+            asked => Ok(asked?.pop()),
+        }
+    }
+
+    /// The base chains of other programs that IPv4 packets meet, with their rules.
+    pub(super) async fn base_chains(&mut self, ours: Variant) -> Result<Vec<BaseChain>, NetlinkError> {
+        let dormant = self.dormant().await?;
+        let (listed, uses) = self.chains().await?;
+        let mut found = Vec::new();
+        let mut sets = BTreeMap::<(TableFamily, String), Sets>::new();
+        for chain in listed {
+            let table = (chain.family, chain.table.clone());
+            let iptables = chain.family == TableFamily::Ip && IPTABLES.contains(&chain.table.as_str());
+            let kept = iptables && ours == Variant::Nft && is_ours(&chain.table, chain.hook);
+            if kept || dormant.contains(&table) || PASSED_OVER.contains(&chain.table.as_str()) {
+                continue;
+            }
+            if !sets.contains_key(&table) {
+                sets.insert(table.clone(), self.sets(chain.family, &chain.table).await?);
+            }
+            let tool = if iptables { Tool::IptablesNft } else { Tool::Nft(chain.family) };
+            found.push(self.filled(chain, tool, &sets[&table], &uses).await?);
+        }
+        Ok(found)
+    }
+
+    /// The tables that are switched off.
+    async fn dormant(&mut self) -> Result<BTreeSet<(TableFamily, String)>, NetlinkError> {
+        let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
+        let read = |family, found| {
+            let NfTablesMessage::NewTable(TableMessage { attributes }) = found else { return None };
+            let (mut name, mut dormant) = (None, false);
+            for attribute in attributes {
+                match attribute {
+                    TableAttribute::Name(found) => name = Some(found),
+                    TableAttribute::Flags(flags) => dormant = flags.contains(TableFlags::Dormant),
+                    _ => {}
+                }
+            }
+            Some((family, name.filter(|_| dormant)?))
+        };
+        Ok(self.dump(NetfilterProtoFamily::Unspec, request, read).await?.into_iter().collect())
+    }
+
+    /// The base chains that IPv4 packets of ours may meet, and how often each other chain is used.
+    async fn chains(&mut self) -> Result<(Vec<Listed>, Uses), NetlinkError> {
+        let request = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        let read = |family, found| {
+            let NfTablesMessage::NewChain(ChainMessage { attributes }) = found else { return None };
+            Some((family, attributes))
+        };
+        let (mut listed, mut uses) = (Vec::new(), Uses::new());
+        for (family, attributes) in self.dump(NetfilterProtoFamily::Unspec, request, read).await? {
+            let (mut table, mut name, mut count) = (String::new(), String::new(), 0);
+            for attribute in &attributes {
+                match attribute {
+                    ChainAttribute::Table(found) => table.clone_from(found),
+                    ChainAttribute::Name(found) => name.clone_from(found),
+                    ChainAttribute::Use(found) => count = *found,
+                    _ => {}
+                }
+            }
+            uses.insert((family, table.clone(), name.clone()), count);
+            listed.extend(base(family, table, name, &attributes));
+        }
+        Ok((listed, uses))
+    }
+
+    /// The sets without a name of one table.
+    async fn sets(&mut self, family: TableFamily, table: &str) -> Result<Sets, NetlinkError> {
+        let request = NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(table.to_owned())] });
+        let read = |_, found| {
+            let NfTablesMessage::NewSet(SetMessage { attributes }) = found else { return None };
+            let (mut name, mut fixed) = (None, false);
+            for attribute in attributes {
+                match attribute {
+                    SetAttribute::Name(found) => name = Some(found),
+                    SetAttribute::Flags(flags) => {
+                        fixed = flags.contains(SetFlags::Anonymous) && !flags.contains(SetFlags::Concat);
+                    }
+                    _ => {}
+                }
+            }
+            name.filter(|_| fixed)
+        };
+        let names = self.dump(number(family), request, read).await?;
+        let mut sets = Sets::new();
+        for name in names.into_iter().take(MOST_SETS) {
+            let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.clone())];
+            let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+            let read = |_, found| {
+                let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = found else { return None };
+                Some(attributes)
+            };
+            let mut set = Set::default();
+            for attributes in self.dump(number(family), request, read).await? {
+                set.extend(&attributes);
+            }
+            sets.insert(name, set);
+        }
+        Ok(sets)
+    }
+
+    /// The chain with its rules and all chains that they jump to.
+    async fn filled(&mut self, chain: Listed, tool: Tool, sets: &Sets, uses: &Uses) -> Result<BaseChain, NetlinkError> {
+        let mut read = BTreeMap::<String, Vec<FilterRule>>::new();
+        let (mut next, mut room) = (vec![chain.name.clone()], MOST_RULES);
+        while let Some(name) = next.pop() {
+            if read.contains_key(&name) || room == 0 {
+                continue;
+            }
+            let (rules, count) = self.rules(chain.family, &chain.table, &name, sets).await?;
+            room = room.saturating_sub(rules.len());
+            next.extend(rules.iter().filter_map(|rule| target(&rule.action)).map(str::to_owned));
+            // Each rule counts as a use, and so does each jump to it. With fewer than that, one could not be decoded; with more,
+            // somebody wrote meanwhile.
+            let expected = uses.get(&(chain.family, chain.table.clone(), name.clone())).map_or(0, |uses| *uses as usize);
+            let complete = if name == chain.name { count == expected } else { count < expected };
+            read.insert(name, if complete { rules } else { vec![FilterRule::uncertain()] });
+        }
+        let rules = read.remove(&chain.name).unwrap_or_default();
+        let Listed { family: _, table, name, purpose, hook, priority, devices, policy } = chain;
+        Ok(BaseChain { tool, table, name, purpose, hook, priority, devices, policy, rules, jumps: read })
+    }
+
+    /// The rules of one chain, and how many they were before maps were written out.
+    async fn rules(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        chain: &str,
+        sets: &Sets,
+    ) -> Result<(Vec<FilterRule>, usize), NetlinkError> {
+        let attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
+        let request = NfTablesMessage::GetRule(RuleMessage { attributes });
+        let read = |_, found| {
+            let NfTablesMessage::NewRule(RuleMessage { attributes }) = found else { return None };
+            // A kernel that knows no filter by chain gives all rules of the table.
+            let here = attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Chain(name) if name == chain));
+            let expressions = attributes.into_iter().find_map(|attribute| match attribute {
+                RuleAttribute::Expressions(list) => Some(list),
+                _ => None,
+            });
+            here.then(|| expression::rules(&expressions.unwrap_or_default(), sets))
+        };
+        let rules = self.dump(number(family), request, read).await?;
+        let count = rules.len();
+        Ok((rules.into_iter().flatten().collect(), count))
+    }
+
+    async fn dump<R>(
+        &mut self,
+        family: NetfilterProtoFamily,
+        request: NfTablesMessage,
+        mut read: impl FnMut(TableFamily, NfTablesMessage) -> Option<R>,
+    ) -> Result<Vec<R>, NetlinkError> {
+        let keep = |found: NetfilterMessage| match (passed(found.header.family), found.inner) {
+            (Some(family), NetfilterMessageInner::NfTables(message)) => read(family, message),
+            (_, _) => None,
+        };
+        match self.0.dump(message(family, request), keep).await {
+            // It went away meanwhile.
+            Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(Vec::new()),
+            dumped => dumped,
+        }
+    }
+}
+
+/// How many rules a chain holds and how many jump to it, by chain.
+type Uses = BTreeMap<(TableFamily, String, String), u32>;
+
+fn message(family: NetfilterProtoFamily, message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
+}
+
+/// The family, if IPv4 packets pass it.
+fn passed(family: NetfilterProtoFamily) -> Option<TableFamily> {
+    match family {
+        NetfilterProtoFamily::IPv4 => Some(TableFamily::Ip),
+        NetfilterProtoFamily::Inet => Some(TableFamily::Inet),
+        NetfilterProtoFamily::NetDev => Some(TableFamily::Netdev),
+        NetfilterProtoFamily::Bridge => Some(TableFamily::Bridge),
+        _ => None,
+    }
+}
+
+const fn number(family: TableFamily) -> NetfilterProtoFamily {
+    match family {
+        TableFamily::Ip => NetfilterProtoFamily::IPv4,
+        TableFamily::Inet => NetfilterProtoFamily::Inet,
+        TableFamily::Netdev => NetfilterProtoFamily::NetDev,
+        TableFamily::Bridge => NetfilterProtoFamily::Bridge,
+    }
+}
+
+fn target(action: &Action) -> Option<&str> {
+    match action {
+        Action::Jump(chain) | Action::Goto(chain) => Some(chain),
+        Action::Continue
+        | Action::Accept
+        | Action::Drop
+        | Action::Return
+        | Action::Translate
+        | Action::Untrack
+        | Action::Uncertain => None,
+    }
+}
+
+/// The chain, if the kernel calls it for packets of ours.
+fn base(family: TableFamily, table: String, name: String, attributes: &[ChainAttribute]) -> Option<Listed> {
+    let (mut place, mut priority, mut devices, mut policy, mut purpose) = (None, 0, BTreeSet::new(), Policy::Accept, None);
+    for attribute in attributes {
+        match attribute {
+            ChainAttribute::Hook(parts) => {
+                for part in parts {
+                    match part {
+                        HookAttribute::Number(number) => place = Some(u32::from(*number)),
+                        HookAttribute::Priority(value) => priority = value.cast_signed(),
+                        HookAttribute::NetDeviceName(name) => drop(devices.insert(name.clone())),
+                        HookAttribute::NetDevices(names) => devices.extend(names.iter().map(|name| text(&bytes(name)))),
+                        _ => {}
+                    }
+                }
+            }
+            ChainAttribute::Policy(NF_DROP) => policy = Policy::Drop,
+            ChainAttribute::Type(kind) if kind == "filter" => purpose = Some(Purpose::Filter),
+            ChainAttribute::Type(kind) if kind == "nat" => purpose = Some(Purpose::Nat),
+            _ => {}
+        }
+    }
+    let hook = hook(family, place?)?;
+    Some(Listed { family, table, name, purpose: purpose?, hook, priority, devices, policy })
+}
+
+/// The hook, if routed packets pass it (`enum nf_inet_hooks`, `enum nf_dev_hooks`, `include/uapi/linux/netfilter.h`). What a bridge
+/// hands up to the node itself passes its `prerouting` and `input`, and what it gets from there `output` and `postrouting`.
+const fn hook(family: TableFamily, number: u32) -> Option<Hook> {
+    match (family, number) {
+        (TableFamily::Ip | TableFamily::Inet, 0) => Some(Hook::Prerouting),
+        (TableFamily::Ip | TableFamily::Inet, 2) => Some(Hook::Forward),
+        (TableFamily::Ip | TableFamily::Inet, 4) => Some(Hook::Postrouting),
+        (TableFamily::Inet, 5) | (TableFamily::Netdev, 0) | (TableFamily::Bridge, 0 | 1) => Some(Hook::Ingress),
+        (TableFamily::Netdev, 1) | (TableFamily::Bridge, 3 | 4) => Some(Hook::Egress),
+        (TableFamily::Ip | TableFamily::Inet | TableFamily::Netdev | TableFamily::Bridge, _) => None,
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+}

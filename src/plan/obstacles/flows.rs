@@ -1,0 +1,225 @@
+//! The flows of one port entry: their packets as a chain of another program sees them, and the command that lets them pass.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+
+use super::packet::{Packet, Value, number};
+use crate::forward::Direction;
+use crate::model::{BaseChain, Field, Hook, InterfaceName, PortRange, SourceNat, TableFamily, Tool, Translation};
+
+/// Where the kernel tracks connections and translates them (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`).
+const CONNTRACK: i32 = -200;
+pub(super) const NAT_DST: i32 = -100;
+pub(super) const NAT_SRC: i32 = 100;
+/// The bits of a flow's status that say that its source, its destination is translated (`IPS_SRC_NAT`, `IPS_DST_NAT`).
+const SRC_NAT: u64 = 0x10;
+const DST_NAT: u64 = 0x20;
+/// More clients than this are not written into a command.
+const MOST_CLIENTS: usize = 4;
+
+/// The flows of one port entry, of all clients.
+pub(super) struct Flows<'a> {
+    pub(super) direction: Direction,
+    pub(super) one: &'a Translation,
+    pub(super) clients: Vec<IpNet>,
+    pub(super) enters: Option<&'a InterfaceName>,
+    pub(super) leaves: Option<&'a InterfaceName>,
+}
+
+/// Which packets of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The first one.
+    Request,
+    /// Those that come back.
+    Answer,
+}
+
+/// Whether a translation is already done where a chain is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    No,
+    Yes,
+    /// Two programs have the same priority there.
+    Unknown,
+}
+
+impl Done {
+    fn at(chain: &BaseChain, hook: Hook, priority: i32) -> Self {
+        match chain.hook.cmp(&hook).then(chain.priority.cmp(&priority)) {
+            std::cmp::Ordering::Less => Self::No,
+            std::cmp::Ordering::Equal => Self::Unknown,
+            std::cmp::Ordering::Greater => Self::Yes,
+        }
+    }
+}
+
+impl<'a> Flows<'a> {
+    pub(super) fn packet(&self, part: Part, chain: &BaseChain) -> Packet<'a> {
+        let one = self.one;
+        let (destination, source) = (Done::at(chain, Hook::Prerouting, NAT_DST), Done::at(chain, Hook::Postrouting, NAT_SRC));
+        let clients: Vec<_> = self.clients.iter().map(|net| number(net.network())..=number(net.broadcast())).collect();
+        let listen = address(one.flows.destination);
+        let target = address(one.destination.address);
+        let external = match one.source {
+            SourceNat::Address(external) => Some(address(external)),
+            SourceNat::Masquerade => None,
+        };
+        let (listen_ports, target_ports) = (ports(one.flows.ports), target_ports(one));
+        let mut packet = Packet::default()
+            .with(Field::Family, 2)
+            .with(Field::EtherType, 0x0800)
+            .with(Field::Protocol, u64::from(one.flows.protocol.number()));
+        let numbers = match part {
+            Part::Request => [
+                (Field::Source, either(source, Some(clients.clone()), external)),
+                (Field::Destination, either(destination, Some(listen.clone()), Some(target))),
+                (Field::DestinationPort, either(destination, Some(listen_ports.clone()), Some(target_ports))),
+            ],
+            Part::Answer => [
+                (Field::Source, either(source, Some(target), Some(listen.clone()))),
+                (Field::Destination, either(destination, external, Some(clients.clone()))),
+                (Field::SourcePort, either(source, Some(target_ports), Some(listen_ports.clone()))),
+            ],
+        };
+        packet.values.extend(numbers.into_iter().filter_map(|(field, ranges)| Some((field, Value::Within(ranges?)))));
+        if is_tracked(chain) {
+            packet = packet
+                .with(Field::OriginalSource, clients)
+                .with(Field::OriginalDestination, listen)
+                .with(Field::OriginalDestinationPort, listen_ports);
+            packet = match part {
+                Part::Request => {
+                    packet.with(Field::State, 8).with(Field::Direction, 0).with(Field::Status, first(destination, source))
+                }
+                Part::Answer => {
+                    let status = Value::Bits { known: DST_NAT, set: DST_NAT };
+                    packet.with(Field::State, 2).with(Field::Direction, 1).with(Field::Status, status)
+                }
+            };
+        }
+        packet
+    }
+
+    pub(super) fn description(&self, part: Part) -> String {
+        let (protocol, ports, target) = (self.one.flows.protocol, self.one.flows.ports, self.one.destination.address);
+        match (self.direction, part) {
+            (Direction::Forward, Part::Request) => format!("what clients send to {protocol} {ports}"),
+            (Direction::Forward, Part::Answer) => format!("the answers of the upstream {target} ({protocol} {ports})"),
+            (Direction::Reverse, Part::Request) => format!("what the upstream opens to {protocol} {ports}"),
+            (Direction::Reverse, Part::Answer) => format!("the answers of the client {target} ({protocol} {ports})"),
+        }
+    }
+
+    /// The command that lets these packets pass `chain`, ahead of its other rules.
+    pub(super) fn command(&self, part: Part, chain: &BaseChain) -> String {
+        let listen = self.one.flows.destination;
+        let translated = is_tracked(chain) && Done::at(chain, Hook::Prerouting, NAT_DST) == Done::Yes;
+        let (from, to) = self.parties(part);
+        let joined = |addresses: &[String]| addresses.join(",");
+        let BaseChain { table, name, .. } = chain;
+        match chain.tool {
+            Tool::Nft(family) => {
+                let set = |addresses: &[String]| match addresses {
+                    [one] => one.clone(),
+                    several => format!("{{ {} }}", several.join(", ")),
+                };
+                let part = |word: &str, addresses: &[String]| {
+                    if addresses.is_empty() { String::new() } else { format!("ip {word} {} ", set(addresses)) }
+                };
+                let family = family_name(family);
+                let asks = if translated {
+                    format!("ct status dnat ct original ip daddr {listen} ")
+                } else {
+                    part("saddr", &from) + &part("daddr", &to)
+                };
+                format!("nft insert rule {family} {table} {name} {asks}accept")
+            }
+            Tool::IptablesNft | Tool::IptablesLegacy => {
+                let program = if chain.tool == Tool::IptablesNft { "iptables-nft" } else { "iptables-legacy" };
+                let part = |option: &str, addresses: &[String]| {
+                    if addresses.is_empty() { String::new() } else { format!("{option} {} ", joined(addresses)) }
+                };
+                let asks = if translated {
+                    format!("-m conntrack --ctstate DNAT --ctorigdst {listen} ")
+                } else {
+                    part("-s", &from) + &part("-d", &to)
+                };
+                format!("{program} -t {table} -I {name} {asks}-j ACCEPT")
+            }
+        }
+    }
+
+    /// Where the packets come from and go to before any translation, as a command names them; nobody where that is anybody.
+    fn parties(&self, part: Part) -> (Vec<String>, Vec<String>) {
+        let text = |net: &IpNet| if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() };
+        let clients = if self.clients.len() > MOST_CLIENTS { Vec::new() } else { self.clients.iter().map(text).collect() };
+        match (part, self.one.source) {
+            (Part::Request, _) => (clients, vec![self.one.flows.destination.to_string()]),
+            (Part::Answer, SourceNat::Address(external)) => {
+                (vec![self.one.destination.address.to_string()], vec![external.to_string()])
+            }
+            (Part::Answer, SourceNat::Masquerade) => (vec![self.one.destination.address.to_string()], Vec::new()),
+        }
+    }
+}
+
+/// Whether the kernel has found a packet's flow where the chain is asked.
+fn is_tracked(chain: &BaseChain) -> bool {
+    match chain.hook {
+        Hook::Prerouting => chain.priority > CONNTRACK,
+        Hook::Forward | Hook::Postrouting => true,
+        Hook::Ingress | Hook::Egress => false,
+    }
+}
+
+/// The status of a flow's first packet.
+fn first(destination: Done, source: Done) -> Value {
+    let (mut known, mut set) = (0, 0);
+    match destination {
+        Done::No => known |= DST_NAT,
+        Done::Yes => (known, set) = (known | DST_NAT, set | DST_NAT),
+        Done::Unknown => {}
+    }
+    match source {
+        Done::No => known |= SRC_NAT,
+        // To the address that it has, it is none.
+        Done::Yes | Done::Unknown => {}
+    }
+    Value::Bits { known, set }
+}
+
+type Ranges = Vec<RangeInclusive<u64>>;
+
+fn either(done: Done, before: Option<Ranges>, after: Option<Ranges>) -> Option<Ranges> {
+    match done {
+        Done::No => before,
+        Done::Yes => after,
+        Done::Unknown => Some([before?, after?].concat()),
+    }
+}
+
+fn address(address: IpAddr) -> Ranges {
+    let address = number(address);
+    vec![address..=address]
+}
+
+fn ports(range: PortRange) -> Ranges {
+    vec![u64::from(range.first())..=u64::from(range.last())]
+}
+
+fn target_ports(one: &Translation) -> Ranges {
+    one.destination.port.map_or_else(|| ports(one.flows.ports), |port| vec![u64::from(port)..=u64::from(port)])
+}
+
+/// The family as nft(8) writes it.
+pub(super) const fn family_name(family: TableFamily) -> &'static str {
+    match family {
+        TableFamily::Ip => "ip",
+        TableFamily::Inet => "inet",
+        TableFamily::Netdev => "netdev",
+        TableFamily::Bridge => "bridge",
+    }
+}

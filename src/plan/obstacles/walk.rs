@@ -1,0 +1,241 @@
+//! What may become of a packet in a chain of another program: every way through it that the packet may take.
+
+use super::packet::{Packet, Truth};
+use crate::model::{Action, BaseChain, FilterRule, Policy};
+
+/// How many rules are looked at for one packet, at most. What lies beyond may do anything.
+const MOST_RULES: usize = 1000;
+/// How deep jumps go, at most (`NFT_JUMP_STACK_SIZE`, `include/net/netfilter/nf_tables.h`).
+const DEPTH: usize = 16;
+
+/// What may become of a packet in a base chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// It may pass, also by what is unlikely.
+    pub(super) pass: Ending,
+    /// It may be dropped.
+    pub(super) stop: Ending,
+    /// It may be translated, and no chain after this one then translates it.
+    pub(super) translate: Ending,
+    /// It may go untracked.
+    pub(super) untrack: Ending,
+    /// It is dropped, if it is, by the policy and by no rule.
+    pub(super) by_policy: bool,
+}
+
+/// Whether something may come to pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// It cannot.
+    #[default]
+    Never,
+    /// Only if another program does something to the packet first.
+    Unlikely,
+    /// It may.
+    Possible,
+}
+
+impl Fate {
+    /// Whether every way through the chain drops the packet.
+    pub(super) fn is_stopped(self) -> bool {
+        self.stop == Ending::Possible && self.pass == Ending::Never && self.translate == Ending::Never
+    }
+}
+
+/// What may become of `packet` in `chain`.
+pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
+    let mut walk = Walk { chain, packet, fate: Fate::default(), room: MOST_RULES };
+    let falls = walk.through(&chain.rules, Ending::Possible, 0);
+    match chain.policy {
+        Policy::Accept => walk.fate.pass = walk.fate.pass.max(falls),
+        Policy::Drop => {
+            walk.fate.by_policy = walk.fate.stop == Ending::Never && falls == Ending::Possible;
+            walk.fate.stop = walk.fate.stop.max(falls);
+        }
+    }
+    walk.fate
+}
+
+struct Walk<'a> {
+    chain: &'a BaseChain,
+    packet: &'a Packet<'a>,
+    fate: Fate,
+    room: usize,
+}
+
+impl Walk<'_> {
+    /// Goes through `rules`, to which the packet comes as likely as `comes`; whether it comes out at their end undecided.
+    fn through(&mut self, rules: &[FilterRule], comes: Ending, depth: usize) -> Ending {
+        let mut returns = Ending::Never;
+        for rule in rules {
+            if self.room == 0 || depth > DEPTH {
+                self.anything(comes);
+                return comes.max(returns);
+            }
+            self.room -= 1;
+            let truth = self.packet.meets(&rule.conditions);
+            let likely = match truth {
+                Truth::No => continue,
+                Truth::Unlikely => comes.min(Ending::Unlikely),
+                Truth::Maybe | Truth::Yes => comes,
+            };
+            // Whether a packet that the rule matches still goes on to the next one.
+            let goes_on = match &rule.action {
+                Action::Continue => true,
+                Action::Untrack => {
+                    self.fate.untrack = self.fate.untrack.max(likely);
+                    true
+                }
+                Action::Uncertain => {
+                    self.anything(likely);
+                    true
+                }
+                Action::Accept => {
+                    self.fate.pass = self.fate.pass.max(likely);
+                    false
+                }
+                Action::Drop => {
+                    self.fate.stop = self.fate.stop.max(likely);
+                    false
+                }
+                Action::Translate => {
+                    self.fate.translate = self.fate.translate.max(likely);
+                    false
+                }
+                Action::Return => {
+                    returns = returns.max(likely);
+                    false
+                }
+                Action::Jump(name) => self.jump(name, likely, depth) != Ending::Never,
+                Action::Goto(name) => {
+                    returns = returns.max(self.jump(name, likely, depth));
+                    false
+                }
+            };
+            if truth == Truth::Yes && !goes_on {
+                return returns;
+            }
+        }
+        comes.max(returns)
+    }
+
+    fn jump(&mut self, name: &str, comes: Ending, depth: usize) -> Ending {
+        if let Some(rules) = self.chain.jumps.get(name) {
+            return self.through(rules, comes, depth + 1);
+        }
+        self.anything(comes);
+        comes
+    }
+
+    fn anything(&mut self, likely: Ending) {
+        for ending in [&mut self.fate.pass, &mut self.fate.stop, &mut self.fate.translate] {
+            *ending = likely.max(*ending);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Condition, Field, Hook, Polarity, Purpose, TableFamily, Tool};
+
+    fn chain(policy: Policy, rules: Vec<FilterRule>, jumps: &[(&str, Vec<FilterRule>)]) -> BaseChain {
+        BaseChain {
+            tool: Tool::Nft(TableFamily::Inet),
+            table: "guard".to_owned(),
+            name: "forward".to_owned(),
+            purpose: Purpose::Filter,
+            hook: Hook::Forward,
+            priority: 0,
+            devices: BTreeSet::new(),
+            policy,
+            rules,
+            jumps: jumps.iter().map(|(name, rules)| ((*name).to_owned(), rules.clone())).collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    fn rule(conditions: Vec<Condition>, action: Action) -> FilterRule {
+        FilterRule { conditions, action }
+    }
+
+    /// Whether the destination port is, or is not, this one.
+    fn port(port: u64, polarity: Polarity) -> Condition {
+        Condition::Within { field: Field::DestinationPort, ranges: vec![port..=port], polarity }
+    }
+
+    #[test]
+    fn only_what_every_way_drops_is_stopped() {
+        let packet = Packet::default().with(Field::DestinationPort, 80);
+        let stopped = |policy, rules| fate(&chain(policy, rules, &[]), &packet).is_stopped();
+        let (is, uncertain) = (port(80, Polarity::Is), Condition::Uncertain);
+        assert!(stopped(Policy::Drop, vec![]));
+        assert!(!stopped(Policy::Accept, vec![]));
+        assert!(!stopped(Policy::Drop, vec![rule(vec![is.clone()], Action::Accept)]));
+        assert!(!stopped(Policy::Drop, vec![rule(vec![uncertain.clone()], Action::Accept)]));
+        assert!(!stopped(Policy::Accept, vec![rule(vec![uncertain], Action::Drop)]));
+        assert!(stopped(Policy::Accept, vec![rule(vec![is], Action::Drop)]));
+        assert!(stopped(Policy::Drop, vec![rule(vec![port(80, Polarity::IsNot)], Action::Accept)]));
+        assert!(!stopped(Policy::Drop, vec![rule(vec![], Action::Jump("not read".to_owned()))]));
+        assert!(!stopped(Policy::Drop, vec![FilterRule::uncertain()]));
+    }
+
+    #[test]
+    fn chains_that_jump_in_a_circle_or_never_end_are_uncertain() {
+        let packet = Packet::default();
+        let circle = chain(
+            Policy::Drop,
+            vec![rule(vec![], Action::Jump("a".to_owned()))],
+            &[("a", vec![rule(vec![], Action::Jump("a".to_owned()))])],
+        );
+        assert!(!fate(&circle, &packet).is_stopped());
+        let long = chain(Policy::Drop, vec![rule(vec![], Action::Continue); MOST_RULES + 1], &[]);
+        assert!(!fate(&long, &packet).is_stopped());
+    }
+
+    #[test]
+    fn a_mark_is_no_reason_to_warn_and_none_to_be_sure() {
+        let marked = || vec![Condition::AnyBit { field: Field::Mark, mask: 1, polarity: Polarity::Is }];
+        let packet = Packet::default();
+        let dropped = fate(&chain(Policy::Accept, vec![rule(marked(), Action::Drop)], &[]), &packet);
+        assert_eq!((dropped.stop, dropped.pass), (Ending::Unlikely, Ending::Possible));
+        let accepted = fate(&chain(Policy::Drop, vec![rule(marked(), Action::Accept)], &[]), &packet);
+        assert_eq!((accepted.stop, accepted.pass), (Ending::Possible, Ending::Unlikely));
+        assert!(!accepted.is_stopped());
+    }
+
+    fn any_rules() -> impl Strategy<Value = Vec<FilterRule>> {
+        let polarity = prop_oneof![Just(Polarity::Is), Just(Polarity::IsNot)];
+        let condition = (78u64..83, polarity).prop_map(|(number, polarity)| port(number, polarity));
+        let action = prop_oneof![
+            Just(Action::Continue),
+            Just(Action::Accept),
+            Just(Action::Drop),
+            Just(Action::Return),
+            Just(Action::Jump("a".to_owned())),
+            Just(Action::Goto("b".to_owned())),
+        ];
+        let rule = (prop::collection::vec(condition, 0..2), action);
+        prop::collection::vec(rule.prop_map(|(conditions, action)| FilterRule { conditions, action }), 0..5)
+    }
+
+    proptest! {
+        /// Of a range of ports, what is said of all of them holds for each.
+        #[test]
+        fn what_is_sure_of_many_packets_is_sure_of_each(
+            rules in any_rules(), a in any_rules(), b in any_rules(), drops in any::<bool>(), first in 77u64..84, width in 0u64..4,
+        ) {
+            let policy = if drops { Policy::Drop } else { Policy::Accept };
+            let chain = chain(policy, rules, &[("a", a), ("b", b)]);
+            let many = fate(&chain, &Packet::default().with(Field::DestinationPort, vec![first..=first + width]));
+            for port in first..=first + width {
+                let one = fate(&chain, &Packet::default().with(Field::DestinationPort, port));
+                prop_assert!(one.stop <= many.stop && one.pass <= many.pass);
+                prop_assert!(one.is_stopped() || one.pass == Ending::Possible, "of one packet it is sure, or jumps never end");
+            }
+        }
+    }
+}
