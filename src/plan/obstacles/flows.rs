@@ -211,7 +211,8 @@ fn ports(range: PortRange) -> Ranges {
 }
 
 fn target_ports(one: &Translation) -> Ranges {
-    one.destination.port.map_or_else(|| ports(one.flows.ports), |port| vec![u64::from(port)..=u64::from(port)])
+    let (ports, target) = (one.flows.ports, one.destination.ports);
+    vec![u64::from(target.of(ports.first()))..=u64::from(target.of(ports.last()))]
 }
 
 /// The family as nft(8) writes it.
