@@ -75,25 +75,25 @@ impl Row {
         Self::Deleted,
     ];
 
-    /// As the page says it.
+    /// The text on the page.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::Unseen => "new, no agent has seen it",
-            Self::Changed => "the spec was changed, no agent has dealt with that yet",
-            Self::Ready => "at work",
+            Self::Unseen => "new, no agent has processed it",
+            Self::Changed => "the spec was changed, no agent has processed the change yet",
+            Self::Ready => "in force",
             Self::Stopped => "accepted, but something stops the traffic",
-            Self::NotProgrammed => "accepted, but the kernel does not hold it as planned",
+            Self::NotProgrammed => "accepted, but the kernel differs from the plan",
             Self::Nowhere => "no node holds the internal address",
             Self::Twice => "several nodes hold the internal address",
-            Self::Unknown => "nobody knows: the agent of the active node is gone, or cannot look at its node",
-            Self::Outdated => "changed to what the agent cannot decode; the last good content is in force",
-            Self::Lost => "an older forward claims the same",
+            Self::Unknown => "not known: the agent of the active node does not run, or cannot read its node",
+            Self::Outdated => "changed, and the agent cannot decode the change; the last good content is in force",
+            Self::Lost => "an older forward claims the same traffic",
             Self::RefusedHere => "the node refuses it",
-            Self::Refused => "the object is wrong by itself",
+            Self::Refused => "the object is invalid",
             Self::Undecoded => "new, and the agent cannot decode it",
             Self::Withdrawing => "`mode: Disabled`, not yet withdrawn from every node",
             Self::Disabled => "`mode: Disabled`, withdrawn",
-            Self::Deleted => "deleted, held by a finalizer of another program",
+            Self::Deleted => "deleted, but a finalizer of another program is set",
         }
     }
 
@@ -103,7 +103,7 @@ impl Row {
             Self::Stopped => Some("`False`, any of [these](reasons.md#something-stops-the-traffic)"),
             Self::RefusedHere => Some("`False`, any of [these](reasons.md#the-node-refuses-the-object)"),
             Self::Refused => Some("`False`, any of [these](reasons.md#the-object-is-wrong)"),
-            Self::Changed | Self::Outdated => Some("as it was"),
+            Self::Changed | Self::Outdated => Some("unchanged"),
             _ => None,
         }
     }
