@@ -44,7 +44,7 @@ impl<'a> Search<'a> {
     }
 
     fn flows(&self, verdict: &'a Verdict) -> Vec<Flows<'a>> {
-        let legs = self.legs();
+        let passage = self.passage(verdict);
         let mut all: Vec<Flows<'a>> = Vec::new();
         for (direction, one) in verdict.directed() {
             // The clients of one entry follow each other.
@@ -56,11 +56,13 @@ impl<'a> Search<'a> {
                 last.clients.push(one.flows.source);
                 continue;
             }
-            let (enters, leaves) = match direction {
-                Direction::Forward => (legs.internal, legs.external),
-                Direction::Reverse => (legs.external, legs.internal),
+            let (to_client, to_upstream) =
+                ((passage.from_upstream, passage.to_clients), (passage.from_clients, passage.to_upstream));
+            let (request, answer) = match direction {
+                Direction::Forward => (to_upstream, to_client),
+                Direction::Reverse => (to_client, to_upstream),
             };
-            all.push(Flows { direction, one, clients: vec![one.flows.source], enters, leaves });
+            all.push(Flows { direction, one, clients: vec![one.flows.source], request, answer });
         }
         all
     }
@@ -68,8 +70,8 @@ impl<'a> Search<'a> {
     /// The packets as `chain` sees them; `None` if it does not.
     fn packet(&self, flows: &Flows<'a>, part: Part, chain: &BaseChain) -> Option<Packet<'a>> {
         let (enters, leaves) = match part {
-            Part::Request => (flows.enters, flows.leaves),
-            Part::Answer => (flows.leaves, flows.enters),
+            Part::Request => flows.request,
+            Part::Answer => flows.answer,
         };
         let place = match chain.hook {
             Hook::Ingress => enters,

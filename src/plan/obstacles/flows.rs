@@ -24,8 +24,10 @@ pub(super) struct Flows<'a> {
     pub(super) direction: Direction,
     pub(super) one: &'a Translation,
     pub(super) clients: Vec<IpNet>,
-    pub(super) enters: Option<&'a InterfaceName>,
-    pub(super) leaves: Option<&'a InterfaceName>,
+    /// Where its first packet enters and leaves, where that is certain.
+    pub(super) request: (Option<&'a InterfaceName>, Option<&'a InterfaceName>),
+    /// And what comes back.
+    pub(super) answer: (Option<&'a InterfaceName>, Option<&'a InterfaceName>),
 }
 
 /// Which packets of a flow.

@@ -1,7 +1,7 @@
 //! The interfaces by which the flows of a forward enter and leave, and what the settings of those interfaces do to them.
 
 use super::{Search, obstacle};
-use crate::model::{Facts, InterfaceName, LocalAddress, RpFilter};
+use crate::model::{Facts, InterfaceName, LocalAddress, RpFilter, Virtual};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// The interfaces of the two legs, as far as this node tells. With one leg both are the same.
@@ -30,11 +30,63 @@ fn setting(interface: &InterfaceName, key: &str) -> String {
     }
 }
 
+/// The interfaces that packets pass, where that is certain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passage<'a> {
+    /// Where packets of the clients enter.
+    pub(super) from_clients: Option<&'a InterfaceName>,
+    /// Where packets to the clients leave.
+    pub(super) to_clients: Option<&'a InterfaceName>,
+    /// Where packets to the upstream leave.
+    pub(super) to_upstream: Option<&'a InterfaceName>,
+    /// Where packets of the upstream enter.
+    pub(super) from_upstream: Option<&'a InterfaceName>,
+}
+
 impl<'a> Search<'a> {
+    /// Where packets pass, where that is certain: they enter where the object says so, or where the address and the way back are
+    /// one and the same interface, and leave as the main table says, unless rules choose another one.
+    pub(super) fn passage(&self, verdict: &'a Verdict) -> Passage<'a> {
+        let facts: &'a Facts = self.facts;
+        let certain = |name: &'a InterfaceName| {
+            let alone = facts.links.get(name).is_some_and(|link| link.master.is_none());
+            let on_wire = |other: &InterfaceName| facts.virtuals.get(other) == Some(&Virtual::OnWireOf(name.clone()));
+            (alone && !facts.virtuals.contains_key(name) && !facts.virtuals.keys().any(on_wire)).then_some(name)
+        };
+        let route = |address| facts.route_to(address).and_then(|route| route.interface.as_ref());
+        let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
+        let by_clients = |client: &ipnet::IpNet| {
+            let own = installed.clone().find(|route| route.destination == *client).map(|route| &route.interface);
+            own.or_else(|| route(client.network()))
+        };
+        let mut ways = self.forward.clients.iter().map(by_clients);
+        let first = ways.next().flatten();
+        let back = first.filter(|first| ways.all(|way| way == Some(*first)));
+        let to_upstream = route(self.forward.upstream);
+        let entered = |named: Option<&'a InterfaceName>, holder: Option<&'a InterfaceName>, back| {
+            named.or_else(|| holder.filter(|holder| Some(*holder) == back)).and_then(certain)
+        };
+        let external = self.forward.external;
+        let holder = external.map_or(to_upstream, |external| facts.interface_of(external));
+        let chosen = |name: Option<&'a InterfaceName>| name.filter(|_| !facts.policy_routing).and_then(certain);
+        Passage {
+            from_clients: entered(
+                self.forward.internal.interface.as_ref(),
+                facts.interface_of(self.forward.internal.address),
+                back,
+            ),
+            to_clients: chosen(back),
+            to_upstream: chosen(to_upstream),
+            from_upstream: entered(None, holder, to_upstream),
+        }
+    }
+
     /// What the object names; else where the internal address and the way to the upstream are.
     pub(super) fn legs(&self) -> Legs<'a> {
         let address = self.forward.internal.address;
-        let internal = self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(address));
+        // No packet enters by a dummy.
+        let holder = || self.facts.interface_of(address).filter(|name| self.facts.virtuals.get(*name) != Some(&Virtual::Dummy));
+        let internal = self.forward.internal.interface.as_ref().or_else(holder);
         let connected = || self.facts.connected(address).and_then(|local| local.interface.as_ref());
         let route = || self.facts.route_to(self.forward.upstream).and_then(|route| route.interface.as_ref());
         Legs { internal: internal.or_else(connected), external: self.forward.external_interface.as_ref().or_else(route) }

@@ -3,6 +3,10 @@
 use serde_json::{Value, json};
 
 use super::super::tests::{facts, spec, verdict, with, worst};
+use crate::model::{
+    Action, BaseChain, Condition, FilterRule, Firewall, Hook, NamePattern, Polarity, Policy, Purpose, TableFamily, Tool, Virtual,
+    Way,
+};
 use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RpFilter};
 use crate::plan::ObstacleReason;
 
@@ -142,4 +146,57 @@ fn a_gateway_on_another_link_than_the_internal_address_is_asymmetric_too() {
     let mut spec = with(&[("/internal/gateways", json!(["192.168.5.1"]))]);
     spec["internal"].as_object_mut().unwrap().remove("interface");
     assert_eq!(worst(&other, spec), Some(ObstacleReason::AsymmetricRoute));
+}
+
+/// A forward chain with the policy drop that accepts what enters by `interface`, and every answer.
+fn guarded(interface: &str, change: impl FnOnce(&mut Facts)) -> Facts {
+    let enters = |name: &str| {
+        let names = vec![NamePattern::Exact(name.to_owned())];
+        let condition = Condition::Interface { way: Way::In, names, polarity: Polarity::Is };
+        FilterRule { conditions: vec![condition], action: Action::Accept }
+    };
+    let chain = BaseChain {
+        tool: Tool::Nft(TableFamily::Inet),
+        table: "guard".to_owned(),
+        name: "forward".to_owned(),
+        purpose: Purpose::Filter,
+        hook: Hook::Forward,
+        priority: 0,
+        devices: [].into(),
+        policy: Policy::Drop,
+        rules: vec![enters(interface), enters("eth0")],
+        jumps: [].into(),
+    };
+    facts_where(|facts| {
+        facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] });
+        change(facts);
+    })
+}
+
+#[test]
+fn a_chain_that_accepts_by_another_interface_drops_what_surely_enters_elsewhere() {
+    assert_eq!(worst(&guarded("eth1", |_| {}), spec()), None);
+    assert_eq!(worst(&guarded("eth7", |_| {}), spec()), Some(ObstacleReason::DroppedByFirewall));
+    assert_eq!(worst(&guarded("eth7", |_| {}), unnamed()), Some(ObstacleReason::DroppedByFirewall));
+}
+
+#[test]
+fn where_packets_may_enter_elsewhere_a_chain_by_interface_is_a_note() {
+    let vrrp = |facts: &mut Facts| facts.virtuals.extend([(name("eth1"), Virtual::OnWireOf(name("eth7")))]);
+    let parent = |facts: &mut Facts| facts.virtuals.extend([(name("vrrp.51"), Virtual::OnWireOf(name("eth1")))]);
+    let dummy = |facts: &mut Facts| facts.virtuals.extend([(name("eth1"), Virtual::Dummy)]);
+    let slave = |facts: &mut Facts| facts.links.get_mut(&name("eth1")).unwrap().master = Some(9);
+    let found = [guarded("eth7", vrrp), guarded("eth7", parent), guarded("eth7", dummy), guarded("eth7", slave)];
+    for facts in found {
+        assert_eq!(worst(&facts, unnamed()), None, "{facts:?}");
+        assert!(notes(&facts, unnamed()).contains("MayBeDropped: the chain inet guard forward"), "{facts:?}");
+    }
+    // The way back is by another interface than the one that has the address.
+    let elsewhere = guarded("eth7", |facts| {
+        facts.routes = facts.routes.iter().cloned().filter(|route| route.destination.prefix_len() == 0).collect();
+    });
+    let mut spec = unnamed();
+    spec["internal"]["gateways"] = json!([]);
+    assert_eq!(worst(&elsewhere, spec.clone()), None);
+    assert!(notes(&elsewhere, spec).contains("MayBeDropped"));
 }
