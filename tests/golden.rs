@@ -2,22 +2,22 @@
 //!
 //! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test golden`, then read the difference.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use portforward_operator::dataplane::iptables::{Ruleset, Variant, whole};
-use portforward_operator::plan::{Acceptance, Candidate, Plan, Policy, RoutePlan, assumed_facts, plan};
+use portforward_operator::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, plan};
 use portforward_operator::source::folder;
 
 /// What the case becomes, on a node that holds every address it names.
 fn rendered(manifests: &str) -> String {
     let objects = folder::objects(manifests, |_| Ok(())).expect("the manifests of a case parse");
     let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
-    let facts = assumed_facts([("zone".to_owned(), "a".to_owned())].into(), &candidates);
-    let policy = Policy { reserved_ports: vec!["22".parse().expect("a port")] };
-    let plan = plan(&facts, &candidates, &policy, &BTreeSet::new());
+    let mut facts = assumed_facts([("zone".to_owned(), "a".to_owned())].into(), &candidates);
+    facts.node_addresses.insert("192.168.0.2".parse().expect("an address"));
+    let policy = Policy { reserved_ports: "22/TCP".parse().expect("a port") };
+    let plan = plan(&facts, &candidates, &policy, &InForce::default());
     let rules = |variant| whole(variant, &Ruleset::of(&plan.desired.translations));
     let mut text = verdicts(&plan);
     text += &rules(Variant::Nft);

@@ -10,6 +10,7 @@ mod recording;
 mod remembered;
 mod traffic;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,9 @@ pub use traffic::follow_traffic;
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::{Forward, ForwardKey};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
-use crate::model::{Facts, Translation};
+use crate::model::Facts;
 use crate::node::{FactsError, Observer};
-use crate::plan::{Acceptance, Candidate, Plan, Policy, plan};
+use crate::plan::{Candidate, InForce, Plan, Policy, plan};
 use crate::progress;
 use crate::source::{Snapshot, Source, Sourced, Undecoded};
 use crate::status::{Judgement, judge, leave, unknown_form};
@@ -182,8 +183,10 @@ impl<D: Dataplane> Node<D> {
         notes.attribution.note(snapshot, &plan, &applied);
         if applied.is_done() {
             self.memory.advance(snapshot, &plan.desired);
+            self.memory.programmed(&plan);
         } else {
             self.memory.attempt(snapshot, &plan.desired);
+            self.memory.may_hold(&plan);
         }
         self.memory.settle().await;
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
@@ -229,9 +232,9 @@ pub async fn sync<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let planned = Planned::of(observer, policy, memory, snapshot).await?;
+    let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
-    let plan = planned.answered(observer, policy, memory).await;
+    let plan = planned.answered(observer, policy).await;
     let mut judgements = judgements(snapshot, &plan, &applied);
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
     judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
@@ -261,49 +264,53 @@ pub async fn inspect<D: Dataplane>(
     memory: &Memory,
     snapshot: &Snapshot,
 ) -> Result<Synced, FactsError> {
-    let planned = Planned::of(observer, policy, memory, snapshot).await?;
+    let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
-    let mut plan = planned.answered(observer, policy, memory).await;
-    find_again(&mut plan, snapshot, &applied.rules.before);
+    let plan = planned.answered(observer, policy).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
 }
 
-/// Takes a withdrawn forward whose flows the kernel, as it was found, still translates for one that is served.
-fn find_again(plan: &mut Plan, snapshot: &Snapshot, found: &[Translation]) {
-    let found: BTreeSet<_> = found.iter().map(|it| (&it.flows, it.destination)).collect();
-    for forward in snapshot.forwards.iter().filter_map(|sourced| Forward::parse(&sourced.object).ok()) {
-        if let Some(verdict) = plan.verdicts.get_mut(&forward.key).filter(|it| it.acceptance == Acceptance::Disabled) {
-            verdict.served |= forward.translations().iter().any(|it| found.contains(&(&it.flows, it.destination)));
-        }
-    }
-}
-
 /// A plan, and what it was made from.
-struct Planned {
+struct Planned<'a> {
     facts: Facts,
     candidates: Vec<Candidate>,
+    in_force: Cow<'a, InForce>,
     plan: Plan,
 }
 
-impl Planned {
-    async fn of(observer: &Observer, policy: &Policy, memory: &Memory, snapshot: &Snapshot) -> Result<Self, FactsError> {
+impl<'a> Planned<'a> {
+    async fn of<D: Dataplane>(
+        observer: &Observer,
+        dataplane: &D,
+        policy: &Policy,
+        memory: &'a Memory,
+        snapshot: &Snapshot,
+    ) -> Result<Self, FactsError> {
         let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
         facts.api_servers.extend(&snapshot.api_servers);
+        if !snapshot.node_addresses.is_empty() {
+            facts.node_addresses.clone_from(&snapshot.node_addresses);
+        }
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
-        let plan = plan(&facts, &candidates, policy, memory.in_force());
-        Ok(Self { facts, candidates, plan })
+        let mut in_force = Cow::Borrowed(memory.flows());
+        if memory.is_fresh() {
+            // The record may be lost, or older than the rules: what the kernel translates is in force whoever remembers it.
+            in_force.to_mut().find(&dataplane.translated().await);
+        }
+        let plan = plan(&facts, &candidates, policy, &in_force);
+        Ok(Self { facts, candidates, in_force, plan })
     }
 
     /// The same plan with what its next hops answer. Only what is said of the forwards depends on that, so the kernel need
     /// not wait for it.
-    async fn answered(self, observer: &Observer, policy: &Policy, memory: &Memory) -> Plan {
-        let Self { mut facts, candidates, plan: before } = self;
+    async fn answered(self, observer: &Observer, policy: &Policy) -> Plan {
+        let Self { mut facts, candidates, in_force, plan: before } = self;
         if !observer.want(&before.next_hops()).await {
             return before;
         }
         facts.answers = observer.answers();
-        plan(&facts, &candidates, policy, memory.in_force())
+        plan(&facts, &candidates, policy, &in_force)
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::key_of;
 use super::recording::Records;
-use crate::forward::ForwardKey;
+use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Translation};
-use crate::plan::Candidate;
+use crate::plan::{Candidate, InForce, Plan};
 use crate::record::Record;
 use crate::source::{Snapshot, Sourced};
 use kube::core::ObjectMeta;
@@ -22,6 +22,10 @@ pub struct Memory {
     in_force: BTreeSet<Translation>,
     /// The objects of sets that were applied since the record was written, but not wholly.
     attempted: BTreeMap<ForwardKey, Sourced>,
+    /// The same by flow and forward, for whoever plans.
+    flows: InForce,
+    /// Whether the kernel was made as planned since the start: until then it may hold more than is remembered.
+    settled: bool,
     /// Whether anything was ever applied as a whole.
     complete: bool,
     /// The set that the record says.
@@ -36,7 +40,9 @@ impl Memory {
         let complete = record.is_some();
         let record = record.unwrap_or_else(|| Record { node: node.to_owned(), ..Record::default() });
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
-        Self { record, in_force, attempted: BTreeMap::new(), complete, set: None, recorder: None }
+        let forwards: Vec<Forward> = record.forwards.iter().filter_map(|it| Forward::parse(&it.object).ok()).collect();
+        let flows = InForce::recorded(&record.in_force, &forwards);
+        Self { record, in_force, attempted: BTreeMap::new(), flows, settled: false, complete, set: None, recorder: None }
     }
 
     /// The same; each new record goes to `recorder`.
@@ -51,6 +57,29 @@ impl Memory {
         &self.in_force
     }
 
+    /// The flows that are, or may be, in force.
+    #[must_use]
+    pub fn flows(&self) -> &InForce {
+        &self.flows
+    }
+
+    /// Whether nothing was applied completely since the start, so that the kernel may hold what nobody here knows of.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        !self.settled
+    }
+
+    /// Remembers that the kernel holds exactly what `plan` asks for.
+    pub fn programmed(&mut self, plan: &Plan) {
+        self.flows = InForce::of(&plan.verdicts);
+        self.settled = true;
+    }
+
+    /// Remembers that the kernel may hold some of what `plan` asks for.
+    pub fn may_hold(&mut self, plan: &Plan) {
+        self.flows.extend(&plan.verdicts);
+    }
+
     /// The objects that were last applied.
     #[must_use]
     pub fn forwards(&self) -> &[Sourced] {
@@ -60,8 +89,9 @@ impl Memory {
     /// The objects that were last applied, as a complete set; `None` if there never were any.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let Record { forwards, labels, api_servers, .. } = self.record.clone();
-        (!forwards.is_empty()).then(|| Arc::new(Snapshot { forwards, labels, api_servers, ..Snapshot::default() }))
+        let Record { forwards, labels, api_servers, node_addresses, .. } = self.record.clone();
+        let snapshot = Snapshot { forwards, labels, api_servers, node_addresses, ..Snapshot::default() };
+        (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
     }
 
     /// The objects of which something may be in force although `snapshot` has them no more.
@@ -103,14 +133,15 @@ impl Memory {
         self.record.forwards.clone_from(&snapshot.forwards);
         self.record.labels.clone_from(&snapshot.labels);
         self.record.api_servers.clone_from(&snapshot.api_servers);
+        self.record.node_addresses.clone_from(&snapshot.node_addresses);
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.hand_on();
     }
 
     /// Whether the record says what `snapshot` does: a change of status alone is no reason to write it.
     fn says(&self, snapshot: &Snapshot) -> bool {
-        let Record { forwards, labels, api_servers, .. } = &self.record;
-        (labels, api_servers) == (&snapshot.labels, &snapshot.api_servers)
+        let Record { forwards, labels, api_servers, node_addresses, .. } = &self.record;
+        (labels, api_servers, node_addresses) == (&snapshot.labels, &snapshot.api_servers, &snapshot.node_addresses)
             && forwards.len() == snapshot.forwards.len()
             && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
     }
@@ -179,6 +210,7 @@ mod tests {
             forwards: vec![Sourced { object: Arc::new(object), origin: None, trouble: None }],
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             api_servers: ["10.0.0.1".parse().unwrap()].into(),
+            node_addresses: ["192.168.7.1".parse().unwrap()].into(),
             ..Snapshot::default()
         })
     }

@@ -98,7 +98,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         source,
         observer,
         dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
-        policy: Policy { reserved_ports: options.policy.reserved_ports.0.clone() },
+        policy: Policy { reserved_ports: options.policy.reserved_ports.clone() },
         memory,
         wake: Arc::clone(&wake),
         reports,

@@ -8,11 +8,11 @@ use tracing::warn;
 
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
-use crate::model::PortRange;
+use crate::plan::ReservedPorts;
 use crate::record::{self, Loaded, Record};
 
-/// Ports that a node commonly keeps for itself: SSH, DNS, DHCP, BGP, etcd, the API server, the kubelet and its neighbours, Calico, NodePorts.
-const RESERVED_PORTS: &str = "22,53,68,179,2379:2381,6443,9099,10250,10255:10259,30000:32767";
+/// What a node must stay reachable by: SSH, the API server, the kubelet.
+const RESERVED_PORTS: &str = "22/TCP,6443/TCP,10250/TCP";
 
 #[derive(Args, Debug)]
 pub(super) struct StateOptions {
@@ -42,13 +42,11 @@ pub(super) struct KernelOptions {
 
 #[derive(Args, Debug)]
 pub(super) struct PolicyOptions {
-    /// Ports, and ranges FIRST:LAST, on which no forward of two legs may listen; empty for none
-    #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS", value_parser = ports)]
+    /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP; empty for
+    /// none. Without a protocol, a port is reserved for all
+    #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS")]
     pub(super) reserved_ports: ReservedPorts,
 }
-
-#[derive(Clone, Debug)]
-pub(super) struct ReservedPorts(pub(super) Vec<PortRange>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum VariantChoice {
@@ -129,12 +127,4 @@ fn node_name(text: &str) -> Result<String, String> {
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
     if key.is_empty() { Err("a label has a key: KEY=VALUE".into()) } else { Ok((key.to_owned(), value.to_owned())) }
-}
-
-fn ports(text: &str) -> Result<ReservedPorts, String> {
-    let ranges = text.split(',').filter(|part| !part.trim().is_empty());
-    ranges
-        .map(|part| part.trim().parse().map_err(|error| format!("{part:?}: {error}")))
-        .collect::<Result<_, _>>()
-        .map(ReservedPorts)
 }

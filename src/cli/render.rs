@@ -16,7 +16,7 @@ use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
 use crate::model::{Facts, HostRoute};
 use crate::node::Observer;
-use crate::plan::{Acceptance, Candidate, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
+use crate::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
 use crate::source::folder;
 
 #[derive(Args, Debug)]
@@ -63,8 +63,8 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
         }
     }
     let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
-    let policy = Policy { reserved_ports: options.policy.reserved_ports.0.clone() };
-    let plan = plan(&facts(options, &candidates)?, &candidates, &policy, &[].into());
+    let policy = Policy { reserved_ports: options.policy.reserved_ports.clone() };
+    let plan = plan(&facts(options, &candidates)?, &candidates, &policy, &InForce::default());
     if say_refused(&plan) {
         exit = Exit::Refused;
     }

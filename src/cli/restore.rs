@@ -54,7 +54,7 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
         node,
         state_dir: options.state.state_dir,
         options: options.kernel,
-        policy: Policy { reserved_ports: options.policy.reserved_ports.0 },
+        policy: Policy { reserved_ports: options.policy.reserved_ports },
         wake: Arc::default(),
         tasks: Tasks::default(),
         bound: None,

@@ -73,7 +73,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;
     let kernel = Kernel::new(variant, Forwarding::Leave);
-    let policy = Policy { reserved_ports: options.policy.reserved_ports.0 };
+    let policy = Policy { reserved_ports: options.policy.reserved_ports };
     let mut tasks = Tasks::default();
     let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
@@ -184,7 +184,7 @@ mod tests {
     use crate::dataplane::iptables::{RulesReport, Stage};
     use crate::dataplane::routes::RoutesReport;
     use crate::dataplane::{Applied, Forwarded};
-    use crate::plan::{Plan, assumed_facts, plan};
+    use crate::plan::{InForce, Plan, assumed_facts, plan};
     use crate::source::Sourced;
     use crate::status::judge;
 
@@ -211,7 +211,7 @@ mod tests {
     fn seen(snapshot: &Snapshot, rules: RulesReport) -> Synced {
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let facts = assumed_facts(BTreeMap::new(), &candidates);
-        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &BTreeSet::new());
+        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &InForce::default());
         let applied = Applied {
             rules,
             routes: Ok(RoutesReport::default()),

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::endpoints::ApiServers;
 use super::follow::follow as follow_resource;
+use super::own_node::Own;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
 use crate::forward::Forward;
@@ -25,12 +26,10 @@ use crate::supervise::guarded;
 /// How long a change waits for others, so that a burst of them is one set.
 const COALESCE: Duration = Duration::from_millis(20);
 
-type Labels = Option<Arc<BTreeMap<String, String>>>;
-
 /// What a set of forwards is handed on together with, once all of it is known.
 pub(super) struct Around {
-    /// The labels of this node.
-    pub(super) labels: watch::Receiver<Labels>,
+    /// What the Node object says of this node.
+    pub(super) own: watch::Receiver<Option<Arc<Own>>>,
     /// The addresses of the API servers.
     pub(super) api_servers: watch::Receiver<ApiServers>,
 }
@@ -39,16 +38,17 @@ impl Around {
     /// Waits for a change; an error when there will be none any more.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         tokio::select! {
-            changed = self.labels.changed() => changed,
+            changed = self.own.changed() => changed,
             changed = self.api_servers.changed() => changed,
         }
     }
 
     /// A set with all of it and without forwards.
     fn newest(&mut self) -> Option<Snapshot> {
-        let (labels, api_servers) = (self.labels.borrow_and_update(), self.api_servers.borrow_and_update());
-        let (labels, api_servers) = (labels.as_deref()?.clone(), api_servers.as_deref()?.clone());
-        Some(Snapshot { labels, api_servers, ..Snapshot::default() })
+        let (own, api_servers) = (self.own.borrow_and_update(), self.api_servers.borrow_and_update());
+        let Own { labels, addresses } = own.as_deref()?.clone();
+        let api_servers = api_servers.as_deref()?.clone();
+        Some(Snapshot { labels, node_addresses: addresses, api_servers, ..Snapshot::default() })
     }
 }
 
@@ -117,7 +117,7 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    (&a.labels, &a.api_servers) == (&b.labels, &b.api_servers)
+    (&a.labels, &a.api_servers, &a.node_addresses) == (&b.labels, &b.api_servers, &b.node_addresses)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
@@ -264,6 +264,8 @@ fn with_newest(last: &PortForward, metadata: ObjectMeta, status: Option<PortForw
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn object(name: &str, uid: &str, generation: i64, mode: &str) -> DynamicObject {
@@ -378,15 +380,17 @@ mod tests {
 
     #[test]
     fn what_is_around_a_set_is_handed_on_with_it_and_a_change_of_it_is_one() {
-        let (labels, label_receiver) = watch::channel(None);
+        let (own, own_receiver) = watch::channel(None);
         let (api_servers, api_server_receiver) = watch::channel(None);
-        let mut around = Around { labels: label_receiver, api_servers: api_server_receiver };
+        let mut around = Around { own: own_receiver, api_servers: api_server_receiver };
         assert!(around.newest().is_none());
-        labels.send_replace(Some(Arc::new(BTreeMap::from([("zone".to_owned(), "a".to_owned())]))));
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let addresses = BTreeSet::from(["192.168.7.1".parse().unwrap()]);
+        own.send_replace(Some(Arc::new(Own { labels, addresses: addresses.clone() })));
         assert!(around.newest().is_none(), "what is not known of the API servers may be covered by a route");
         api_servers.send_replace(Some(Arc::default()));
         let before = around.newest().unwrap();
-        assert_eq!(before.labels["zone"], "a");
+        assert_eq!((before.labels["zone"].as_str(), &before.node_addresses), ("a", &addresses));
         api_servers.send_replace(Some(Arc::new(["10.0.0.1".parse().unwrap()].into())));
         let after = around.newest().unwrap();
         assert!(!same_but_status(&before, &after) && same_but_status(&after, &around.newest().unwrap()));

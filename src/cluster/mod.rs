@@ -9,8 +9,8 @@ mod endpoints;
 mod follow;
 mod forwards;
 pub mod guard;
-mod labels;
 mod leases;
+mod own_node;
 mod patches;
 mod publisher;
 mod recorder;
@@ -18,7 +18,7 @@ mod scrapers;
 pub mod survey;
 mod trouble;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub type Live = Option<Arc<BTreeSet<String>>>;
 pub struct Cluster {
     /// The API server.
     pub client: Client,
-    /// The forwards and this node's labels.
+    /// The forwards, and what the Node object says of this node.
     pub source: Source,
     /// The same, for the publisher, which also looks at what changed in status only.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -86,17 +86,17 @@ pub fn join(
     tasks: &mut Tasks,
 ) -> Cluster {
     let client = to.client.clone();
-    let (label_sender, label_receiver) = watch::channel(None::<Arc<BTreeMap<String, String>>>);
+    let (own_sender, own) = watch::channel(None);
     let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
     let (live_sender, live) = watch::channel(None);
     let outage = Outage::default();
     let events = Events::new(client.clone(), outage.clone(), node, tasks);
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
-    tasks.spawn("watcher of this Node", labels::follow(client.clone(), outage.clone(), node.clone(), label_sender));
+    tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
-    let around = Around { labels: label_receiver, api_servers };
+    let around = Around { own, api_servers };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));

@@ -126,6 +126,10 @@ impl Dataplane for Kernel {
         Applied { rules, routes, conntrack, forwarding }
     }
 
+    async fn translated(&self) -> Vec<Translation> {
+        self.iptables.translated().await
+    }
+
     async fn inspect(&self, desired: &Desired) -> Applied {
         let rules = self.iptables.inspect(&Ruleset::of(&desired.translations)).await;
         let routes = routes::inspect(&desired.routes).await;

@@ -24,6 +24,9 @@ pub trait Dataplane: Send + Sync + 'static {
     /// `before` is what was, or may have been, in force until now: flows that only it explains are cut.
     fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> impl Future<Output = Applied> + Send;
 
+    /// The translations that the kernel holds of ours now, as far as it can be read; as whom their flows go on is not told.
+    fn translated(&self) -> impl Future<Output = Vec<Translation>> + Send;
+
     /// Tells how the kernel differs from `desired`, by the same measure, and writes nothing. Connections are not looked at.
     fn inspect(&self, desired: &Desired) -> impl Future<Output = Applied> + Send;
 }

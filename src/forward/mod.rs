@@ -119,6 +119,14 @@ impl Forward {
     }
 }
 
+impl PortEntry {
+    /// The same entry for `ports` alone, which are some of its own; each port goes on to where it went.
+    #[must_use]
+    pub fn part(&self, ports: PortRange) -> Self {
+        Self { ports, target: self.target.part(ports), ..self.clone() }
+    }
+}
+
 impl fmt::Display for ForwardKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

@@ -29,6 +29,9 @@ pub struct Facts {
     pub ip_forward: bool,
     /// Whether rules beyond the kernel's own three choose the routing table (ip-rule(8)); the main table then proves nothing.
     pub policy_routing: bool,
+    /// The addresses by which the node itself is reached: those of its Node object; without a cluster the source addresses of its
+    /// default routes.
+    pub node_addresses: BTreeSet<IpAddr>,
     /// The ports on which programs of this node listen.
     pub listeners: BTreeSet<Listener>,
     /// The rules of other programs that packets of ours meet.
@@ -139,6 +142,8 @@ pub struct Listener {
     pub address: IpAddr,
     /// The port, 1 to 65535.
     pub port: u16,
+    /// The interface that it is bound to and hears alone (`SO_BINDTODEVICE`, socket(7)).
+    pub device: Option<InterfaceName>,
 }
 
 impl LocalAddress {

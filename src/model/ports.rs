@@ -63,6 +63,32 @@ impl PortRange {
         self.first() <= other.last() && other.first() <= self.last()
     }
 
+    /// The ports that are in both.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        Self::new(self.first.max(other.first), self.last.min(other.last)).ok()
+    }
+
+    /// The ports that are in none of `others`, as runs in their order.
+    #[must_use]
+    pub fn minus(self, others: &[Self]) -> Vec<Self> {
+        let mut left = vec![self];
+        for other in others {
+            left = left.into_iter().flat_map(|run| run.without(*other)).flatten().collect();
+        }
+        left
+    }
+
+    /// What is before `other`, and what is behind.
+    fn without(self, other: Self) -> [Option<Self>; 2] {
+        if !self.overlaps(other) {
+            return [Some(self), None];
+        }
+        let run = |first: Option<NonZeroU16>, last: Option<NonZeroU16>| Self::new(first?, last?).ok();
+        let before = NonZeroU16::new(other.first() - 1);
+        [run(Some(self.first), before), run(other.last.checked_add(1), Some(self.last))]
+    }
+
     /// Whether `port` is one of them.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
@@ -98,6 +124,21 @@ impl std::error::Error for InvalidPortRange {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_range_is_what_lies_between() {
+        let range = |text: &str| text.parse::<PortRange>().unwrap();
+        let left = |of: &str, others: &[&str]| {
+            let others: Vec<_> = others.iter().map(|text| range(text)).collect();
+            range(of).minus(&others).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(left("1:65535", &["22", "6443", "1", "65535"]), ["2:21", "23:6442", "6444:65534"]);
+        assert_eq!(left("80", &["22"]), ["80"]);
+        assert_eq!(left("80", &["70:90"]), [""; 0]);
+        assert_eq!(left("80:90", &["85:99", "1:80"]), ["81:84"]);
+        assert_eq!(range("80:90").intersection(range("85:99")), Some(range("85:90")));
+        assert_eq!(range("80:84").intersection(range("85:99")), None);
+    }
 
     #[test]
     fn a_range_reads_as_it_prints() {

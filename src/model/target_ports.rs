@@ -38,6 +38,22 @@ impl TargetPorts {
             Self::Shifted(shift) => shift.of(port),
         }
     }
+
+    /// The same for `ports` alone, which are some of those that it was for. A single port is always stated.
+    #[must_use]
+    pub fn part(self, ports: PortRange) -> Self {
+        if ports.is_single() {
+            return Self::One(self.of(ports.first()));
+        }
+        match self {
+            Self::Same | Self::One(_) => self,
+            Self::Shifted(shift) => {
+                let port = |port| NonZeroU16::new(shift.of(port));
+                let to = port(ports.first()).zip(port(ports.last())).and_then(|(first, last)| PortRange::new(first, last).ok());
+                to.and_then(|to| Shift::new(ports, to).ok()).map_or(self, Self::Shifted)
+            }
+        }
+    }
 }
 
 impl Shift {
@@ -104,6 +120,23 @@ mod tests {
 
     fn shift(from: &str, to: &str) -> Result<Shift, InvalidShift> {
         Shift::new(from.parse().unwrap(), to.parse().unwrap())
+    }
+
+    #[test]
+    fn a_part_of_a_range_goes_where_it_went() {
+        let shifted = TargetPorts::Shifted(shift("34000:34099", "44000:44099").unwrap());
+        let range = |text: &str| text.parse::<PortRange>().unwrap();
+        for whole in [TargetPorts::Same, TargetPorts::One(80), shifted] {
+            for ports in ["34000:34009", "34050", "34098:34099"].map(range) {
+                let part = whole.part(ports);
+                assert_eq!(
+                    [ports.first(), ports.last()].map(|port| part.of(port)),
+                    [ports.first(), ports.last()].map(|port| whole.of(port))
+                );
+                assert!(!ports.is_single() || matches!(part, TargetPorts::One(_)));
+            }
+        }
+        assert_eq!(shifted.part(range("34010:34019")), TargetPorts::Shifted(shift("34010:34019", "44010:44019").unwrap()));
     }
 
     #[test]

@@ -4,15 +4,35 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::links::Links;
 use super::{FactsError, listing};
 use crate::model::LocalAddress;
 use crate::netlink::Socket;
+use crate::netlink::route::KernelRoute;
 
-pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<BTreeSet<LocalAddress>, FactsError> {
+/// An address with what its choice as a source depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    pub(super) local: LocalAddress,
+    /// The index of its interface.
+    index: u32,
+    /// Whether it is a further one of its subnet (`IFA_F_SECONDARY`, rtnetlink(7)).
+    rank: Rank,
+}
+
+/// What an address is to its subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    Primary,
+    Secondary,
+}
+
+/// The addresses, in the kernel's order.
+pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Address>, FactsError> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     let addresses = socket
@@ -22,10 +42,28 @@ pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<BTreeSet<
         })
         .await
         .map_err(listing("addresses"))?;
-    Ok(addresses.into_iter().collect())
+    Ok(addresses)
 }
 
-fn local(message: &AddressMessage, links: &Links) -> Option<LocalAddress> {
+/// The source addresses of the default routes of `table`: the one that a route names, else the one that the kernel takes
+/// (`inet_select_addr`, net/ipv4/devinet.c). By these the node is reached, as far as it can tell by itself.
+pub(super) fn sources(table: &[KernelRoute], addresses: &[Address]) -> BTreeSet<IpAddr> {
+    let default =
+        |route: &&KernelRoute| route.destination.prefix_len() == 0 && route.tos == 0 && route.kind == RouteType::Unicast;
+    table.iter().filter(default).filter_map(|route| route.source.or_else(|| chosen(route, addresses))).collect()
+}
+
+fn chosen(route: &KernelRoute, addresses: &[Address]) -> Option<IpAddr> {
+    let (gateway, interface) = route.next_hop.single();
+    let primary = || addresses.iter().filter(|address| address.rank == Rank::Primary);
+    let on_link = || primary().filter(|address| Some(address.index) == interface);
+    let towards = |address: &&Address| gateway.is_some_and(|gateway| address.local.subnet().contains(&gateway));
+    // An interface without an address borrows one.
+    let found = on_link().find(towards).or_else(|| on_link().next()).or_else(|| primary().find(|_| interface.is_some()));
+    found.map(|address| address.local.address)
+}
+
+fn local(message: &AddressMessage, links: &Links) -> Option<Address> {
     let (mut own, mut peer) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -38,11 +76,13 @@ fn local(message: &AddressMessage, links: &Links) -> Option<LocalAddress> {
     if own.is_loopback() {
         return None;
     }
-    Some(LocalAddress {
+    let local = LocalAddress {
         address: IpAddr::V4(own),
         prefix_len: prefix_len(own, peer, message.header.prefix_len)?,
         interface: links.name(message.header.index).cloned(),
-    })
+    };
+    let secondary = message.header.flags.contains(AddressHeaderFlags::Secondary);
+    Some(Address { local, index: message.header.index, rank: if secondary { Rank::Secondary } else { Rank::Primary } })
 }
 
 /// The prefix length that `own` has. On a point-to-point link the kernel's belongs to the address of the peer

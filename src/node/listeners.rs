@@ -1,97 +1,132 @@
-//! The ports on which programs of this node listen, from /proc/net (`proc_pid_net(5)`).
+//! The ports on which programs of this node listen, asked of the kernel (`sock_diag`(7)).
+//!
+//! Decides which socket is a listener: one that would hear a packet that nobody announced. A socket that may be there by chance is
+//! none.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Once;
 
-use super::{FactsError, proc_file};
-use crate::model::{Listener, Protocol};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, SockDiagMessage};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::io::Errno;
+use tracing::warn;
 
-/// The state of a socket that listens: `TCP_LISTEN`, and for UDP `TCP_CLOSE`, which means not connected
-/// (`include/net/tcp_states.h`).
-const fn listening(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "0A",
-        Protocol::Udp => "07",
-    }
-}
+use super::links::Links;
+use super::{FactsError, listing, proc_file};
+use crate::model::{Listener, PortRange, Protocol};
+use crate::netlink::{NetlinkError, Socket};
 
-pub(super) fn read() -> Result<BTreeSet<Listener>, FactsError> {
+/// Says once that the kernel cannot list sockets.
+static UNLISTED: Once = Once::new();
+
+pub(super) async fn read(links: &Links) -> Result<BTreeSet<Listener>, FactsError> {
+    let listing = listing("sockets");
+    let mut socket = Socket::open(NETLINK_SOCK_DIAG).map_err(&listing)?;
+    let ephemeral = Ephemeral::read()?;
     let mut found = BTreeSet::new();
     for protocol in Protocol::ALL {
-        for suffix in ["", "6"] {
-            // /proc/net is the view of the process; the thread may be in another network namespace.
-            let path = format!("/proc/thread-self/net/{}{suffix}", protocol.keyword());
-            match proc_file(Path::new(&path)) {
-                Ok(table) => found.extend(parse(protocol, &table)),
-                // The kernel runs without IPv6.
-                Err(FactsError::Read { source, .. }) if suffix == "6" && source.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        for id in [SocketId::new_v4(), SocketId::new_v6()] {
+            let answer = socket.dump(request(protocol, id), |message| match message {
+                SockDiagMessage::InetResponse(socket) => listener(protocol, &socket, links),
+                _ => None,
+            });
+            match answer.await {
+                Ok(listeners) => found.extend(listeners.into_iter().filter(|listener| !ephemeral.may_be(listener))),
+                // Built without it, or the module cannot be loaded. What is not known refuses nothing.
+                Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::NOENT | Errno::OPNOTSUPP) => {
+                    UNLISTED.call_once(|| warn!(%protocol, "the kernel cannot list sockets (modules tcp_diag, udp_diag); programs that listen are not known"));
+                }
+                Err(error) => return Err(listing(error)),
             }
         }
     }
     Ok(found)
 }
 
-fn parse(protocol: Protocol, table: &str) -> impl Iterator<Item = Listener> {
-    table.lines().skip(1).filter_map(move |line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (local, _remote, state) = (words.next()?, words.next()?, words.next()?);
-        let (address, port) = local.split_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok().filter(|&port| port != 0)?;
-        let address = ipv4(address).filter(|_| state == listening(protocol))?;
-        Some(Listener { protocol, address: IpAddr::V4(address), port })
+fn request(protocol: Protocol, socket_id: SocketId) -> SockDiagMessage {
+    SockDiagMessage::InetRequest(InetRequest {
+        family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: protocol.number(),
+        extensions: ExtensionFlags::empty(),
+        states: match protocol {
+            Protocol::Tcp => StateFlags::LISTEN,
+            // Not connected: it hears everybody.
+            Protocol::Udp => StateFlags::CLOSE,
+        },
+        socket_id,
     })
 }
 
-/// The IPv4 address that a socket is bound to. One that is bound to every IPv6 address takes IPv4 as well, unless it says
-/// otherwise, which the table does not show (`IPV6_V6ONLY`, ipv6(7)).
-fn ipv4(hex: &str) -> Option<Ipv4Addr> {
-    // Each word stands as the number that this machine makes of the bytes on the wire.
-    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?)),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
-            let address = Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?);
-            if address.is_unspecified() { Some(Ipv4Addr::UNSPECIFIED) } else { address.to_ipv4_mapped() }
+/// The listener behind `socket`, if it hears IPv4.
+fn listener(protocol: Protocol, socket: &InetResponse, links: &Links) -> Option<Listener> {
+    let id = &socket.header.socket_id;
+    let only_v6 = socket.nlas.contains(&Nla::SkV6Only(true));
+    let address = match id.source_address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) if only_v6 => return None,
+        IpAddr::V6(address) if address.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(address) => address.to_ipv4_mapped()?,
+    };
+    let device = match id.interface_id {
+        0 => None,
+        // No forward can name such an interface, nor have its address on it.
+        index => Some(links.name(index)?.clone()),
+    };
+    (id.source_port != 0).then_some(Listener { protocol, address: IpAddr::V4(address), port: id.source_port, device })
+}
+
+/// The ports that the kernel gives to sockets that ask for any (`ip_local_port_range`, ip-sysctl).
+///
+/// A UDP socket there is weak evidence: a resolver has many for a moment each, and nothing tells them from one that listens. Ports
+/// that the kernel is told to leave out (`ip_local_reserved_ports`) are taken on purpose.
+#[derive(Debug)]
+struct Ephemeral {
+    range: Option<PortRange>,
+    reserved: Vec<PortRange>,
+}
+
+impl Ephemeral {
+    fn read() -> Result<Self, FactsError> {
+        let setting = |name: &str| proc_file(&Path::new("/proc/sys/net/ipv4").join(name));
+        Ok(Self::parse(&setting("ip_local_port_range")?, &setting("ip_local_reserved_ports")?))
+    }
+
+    fn parse(range: &str, reserved: &str) -> Self {
+        let range = range.split_ascii_whitespace().collect::<Vec<_>>().join(":").parse().ok();
+        let reserved = reserved.trim().split(',').filter_map(|part| part.replace('-', ":").parse().ok()).collect();
+        Self { range, reserved }
+    }
+
+    /// Whether `listener` may be a socket that listens to nothing.
+    fn may_be(&self, listener: &Listener) -> bool {
+        match listener.protocol {
+            Protocol::Tcp => false,
+            Protocol::Udp => {
+                let within = |range: &PortRange| range.contains(listener.port);
+                self.range.as_ref().is_some_and(within) && !self.reserved.iter().any(within)
+            }
         }
-        _ => None,
     }
 }
 
-#[cfg(all(test, target_endian = "little"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n";
-
-    fn found(protocol: Protocol, line: &str) -> Vec<String> {
-        parse(protocol, &format!("{HEAD}{line}\n")).map(|listener| format!("{}:{}", listener.address, listener.port)).collect()
-    }
-
     #[test]
-    fn a_listening_socket_is_found_and_a_connection_is_not() {
-        assert_eq!(found(Protocol::Tcp, "   0: 0200A8C0:0050 00000000:0000 0A 00000000:00000000"), ["192.168.0.2:80"]);
-        assert_eq!(found(Protocol::Tcp, "   1: 0200A8C0:0050 01010101:A000 01 00000000:00000000"), [""; 0]);
-        assert_eq!(found(Protocol::Udp, "   2: 00000000:0035 00000000:0000 07 00000000:00000000"), ["0.0.0.0:53"]);
-        assert_eq!(found(Protocol::Udp, "   3: 0200A8C0:0035 01010101:A000 01 00000000:00000000"), [""; 0]);
-        assert_eq!(found(Protocol::Udp, "   4: 00000000:0000 00000000:0000 07 00000000:00000000"), [""; 0], "not bound");
-    }
-
-    #[test]
-    fn an_ipv6_socket_counts_where_it_takes_ipv4() {
-        let line = |address: &str| format!("   0: {address}:0050 00000000000000000000000000000000:0000 0A 00000000:00000000");
-        assert_eq!(found(Protocol::Tcp, &line("00000000000000000000000000000000")), ["0.0.0.0:80"]);
-        assert_eq!(found(Protocol::Tcp, &line("0000000000000000FFFF00000200A8C0")), ["192.168.0.2:80"]);
-        assert_eq!(found(Protocol::Tcp, &line("000080FE00000000000000000100A8C0")), [""; 0]);
-    }
-
-    #[test]
-    fn lines_that_make_no_sense_are_left_out() {
-        for line in ["", "x", "0: zz:0050 0:0 0A", "0: 0200A8C0 0:0 0A", "0: 0200A8C:0050 0:0 0A", "0: é200A8C0:0050 0:0 0A"] {
-            assert_eq!(found(Protocol::Tcp, line), [""; 0], "{line}");
+    fn a_udp_socket_on_a_port_that_the_kernel_may_have_chosen_is_no_evidence() {
+        let ephemeral = Ephemeral::parse("32768\t60999\n", "51820,40000-40009\n");
+        let may_be =
+            |protocol, port| ephemeral.may_be(&Listener { protocol, address: Ipv4Addr::UNSPECIFIED.into(), port, device: None });
+        assert!(may_be(Protocol::Udp, 32768) && may_be(Protocol::Udp, 60999) && may_be(Protocol::Udp, 40010));
+        for port in [53, 32767, 61000, 51820, 40000, 40009] {
+            assert!(!may_be(Protocol::Udp, port), "{port}");
         }
+        assert!(!may_be(Protocol::Tcp, 40010), "who calls listen(2) listens");
+        assert!(Ephemeral::parse("32768\t60999\n", "\n").reserved.is_empty());
     }
 }

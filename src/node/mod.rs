@@ -102,16 +102,18 @@ impl Observer {
         let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
         let links = links::read(&mut socket).await?;
         let main = main_table(&mut socket).await.map_err(listing("routes"))?;
+        let addresses = addresses::read(&mut socket, &links).await?;
         Ok(Facts {
             labels: BTreeMap::new(),
-            addresses: addresses::read(&mut socket, &links).await?,
+            addresses: addresses.iter().map(|address| address.local.clone()).collect(),
             local: routes::local(&mut socket, &links).await?,
             routes: routes::routes(&main, &links),
             answers: self.answers(),
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
             firewall: self.firewall().await,
-            listeners: listeners::read()?,
+            node_addresses: addresses::sources(&main, &addresses),
+            listeners: listeners::read(&links).await?,
             api_servers: self.api_servers.clone(),
             virtuals: links.virtuals(),
             links: links.into_named(),

@@ -3,13 +3,13 @@
 //! Two forwards conflict if some packet would match both, if POSTROUTING could not tell their flows apart, or if they ask for
 //! different gateways for one and the same client entry. Where one client network holds the other, the longest prefix wins.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::index::{FlowIndex, NetworkMap};
 use crate::forward::{Forward, ForwardKey};
-use crate::model::{PortRange, Protocol, Translation};
+use crate::model::Translation;
 
 /// The older forward that claims the same, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Conflict {
 /// What the forwards accepted so far claim.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    flows: BTreeMap<(Protocol, IpAddr), PortClaims>,
+    flows: FlowIndex<(ForwardKey, Translation)>,
     gateways: NetworkMap<(ForwardKey, IpAddr)>,
     nested: Vec<Nested>,
 }
@@ -52,20 +52,6 @@ impl Nested {
     }
 }
 
-/// Who listens on one address, by port.
-///
-/// Ranges of about the same width lie in one map (under the number of bits of their width), so those that overlap a given
-/// one are few neighbours in each of the sixteen.
-#[derive(Debug, Default)]
-struct PortClaims(BTreeMap<u32, BTreeMap<(u16, u16), ClientClaims>>);
-
-/// Who serves which client on the same ports.
-type ClientClaims = NetworkMap<(ForwardKey, Translation)>;
-
-/// Values by network, and those of every network that overlaps a given one.
-#[derive(Debug)]
-struct NetworkMap<T>(BTreeMap<IpNet, Vec<T>>);
-
 impl Claims {
     /// Claims everything that `forward` asks for, which are these `translations` on this node, or nothing and says who has some of it.
     pub(super) fn claim(&mut self, forward: &Forward, translations: Vec<Translation>) -> Result<(), Conflict> {
@@ -83,17 +69,14 @@ impl Claims {
             }
         }
         for translation in translations {
-            let flows = &translation.flows;
-            let ports = self.flows.entry((flows.protocol, flows.destination)).or_default();
-            ports.insert(flows.ports, flows.source, (forward.key.clone(), translation.clone()));
+            self.flows.insert(&translation.flows, (forward.key.clone(), translation.clone()));
         }
         Ok(())
     }
 
     fn refuse_flow(&self, translation: &Translation) -> Result<(), Conflict> {
-        let flows = &translation.flows;
-        let Some(ports) = self.flows.get(&(flows.protocol, flows.destination)) else { return Ok(()) };
-        let clash = ports.overlapping(flows.ports, flows.source).find(|(_, other)| clash(translation, other));
+        let clash =
+            self.flows.overlapping(&translation.flows).map(|(_, claim)| claim).find(|(_, other)| clash(translation, other));
         let Some((winner, other)) = clash else { return Ok(()) };
         let message = format!(
             "{winner}, which is older or comes first by namespace and name, forwards {} {} from {} on {} already; \
@@ -141,54 +124,4 @@ fn clash(a: &Translation, b: &Translation) -> bool {
     // Told apart by interface only, and that is not known any more where the source is translated.
     let same_afterwards = a.destination.address == b.destination.address && a.source != b.source;
     some_packet_matches_both || same_afterwards
-}
-
-impl PortClaims {
-    fn insert(&mut self, ports: PortRange, client: IpNet, claim: (ForwardKey, Translation)) {
-        let class = self.0.entry(width_class(ports)).or_default();
-        class.entry((ports.first(), ports.last())).or_default().insert(client, claim);
-    }
-
-    fn overlapping(&self, ports: PortRange, client: IpNet) -> impl Iterator<Item = &(ForwardKey, Translation)> {
-        self.0
-            .iter()
-            .flat_map(move |(bits, class)| {
-                let widest = u16::try_from((1u32 << bits) - 1).unwrap_or(u16::MAX);
-                class.range((ports.first().saturating_sub(widest), 0)..=(ports.last(), u16::MAX))
-            })
-            .filter(move |((_, last), _)| *last >= ports.first())
-            .flat_map(move |(_, clients)| clients.overlapping(client).map(|(_, claim)| claim))
-    }
-}
-
-/// The number of bits of how many ports lie behind the first.
-fn width_class(ports: PortRange) -> u32 {
-    u16::BITS - (ports.last() - ports.first()).leading_zeros()
-}
-
-impl<T> NetworkMap<T> {
-    fn insert(&mut self, network: IpNet, value: T) {
-        self.0.entry(network).or_default().push(value);
-    }
-
-    /// The values of exactly `network`.
-    fn at(&self, network: IpNet) -> impl Iterator<Item = &T> {
-        self.0.get(&network).into_iter().flatten()
-    }
-
-    /// The values of the networks that contain `network`, then of those within it.
-    fn overlapping(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
-        let around = (0..network.prefix_len()).filter_map(move |length| {
-            let around = IpNet::new_assert(network.addr(), length).trunc();
-            self.0.get_key_value(&around)
-        });
-        let within = self.0.range(network..).take_while(move |(other, _)| network.contains(&other.addr()));
-        around.chain(within).flat_map(|(network, values)| values.iter().map(|value| (*network, value)))
-    }
-}
-
-impl<T> Default for NetworkMap<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
 }

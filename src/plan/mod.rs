@@ -2,11 +2,15 @@
 //!
 //! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in whatever order the set comes.
 
+mod admission;
 mod assumed;
 mod claims;
+mod in_force;
+mod index;
 mod node_rules;
 mod notes;
 mod obstacles;
+mod reserved;
 mod routes;
 mod verdict;
 mod wires;
@@ -20,11 +24,14 @@ use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
+pub use in_force::InForce;
+pub use reserved::{InvalidReservedPorts, ReservedPorts};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};
 use crate::forward::{Forward, ForwardKey, Refusal};
-use crate::model::{Desired, Facts, NextHop, PortRange, Translation};
+use crate::model::{Desired, Facts, NextHop};
+use admission::{Admission, admit};
 use claims::Claims;
 
 /// What this node should hold, and what was decided about each forward.
@@ -47,8 +54,8 @@ impl Plan {
 /// What the administrator of the node decides, besides the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Ports on which no forward of two legs may listen.
-    pub reserved_ports: Vec<PortRange>,
+    /// Ports that the node keeps for itself, on the addresses by which it is reached.
+    pub reserved_ports: ReservedPorts,
 }
 
 /// One object, as far as it could be understood.
@@ -90,20 +97,20 @@ impl Candidate {
 
 /// Plans this node: what its kernel should hold, and a verdict for each of `candidates`.
 ///
-/// `in_force` is what this node translates already; a program that begins to listen on those ports later takes nothing out
-/// of force.
+/// `in_force` is what this node translates already: what it would merely not accept as new takes nothing of that out of force.
 #[must_use]
-pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &BTreeSet<Translation>) -> Plan {
+pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &InForce) -> Plan {
     let mut plan = Plan::default();
     let mut claims = Claims::default();
     let mut accepted = Vec::new();
     for candidate in by_seniority(candidates) {
-        let (verdict, forward) = judge(facts, candidate, policy, in_force, &mut claims);
-        accepted.extend(forward.map(|forward| (candidate.key.clone(), forward)));
+        let (verdict, admission) = judge(facts, candidate, policy, in_force, &mut claims);
+        accepted.extend(admission.map(|admission| (candidate.key.clone(), admission)));
         plan.verdicts.insert(candidate.key.clone(), verdict);
     }
     let mut protected = routes::Protected::of(facts);
-    for (key, forward) in accepted {
+    for (key, Admission { forward, objection: _, notes }) in accepted {
+        let forward = &*forward;
         // The older first: a younger forward takes no way from it, nor withholds one of its own.
         protected.protect(forward);
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
@@ -112,6 +119,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         let found = obstacles::find(facts, forward, verdict);
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);
+        verdict.notes.extend(notes);
         verdict.notes.extend(others);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
         plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
@@ -137,19 +145,19 @@ fn by_seniority(candidates: &[Candidate]) -> Vec<&Candidate> {
     ordered
 }
 
-/// Decides about one forward; gives it back if this node is to carry it.
+/// Decides about one forward; gives what of it this node is to carry.
 fn judge<'a>(
     facts: &Facts,
     candidate: &'a Candidate,
     policy: &Policy,
-    in_force: &BTreeSet<Translation>,
+    in_force: &InForce,
     claims: &mut Claims,
-) -> (Verdict, Option<&'a Forward>) {
+) -> (Verdict, Option<Admission<'a>>) {
     let verdict = |acceptance, role| Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role);
     let forward = match &candidate.forward {
         Err(refusal) => return (verdict(Acceptance::Refused(refusal.clone()), None), None),
         Ok(forward) if !forward.is_in_force() => {
-            let served = forward.translations().iter().any(|translation| in_force.contains(translation));
+            let served = in_force.serves(forward);
             return (Verdict { served, ..verdict(Acceptance::Disabled, None) }, None);
         }
         Ok(forward) => forward,
@@ -157,11 +165,15 @@ fn judge<'a>(
     let Some(role) = role(facts, forward) else {
         return (verdict(Acceptance::Accepted, None), None);
     };
-    if let Some(refusal) = node_rules::refuse(facts, forward, policy, in_force) {
-        return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None);
-    }
-    match claims.claim(forward, wires::translations(facts, forward).0) {
-        Ok(()) => (verdict(Acceptance::Accepted, Some(role)), Some(forward)),
+    let admission = match admit(facts, forward, policy, in_force) {
+        Ok(admission) => admission,
+        Err(refusal) => return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None),
+    };
+    match claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
+        Ok(()) => {
+            let objection = admission.objection.clone();
+            (Verdict { objection, ..verdict(Acceptance::Accepted, Some(role)) }, Some(admission))
+        }
         Err(conflict) => (verdict(Acceptance::Conflict(conflict), Some(role)), None),
     }
 }

@@ -1,13 +1,10 @@
 //! What only a node can tell to be wrong with a forward that is fine by itself.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::Policy;
 use super::verdict::{NodeRefusal, NodeRefusalReason};
-use super::wires::translations;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, Translation};
+use crate::model::{Facts, InterfaceName, Listener};
 
 /// The interfaces that container networks make for themselves, by their whole names: `br-lan` is a bridge as good as any other.
 const CONTAINER_NETWORKS: [(&str, Ending); 17] = [
@@ -50,17 +47,17 @@ fn of_a_container_network(interface: &InterfaceName) -> bool {
     })
 }
 
-/// Why this node cannot carry `forward`, if it cannot. Of what is `in_force` already, programs that came later take nothing.
-pub(super) fn refuse(facts: &Facts, forward: &Forward, policy: &Policy, in_force: &BTreeSet<Translation>) -> Option<NodeRefusal> {
-    loops(facts, forward)
-        .or_else(|| api_server(facts, forward))
-        .or_else(|| subnet_ends(facts, forward))
-        .or_else(|| container_network(facts, forward))
-        .or_else(|| reserved_port(forward, policy))
-        .or_else(|| local_listener(facts, forward, in_force))
+/// Why this node cannot carry `forward`, whether it is new or in force.
+pub(super) fn refuse(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    loops(facts, forward).or_else(|| api_server(facts, forward))
 }
 
-fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal {
+/// Why this node would not carry `forward` if it were new.
+pub(super) fn refuse_new(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    subnet_ends(facts, forward).or_else(|| container_network(facts, forward))
+}
+
+pub(super) fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal {
     NodeRefusal { reason, message }
 }
 
@@ -112,45 +109,9 @@ fn container_network(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     Some(refusal(NodeRefusalReason::ForbiddenInterface, message))
 }
 
-/// The internal and the external leg are one and the same address: all of the node's ports are meant to be at hand there.
-fn is_one_leg(forward: &Forward) -> bool {
-    forward.external == Some(forward.internal.address)
-}
-
-fn reserved_port(forward: &Forward, policy: &Policy) -> Option<NodeRefusal> {
-    if is_one_leg(forward) {
-        return None;
-    }
-    let clash = |entry: &&crate::forward::PortEntry| policy.reserved_ports.iter().any(|reserved| reserved.overlaps(entry.ports));
-    let entry = forward.ports.iter().find(clash)?;
-    let message = format!(
-        "port {} ({}) is, or holds, one that this node keeps for itself; listen on another port, or start the agent with other --reserved-ports",
-        entry.ports, entry.name
-    );
-    Some(refusal(NodeRefusalReason::ReservedPort, message))
-}
-
-fn local_listener(facts: &Facts, forward: &Forward, in_force: &BTreeSet<Translation>) -> Option<NodeRefusal> {
-    if is_one_leg(forward) {
-        return None;
-    }
-    let address = forward.internal.address;
-    let (translations, _) = translations(facts, forward);
-    let new: Vec<&Translation> =
-        translations.iter().filter(|it| it.flows.destination == address && !in_force.contains(*it)).collect();
-    let shadowed = |listener: &&crate::model::Listener| {
-        listens(listener.address, address)
-            && new.iter().any(|it| it.flows.protocol == listener.protocol && it.flows.ports.contains(listener.port))
-    };
-    let listener = facts.listeners.iter().find(shadowed)?;
-    let message = format!(
-        "a program of this node listens on {} port {} of {address}, which the forward would take from it; stop the program, bind it to another address, or listen on another port",
-        listener.protocol, listener.port
-    );
-    Some(refusal(NodeRefusalReason::ShadowsLocalListener, message))
-}
-
-/// Whether a program bound to `bound` hears what is sent to `address`.
-pub(super) fn listens(bound: IpAddr, address: IpAddr) -> bool {
-    bound.is_unspecified() || bound == address
+/// Whether the program behind `listener` hears what is sent to `address` and enters by `enters`.
+pub(super) fn hears(facts: &Facts, listener: &Listener, address: IpAddr, enters: Option<&InterfaceName>) -> bool {
+    let bound = listener.address.is_unspecified() || listener.address == address;
+    let here = |device: &InterfaceName| enters.is_some_and(|enters| device == enters || facts.on_one_wire(device, enters));
+    bound && listener.device.as_ref().is_none_or(here)
 }

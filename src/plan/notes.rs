@@ -1,12 +1,15 @@
 //! What is worth knowing of a forward that this node carries, but stops nothing that is known.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::claims::Nested;
-use super::node_rules::listens;
+use super::node_rules::hears;
 use super::verdict::{Note, RoutePlan, Verdict};
-use crate::forward::Forward;
-use crate::model::Facts;
+use crate::forward::{Forward, PortEntry};
+use crate::model::{Facts, InterfaceName, Listener, Protocol};
 
 /// How many notes a forward has at most, and how many of a kind one names.
 pub(super) const MOST: usize = 8;
@@ -16,7 +19,7 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Vec<N
     let search = Search { facts, forward };
     let mut notes: Vec<Note> = search.shorter_way().into_iter().collect();
     notes.extend(search.other_ways(verdict));
-    notes.extend(search.shadowed_by_reverse());
+    notes.extend(search.shadowed());
     notes
 }
 
@@ -69,30 +72,31 @@ impl Search<'_> {
         })
     }
 
-    fn shadowed_by_reverse(&self) -> Option<Note> {
-        let external = self.forward.external?;
-        let shadowed = |listener: &&crate::model::Listener| {
-            listens(listener.address, external)
-                && self
-                    .forward
-                    .reverse
-                    .iter()
-                    .any(|entry| entry.protocol == listener.protocol && entry.ports.contains(listener.port))
+    /// Programs whose ports the forward takes from them, for its clients or for its upstream alone.
+    fn shadowed(&self) -> Vec<Note> {
+        let Forward { internal, external, external_interface, upstream, ports, reverse, .. } = self.forward;
+        let clients = self.taken(internal.address, internal.interface.as_ref(), ports);
+        let clients = clients.map(|list| {
+            let address = internal.address;
+            Note(format!("the forward takes from programs of this node what its clients send to them on {address}: {list}"))
+        });
+        let upstream = external.and_then(|address| {
+            let list = self.taken(address, external_interface.as_ref(), reverse)?;
+            Some(Note(format!("reverse takes from programs of this node what {upstream} sends to them on {address}: {list}")))
+        });
+        clients.into_iter().chain(upstream).collect()
+    }
+
+    /// The ports among `entries` on which programs hear what is sent to `address`.
+    fn taken(&self, address: IpAddr, enters: Option<&InterfaceName>, entries: &[PortEntry]) -> Option<String> {
+        let enters = enters.or_else(|| self.facts.interface_of(address));
+        let taken = |listener: &&Listener| {
+            let of = |entry: &PortEntry| entry.protocol == listener.protocol && entry.ports.contains(listener.port);
+            entries.iter().any(of) && hears(self.facts, listener, address, enters)
         };
-        let ports: std::collections::BTreeSet<String> = self
-            .facts
-            .listeners
-            .iter()
-            .filter(shadowed)
-            .map(|listener| format!("{} {}", listener.protocol, listener.port))
-            .collect();
-        let list: Vec<String> = ports.into_iter().take(MOST).collect();
-        (!list.is_empty()).then(|| {
-            Note(format!(
-                "reverse takes from programs of this node what {} sends to them on {external}: {}",
-                self.forward.upstream,
-                list.join(", ")
-            ))
-        })
+        let ports = self.facts.listeners.iter().filter(taken).map(|listener| (listener.protocol, listener.port));
+        let ports: BTreeSet<(Protocol, u16)> = ports.collect();
+        let list: Vec<String> = ports.into_iter().take(MOST).map(|(protocol, port)| format!("{protocol} {port}")).collect();
+        (!list.is_empty()).then(|| list.join(", "))
     }
 }

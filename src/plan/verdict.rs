@@ -18,6 +18,8 @@ pub struct Verdict {
     pub generation: i64,
     /// Whether it is carried, and why not.
     pub acceptance: Acceptance,
+    /// What this node would refuse if it were new, and does leave out or carry on because the forward is in force.
+    pub objection: Option<NodeRefusal>,
     /// What this node is to it; `None` if it is no candidate, or was not asked.
     pub role: Option<Role>,
     /// Whether any of it was in force here until now.
@@ -73,9 +75,9 @@ words! {
         BroadcastAddress,
         /// The internal address is one of a container network.
         ForbiddenInterface,
-        /// A port that this node keeps for itself.
+        /// A port that this node keeps for itself, on an address by which it is reached.
         ReservedPort,
-        /// A program of this node listens on the port.
+        /// A program of this node listens on the port, on an address by which the node is reached.
         ShadowsLocalListener,
     }
 }
@@ -164,6 +166,7 @@ impl Verdict {
             uid,
             generation,
             acceptance,
+            objection: None,
             role,
             served: false,
             translations: Vec::new(),

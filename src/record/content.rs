@@ -21,8 +21,10 @@ use super::{Loaded, Record, RecordError};
 
 /// The format of a record that names no API servers, which programs before format 2 read too.
 const WITHOUT_API_SERVERS: u64 = 1;
-/// The newest format that this program writes and reads: it may name API servers.
-const FORMAT: u64 = 2;
+/// A record that may name API servers, but no addresses of the node.
+const WITHOUT_NODE_ADDRESSES: u64 = 2;
+/// The newest format that this program writes and reads: it may name both.
+const FORMAT: u64 = 3;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,8 @@ struct Content {
     labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     api_servers: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    node_addresses: Vec<Value>,
     forwards: Vec<Value>,
     in_force: Vec<Value>,
 }
@@ -64,10 +68,16 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
         node: record.node.clone(),
         labels: record.labels.clone(),
         api_servers: record.api_servers.iter().map(|address| address.to_string().into()).collect(),
+        node_addresses: record.node_addresses.iter().map(|address| address.to_string().into()).collect(),
         forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
-    let format = if content.api_servers.is_empty() { WITHOUT_API_SERVERS } else { FORMAT };
+    // The oldest that will do: a program before this one can then read it.
+    let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
+        (_, false) => FORMAT,
+        (false, true) => WITHOUT_NODE_ADDRESSES,
+        (true, true) => WITHOUT_API_SERVERS,
+    };
     let content = serde_json::to_value(content)?;
     Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
 }
@@ -99,12 +109,16 @@ fn believe(content: Content) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
     let mut record = Record { node: content.node, labels: content.labels, ..Record::default() };
-    for (number, entry) in content.api_servers.into_iter().enumerate() {
-        match serde_json::from_value::<IpAddr>(entry) {
-            Ok(address) => {
-                record.api_servers.insert(address);
+    let lists = [
+        ("apiServers", content.api_servers, &mut record.api_servers),
+        ("nodeAddresses", content.node_addresses, &mut record.node_addresses),
+    ];
+    for (list, entries, addresses) in lists {
+        for (number, entry) in entries.into_iter().enumerate() {
+            match serde_json::from_value::<IpAddr>(entry) {
+                Ok(address) => drop(addresses.insert(address)),
+                Err(error) => keep(list, number, error.to_string()),
             }
-            Err(error) => keep("apiServers", number, error.to_string()),
         }
     }
     for (number, entry) in content.forwards.into_iter().enumerate() {

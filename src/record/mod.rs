@@ -30,6 +30,8 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// The addresses of the API servers, which no forward may reach or cover; empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
+    /// The addresses of the node in its Node object; empty without a cluster.
+    pub node_addresses: BTreeSet<IpAddr>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
     /// The translations that were in force.

@@ -55,6 +55,7 @@ fn record() -> Record {
         node: NODE.into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
+        node_addresses: ["192.168.7.1".parse().unwrap()].into(),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
         in_force: vec![
             translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
@@ -160,21 +161,24 @@ fn a_record_of_another_node_or_format_is_refused() {
     let error = load(&dir, "proxy-2").unwrap_err().to_string();
     assert!(error.contains("belongs to node proxy-1, this is node proxy-2"), "{error}");
     let text = fs::read_to_string(dir.join("record.json")).unwrap();
-    for format in ["0", "3"] {
-        fs::write(dir.join("record.json"), text.replace("\"format\":2", &format!("\"format\":{format}"))).unwrap();
+    for format in ["0", "4"] {
+        fs::write(dir.join("record.json"), text.replace("\"format\":3", &format!("\"format\":{format}"))).unwrap();
         let error = load(&dir, NODE).unwrap_err().to_string();
-        assert!(error.contains(&format!("has format {format}, this program reads formats up to 2")), "{error}");
+        assert!(error.contains(&format!("has format {format}, this program reads formats up to 3")), "{error}");
     }
 }
 
-/// As programs before format 2 wrote it, and read it: without an API server, a record is still so.
+/// As programs before them wrote and read it: a record that names none is still so.
 #[test]
-fn a_record_without_api_servers_is_of_the_first_format() {
-    let record = Record { api_servers: BTreeSet::new(), ..record() };
-    let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
-    assert!(text.starts_with("{\"format\":1,") && !text.contains("apiServers"), "{text}");
-    let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
-    assert_eq!(loaded, Loaded { record, lost: Vec::new() });
+fn a_record_without_api_servers_or_node_addresses_is_of_an_older_format() {
+    let without_addresses = Record { node_addresses: BTreeSet::new(), ..record() };
+    let without_both = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
+    for (record, format, absent) in [(without_addresses, 2, "nodeAddresses"), (without_both, 1, "apiServers")] {
+        let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
+        assert!(text.starts_with(&format!("{{\"format\":{format},")) && !text.contains(absent), "{text}");
+        let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
+        assert_eq!(loaded, Loaded { record, lost: Vec::new() });
+    }
 }
 
 /// A record whose content was changed by somebody who knows the checksum.

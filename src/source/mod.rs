@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub labels: BTreeMap<String, String>,
     /// The addresses of the API servers; empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
+    /// The addresses of this node, as its Node object names them; empty without a cluster.
+    pub node_addresses: BTreeSet<IpAddr>,
     /// When the change was heard of that made this set.
     pub heard: Heard,
 }

@@ -6,7 +6,7 @@ use crate::dataplane::iptables::{ForwardPolicy, RefusedRule, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
-use crate::plan::{Acceptance, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::plan::{Acceptance, NodeRefusal, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// What this node says of one forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +43,13 @@ pub enum Standing {
 pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     let mut conditions = match &verdict.acceptance {
         Acceptance::Accepted if verdict.role.is_none() => not_here(),
-        Acceptance::Accepted => carried(verdict, applied),
+        Acceptance::Accepted => objected(verdict, carried(verdict, applied)),
         Acceptance::Disabled => withdrawn(verdict, applied),
         Acceptance::Refused(refusal) => refused(Reason::Refused(refusal.reason), &refusal.message),
         Acceptance::RefusedHere(refusal) => refused(Reason::RefusedHere(refusal.reason), &refusal.message),
         Acceptance::Conflict(conflict) => refused(Circumstance::Conflict, &conflict.message),
     };
-    conditions.extend(stalled(&verdict.acceptance));
+    conditions.extend(stalled(verdict));
     let standing = match &verdict.acceptance {
         Acceptance::Accepted if verdict.role.is_none() => Standing::Elsewhere,
         Acceptance::Accepted => Standing::Carried,
@@ -116,12 +116,16 @@ fn refused(reason: impl Into<Reason> + Copy, message: &str) -> Vec<Judged> {
 }
 
 /// No other try heals what is refused: somebody has to change the object, the other one, or the node.
-fn stalled(acceptance: &Acceptance) -> Option<Judged> {
-    let (reason, message): (Reason, &String) = match acceptance {
+fn stalled(verdict: &Verdict) -> Option<Judged> {
+    let (reason, message): (Reason, &String) = match &verdict.acceptance {
         Acceptance::Refused(refusal) => (Reason::Refused(refusal.reason), &refusal.message),
         Acceptance::RefusedHere(refusal) => (Reason::RefusedHere(refusal.reason), &refusal.message),
         Acceptance::Conflict(conflict) => (Circumstance::Conflict.into(), &conflict.message),
-        Acceptance::Accepted | Acceptance::Disabled => return None,
+        Acceptance::Accepted => {
+            let refusal = verdict.objection.as_ref()?;
+            (Reason::RefusedHere(refusal.reason), &refusal.message)
+        }
+        Acceptance::Disabled => return None,
     };
     Some(Judged::new(Type::Stalled, State::True, reason, message.clone()))
 }
@@ -157,6 +161,18 @@ fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
                 .into()
         }
     }
+}
+
+/// What is carried although the node would refuse some of it: the kernel holds the rest, and that is not what was asked for.
+fn objected(verdict: &Verdict, conditions: Vec<Judged>) -> Vec<Judged> {
+    let Some(NodeRefusal { reason, message }) = &verdict.objection else { return conditions };
+    let judged = |judged: Judged| match judged.kind {
+        // What stops the flows that are in force is told as it is.
+        Type::Ready if judged.state != State::True => judged,
+        Type::Accepted | Type::Ready => Judged::new(judged.kind, State::False, Reason::RefusedHere(*reason), message.clone()),
+        Type::Programmed | Type::Stalled => judged,
+    };
+    conditions.into_iter().map(judged).collect()
 }
 
 fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
@@ -356,7 +372,7 @@ impl Judgement {
             *judged = Judged::new(judged.kind, State::Unknown, Circumstance::NodeUnreadable, error);
         }
         // Whether this node still refuses it is not known either.
-        let heals = self.standing == Standing::RefusedHere;
+        let heals = matches!(self.standing, Standing::RefusedHere | Standing::Carried);
         unseen.conditions.retain(|judged| !(heals && judged.kind == Type::Stalled));
         unseen
     }

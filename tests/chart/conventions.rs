@@ -244,6 +244,8 @@ fn the_settings_of_the_agent_reach_it() {
     // Empty is none; unset is the program's own.
     let reserved = |ports: Value| self::agent(&json!({"agent": {"reservedPorts": ports}}))["args"].clone();
     assert_eq!(reserved(json!("")), json!(["agent", "--reserved-ports="]));
+    assert_eq!(reserved(json!(10250)), json!(["agent", "--reserved-ports=10250"]), "as --set gives it");
+    assert_eq!(reserved(json!("22/TCP,30000-32767/UDP")), json!(["agent", "--reserved-ports=22/TCP,30000-32767/UDP"]));
     assert_eq!(reserved(Value::Null), json!(["agent"]));
 }
 

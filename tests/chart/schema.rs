@@ -214,6 +214,8 @@ fn what_no_cluster_could_use_is_refused() {
         ("/agent/iptables", json!("nftables")),
         ("/agent/logLevel", json!("inof")),
         ("/agent/reservedPorts", json!("22;53")),
+        ("/agent/reservedPorts", json!("22/ICMP")),
+        ("/agent/reservedPorts", json!(70000)),
         ("/agent/stateDir", json!("/")),
         ("/agent/stateDir", json!("/srv/../etc")),
         ("/agent/stateDir", json!("srv")),

@@ -1,10 +1,11 @@
 //! The facts of a namespace are what was set up in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use portforward_operator::model::{Facts, Listener, LocalAddress, Protocol, RpFilter, Virtual};
 use portforward_operator::node::Observer;
+use rustix::net::{AddressFamily, SocketType, bind, listen, sockopt};
 
 use crate::namespace::{inside, run, run_all};
 
@@ -180,7 +181,7 @@ fn forwarding_and_policy_routing_are_seen() {
 }
 
 #[test]
-fn listeners_of_this_namespace_are_seen_and_connections_are_not() {
+fn listeners_of_this_namespace_are_seen_and_what_is_none_is_not() {
     inside(|| async {
         run_all(NODE);
         let tcp = TcpListener::bind("192.168.0.2:80").unwrap();
@@ -189,14 +190,54 @@ fn listeners_of_this_namespace_are_seen_and_connections_are_not() {
         let connected = UdpSocket::bind("192.168.0.2:54").unwrap();
         connected.connect("2.2.2.2:1").unwrap();
         let _client = std::net::TcpStream::connect("192.168.0.2:80").unwrap();
-        let listener = |protocol, text: &str, port| Listener { protocol, address: address(text), port };
+        let only_v6 = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+        sockopt::set_ipv6_v6only(&only_v6, true).unwrap();
+        bind(&only_v6, &"[::]:8081".parse::<SocketAddr>().unwrap()).unwrap();
+        listen(&only_v6, 1).unwrap();
+        let of_eth1 = tokio::net::TcpSocket::new_v4().unwrap();
+        of_eth1.bind_device(Some(b"eth1")).unwrap();
+        of_eth1.bind("0.0.0.0:8082".parse().unwrap()).unwrap();
+        let of_eth1 = of_eth1.listen(1).unwrap();
+        let any: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
+        // One that the kernel gives to nobody was asked for.
+        run("sysctl -qw net.ipv4.ip_local_reserved_ports=51820");
+        let tunnel = UdpSocket::bind("0.0.0.0:51820").unwrap();
+        let listener = |protocol, text: &str, port| Listener { protocol, address: address(text), port, device: None };
         let expected = [
             listener(Protocol::Tcp, "192.168.0.2", 80),
             listener(Protocol::Tcp, "0.0.0.0", 8080),
+            Listener { device: Some("eth1".parse().unwrap()), ..listener(Protocol::Tcp, "0.0.0.0", 8082) },
             listener(Protocol::Udp, "0.0.0.0", 53),
+            listener(Protocol::Udp, "0.0.0.0", 51820),
         ];
         assert_eq!(facts().await.listeners, BTreeSet::from(expected));
-        drop((tcp, every, bound));
+        drop((tcp, every, bound, any, tunnel, of_eth1));
+    });
+}
+
+#[test]
+fn without_a_cluster_the_node_is_reached_by_the_sources_of_its_default_routes() {
+    inside(|| async {
+        run_all(NODE);
+        let sources = |facts: &Facts| facts.node_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(sources(&facts().await), "");
+        run_all(
+            "ip addr add 172.16.0.2/24 dev eth0
+             ip addr add 2.2.2.50/24 dev eth0
+             ip route add default via 2.2.2.1",
+        );
+        assert_eq!(sources(&facts().await), "2.2.2.2");
+        assert!(run("ip route get 9.9.9.9").contains("src 2.2.2.2 "), "the kernel agrees");
+        run("ip route replace default via 172.16.0.1");
+        assert_eq!(sources(&facts().await), "172.16.0.2");
+        assert!(run("ip route get 9.9.9.9").contains("src 172.16.0.2 "));
+        run("ip route replace default via 2.2.2.1 src 192.168.0.2");
+        assert_eq!(sources(&facts().await), "192.168.0.2");
+        run("ip route add default via 192.168.0.1 metric 100");
+        run("ip route add 8.0.0.0/8 via 2.2.2.1 src 2.2.2.50");
+        assert_eq!(sources(&facts().await), "192.168.0.2");
+        run("ip route replace default via 2.2.2.1");
+        assert_eq!(sources(&facts().await), "2.2.2.2 192.168.0.2", "of several each");
     });
 }
 

@@ -245,9 +245,15 @@ fn strict_source_validation_with_another_way_back_is_told(variant: Variant) {
     ready(&stage);
 }
 
+/// Without a cluster, a node is reached by the source address of its default route.
+fn reached_by_its_internal_address(bed: &Bed) {
+    bed.proxy().netns.ip(&format!("route replace default via 2.2.2.1 dev eth0 src {INTERNAL}"));
+}
+
 fn a_program_that_listens_keeps_its_port_and_a_later_one_does_not_take_it(variant: Variant) {
     let bed = Bed::new();
     let _servers = servers(&bed);
+    reached_by_its_internal_address(&bed);
     let own = Server::tcp(&bed.proxy().netns, INTERNAL, [80]);
     let told = stage(variant, bed, Manifest::seed());
     told.agent.wait_condition(SEED, "Accepted", "False", "ShadowsLocalListener");
@@ -271,13 +277,14 @@ fn a_program_that_listens_keeps_its_port_and_a_later_one_does_not_take_it(varian
 }
 
 fn a_reserved_port_is_refused_unless_the_administrator_frees_it(variant: Variant) {
-    let Stage { agent, manifests, mut options, bed } =
-        stage(variant, Bed::new(), Manifest::seed().with("/spec/ports/0/port", 22));
+    let bed = Bed::new();
+    reached_by_its_internal_address(&bed);
+    let Stage { agent, manifests, mut options, bed } = stage(variant, bed, Manifest::seed().with("/spec/ports/0/port", 22));
     agent.wait_condition(SEED, "Accepted", "False", "ReservedPort");
     agent.wait_condition(SEED, "Stalled", "True", "ReservedPort");
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
     assert!(agent.stop().success());
-    options.extra.push("--reserved-ports=53".to_owned());
+    options.extra.push("--reserved-ports=22/UDP,53".to_owned());
     let agent = Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_condition(SEED, "Ready", "True", "Ready");
     assert_eq!(agent.condition(SEED, "Stalled"), None);
@@ -292,6 +299,7 @@ fn a_reverse_that_takes_from_a_program_says_so(variant: Variant) {
     ready(&stage);
     let message = stage.message(SEED, "Ready");
     assert!(message.contains("takes from programs of this node") && message.contains("TCP 9000"), "{message}");
+    assert!(message.contains("leaves out TCP of 2.2.2.2") && message.contains("22, 6443, 10250"), "{message}");
 }
 
 fn a_standby_is_ready_for_the_address_and_becomes_active(variant: Variant) {

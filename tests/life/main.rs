@@ -16,6 +16,7 @@ mod disk;
 mod edits;
 mod ends;
 mod folder;
+mod in_force;
 mod logs;
 mod metrics;
 mod own;

@@ -13,6 +13,7 @@ use super::listing::{self, Outline};
 use super::program::{self, LOCK_WAIT_SECS, ProgramError, Ran};
 use super::saved::Builtin;
 use super::{ChainName, Iptables, Memory, RulesError, SavedTable, Stage, Table, Tables, Variant, choose};
+use crate::model::Translation;
 use crate::netlink::NetlinkError;
 
 /// How often the chains of ours are looked for by name, to find those that somebody else made. Between, only the chains that
@@ -25,6 +26,11 @@ const UNPRINTABLE: &str = "a rule that iptables cannot print (see nft list rules
 const ALTERED_JUMP: &str = "a rule that iptables cannot print";
 
 impl Iptables {
+    /// The translations whose DNAT is in the kernel; none where it cannot be read.
+    pub async fn translated(&self) -> Vec<Translation> {
+        self.read_whole(Table::Nat).await.map_or_else(|_| Vec::new(), |table| table.translations())
+    }
+
     /// Our chains and the built-in ones, of every table that can be read.
     pub(super) async fn read_all(&self, memory: &mut Memory) -> Tables {
         let mut tables = Tables::new();

@@ -1,7 +1,9 @@
 //! What must hold of every plan.
 
+mod in_force;
 mod names;
 mod next_hops;
+mod node_ports;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +80,7 @@ pub(super) fn facts() -> Facts {
 }
 
 fn planned(facts: &Facts, candidates: &[Candidate]) -> Plan {
-    plan(facts, candidates, &Policy::default(), &BTreeSet::new())
+    plan(facts, candidates, &Policy::default(), &InForce::default())
 }
 
 pub(super) fn verdict(facts: &Facts, spec: Value) -> Verdict {
@@ -91,9 +93,12 @@ pub(super) fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {
     verdict.obstacles.first().map(|obstacle| obstacle.reason)
 }
 
+fn policy() -> Policy {
+    Policy { reserved_ports: "22/TCP,30000-32767".parse().unwrap() }
+}
+
 fn refused(facts: &Facts, spec: Value) -> Option<NodeRefusalReason> {
-    let policy = Policy { reserved_ports: vec!["22".parse().unwrap(), "30000:32767".parse().unwrap()] };
-    let plan = plan(facts, &[object("one", spec)], &policy, &BTreeSet::new());
+    let plan = plan(facts, &[object("one", spec)], &policy(), &InForce::default());
     match &plan.verdicts.values().next().unwrap().acceptance {
         Acceptance::RefusedHere(refusal) => {
             assert!(plan.desired.translations.is_empty(), "a refused forward leaves nothing");
@@ -220,23 +225,6 @@ fn what_only_the_node_can_tell_refuses() {
         refused(&facts(), with(&[("/internal/gateways", json!(["192.168.0.255"]))])),
         Some(NodeRefusalReason::BroadcastAddress)
     );
-    let mut docker = facts();
-    docker.addresses =
-        docker.addresses.into_iter().map(|local| LocalAddress { interface: Some("docker0".parse().unwrap()), ..local }).collect();
-    assert_eq!(refused(&docker, spec()), Some(NodeRefusalReason::ForbiddenInterface));
-    assert_eq!(refused(&facts(), with(&[("/ports/0/port", json!(22))])), Some(NodeRefusalReason::ReservedPort));
-    let one_leg = with(&[("/ports/0/port", json!(22)), ("/external", json!({"addresses": ["192.168.0.2"]}))]);
-    assert_eq!(refused(&facts(), one_leg), None, "one leg shares its ports");
-    let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 80 };
-    let busy = Facts { listeners: [listener].into(), ..facts() };
-    assert_eq!(refused(&busy, spec()), Some(NodeRefusalReason::ShadowsLocalListener));
-    let served = planned(&facts(), &[object("one", spec())]).desired.translations;
-    let plan = plan(&busy, &[object("one", spec())], &Policy::default(), &served);
-    assert!(plan.verdicts.values().all(Verdict::is_carried), "a program that comes later takes no forward out of force");
-    let moved = object("one", with(&[("/ports/0/port", json!(81))]));
-    let other = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 81 };
-    let plan = super::plan(&Facts { listeners: [other].into(), ..facts() }, &[moved], &Policy::default(), &served);
-    assert!(!plan.verdicts.values().any(Verdict::is_carried), "an edit takes no program's port");
 }
 
 #[test]
@@ -275,18 +263,6 @@ fn every_obstacle_is_seen() {
     let by_eth1 = |route: &Route| Route { interface: Some("eth1".parse().unwrap()), ..route.clone() };
     inside.routes = facts().routes.iter().map(by_eth1).collect();
     assert_eq!(worst(&inside, spec()), Some(ObstacleReason::UpstreamNotOnInterface));
-}
-
-#[test]
-fn what_is_worth_knowing_is_noted() {
-    let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 22 };
-    let reverse = with(&[(
-        "/reverse",
-        json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]}),
-    )]);
-    let shadowing = verdict(&Facts { listeners: [listener].into(), ..facts() }, reverse);
-    assert!(shadowing.notes[0].0.contains("TCP 22"));
-    assert!(shadowing.is_carried());
 }
 
 prop_compose! {

@@ -1,0 +1,110 @@
+//! What this node translates already. A forward in force stays in force: what the node would merely not accept as new takes
+//! nothing out of force, so every such refusal asks here first.
+//!
+//! Asked of listen address, protocol, ports and client, never of the whole translation: another upstream, target port or external
+//! address is no new claim, nor is an interface that is named or left out, nor one more client of a port that is in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Verdict;
+use super::index::FlowIndex;
+use crate::forward::{Forward, ForwardKey};
+use crate::model::{FlowMatch, PortRange, Protocol, Translation};
+
+/// What this node translates already, and for which forward where that is known.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// By forward: the ports that it has.
+    owned: BTreeMap<ForwardKey, BTreeSet<(Protocol, IpAddr, PortRange)>>,
+    /// All of it, by flow; `None` where it is not known whose.
+    flows: FlowIndex<Option<ForwardKey>>,
+}
+
+impl InForce {
+    /// What was planned, once it is in the kernel.
+    #[must_use]
+    pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
+        let mut in_force = Self::default();
+        in_force.extend(verdicts);
+        in_force
+    }
+
+    /// What a record says: the translations that were in force, and the objects that they were made from.
+    #[must_use]
+    pub fn recorded(translations: &[Translation], forwards: &[Forward]) -> Self {
+        let mut owners = FlowIndex::default();
+        for forward in forwards {
+            for translation in forward.translations() {
+                owners.insert(&translation.flows, &forward.key);
+            }
+        }
+        let mut in_force = Self::default();
+        for Translation { flows, .. } in translations {
+            let owners: BTreeSet<&ForwardKey> = owners.overlapping(flows).map(|(_, owner)| *owner).collect();
+            for owner in &owners {
+                in_force.insert(flows, Some((*owner).clone()));
+            }
+            if owners.is_empty() {
+                in_force.insert(flows, None);
+            }
+        }
+        in_force
+    }
+
+    /// Adds what was planned and may be in the kernel.
+    pub fn extend(&mut self, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+        for (key, verdict) in verdicts {
+            for translation in &verdict.translations {
+                self.insert(&translation.flows, Some(key.clone()));
+            }
+        }
+    }
+
+    /// Adds what the kernel was found to translate, by whomever it was asked.
+    pub fn find(&mut self, translations: &[Translation]) {
+        for translation in translations {
+            self.insert(&translation.flows, None);
+        }
+    }
+
+    fn insert(&mut self, flows: &FlowMatch, owner: Option<ForwardKey>) {
+        if let Some(owner) = &owner {
+            let ports = self.owned.entry(owner.clone()).or_default();
+            ports.insert((flows.protocol, flows.destination, flows.ports));
+        }
+        self.flows.insert(flows, owner);
+    }
+
+    /// Which of `ports` are in force at `address`: for this forward, or for one of `clients` whoever asked for it.
+    pub(super) fn ports(&self, key: &ForwardKey, listen: &Listen<'_>) -> Vec<PortRange> {
+        let Listen { protocol, address, ports, clients } = *listen;
+        let owned = self.owned.get(key).into_iter().flatten();
+        let owned = owned.filter(|(other, at, _)| (*other, *at) == (protocol, address)).map(|(_, _, range)| *range);
+        let flows = |client: &IpNet| FlowMatch { protocol, destination: address, ports, source: *client, interface: None };
+        let clients: Vec<FlowMatch> = clients.iter().map(flows).collect();
+        let served = clients.iter().flat_map(|flows| self.flows.overlapping(flows)).map(|(range, _)| range);
+        let found: BTreeSet<PortRange> = owned.chain(served).filter_map(|range| range.intersection(ports)).collect();
+        // What is covered twice is named once.
+        let rest = ports.minus(&found.into_iter().collect::<Vec<_>>());
+        ports.minus(&rest)
+    }
+
+    /// Whether anything that `forward` asks for is in force.
+    pub(super) fn serves(&self, forward: &Forward) -> bool {
+        let mine = |owner: &Option<ForwardKey>| owner.as_ref().is_none_or(|owner| *owner == forward.key);
+        self.owned.contains_key(&forward.key)
+            || forward.translations().iter().any(|it| self.flows.overlapping(&it.flows).any(|(_, owner)| mine(owner)))
+    }
+}
+
+/// Where somebody listens, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listen<'a> {
+    pub(super) protocol: Protocol,
+    pub(super) address: IpAddr,
+    pub(super) ports: PortRange,
+    pub(super) clients: &'a [IpNet],
+}
