@@ -167,7 +167,7 @@ mod tests {
     use crate::model::Desired;
     use crate::source::Snapshot;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_mins(2);
 
     fn metrics() -> Metrics {
         Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Off, limit: 0 })

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A folder with its watcher; the slow reading is off unless a test is about it.
 struct Watched {
