@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::namespace::{inside, run, run_all};
 
 /// Far more than a turn and two questions of the kernel take.
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_mins(2);
 /// More than a turn: by then whatever was asked because of something is answered.
 const A_TURN: Duration = Duration::from_secs(7);
 

@@ -10,7 +10,7 @@ use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SHORT, Stage, by, flow, on_both_variants, servers, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_both_variants, servers, wait, way};
 
 on_both_variants! {
     what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
@@ -50,14 +50,13 @@ fn cleanup(proxy: &Proxy, environment: Option<&PathBuf>) {
 
 /// Removes the seed's forward, asks for another one, and edits the second: each has its effect.
 fn closes_and_opens(stage: &Stage, claim: &str) {
-    let _servers = servers(&stage.bed);
+    let servers = servers(&stage.bed);
     let mut session = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
     let mut kept = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 82), ANSWER).unwrap();
     let mut datagrams = flow(&stage.bed);
     stage.manifests.remove(FILE);
     wait(&format!("{claim}: it leaves the status"), || stage.agent.forward(SEED).is_none());
-    session.exchange(SHORT).expect_err(claim);
-    datagrams.ask(SHORT).expect_err(claim);
+    assert!(session.is_cut(&stage.bed) && datagrams.is_cut(&stage.bed, &servers), "{claim}");
     assert_eq!(ask(&stage.bed, 80), Err(Silence::Refused), "{claim}: closed");
     stage.manifests.put("c.yaml", &second("c", 83).text());
     stage.agent.wait_ready("lines/c");
@@ -207,7 +206,7 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
         assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL));
         stage.manifests.remove(FILE);
         wait("it leaves the status", || stage.agent.forward(SEED).is_none());
-        session.exchange(SHORT).expect_err("its connections are cut");
+        assert!(session.is_cut(&stage.bed), "its connections are cut");
         assert_eq!(ask(&stage.bed, 80), Err(Silence::Refused));
         assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL), "the other one is served");
     }
@@ -245,7 +244,7 @@ fn while_another_program_holds_the_lock_the_status_says_that_what_is_gone_is_ope
     stage.manifests.remove(FILE);
     stage.agent.wait_condition(SEED, "Accepted", "False", "Leaving");
     stage.agent.wait_condition(SEED, "Programmed", "False", "ApplyFailed");
-    session.exchange(SHORT).expect_err("its connections are cut");
+    assert!(session.is_cut(&stage.bed), "its connections are cut");
     // Who looks sees that it is still open.
     assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
     // A new agent knows of it from the record.

@@ -20,9 +20,6 @@ pub(crate) const FILE: &str = "seed.yaml";
 pub(crate) const LOG: u16 = 514;
 /// How long something may take that the agent does by itself.
 pub(crate) const SOON: Duration = PATIENCE;
-/// Too short for proof on a busy machine: `is_cut` of a connection and of a UDP flow go by order.
-#[allow(dead_code, reason = "until nobody uses it any more")]
-pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
 /// Makes a test by each variant of iptables from a function that takes the variant.
 macro_rules! on_both_variants {
