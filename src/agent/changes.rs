@@ -46,7 +46,7 @@ fn tell(forward: &ForwardKey, judgement: &Judgement, ready: &Judged) {
         (_, State::True) => info!(%forward, generation, ready = word, %reason, detail = message, "forward ready"),
         (_, State::False) => info!(%forward, generation, ready = word, %reason, detail = message, "forward not ready"),
         (_, State::Unknown) => {
-            info!(%forward, generation, ready = word, %reason, detail = message, "not known whether the forward is ready")
+            info!(%forward, generation, ready = word, %reason, detail = message, "not known whether the forward is ready");
         }
     }
 }
