@@ -17,7 +17,7 @@ use std::time::Duration;
 use exposition::scrape::{Page, get};
 use exposition::whole::{ALL, counted, forward, in_cluster, judged, whole};
 use exposition::{Family, Sample, parse, value};
-use portforward_operator::api::Role;
+use portforward_operator::api::{Role, ShownPorts};
 use portforward_operator::dataplane::conntrack::flows::Accounting;
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
 use portforward_operator::dataplane::iptables::{Held, ProgramError, RulesError, RulesReport, Stage, Table, Variant};
@@ -345,6 +345,7 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
         uid: None,
         standing,
         generation: 1,
+        shown: ShownPorts::default(),
         role: (standing == Standing::Carried).then_some(Role::Active),
         conditions: vec![Judged::new(Type::Ready, state, Circumstance::Ready, "")],
     };

@@ -292,20 +292,26 @@ fn kubectl_get_shows_what_an_administrator_asks_for_first() {
     plane.add_namespace("shown");
     let mut object = base();
     object["metadata"]["namespace"] = "shown".into();
+    object["spec"]["client"]["addresses"] = json!(["1.1.1.1", "1.1.1.2"]);
+    object["spec"].as_object_mut().unwrap().remove("reverse");
+    object["spec"]["description"] = "statements".into();
     plane.apply(&object.to_string());
+    let path = Resource::Forwards.path(Some("shown"), Some("bank-a-web"));
+    plane.must(&Request::merge(format!("{path}/status"), json!({"status": {"ports": "TCP 21,2222 +1"}})));
     let shown = |options: &[&str]| {
         let output = plane.kubectl([&["get", "pf", "-n", "shown"], options].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
     };
     let narrow = shown(&[]);
-    assert_eq!(narrow[0], ["NAME", "READY", "REASON", "CLIENT", "INTERNAL", "PORT", "UPSTREAM", "NODE", "AGE"]);
-    let line = ["bank-a-web", "Unknown", "Pending", "1.1.1.1", "192.168.0.2", "80", "3.3.3.3"];
+    assert_eq!(narrow[0], ["NAME", "READY", "REASON", "CLIENT", "INTERNAL", "PORTS", "UPSTREAM", "NODE", "AGE"]);
+    let line = ["bank-a-web", "Unknown", "Pending", r#"["1.1.1.1","1.1.1.2"]"#, "192.168.0.2", "TCP", "21,2222", "+1", "3.3.3.3"];
     assert_eq!(&narrow[1][..line.len()], line);
     let wide = shown(&["-o", "wide"]);
     assert_eq!(wide[0][..9], narrow[0][..]);
-    assert_eq!(wide[0][9..], ["MESSAGE"]);
-    assert!(wide[1].join(" ").ends_with("No agent has looked at this object yet."), "{wide:?}");
+    assert_eq!(wide[0][9..], ["EXTERNAL", "REVERSE", "DESCRIPTION", "MESSAGE"]);
+    let rest = r#"["2.2.2.2"] statements No agent has looked at this object yet."#;
+    assert!(wide[1].join(" ").ends_with(rest), "{wide:?}");
 }
 
 #[test]

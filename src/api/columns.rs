@@ -14,21 +14,26 @@ const NARROW: [Column; 7] = [
         "Whether traffic can flow, as far as the agents know",
     ),
     ("Reason", r#".status.conditions[?(@.type=="Ready")].reason"#, "string", "Why it is ready or not"),
-    ("Client", ".spec.client.addresses[0]", "string", "The first entry of spec.client.addresses"),
+    ("Client", ".spec.client.addresses", "string", "Who may use it"),
     ("Internal", ".spec.internal.addresses[0]", "string", "Where the client connects"),
-    ("Port", ".spec.ports[0].port", "integer", "The port, or the first port, of the first entry of spec.ports"),
+    ("Ports", ".status.ports", "string", "The first entries of spec.ports, and how many more there are"),
     ("Upstream", ".spec.upstream.targets[0].address", "string", "The server that the client reaches"),
     ("Node", ".status.activeNode", "string", "The node that holds the internal address"),
 ];
 
 /// Shown with `-o wide` only.
-const MESSAGE: Column = ("Message", r#".status.conditions[?(@.type=="Ready")].message"#, "string", "What to do next");
+const WIDE: [Column; 4] = [
+    ("External", ".spec.external.addresses", "string", "Whom the upstream sees"),
+    ("Reverse", ".status.reverse", "string", "The first entries of spec.reverse.ports, and how many more there are"),
+    ("Description", ".spec.description", "string", "What it is for"),
+    ("Message", r#".status.conditions[?(@.type=="Ready")].message"#, "string", "What to do next"),
+];
 
 /// The columns in their order.
 pub(super) fn columns() -> Vec<CustomResourceColumnDefinition> {
     let age = ("Age", ".metadata.creationTimestamp", "date", "How long ago it was created");
     let narrow = NARROW.into_iter().chain([age]).map(|column| definition(column, None));
-    narrow.chain([definition(MESSAGE, Some(1))]).collect()
+    narrow.chain(WIDE.map(|column| definition(column, Some(1)))).collect()
 }
 
 fn definition((name, path, kind, description): Column, priority: Option<i32>) -> CustomResourceColumnDefinition {

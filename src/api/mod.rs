@@ -10,6 +10,7 @@ mod decode;
 mod port;
 mod rules;
 mod schema;
+mod shown;
 mod spec;
 mod status;
 
@@ -17,5 +18,6 @@ pub use crd::{crd, crd_yaml};
 pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity};
 pub use decode::{DecodeError, decode};
 pub use port::Port;
+pub use shown::ShownPorts;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};
 pub use status::{NodeStatus, PortForwardStatus, Role};

@@ -53,6 +53,10 @@ pub(super) fn client() -> Vec<Rule> {
         ),
         rule("!self.endsWith('/32')", "write a single address without /32"),
         rule(
+            "!self.endsWith('/0')",
+            "a network of everybody is refused: a forward must name its clients, because only these may use it; write their networks, such as 192.0.2.0/24",
+        ),
+        rule(
             format!(
                 "(!isIP(self) || ip(self).family() != 4 || {NOT_UNICAST}.all(n, !cidr(n).containsIP(self))) && \
                  (!isCIDR(self) || {NOT_UNICAST}.all(n, !cidr(n).containsCIDR(self) && !cidr(self).containsCIDR(n)))"

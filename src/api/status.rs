@@ -30,6 +30,16 @@ pub struct PortForwardStatus {
     #[schemars(schema_with = "schema::node_name")]
     pub active_node: Option<String>,
 
+    /// The ports of spec.ports in short, for kubectl get: protocol, port or range, and how many entries more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub ports: Option<String>,
+
+    /// The ports of spec.reverse.ports in short. Absent without reverse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub reverse: Option<String>,
+
     /// What each node says of itself, at most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]

@@ -45,6 +45,11 @@ pub(super) fn summary(metadata: &ObjectMeta, status: &PortForwardStatus) -> Valu
     if let Some(generation) = status.observed_generation {
         fields["observedGeneration"] = json!(generation);
     }
+    for (name, shown) in [("ports", &status.ports), ("reverse", &status.reverse)] {
+        if let Some(text) = shown {
+            fields[name] = json!(text);
+        }
+    }
     if let Some(node) = &status.active_node {
         fields["activeNode"] = json!(node);
     }

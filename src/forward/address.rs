@@ -46,6 +46,10 @@ pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
         let what = "has no prefix length that can be; write a number from 1 to 31 after the '/', such as 192.0.2.0/24";
         return Err(Refusal::of(RefusalReason::InvalidCIDR, path, text, what));
     };
+    if network.prefix_len() == 0 {
+        let what = "is everybody; a forward must name its clients, because only these may use it: write their networks";
+        return Err(Refusal::of(RefusalReason::UnspecifiedAddress, path, text, what));
+    }
     if network.prefix_len() == 32 {
         return Err(Refusal::of(RefusalReason::PrefixNotAllowed, path, text, format_args!("is one address; write {address}")));
     }

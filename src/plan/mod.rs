@@ -28,7 +28,7 @@ pub use in_force::InForce;
 pub use reserved::{InvalidReservedPorts, ReservedPorts};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
-use crate::api::{DEFAULT_NAMESPACE, PortForward, Role};
+use crate::api::{DEFAULT_NAMESPACE, PortForward, Role, ShownPorts};
 use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, NextHop};
 use admission::{Admission, admit};
@@ -69,6 +69,8 @@ pub struct Candidate {
     pub generation: i64,
     /// When it was created; `None` from a folder, where the name alone decides.
     pub created: Option<Timestamp>,
+    /// Its ports as status shows them.
+    pub shown: ShownPorts,
     /// What it asks for, or why it cannot.
     pub forward: Result<Forward, Refusal>,
 }
@@ -90,6 +92,7 @@ impl Candidate {
             uid: metadata.uid.clone(),
             generation: metadata.generation.unwrap_or(0),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            shown: ShownPorts::of(&object.spec),
             forward: Forward::parse(object),
         }
     }
@@ -153,7 +156,10 @@ fn judge<'a>(
     in_force: &InForce,
     claims: &mut Claims,
 ) -> (Verdict, Option<Admission<'a>>) {
-    let verdict = |acceptance, role| Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role);
+    let verdict = |acceptance, role| Verdict {
+        shown: candidate.shown.clone(),
+        ..Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role)
+    };
     let forward = match &candidate.forward {
         Err(refusal) => return (verdict(Acceptance::Refused(refusal.clone()), None), None),
         Ok(forward) if !forward.is_in_force() => {

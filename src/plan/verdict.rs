@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::claims::Conflict;
-use crate::api::Role;
+use crate::api::{Role, ShownPorts};
 use crate::forward::{Direction, Refusal};
 use crate::model::{HostRoute, NextHop, Translation};
 use crate::words::words;
@@ -16,6 +16,8 @@ pub struct Verdict {
     pub uid: Option<String>,
     /// The generation of the spec that was looked at.
     pub generation: i64,
+    /// Its ports as status shows them.
+    pub shown: ShownPorts,
     /// Whether it is carried, and why not.
     pub acceptance: Acceptance,
     /// What this node would refuse if it were new, and does leave out or carry on because the forward is in force.
@@ -165,6 +167,7 @@ impl Verdict {
         Self {
             uid,
             generation,
+            shown: ShownPorts::default(),
             acceptance,
             objection: None,
             role,

@@ -17,6 +17,8 @@ pub fn here(node: &str, judgement: &Judgement, now: Timestamp) -> PortForwardSta
         Standing::Carried | Standing::Withdrawn | Standing::Refused | Standing::RefusedHere => judgement.conditions.clone(),
     };
     PortForwardStatus {
+        ports: judgement.shown.ports.clone(),
+        reverse: judgement.shown.reverse.clone(),
         observed_generation: Some(judgement.generation),
         conditions: conditions.iter().map(|judged| judged.condition(judgement.generation, &[], now)).collect(),
         active_node: (judgement.role == Some(Role::Active)).then(|| node.to_owned()),
@@ -37,6 +39,7 @@ fn elsewhere(conditions: &[Judged]) -> Vec<Judged> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ShownPorts;
 
     fn judgement(standing: Standing, role: Option<Role>) -> Judgement {
         let judged = |kind, circumstance| Judged::new(kind, State::True, circumstance, "said");
@@ -45,7 +48,7 @@ mod tests {
             judged(Type::Programmed, Circumstance::Programmed),
             judged(Type::Ready, Circumstance::Standby),
         ];
-        Judgement { uid: None, standing, generation: 7, role, conditions }
+        Judgement { uid: None, standing, generation: 7, shown: ShownPorts::default(), role, conditions }
     }
 
     fn told(standing: Standing, role: Option<Role>) -> (Vec<String>, Option<String>, usize) {

@@ -1,7 +1,7 @@
 //! What this node says of one forward: from the plan's verdict and what the kernel, read back, holds.
 
 use super::condition::{Circumstance, Judged, Reason, State, Type};
-use crate::api::{PortForward, Role};
+use crate::api::{PortForward, Role, ShownPorts};
 use crate::dataplane::iptables::{ForwardPolicy, RefusedRule, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
 use crate::dataplane::{Applied, Forwarded};
@@ -17,6 +17,8 @@ pub struct Judgement {
     pub standing: Standing,
     /// The generation of the spec that was dealt with.
     pub generation: i64,
+    /// The ports of the object as status shows them.
+    pub shown: ShownPorts,
     /// What this node is to it; `None` if it is no candidate.
     pub role: Option<Role>,
     /// The conditions, each type once.
@@ -57,7 +59,14 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
         Acceptance::Refused(_) => Standing::Refused,
         Acceptance::RefusedHere(_) | Acceptance::Conflict(_) => Standing::RefusedHere,
     };
-    Judgement { uid: verdict.uid.clone(), standing, generation: verdict.generation, role: verdict.role, conditions }
+    Judgement {
+        uid: verdict.uid.clone(),
+        standing,
+        generation: verdict.generation,
+        shown: verdict.shown.clone(),
+        role: verdict.role,
+        conditions,
+    }
 }
 
 /// Judges a forward whose object is gone while something of it may still be in force.
@@ -76,6 +85,7 @@ pub fn leave(object: &PortForward, applied: &Applied) -> Judgement {
         uid: metadata.uid.clone(),
         standing: Standing::Withdrawn,
         generation: metadata.generation.unwrap_or(0),
+        shown: ShownPorts::of(&object.spec),
         role: None,
         conditions,
     }
@@ -86,7 +96,7 @@ pub fn leave(object: &PortForward, applied: &Applied) -> Judgement {
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
     let mut conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
     conditions.push(Judged::new(Type::Stalled, State::True, Circumstance::UnsupportedSchema, upgrade(error)));
-    Judgement { uid, standing: Standing::Refused, generation, role: None, conditions }
+    Judgement { uid, standing: Standing::Refused, generation, shown: ShownPorts::default(), role: None, conditions }
 }
 
 fn upgrade(error: &str) -> String {

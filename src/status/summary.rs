@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::condition::{Circumstance, Judged, State, Type};
 use super::judge::{Judgement, Standing};
-use crate::api::{NodeStatus, PortForwardStatus, Role};
+use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
 
 /// This node's entry; `None` if it has nothing to say: it is no candidate, or has nothing of the forward any more.
@@ -63,7 +63,8 @@ pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<Stri
             None => (None, Some(own.generation), without_active(own, &alive, before, now)),
         },
     };
-    PortForwardStatus { observed_generation: generation, conditions, active_node, nodes: status.nodes.clone() }
+    let ShownPorts { ports, reverse } = own.shown.clone();
+    PortForwardStatus { observed_generation: generation, conditions, active_node, ports, reverse, nodes: status.nodes.clone() }
 }
 
 fn at(conditions: &[Judged], generation: i64, before: &[Condition], now: Timestamp) -> Vec<Condition> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::api::{NodeStatus, PortForwardStatus, Role};
+use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage, Table};
 use crate::dataplane::routes::{RouteState, RoutesReport};

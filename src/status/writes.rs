@@ -120,7 +120,9 @@ fn same_entry(a: &NodeStatus, b: &NodeStatus) -> bool {
 }
 
 fn same_summary(a: &PortForwardStatus, b: &PortForwardStatus) -> bool {
-    let head = |status: &PortForwardStatus| (status.active_node.clone(), status.observed_generation);
+    let head = |status: &PortForwardStatus| {
+        (status.active_node.clone(), status.observed_generation, status.ports.clone(), status.reverse.clone())
+    };
     head(a) == head(b) && same_conditions(&a.conditions, &b.conditions)
 }
 

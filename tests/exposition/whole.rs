@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portforward_operator::api::Role;
+use portforward_operator::api::{Role, ShownPorts};
 use portforward_operator::cluster::Contact;
 use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use portforward_operator::dataplane::iptables::Variant;
@@ -51,7 +51,7 @@ pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict
 /// What a node that is `role` to a forward says of it.
 pub(crate) fn judged(standing: Standing, role: Option<Role>, ready: State) -> Judgement {
     let conditions = vec![Judged::new(Type::Ready, ready, Circumstance::Ready, "")];
-    Judgement { uid: None, standing, generation: 1, role, conditions }
+    Judgement { uid: None, standing, generation: 1, shown: ShownPorts::default(), role, conditions }
 }
 
 /// Everything that there may be, with forwards and a conntrack table.

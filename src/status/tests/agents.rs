@@ -168,3 +168,17 @@ fn a_standby_stays_silent_once_sixteen_entries_exist_and_an_active_node_speaks()
     agents.settle();
     assert_eq!((agents.entries().len(), agents.status.active_node.as_deref()), (17, Some("n19")));
 }
+
+#[test]
+fn the_summary_shows_the_ports_of_the_object_whatever_was_decided_about_it() {
+    let shown = |ports: &str| ShownPorts { ports: Some(ports.to_owned()), reverse: None };
+    for judgement in [as_active(), as_standby(), refused_here(NodeRefusalReason::ReservedPort)] {
+        let mut agents = Agents::new(&[("a", Judgement { shown: shown("TCP 80"), ..judgement.clone() })]);
+        agents.settle();
+        assert_eq!(agents.status.ports.as_deref(), Some("TCP 80"));
+        assert_eq!(agents.settle(), 0, "equal is not written again");
+        agents.says.insert("a".to_owned(), Judgement { shown: shown("TCP 81"), ..judgement });
+        assert_eq!(agents.settle(), 1, "an edit that changes nothing else is written");
+        assert_eq!(agents.status.ports.as_deref(), Some("TCP 81"));
+    }
+}
