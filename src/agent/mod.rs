@@ -8,6 +8,7 @@ mod programming;
 mod publisher;
 mod recording;
 mod remembered;
+mod retries;
 mod traffic;
 
 use std::borrow::Cow;
@@ -27,7 +28,7 @@ pub use traffic::follow_traffic;
 use crate::dataplane::{Applied, Dataplane};
 use crate::forward::{Forward, ForwardKey};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
-use crate::model::Facts;
+use crate::model::{Desired, Facts};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Candidate, InForce, Plan, Policy, plan};
 use crate::progress;
@@ -36,13 +37,12 @@ use crate::status::{Judgement, judge, leave, unknown_form};
 use attribution::Attribution;
 use changes::{Changes, Repaired};
 use programming::Programming;
+use retries::{Failure, Retries};
 
 /// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
 const COALESCE: Duration = Duration::from_millis(50);
 /// How long the agent waits for a first complete set before it goes on with what the record holds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How soon a sync that failed is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// How often the kernel is compared with the plan although nothing was heard.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,9 @@ struct Notes {
     changes: Changes,
     attribution: Attribution,
     programming: Programming,
+    retries: Retries,
+    /// How soon to look again after a failure.
+    retry: Duration,
 }
 
 /// Keeps the node's kernel as its forwards ask for, until the future is dropped. What is in the kernel then stays.
@@ -103,6 +106,8 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         changes: Changes::default(),
         attribution: Attribution::new(Arc::clone(&node.metrics), node.owners.clone()),
         programming: Programming::default(),
+        retries: Retries::default(),
+        retry: Duration::ZERO,
     };
     let health = Arc::clone(&node.health);
     let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
@@ -137,7 +142,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         pause = match outcome {
             // A comparison that nothing asked for takes no more than a fiftieth of the time.
             SyncOutcome::Unchanged | SyncOutcome::Written => node.pace.every.max(comparison * 50),
-            SyncOutcome::Failed => RETRY,
+            SyncOutcome::Failed => notes.retry,
         };
     }
 }
@@ -154,6 +159,7 @@ impl<D: Dataplane> Node<D> {
             Err(error) => {
                 self.metrics.part_failed(Part::Facts);
                 self.unseen(&error, &mut notes.changes);
+                notes.retry = notes.retries.after(Failure::of_facts(&error), &Desired::default());
                 SyncOutcome::Failed
             }
         }
@@ -189,6 +195,11 @@ impl<D: Dataplane> Node<D> {
             self.memory.may_hold(&plan);
         }
         self.memory.settle().await;
+        if applied.is_complete() {
+            notes.retries.reset();
+        } else {
+            notes.retry = notes.retries.after(Failure::of(&applied), &plan.desired);
+        }
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
         let report = Report { snapshot: Arc::clone(snapshot), leaving, judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));

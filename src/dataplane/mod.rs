@@ -14,7 +14,7 @@ pub use kernel::Kernel;
 
 use crate::model::{Desired, Translation};
 use conntrack::{ConntrackError, Purged};
-use iptables::{RulesReport, Table};
+use iptables::{RulesError, RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
 
 /// A backend. One verb, the whole state; and a look that shows what the verb would find.
@@ -71,6 +71,14 @@ impl Applied {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.is_known() && self.rules.left.is_empty()
+    }
+
+    /// Whether something failed that passes by itself, so that trying again soon is worth it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.rules.failed.values().any(RulesError::is_transient)
+            || self.routes.as_ref().is_err_and(RoutesError::is_transient)
+            || self.conntrack.as_ref().is_err_and(ConntrackError::is_transient)
     }
 
     /// Whether anything was written.

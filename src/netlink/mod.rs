@@ -60,6 +60,31 @@ pub enum NetlinkError {
     Silent,
 }
 
+impl NetlinkError {
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Socket(error) => Errno::from_io_error(error).is_some_and(passes),
+            Self::Refused(refusal) => refusal.is_transient(),
+            Self::Unsettled | Self::Malformed | Self::Silent => true,
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        passes(self.errno)
+    }
+}
+
+/// Whether an error number tells of something that passes by itself (errno(3)).
+fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE)
+}
+
 /// Why the kernel refused one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

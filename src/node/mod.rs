@@ -48,6 +48,17 @@ pub enum FactsError {
     },
 }
 
+impl FactsError {
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Netlink { source, .. } => source.is_transient(),
+            Self::Read { .. } => false,
+        }
+    }
+}
+
 /// Reads the facts of this node.
 #[derive(Debug, Default)]
 pub struct Observer {

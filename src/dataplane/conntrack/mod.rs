@@ -33,6 +33,17 @@ pub enum ConntrackError {
     },
 }
 
+impl ConntrackError {
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Netlink(error) => error.is_transient(),
+            Self::Refused { first, .. } => first.is_transient(),
+        }
+    }
+}
+
 /// What [`purge`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purged {

@@ -59,6 +59,16 @@ pub enum RoutesError {
     Netlink(#[from] NetlinkError),
 }
 
+impl RoutesError {
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Netlink(error) => error.is_transient(),
+        }
+    }
+}
+
 /// What came of one wanted route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteState {
