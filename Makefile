@@ -6,7 +6,7 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 export CARGO_NET_RETRY ?= 10
 step := hack/step.sh
 
-.PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster
+.PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster picture
 
 help: ## Shows this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: prepare ## Measures packets and loads with 1 and with 10,000 forwards; mi
 
 demo: prepare ## Shows a forward at work, hop by hop, in network namespaces; needs root
 	@demo/demo.sh
+
+picture: prepare ## Renews docs/demo.svg, the picture of the README, from what the demo prints; needs root
+	@$(step) "Run the demo and draw docs/demo.svg" bash -o pipefail -c 'demo/demo.sh | demo/picture.py'
 
 demo-cluster: prepare ## The same by kubectl apply, with a real API server (built once, 10 minutes); needs root and Go
 	@demo/cluster.sh
