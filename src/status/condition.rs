@@ -16,7 +16,7 @@ words! {
         Accepted,
         /// The kernel, read back, equals the plan.
         Programmed,
-        /// Besides, nothing that is known stops the flow.
+        /// Besides, traffic can flow: no problem found on this node.
         Ready,
         /// No retry can heal it. Only there where it is true.
         Stalled,

@@ -215,7 +215,7 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
         Some(Role::Standby) => {
             (Circumstance::Standby, "the rules are ready for the internal address to come to this node".to_owned())
         }
-        Some(Role::Active) | None => (Circumstance::Ready, "nothing that is known stops the flow".to_owned()),
+        Some(Role::Active) | None => (Circumstance::Ready, "traffic can flow: no problem found on this node".to_owned()),
     };
     if applied.rules.forward_policy == ForwardPolicy::Drop {
         message += "; the policy of FORWARD is DROP, and PF-FWD accepts these flows";
