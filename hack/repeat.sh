@@ -103,7 +103,7 @@ run() {
         sleep 1
         if ((SECONDS - shown >= 60)); then
             shown=$SECONDS
-            say "  $((SECONDS - begun)) s, $(grep -cE '^test .* ok$' "$log" || true) tests passed"
+            say "  $((SECONDS - begun)) s, $(grep -cE '^(test .* )?ok$' "$log" || true) tests passed"
         fi
     done
     wait "$running" || status=$?
