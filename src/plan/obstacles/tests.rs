@@ -193,7 +193,7 @@ fn where_packets_may_enter_elsewhere_a_chain_by_interface_is_a_note() {
     }
     // The way back is by another interface than the one that has the address.
     let elsewhere = guarded("eth7", |facts| {
-        facts.routes = facts.routes.iter().cloned().filter(|route| route.destination.prefix_len() == 0).collect();
+        facts.routes = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0).cloned().collect();
     });
     let mut spec = unnamed();
     spec["internal"]["gateways"] = json!([]);
