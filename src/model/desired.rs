@@ -1,21 +1,22 @@
-//! Everything that a node's kernel should hold for us.
+//! The state that the operator wants in a node's kernel.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{HostRoute, InterfaceName, Translation};
 
-/// The whole state that this node's kernel should hold; what is ours and not in here goes.
+/// The whole state that this node's kernel should hold. Rules and routes of the operator that are not in here are removed.
 ///
-/// No two translations match one packet: [`crate::plan`] sees to it, and the layout of the rules relies on it.
+/// No two translations match the same packet: [`crate::plan`] ensures this, and the layout of the rules relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The address translations, each exact: a destination address, a protocol, ports and a client.
     pub translations: BTreeSet<Translation>,
     /// The host routes.
     pub routes: BTreeSet<HostRoute>,
-    /// The listen addresses that this node has: the translations of others wait for their address to come.
+    /// The listen addresses that this node holds. Translations for other addresses have no effect until the node gets the
+    /// address.
     pub held: BTreeSet<IpAddr>,
-    /// The interfaces by which the flows enter, in both directions: packets that enter there have to be routed.
+    /// The interfaces by which flows enter, in both directions. The node must route the packets that enter by them.
     pub legs: BTreeSet<InterfaceName>,
 }

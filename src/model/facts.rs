@@ -1,4 +1,4 @@
-//! What is known of this node, read from the kernel and never from memory.
+//! The facts of this node, read from the kernel at each sync and never taken from memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,42 +8,44 @@ use ipnet::IpNet;
 
 use super::{Answers, Firewall, InterfaceName, Protocol};
 
-/// The facts of one node that planning and status rest on.
+/// The facts of one node. Planning and status use nothing else of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The labels of the node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
-    /// The network interfaces, less the loopback.
+    /// The network interfaces, without the loopback.
     pub links: BTreeMap<InterfaceName, Link>,
-    /// The interfaces that are no wire of their own, and what packets to them enter by.
+    /// The virtual interfaces (macvlan, ipvlan, dummy), and the link by which packets to them enter.
     pub virtuals: BTreeMap<InterfaceName, Virtual>,
-    /// The addresses of this node, less 127.0.0.0/8.
+    /// The addresses of this node, without 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
-    /// The table `local`: what this node delivers to itself.
+    /// The routing table `local`: the destinations that this node delivers to itself.
     pub local: LocalTable,
-    /// The routes of the main table, ours among them.
+    /// The routes of the main table, including the routes of the operator.
     pub routes: RouteTable,
-    /// What the next hops answer that forwards depend on.
+    /// Whether the next hops that forwards depend on answer.
     pub answers: Answers,
-    /// What new interfaces begin with: `net.ipv4.ip_forward` (ip-sysctl). Each interface then decides for what enters by it.
+    /// `net.ipv4.ip_forward` (ip-sysctl): the default for new interfaces. The setting of each interface decides for the
+    /// packets that enter by it.
     pub ip_forward: bool,
-    /// Whether rules beyond the kernel's own three choose the routing table (ip-rule(8)); the main table then proves nothing.
+    /// Whether there are policy rules in addition to the three default rules of the kernel (ip-rule(8)). The main table
+    /// alone then does not show which route a packet takes.
     pub policy_routing: bool,
-    /// The addresses by which the node itself is reached: those of its Node object; without a cluster the source addresses of its
-    /// default routes.
+    /// The addresses by which the node itself is reached: the addresses of its Node object. Without a cluster: the source
+    /// addresses of its default routes.
     pub node_addresses: BTreeSet<IpAddr>,
     /// The ports on which programs of this node listen.
     pub listeners: BTreeSet<Listener>,
-    /// The rules of other programs that packets of ours meet.
+    /// The firewall rules of other programs that forwarded packets meet.
     pub firewall: Arc<Firewall>,
-    /// The addresses of the API servers, which no route of ours may cover. Empty without a cluster.
+    /// The addresses of the API servers. No route of the operator may cover them. Empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
 }
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The interface index (netdevice(7)); a link made anew has a new one.
+    /// The interface index (netdevice(7)). An interface that is deleted and created again gets a new index.
     pub index: u32,
     /// Whether it is administratively up and has carrier (`IFF_UP`, `IFF_LOWER_UP`).
     pub up: bool,
@@ -51,28 +53,28 @@ pub struct Link {
     pub rp_filter: RpFilter,
     /// Whether IPv4 packets that enter by it are routed: `conf/IF/forwarding` (ip-sysctl).
     pub forwarding: bool,
-    /// The bridge or bond that it is a port of; its address then belongs there.
+    /// The index of the bridge or bond that it is a port of. The addresses are then on that bridge or bond.
     pub master: Option<u32>,
 }
 
-/// An interface that is no wire of its own.
+/// A virtual interface that is not a link of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Virtual {
-    /// A macvlan or ipvlan device, such as that of a VRRP router (`use_vmac`, keepalived.conf(5)): one more host on the wire of
-    /// this link.
+    /// A macvlan or ipvlan device on this parent link, for example that of a VRRP router (`use_vmac`, keepalived.conf(5)).
+    /// On the network it is one more host of the same link.
     OnWireOf(InterfaceName),
-    /// A dummy: it holds addresses, and no packet ever enters by it.
+    /// A dummy interface: it holds addresses, and no packet ever enters by it.
     Dummy,
 }
 
-/// Source validation by reverse path, RFC 3704 (`rp_filter`, ip-sysctl).
+/// Source validation by reverse path (RFC 3704; `rp_filter`, ip-sysctl).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RpFilter {
     /// 0: no validation.
     Off,
-    /// 1: the way back must leave by the interface that the packet entered.
+    /// 1: the route back to the source must leave by the interface that the packet entered by.
     Strict,
-    /// 2: some way back must exist.
+    /// 2: there must be a route back to the source.
     Loose,
 }
 
@@ -81,29 +83,29 @@ pub enum RpFilter {
 pub struct LocalAddress {
     /// The address.
     pub address: IpAddr,
-    /// The length of its subnet's prefix, in bits.
+    /// The prefix length of its subnet, in bits.
     pub prefix_len: u8,
-    /// The interface that holds it; `None` for the loopback and for a name that no object can write.
+    /// The interface that holds it. `None` for the loopback, and for an interface name that no object can contain.
     pub interface: Option<InterfaceName>,
 }
 
-/// What the table `local` says of one destination (ip-route(8)).
+/// A route of the table `local` (ip-route(8)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalRoute {
-    /// The destination: an address of an interface as /32, or whatever an administrator added.
+    /// The destination: the address of an interface as /32, or a network that an administrator added.
     pub destination: IpNet,
     /// Whether the node delivers it to itself.
     pub delivery: Delivery,
-    /// The interface that it is added to; `None` for the loopback and for a name that no object can write.
+    /// The interface of the route. `None` for the loopback, and for an interface name that no object can contain.
     pub interface: Option<InterfaceName>,
 }
 
-/// What becomes of a packet that the table `local` decides about.
+/// What happens to a packet that a route of the table `local` matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The node takes it in: type `local`, which `-m addrtype --dst-type LOCAL` asks for (iptables-extensions(8)).
+    /// The node delivers it to itself: type `local`, which `-m addrtype --dst-type LOCAL` matches (iptables-extensions(8)).
     Local,
-    /// Anything else, such as a broadcast.
+    /// Any other type, for example broadcast.
     Other,
 }
 
@@ -123,13 +125,13 @@ pub struct Route {
     pub kind: RouteKind,
     /// The destination; the default route is `0.0.0.0/0`.
     pub destination: IpNet,
-    /// The next hop; `None` where the destination is on the link.
+    /// The next hop. `None` if the destination is directly on the link.
     pub gateway: Option<IpAddr>,
-    /// The interface by which it leaves; `None` for several next hops.
+    /// The outgoing interface. `None` for a route with several next hops.
     pub interface: Option<InterfaceName>,
-    /// The metric; the lowest wins among equal destinations.
+    /// The metric. Of routes to the same destination, the one with the lowest metric is used.
     pub metric: u32,
-    /// Whether it carries our protocol number.
+    /// Whether it has the protocol number of the operator's routes.
     pub ours: bool,
 }
 
@@ -138,11 +140,12 @@ pub struct Route {
 pub struct Listener {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// The address; unspecified where it listens on every one.
+    /// The address. Unspecified (0.0.0.0 or ::) if it listens on all addresses.
     pub address: IpAddr,
     /// The port, 1 to 65535.
     pub port: u16,
-    /// The interface that it is bound to and hears alone (`SO_BINDTODEVICE`, socket(7)).
+    /// The interface that the socket is bound to (`SO_BINDTODEVICE`, socket(7)). It then receives packets of this interface
+    /// only.
     pub device: Option<InterfaceName>,
 }
 
@@ -158,14 +161,14 @@ impl LocalAddress {
 }
 
 impl Facts {
-    /// The interface that holds `address`, or that a `local` route for it names, if an object can name that one.
+    /// The interface that holds `address`, or that a `local` route for it names. `None` if no object can contain its name.
     #[must_use]
     pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
         let holder = self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref());
         holder.or_else(|| self.local.lookup(address).filter(|route| route.delivery == Delivery::Local)?.interface.as_ref())
     }
 
-    /// Whether both interfaces send to, and hear, one wire.
+    /// Whether both interfaces are connected to the same link.
     #[must_use]
     pub fn on_one_wire(&self, a: &InterfaceName, b: &InterfaceName) -> bool {
         fn wire<'a>(facts: &'a Facts, name: &'a InterfaceName) -> &'a InterfaceName {
@@ -177,8 +180,8 @@ impl Facts {
         wire(self, a) == wire(self, b)
     }
 
-    /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` asks: an address of an interface, or
-    /// whatever a `local` route covers.
+    /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` checks it: the address of an
+    /// interface, or an address that a `local` route covers.
     #[must_use]
     pub fn holds(&self, address: IpAddr) -> bool {
         match self.local.lookup(address) {
@@ -187,7 +190,8 @@ impl Facts {
         }
     }
 
-    /// The local address whose subnet `address` lies in, on an interface that an object can name; the longest prefix wins.
+    /// The local address whose subnet contains `address`, on an interface whose name an object can contain. The longest
+    /// prefix wins.
     #[must_use]
     pub fn connected(&self, address: IpAddr) -> Option<&LocalAddress> {
         self.addresses
@@ -196,20 +200,20 @@ impl Facts {
             .max_by_key(|local| local.prefix_len)
     }
 
-    /// The route that a packet to `address` takes: the longest prefix, then the lowest metric; `None` where there is none, or
-    /// where that one drops the packet.
+    /// The route that a packet to `address` takes: the longest prefix, then the lowest metric. `None` if there is no route,
+    /// or if that route drops the packet.
     #[must_use]
     pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
         self.routes.lookup(address)
     }
 }
 
-/// The table `local`; of several routes to one destination, the one that the kernel takes.
+/// The table `local`. Of several routes to one destination it holds the one that the kernel uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalTable(BTreeMap<IpNet, LocalRoute>);
 
 impl LocalTable {
-    /// What the table says of `address`: the route with the longest prefix that holds it.
+    /// The route of the table for `address`: the one with the longest prefix.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&LocalRoute> {
         longest(&self.0, address)
@@ -218,7 +222,7 @@ impl LocalTable {
 
 impl FromIterator<LocalRoute> for LocalTable {
     fn from_iter<T: IntoIterator<Item = LocalRoute>>(routes: T) -> Self {
-        // Later ones to one destination are those that the kernel lists later: it takes the first.
+        // Of several routes to one destination, the kernel uses the one that it lists first.
         let mut table = BTreeMap::new();
         for route in routes {
             table.entry(route.destination).or_insert(route);
@@ -227,35 +231,35 @@ impl FromIterator<LocalRoute> for LocalTable {
     }
 }
 
-/// The entry with the longest prefix that holds `address`.
+/// The entry with the longest prefix that contains `address`.
 fn longest<T>(table: &BTreeMap<IpNet, T>, address: IpAddr) -> Option<&T> {
     let host = IpNet::from(address);
     (0..=host.prefix_len()).rev().find_map(|length| table.get(&IpNet::new(address, length).ok()?.trunc()))
 }
 
-/// The routes of a table; of several to one destination, the one that the kernel takes.
+/// The routes of a table. Of several routes to one destination it holds the one that the kernel uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteTable(BTreeMap<IpNet, Route>);
 
 impl RouteTable {
-    /// The route with the longest prefix that holds `address`, unless it leads nowhere.
+    /// The route with the longest prefix that contains `address`, unless this route drops packets.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&Route> {
         longest(&self.0, address).filter(|route| route.kind == RouteKind::Unicast)
     }
 
-    /// Every route that is taken, by destination.
+    /// All routes that the kernel uses, ordered by destination.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.values()
     }
 
-    /// The routes that are taken to a part of `network` and not to all of it.
+    /// The routes to a part of `network`, but not to all of it.
     pub fn within(&self, network: IpNet) -> impl Iterator<Item = &Route> {
         let inside = self.0.range(network..).take_while(move |(destination, _)| network.contains(&destination.network()));
         inside.map(|(_, route)| route).filter(move |route| route.destination.prefix_len() > network.prefix_len())
     }
 
-    /// Whether there is none.
+    /// Whether the table has no route.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,43 +1,44 @@
-//! Rules of other programs that packets of ours meet, as far as this program understands them.
+//! The firewall rules of other programs that forwarded packets meet.
 //!
-//! What it does not understand is `Uncertain`, and never taken for a match, a pass or a drop.
+//! A rule or condition that this program cannot interpret is `Uncertain`. It is never counted as a match, as an accept or
+//! as a drop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-/// The base chains of other programs on the hooks that our flows pass, in no particular order.
+/// The base chains of other programs at the hooks that forwarded packets pass, in no particular order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// The chains.
     pub chains: Vec<BaseChain>,
 }
 
-/// A chain that the kernel itself calls (nft(8), "base chain"; a built-in chain of iptables(8)).
+/// A chain that the kernel calls by itself (nft(8), "base chain"; a built-in chain of iptables(8)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseChain {
-    /// Whose tool shows and changes it.
+    /// The tool that shows and changes it.
     pub tool: Tool,
     /// The table.
     pub table: String,
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// What the chain is used for.
     pub purpose: Purpose,
-    /// Where packets meet it.
+    /// The hook that it is attached to.
     pub hook: Hook,
-    /// Chains of a hook are asked from the lowest priority to the highest.
+    /// The priority. The chains of a hook run from the lowest priority to the highest.
     pub priority: i32,
-    /// The interfaces that it is bound to; empty where it is bound to none.
+    /// The interfaces that it is bound to. Empty if it is not bound to an interface.
     pub devices: BTreeSet<String>,
-    /// What becomes of a packet that no rule decides about.
+    /// What happens to a packet if no rule decides.
     pub policy: Policy,
     /// Its rules.
     pub rules: Vec<FilterRule>,
-    /// The chains that its rules jump to, by name. One that is missing is not understood.
+    /// The chains that its rules jump to, by name. A chain that is missing here could not be interpreted.
     pub jumps: BTreeMap<String, Vec<FilterRule>>,
 }
 
-/// Whose tool shows and changes a chain.
+/// The tool that shows and changes a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tool {
     /// nft(8), with the address family of the table.
@@ -48,7 +49,7 @@ pub enum Tool {
     IptablesLegacy,
 }
 
-/// The address family of a table of `nf_tables` that IPv4 packets pass (nft(8)).
+/// The address family of an `nf_tables` table through which IPv4 packets pass (nft(8)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TableFamily {
     /// `ip`.
@@ -61,40 +62,40 @@ pub enum TableFamily {
     Bridge,
 }
 
-/// What a base chain is for.
+/// What a base chain is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It lets pass or drops.
+    /// It accepts or drops packets.
     Filter,
-    /// It translates the first packet of a flow. The first chain that does decides.
+    /// It translates the first packet of a flow. The first chain that translates decides.
     Nat,
 }
 
-/// Where packets meet a chain.
+/// The hook at which packets pass a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// As they enter by an interface, before anything else.
+    /// When they enter by an interface, before all other hooks.
     Ingress,
     /// Before they are routed.
     Prerouting,
-    /// Once they are routed to another host.
+    /// After they were routed to another host.
     Forward,
     /// Before they leave.
     Postrouting,
-    /// As they leave by an interface, after anything else.
+    /// When they leave by an interface, after all other hooks.
     Egress,
 }
 
-/// What becomes of a packet that no rule decides about.
+/// What happens to a packet if no rule decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// It passes.
+    /// It is accepted.
     Accept,
     /// It is dropped.
     Drop,
 }
 
-/// A rule: what it does to packets for which all conditions hold.
+/// A rule: an action for the packets that meet all conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterRule {
     /// The conditions.
@@ -106,88 +107,88 @@ pub struct FilterRule {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing that decides: counts, logs, marks.
+    /// Does not decide: counts, logs or marks the packet.
     Continue,
-    /// Lets pass, as far as this base chain goes.
+    /// Accepts the packet. Later base chains can still drop it.
     Accept,
     /// Drops or rejects.
     Drop,
-    /// Goes back to where the chain was jumped to from; in a base chain, the policy decides.
+    /// Returns to the calling chain. In a base chain, the policy decides.
     Return,
-    /// Goes on in another chain, and comes back if that one does not decide.
+    /// Continues in another chain, and returns if that chain does not decide.
     Jump(String),
-    /// Goes on in another chain, and does not come back.
+    /// Continues in another chain, and does not return.
     Goto(String),
     /// Translates a destination or a source.
     Translate,
-    /// Keeps the packet from being tracked: it is then not translated.
+    /// Excludes the packet from connection tracking. It is then not translated.
     Untrack,
-    /// Something else.
+    /// An action that could not be interpreted.
     Uncertain,
 }
 
-/// What a packet must be for a rule to match.
+/// A condition that a packet must meet for the rule to match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// A number is, or is not, within one of these ranges.
+    /// A field is, or is not, within one of these ranges.
     Within {
-        /// Which number.
+        /// The field.
         field: Field,
         /// The ranges.
         ranges: Vec<RangeInclusive<u64>>,
-        /// Whether it has to be, or must not be.
+        /// Whether it must be within, or must not be.
         polarity: Polarity,
     },
-    /// One of these bits is, or none of them are, set.
+    /// At least one of these bits is set, or none of them is.
     AnyBit {
-        /// Of which number.
+        /// The field.
         field: Field,
         /// The bits.
         mask: u64,
-        /// Whether one has to be set, or none may be.
+        /// Whether one bit must be set, or none may be set.
         polarity: Polarity,
     },
-    /// An interface has, or has not, one of these names.
+    /// An interface has, or does not have, one of these names.
     Interface {
-        /// Which interface.
+        /// Which interface: incoming or outgoing.
         way: Way,
         /// The names.
         names: Vec<NamePattern>,
-        /// Whether it has to have one, or must have none.
+        /// Whether it must have one of the names, or must have none of them.
         polarity: Polarity,
     },
-    /// Something else.
+    /// A condition that could not be interpreted.
     Uncertain,
 }
 
-/// Whether a condition asks for something or for its absence.
+/// Whether a condition is negated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polarity {
-    /// It asks for it.
+    /// It must hold.
     Is,
-    /// It asks for its absence.
+    /// It must not hold.
     IsNot,
 }
 
-/// The interface that a packet enters or leaves by.
+/// The incoming or the outgoing interface of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Enters.
+    /// The incoming interface.
     In,
-    /// Leaves.
+    /// The outgoing interface.
     Out,
 }
 
-/// A name of an interface, or how it begins.
+/// The name of an interface, or the beginning of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamePattern {
     /// The whole name.
     Exact(String),
-    /// How it begins.
+    /// The beginning of the name.
     Prefix(String),
 }
 
-/// A number that a packet has.
+/// A field of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
     /// The family of the packet, `NFPROTO_*`: 2 for IPv4.
@@ -204,17 +205,19 @@ pub enum Field {
     SourcePort,
     /// The destination port.
     DestinationPort,
-    /// The index of the interface that it enters by.
+    /// The index of the incoming interface.
     InIndex,
-    /// The index of the interface that it leaves by.
+    /// The index of the outgoing interface.
     OutIndex,
-    /// The mark that programs of this node put on packets.
+    /// The packet mark that programs of this node set.
     Mark,
-    /// What it is to the flow, as one bit: 1 invalid, 2 established, 4 related, 8 new, 64 untracked (nft(8), `ct state`).
+    /// The connection tracking state, as one bit: 1 invalid, 2 established, 4 related, 8 new, 64 untracked (nft(8), `ct
+    /// state`).
     State,
-    /// What has happened to the flow, as bits: 0x10 source translated, 0x20 destination translated (`IPS_*`, `nf_conntrack_common.h`).
+    /// The connection tracking status, as bits: 0x10 source translated, 0x20 destination translated (`IPS_*`,
+    /// `nf_conntrack_common.h`).
     Status,
-    /// 0 the way of the flow's first packet, 1 the way back.
+    /// The direction: 0 for the direction of the flow's first packet, 1 for the reply direction.
     Direction,
     /// The source of the flow's first packet, before any translation.
     OriginalSource,
@@ -225,7 +228,8 @@ pub enum Field {
 }
 
 impl BaseChain {
-    /// Whether no packet of ours can come to harm in it: it lets pass, and no rule of it does anything else.
+    /// Whether the chain cannot harm a forwarded packet: its policy accepts, and no rule has another action than to accept
+    /// or continue.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         let harmless = |rule: &FilterRule| match &rule.action {
@@ -238,7 +242,7 @@ impl BaseChain {
 }
 
 impl FilterRule {
-    /// A rule that is not understood at all.
+    /// A rule that could not be interpreted at all.
     #[must_use]
     pub fn uncertain() -> Self {
         Self { conditions: vec![Condition::Uncertain], action: Action::Uncertain }

@@ -1,12 +1,12 @@
-//! The name of a network interface, as an object may write it.
+//! The name of a network interface, as an object may contain it.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a network interface: a letter, digit or `_`, then letters, digits, `_`, `.` or `-`, 15 at most.
+/// The name of a network interface: a letter, digit or `_`, then letters, digits, `_`, `.` or `-`, at most 15 characters.
 ///
-/// Narrower than what the kernel takes (`dev_valid_name`, net/core/dev.c), because iptables reads a
-/// trailing `+` as a wildcard, a lone `+` as no match at all, `!` as a negation and a newline as the next rule.
+/// This is stricter than the kernel (`dev_valid_name`, net/core/dev.c), because iptables reads a trailing `+` as a
+/// wildcard, a lone `+` as no match at all, `!` as a negation and a newline as the start of the next rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName(String);
 
@@ -15,7 +15,7 @@ pub struct InterfaceName(String);
 pub struct InvalidInterfaceName;
 
 impl InterfaceName {
-    /// The most characters a name has: `IFNAMSIZ` less the closing zero byte (netdevice(7)).
+    /// The maximum length of a name: `IFNAMSIZ` minus the closing zero byte (netdevice(7)).
     pub const MAX_LEN: usize = 15;
 
     /// The name.
@@ -33,7 +33,7 @@ impl FromStr for InterfaceName {
         let well_formed = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
             && text.chars().all(plain)
             && text.len() <= Self::MAX_LEN;
-        // `all` and `default` are no interfaces but folders of /proc/sys/net/ipv4/conf.
+        // `all` and `default` are not interfaces but directories in /proc/sys/net/ipv4/conf.
         if well_formed && !matches!(text, "lo" | "all" | "default") {
             Ok(Self(text.to_owned()))
         } else {

@@ -1,7 +1,7 @@
-//! The words of this project as types: what a node is asked to hold and what it is known to be.
+//! The data types of the project: the desired state of a node, and the facts of a node.
 //!
-//! Pure data. Imports `std` and [`ipnet`] (a CIDR is to this module what an address is to `std`) and
-//! nothing else, so that planning and the kernel can meet here without knowing each other.
+//! Pure data. Imports only `std` and [`ipnet`] (which adds CIDR types to the address types of `std`), so that planning and
+//! the dataplane can share these types without depending on each other.
 
 mod desired;
 mod facts;

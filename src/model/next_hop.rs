@@ -1,42 +1,43 @@
-//! The next hops that flows depend on, and whether they answer.
+//! The next hops that forwards depend on, and whether they answer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::InterfaceName;
 
-/// A neighbour to which this node hands packets. The same address on two interfaces is two neighbours.
+/// A neighbour to which this node sends packets. The same address on two interfaces is two neighbours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
-    /// The interface by which packets leave.
+    /// The outgoing interface.
     pub interface: InterfaceName,
-    /// The address that the neighbour is asked for.
+    /// The address that is resolved by ARP.
     pub address: IpAddr,
 }
 
-/// What is known of a next hop.
+/// Whether a next hop answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was never heard of.
+    /// It was not asked yet, or the answer is still open.
     Awaited,
-    /// It answered, and has not failed to since; or it needs no answer.
+    /// It answered, and no later attempt failed; or it needs no answer.
     Seen,
-    /// It did not answer, and has not been seen since.
+    /// It did not answer, and has not answered since.
     Silent,
 }
 
-/// What the next hops answered.
+/// The state of the next hops.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Answers {
-    /// Nobody asks, so every next hop is taken for one that answers: `render` shows a plan and not the state of a node.
+    /// Next hops are not checked; every one counts as answering. `render` uses this, because it shows a plan and not the
+    /// state of a node.
     #[default]
     Assumed,
-    /// The kernel is asked. A next hop that is not listed is [`Answer::Awaited`].
+    /// The answers that the kernel reports. A next hop that is not listed is [`Answer::Awaited`].
     Asked(BTreeMap<NextHop, Answer>),
 }
 
 impl Answers {
-    /// What is known of `next_hop`.
+    /// The state of `next_hop`.
     #[must_use]
     pub fn of(&self, next_hop: &NextHop) -> Answer {
         match self {
@@ -45,7 +46,7 @@ impl Answers {
         }
     }
 
-    /// Whether `next_hop` was asked for at all.
+    /// Whether there is an answer for `next_hop`.
     #[must_use]
     pub fn covers(&self, next_hop: &NextHop) -> bool {
         match self {

@@ -1,22 +1,22 @@
-//! A run of transport ports, 1 to 65535.
+//! A range of transport ports, 1 to 65535.
 
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// A run of ports, both ends included, never empty.
+/// A range of ports, both ends included, never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: NonZeroU16,
     last: NonZeroU16,
 }
 
-/// A run of ports that ends before it begins, or whose text is not `first` or `first:last`.
+/// A range of ports that ends before it begins, or a text that is not `first` or `first:last`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidPortRange;
 
 impl PortRange {
-    /// Every port there is.
+    /// All ports, 1 to 65535.
     pub const ALL: Self = Self { first: NonZeroU16::MIN, last: NonZeroU16::MAX };
 
     /// The ports `first` to `last`.
@@ -45,19 +45,19 @@ impl PortRange {
         self.last.get()
     }
 
-    /// How many they are.
+    /// The number of ports.
     #[must_use]
     pub const fn count(self) -> u32 {
         self.last() as u32 - self.first() as u32 + 1
     }
 
-    /// Whether this is one port only.
+    /// Whether the range is a single port.
     #[must_use]
     pub const fn is_single(self) -> bool {
         self.first() == self.last()
     }
 
-    /// Whether some port is in both.
+    /// Whether both ranges have a port in common.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first() <= other.last() && other.first() <= self.last()
@@ -69,7 +69,7 @@ impl PortRange {
         Self::new(self.first.max(other.first), self.last.min(other.last)).ok()
     }
 
-    /// The ports that are in none of `others`, as runs in their order.
+    /// The ports that are in none of `others`, as ranges in ascending order.
     #[must_use]
     pub fn minus(self, others: &[Self]) -> Vec<Self> {
         let mut left = vec![self];
@@ -79,7 +79,7 @@ impl PortRange {
         left
     }
 
-    /// What is before `other`, and what is behind.
+    /// The part below `other`, and the part above it.
     fn without(self, other: Self) -> [Option<Self>; 2] {
         if !self.overlaps(other) {
             return [Some(self), None];
@@ -89,7 +89,7 @@ impl PortRange {
         [run(Some(self.first), before), run(other.last.checked_add(1), Some(self.last))]
     }
 
-    /// Whether `port` is one of them.
+    /// Whether `port` is in the range.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.first() <= port && port <= self.last()

@@ -1,11 +1,12 @@
-//! The closed choices below an IP packet: its family and its transport protocol.
+//! The IP families and transport protocols that forwards support.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// An IP family that forwards can be written for.
+/// An IP family that forwards support.
 ///
-/// A match on this type lists every family without a wildcard, so adding one makes the compiler name each place that has to learn it.
+/// A match on this type lists every family without a wildcard. If a family is added, the compiler then reports each place
+/// that must handle it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4, RFC 791.
@@ -13,7 +14,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of `address`, or `None` where forwards cannot be written for it yet.
+    /// The family of `address`, or `None` if forwards do not support it yet.
     #[must_use]
     pub fn of(address: IpAddr) -> Option<Self> {
         match address {
@@ -23,7 +24,7 @@ impl Family {
     }
 }
 
-/// A transport protocol that forwards can be written for.
+/// A transport protocol that forwards support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP, RFC 9293.
@@ -33,7 +34,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Every protocol, in the order in which rules are laid out.
+    /// All protocols, in the order in which rules are laid out.
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 
     /// The protocol number, from the IANA registry "Assigned Internet Protocol Numbers".
@@ -45,7 +46,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol with this IANA number, if forwards can be written for it.
+    /// The protocol with this IANA number, if forwards support it.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.number() == number)

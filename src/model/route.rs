@@ -1,4 +1,4 @@
-//! A host route: how this node reaches a client.
+//! A host route: the route of this node to a client.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 use super::InterfaceName;
 
-/// A route to a client through the gateway of its leg. Marked in the kernel by the project's own protocol number.
+/// A route to a client through the gateway of its leg. The kernel stores it with the protocol number of the operator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostRoute {
-    /// The client: an address as /32, or its network.
+    /// The client: an address as /32, or a network.
     pub destination: IpNet,
     /// The next hop, on the link of `interface`.
     pub gateway: IpAddr,

@@ -1,4 +1,4 @@
-//! To which port a flow goes on.
+//! The target port of a flow.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -6,30 +6,30 @@ use std::str::FromStr;
 
 use super::PortRange;
 
-/// To which port a flow goes on, by the port that it was sent to.
+/// The target port of a flow, as a function of the port that the flow was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetPorts {
-    /// To the same one.
+    /// The same port.
     Same,
-    /// To this one, from every port; 1 to 65535.
+    /// This port, for every listen port; 1 to 65535.
     One(u16),
-    /// To the one that lies as far behind the first target port.
+    /// The port at the same offset from the first target port.
     Shifted(Shift),
 }
 
-/// Moves a range of ports to another one of equal width.
+/// Maps a range of ports to another range of the same size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shift {
     from: PortRange,
     to: PortRange,
 }
 
-/// Two ranges of ports that are not equally wide.
+/// Two ranges of ports that have different sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidShift;
 
 impl TargetPorts {
-    /// The port that a flow to `port` goes on to.
+    /// The target port for a flow to `port`.
     #[must_use]
     pub fn of(self, port: u16) -> u16 {
         match self {
@@ -39,7 +39,8 @@ impl TargetPorts {
         }
     }
 
-    /// The same for `ports` alone, which are some of those that it was for. A single port is always stated.
+    /// The same mapping restricted to `ports`, which are a part of the listen ports. A single port always gives
+    /// [`Self::One`].
     #[must_use]
     pub fn part(self, ports: PortRange) -> Self {
         if ports.is_single() {
@@ -57,7 +58,7 @@ impl TargetPorts {
 }
 
 impl Shift {
-    /// From `from` to `to`.
+    /// Maps `from` to `to`.
     ///
     /// # Errors
     /// When one of them is wider than the other.
@@ -65,26 +66,27 @@ impl Shift {
         if from.count() == to.count() { Ok(Self { from, to }) } else { Err(InvalidShift) }
     }
 
-    /// The ports that flows are sent to.
+    /// The listen ports.
     #[must_use]
     pub const fn from(self) -> PortRange {
         self.from
     }
 
-    /// The ports that they go on to.
+    /// The target ports.
     #[must_use]
     pub const fn to(self) -> PortRange {
         self.to
     }
 
-    /// The port that a flow to `port` goes on to. As the kernel has it (`NF_NAT_RANGE_PROTO_OFFSET`), one beside the range wraps.
+    /// The target port for a flow to `port`. A port outside of the range wraps around, as in the kernel
+    /// (`NF_NAT_RANGE_PROTO_OFFSET`).
     fn of(self, port: u16) -> u16 {
         let offset = u32::from(port.wrapping_sub(self.from.first())) % self.to.count();
         self.to.first() + u16::try_from(offset).unwrap_or_default()
     }
 }
 
-/// As iptables writes it: the target ports and the first port of those that flows are sent to, `44000-44099/34000`.
+/// As iptables writes it: the target ports and the first listen port, `44000-44099/34000`.
 impl fmt::Display for Shift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (to, base) = (self.to, self.from.first());

@@ -1,4 +1,4 @@
-//! One address translation: which flows, to where, and as whom.
+//! One address translation: which flows it matches, and their new destination and source.
 
 use std::net::IpAddr;
 
@@ -6,48 +6,49 @@ use ipnet::IpNet;
 
 use super::{InterfaceName, PortRange, Protocol, TargetPorts};
 
-/// The flows that a translation is for, by what their first packet shows before any translation.
+/// The flows that a translation matches, by the fields of their first packet before any translation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowMatch {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// The listen address: where the packet is sent to, an address of a proxy node.
+    /// The listen address: the destination of the packet, an address of a proxy node.
     pub destination: IpAddr,
-    /// The ports that it is sent to.
+    /// The destination ports.
     pub ports: PortRange,
-    /// Where it comes from; nobody else may use the forward.
+    /// The clients: only packets from this network match.
     pub source: IpNet,
-    /// The interface that it must enter by, where the object names one.
+    /// The incoming interface, if the object names one.
     pub interface: Option<InterfaceName>,
 }
 
-/// What the destination becomes.
+/// The new destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
-    /// The address that the flow goes on to.
+    /// The address that the flow is sent on to.
     pub address: IpAddr,
-    /// The port that it goes on to.
+    /// The port that it is sent on to.
     pub ports: TargetPorts,
 }
 
-/// What the source becomes.
+/// The new source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourceNat {
-    /// This address; survives a flap of the link.
+    /// This address. Connections survive when the link goes down and up.
     Address(IpAddr),
-    /// The address of the interface by which the flow leaves (`MASQUERADE`, iptables-extensions(8)).
+    /// The address of the outgoing interface (`MASQUERADE`, iptables-extensions(8)).
     Masquerade,
 }
 
 /// One address translation, in one direction of one forward.
 ///
-/// A forward is one of these for each port entry and client entry; its reverse direction one for each reverse port.
+/// A forward has one for each combination of port entry and client entry. Its reverse direction has one for each reverse
+/// port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Translation {
-    /// Which flows.
+    /// The flows that it matches.
     pub flows: FlowMatch,
-    /// What their destination becomes (DNAT).
+    /// Their new destination (DNAT).
     pub destination: Destination,
-    /// What their source becomes (SNAT).
+    /// Their new source (SNAT).
     pub source: SourceNat,
 }
