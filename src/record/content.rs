@@ -1,6 +1,6 @@
-//! The text of a record: an envelope with format and checksum around what was applied.
+//! The text of a record: an envelope with format and checksum around the state that was applied.
 //!
-//! Decides what of a text is believed. Must not touch a disk.
+//! Decides which parts of the text are accepted. Must not access the disk.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,11 +19,11 @@ use crate::supervise::guarded;
 use super::translation::Written;
 use super::{Loaded, Record, RecordError};
 
-/// The format of a record that names no API servers, which programs before format 2 read too.
+/// The format of a record that contains no API servers. Programs before format 2 can read it too.
 const WITHOUT_API_SERVERS: u64 = 1;
-/// A record that may name API servers, but no addresses of the node.
+/// A record that may contain API servers, but no addresses of the node.
 const WITHOUT_NODE_ADDRESSES: u64 = 2;
-/// The newest format that this program writes and reads: it may name both.
+/// The newest format that this program writes and reads. It may contain API servers and addresses of the node.
 const FORMAT: u64 = 3;
 
 #[derive(Serialize, Deserialize)]
@@ -54,11 +54,12 @@ struct Entry {
     origin: Option<PathBuf>,
 }
 
-/// The text of `record`; equal records have equal texts.
+/// The text of `record`. Equal records have equal texts.
 pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     let entry = |sourced: &Sourced| {
         let mut object = serde_json::to_value(&*sourced.object)?;
-        // What changes with every report was not asked for, and would have the record written each time.
+        // These fields are not part of what was asked for. They change with every status update, and each change would
+        // rewrite the record.
         for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
             object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
         }
@@ -72,7 +73,7 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
         forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
-    // The oldest that will do: a program before this one can then read it.
+    // The oldest format that can hold the content, so that older programs can read it where possible.
     let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
         (_, false) => FORMAT,
         (false, true) => WITHOUT_NODE_ADDRESSES,
@@ -82,11 +83,11 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
 }
 
-/// Reads the text of a record for `node`; `path` is where it came from, for the errors.
+/// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
 pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, RecordError> {
     let damaged = |detail: String| RecordError::Damaged { path: path.to_owned(), detail };
     let document: Value = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    // The format is looked at first: another one may have another envelope.
+    // The format is checked first, because another format may have another envelope.
     match document.get("format").and_then(Value::as_u64) {
         Some(WITHOUT_API_SERVERS..=FORMAT) => {}
         Some(found) => return Err(RecordError::Version { path: path.to_owned(), found, known: FORMAT }),
@@ -104,7 +105,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
     Ok(believe(content))
 }
 
-/// Takes over each entry that is sound by itself.
+/// Accepts each entry that is valid by itself.
 fn believe(content: Content) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
@@ -147,7 +148,7 @@ fn forward(entry: Value) -> Result<Sourced, String> {
 pub(super) fn checksum(content: &Value) -> String {
     let digest = Sha256::digest(content.to_string());
     digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a `String` never fails.
         let _ = write!(text, "{byte:02x}");
         text
     })

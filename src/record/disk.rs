@@ -1,4 +1,4 @@
-//! The file of the record and its directory: who may write them, and nothing of what they say.
+//! The file of the record and its directory. Checks who can write them; does not look at their content.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -12,10 +12,10 @@ use super::RecordError;
 /// The name of the file in the state directory.
 pub(super) const FILE: &str = "record.json";
 
-/// The most bytes of a record.
+/// The maximum size of a record, in bytes.
 pub(super) const MOST_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The bytes of the record, or `None` where there is no file.
+/// The bytes of the record, or `None` if there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
     let file = match OpenOptions::new().read(true).custom_flags(durable::nofollow()).open(path) {
@@ -37,7 +37,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     if bytes.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(Some(bytes)) }
 }
 
-/// Replaces the record in `dir`, unless it holds the same already.
+/// Replaces the record in `dir`, unless it has the same content already.
 pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
     make(dir)?;
     let path = dir.join(FILE);
@@ -51,7 +51,7 @@ pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
     Ok(Stored::Written)
 }
 
-/// Removes the record, if there is one.
+/// Removes the record, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), RecordError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -61,7 +61,7 @@ pub(super) fn remove(path: &Path) -> Result<(), RecordError> {
     }
 }
 
-/// Makes the state directory, or checks the one that is there.
+/// Creates the state directory, or checks the existing one.
 pub(super) fn make(dir: &Path) -> Result<(), RecordError> {
     let io = |action| move |source| RecordError::Io { path: dir.to_owned(), action, source };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("make this directory"))?;
@@ -73,7 +73,7 @@ pub(super) fn make(dir: &Path) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Whether only root and this user could have written `path`, and nobody else may read it.
+/// Checks that only root and this user can write `path`, and that no other user can read it.
 pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), RecordError> {
     if !metadata.is_file() {
         return Err(untrusted(path, "is not a regular file".to_owned()));
@@ -97,7 +97,7 @@ fn untrusted(path: &Path, what: String) -> RecordError {
     RecordError::Untrusted { path: path.to_owned(), what }
 }
 
-/// Opens a file of ours for reading and writing, and makes it where it is missing.
+/// Opens a file in the state directory for reading and writing, and creates it if it is missing.
 pub(super) fn open_or_make(path: &Path) -> Result<File, RecordError> {
     let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
     let mut options = OpenOptions::new();

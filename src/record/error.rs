@@ -1,46 +1,46 @@
-//! Why a record could not be read, kept or locked.
+//! Why a record could not be read, written or locked.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::Holder;
 
-/// Why a record could not be read, kept or locked. The file or directory is named; the
-/// reason of the system is the source.
+/// Why a record could not be read, written or locked. The error names the file or directory; the error of the system is the
+/// source.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The system refused.
+    /// The system returned an error.
     #[error("{}: cannot {action}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// The reason of the system.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else could have written it.
+    /// Another user could have written it.
     #[error("{}: {what}; look who made it so, then remove it: a new one is written at the next change", path.display())]
     Untrusted {
         /// The file or directory.
         path: PathBuf,
-        /// What is suspicious.
+        /// Why it is not trusted.
         what: String,
     },
-    /// It is larger than a record may be.
+    /// It is larger than the maximum size of a record.
     #[error("{}: is larger than {most} bytes; remove it, a new one is written at the next change", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The most bytes.
+        /// The maximum size, in bytes.
         most: u64,
     },
-    /// It is not what was written.
+    /// The content is damaged.
     #[error("{}: is damaged ({detail}); remove it, a new one is written at the next change", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// How that shows.
+        /// How the damage was detected.
         detail: String,
     },
     /// Another version of this program wrote it.
@@ -50,7 +50,7 @@ pub enum RecordError {
         path: PathBuf,
         /// The format of the file.
         found: u64,
-        /// The newest format that is read.
+        /// The newest format that this program reads.
         known: u64,
     },
     /// It belongs to another node.
@@ -60,15 +60,15 @@ pub enum RecordError {
         path: PathBuf,
         /// The node that it belongs to.
         found: String,
-        /// The node that asked.
+        /// The node that this program runs for.
         node: String,
     },
-    /// Another process acts on this node.
+    /// Another process changes this node at the moment.
     #[error("{}: {holder} holds this node; stop it first, or name another state directory for another node", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// Who holds it.
+        /// The process that holds the lock.
         holder: Holder,
     },
     /// The thread that wrote it stopped.

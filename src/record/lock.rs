@@ -1,4 +1,4 @@
-//! One process at a time acts on a node: a lock on the state directory.
+//! A lock on the state directory: only one process at a time may change a node.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -11,43 +11,43 @@ use super::{RecordError, disk};
 
 /// The name of the file in the state directory.
 const FILE: &str = "lock";
-/// The most of it that is read.
+/// The number of bytes of the file that are read at most.
 const MOST_BYTES: u64 = 256;
 
-/// The right to act on this node; given back when it is dropped or the process ends.
+/// The lock of this process. It is released when it is dropped or when the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// What a process holds the lock for.
+/// What a process does while it holds the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To keep the node as its forwards ask for, until it is stopped.
+    /// The agent: applies the forwards of the node until it is stopped.
     Agent,
-    /// To put back what was last applied.
+    /// Restore: puts the last applied state back into the kernel.
     Restore,
-    /// To take everything out.
+    /// Cleanup: removes all rules and routes of the operator.
     Cleanup,
 }
 
-/// Who holds the lock, as far as the file tells.
+/// The process that holds the lock, as far as the file shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// What for.
+    /// What it does.
     pub purpose: Option<Purpose>,
-    /// The process.
+    /// Its process id.
     pub pid: Option<u32>,
-    /// Whether it numbers processes as this one does: the numbers of a container hold inside it alone.
+    /// Whether the process id is valid for this process too. Process ids of a container are valid only inside of it.
     pub numbering: Numbering,
 }
 
-/// Whether two processes number processes alike (`pid_namespaces(7)`).
+/// Whether two processes use the same PID namespace (`pid_namespaces(7)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numbering {
-    /// Alike.
+    /// The same one.
     Ours,
-    /// Each its own way, or nobody knows.
+    /// Different ones, or this is not known.
     #[default]
     Foreign,
 }
@@ -55,7 +55,7 @@ pub enum Numbering {
 impl Purpose {
     const ALL: [Self; 3] = [Self::Agent, Self::Restore, Self::Cleanup];
 
-    /// The command that does it.
+    /// The command that runs it.
     const fn command(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -83,6 +83,9 @@ impl fmt::Display for Holder {
 
 /// Takes the lock (flock(2), exclusive) on the file `lock` in the state directory `dir`, without waiting.
 ///
+/// The file names the process that holds the lock. The lock itself is in the kernel, so a file left by a crash locks
+/// nothing.
+///
 /// The file names the process that holds it; the lock is the kernel's, so one that a crash left does not count.
 ///
 /// # Errors
@@ -104,7 +107,7 @@ fn io(path: PathBuf, action: &'static str) -> impl FnOnce(io::Error) -> RecordEr
     move |source| RecordError::Io { path, action, source }
 }
 
-/// How this process numbers processes, as the kernel names it.
+/// The PID namespace of this process, as the kernel names it.
 fn numbering() -> String {
     let link = fs::read_link("/proc/self/ns/pid");
     link.map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -112,7 +115,7 @@ fn numbering() -> String {
 
 fn holder(file: &mut File) -> Holder {
     let mut text = String::new();
-    // What cannot be read tells nothing; that somebody holds the lock is known already.
+    // A read error is ignored: the lock is held in any case, only the holder stays unknown.
     let _ = file.take(MOST_BYTES).read_to_string(&mut text);
     let mut words = text.split_whitespace();
     let (pid, purpose, theirs) = (words.next(), words.next(), words.next());
@@ -127,6 +130,6 @@ fn holder(file: &mut File) -> Holder {
 fn sign(file: &mut File, purpose: Purpose) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
-    // In one write, so that nobody reads a part.
+    // In one write, so that a reader never sees a part.
     file.write_all(format!("{} {} {}\n", std::process::id(), purpose.command(), numbering()).as_bytes())
 }

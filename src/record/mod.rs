@@ -1,8 +1,8 @@
-//! What this node last applied, on its disk: for a reboot without an API server, and for a restart that must
-//! know what the last one left undone.
+//! The state that this node last applied, on its disk. It is used after a reboot without an API server, and after a
+//! restart, to find what the last process left undone.
 //!
-//! Decides what may be believed when it is read back. Must not believe more than any other input is believed,
-//! and must not touch the kernel.
+//! Decides which entries are accepted when the record is read. It checks them like any other input, and it must not touch
+//! the kernel.
 
 mod content;
 mod disk;
@@ -21,7 +21,7 @@ pub use crate::durable::Stored;
 pub use error::RecordError;
 pub use lock::{Holder, Lock, Numbering, Purpose, lock};
 
-/// What a node last applied.
+/// The state that a node last applied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// The name of the node.
@@ -38,16 +38,23 @@ pub struct Record {
     pub in_force: Vec<Translation>,
 }
 
-/// A record as it was read.
+/// A record as read from disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What could be believed of it.
+    /// The entries that were accepted.
     pub record: Record,
-    /// What could not: one line for each entry that was left out, for people.
+    /// One line for each entry that was left out, for log and status messages.
     pub lost: Vec<String>,
 }
 
-/// Reads the record of `node` from the state directory `dir`; `None` where there is none.
+/// Reads the record of `node` from the state directory `dir`; `None` if there is none.
+///
+/// Every object is decoded and every translation is parsed like any other input. An invalid entry is left out; the others
+/// are used.
+///
+/// # Errors
+/// When the file cannot be trusted (a symbolic link, another owner than root or this user, accessible by others, larger
+/// than 256 MiB), when it is damaged (checksum), or when it is of another version or of another node.
 ///
 /// Every object is decoded and every translation parsed like any input; an entry that does not pass costs only itself.
 ///
@@ -59,7 +66,12 @@ pub fn load(dir: &Path, node: &str) -> Result<Option<Loaded>, RecordError> {
     disk::read(&path)?.map(|bytes| content::parse(&path, &bytes, node)).transpose()
 }
 
-/// Keeps `record` in the state directory `dir`, which is made (mode 0700) where it is missing.
+/// Writes `record` to the state directory `dir`, which is created (mode 0700) if it is missing.
+///
+/// The file (mode 0600) is replaced as a whole and is on the disk when this returns. Equal content is not written again.
+///
+/// # Errors
+/// When other users can write the directory, or when the system returns an error.
 ///
 /// The file (mode 0600) is replaced as a whole and has reached the disk when this returns. Equal content is
 /// not written again.
@@ -70,7 +82,10 @@ pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
     disk::write(dir, &content::render(record)?)
 }
 
-/// Removes the record from the state directory `dir`; none there is fine.
+/// Removes the record from the state directory `dir`. It is no error if there is none.
+///
+/// # Errors
+/// When the system returns an error.
 ///
 /// # Errors
 /// When the system refuses.

@@ -1,4 +1,4 @@
-//! On real files; what cannot be trusted is made so here.
+//! Uses real files; the tests create the untrusted ones.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -168,7 +168,7 @@ fn a_record_of_another_node_or_format_is_refused() {
     }
 }
 
-/// As programs before them wrote and read it: a record that names none is still so.
+/// The older formats: a record that contains neither API servers nor node addresses is still written in the oldest format.
 #[test]
 fn a_record_without_api_servers_or_node_addresses_is_of_an_older_format() {
     let without_addresses = Record { node_addresses: BTreeSet::new(), ..record() };
@@ -181,7 +181,7 @@ fn a_record_without_api_servers_or_node_addresses_is_of_an_older_format() {
     }
 }
 
-/// A record whose content was changed by somebody who knows the checksum.
+/// A record with changed content and a matching checksum.
 fn forged(change: impl FnOnce(&mut Value)) -> Loaded {
     let path = Path::new("record.json");
     let mut document: Value = serde_json::from_slice(&content::render(&record()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! A translation on disk: text for every address and range, parsed by the types of the model when it is read.
+//! A translation on disk: addresses and ranges are text, and the types of the model parse them when they are read.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Destination, Family, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
-/// A [`Translation`] as the record writes it.
+/// A [`Translation`] as it is written to the record.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Written {
@@ -20,10 +20,10 @@ pub(super) struct Written {
     to_address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_port: Option<u16>,
-    /// The ports of a range that was moved; `toPort` is absent then.
+    /// The target ports of a shifted range; `toPort` is absent then.
     #[serde(skip_serializing_if = "Option::is_none")]
     to_ports: Option<String>,
-    /// Absent: masquerade.
+    /// If absent: masquerade.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_address: Option<String>,
 }
@@ -54,7 +54,7 @@ impl From<&Translation> for Written {
 }
 
 impl Written {
-    /// The translation, if every part of it is one that this program could have written.
+    /// The translation, if every part of it is valid and this program could have written it.
     pub(super) fn parse(&self) -> Result<Translation, String> {
         let ports: PortRange = self.ports.parse().map_err(|_| wrong("ports", &self.ports))?;
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == self.protocol);
@@ -90,7 +90,7 @@ impl Written {
     }
 }
 
-/// A unicast address of a family that forwards can be written for.
+/// A unicast address of a family that forwards support.
 fn address(field: &str, text: &str) -> Result<IpAddr, String> {
     let parsed: IpAddr = text.parse().map_err(|_| wrong(field, text))?;
     let broadcast = matches!(parsed, IpAddr::V4(address) if address.is_broadcast());
@@ -100,7 +100,7 @@ fn address(field: &str, text: &str) -> Result<IpAddr, String> {
     Ok(parsed)
 }
 
-/// A network with host bits zero.
+/// A network without host bits.
 fn network(field: &str, text: &str) -> Result<IpNet, String> {
     let parsed: IpNet = text.parse().map_err(|_| wrong(field, text))?;
     if Family::of(parsed.addr()).is_none() || parsed != parsed.trunc() {
