@@ -1,4 +1,4 @@
-//! The frames of a netlink datagram: where one message ends, and whether it ends an answer (netlink(7)).
+//! The frames of a netlink datagram: where a message ends, and whether it is the last one of an answer (netlink(7)).
 
 use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use rustix::io::Errno;
@@ -7,33 +7,33 @@ use super::{NetlinkError, Refusal};
 
 /// The length of `struct nlmsghdr`, in bytes.
 const HEADER_LEN: usize = 16;
-/// The length of the error number before what an error or the end of a dump says besides, in bytes.
+/// The length of the error number, in bytes. It comes first in an error message and in the end of a dump.
 const ERRNO_LEN: usize = 4;
 /// The message types of the protocol itself (include/uapi/linux/netlink.h).
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// The attribute that holds the kernel's own words (include/uapi/linux/netlink.h).
+/// The attribute with the kernel's error text (include/uapi/linux/netlink.h).
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// One message of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame<'a> {
-    /// The message type, of the protocol or of its family.
+    /// The message type: one of netlink itself, or one of the family.
     pub(crate) kind: u16,
     /// The flags, `NLM_F_*`.
     pub(crate) flags: u16,
-    /// The number of the request that it answers; 0 for an event.
+    /// The sequence number of the request that it answers; 0 for an event.
     pub(crate) sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub(crate) payload: &'a [u8],
 }
 
 impl Frame<'_> {
-    /// Whether the answer ends here, and how.
+    /// Whether this is the last message of the answer, and with which result.
     pub(super) fn end(&self) -> Option<Result<(), Refusal>> {
         let attributes = match self.kind {
             NLMSG_DONE => ERRNO_LEN,
-            // The header of the request stands between.
+            // The header of the request stands before the attributes.
             NLMSG_ERROR => ERRNO_LEN + HEADER_LEN,
             _ => return None,
         };
@@ -46,7 +46,7 @@ impl Frame<'_> {
         Some(Err(Refusal { errno: Errno::from_raw_os_error(errno.wrapping_neg()), reason }))
     }
 
-    /// The message, as the family of the socket understands it.
+    /// The message, decoded for the family of the socket.
     pub(crate) fn decode<T: NetlinkDeserializable>(&self) -> Result<T, T::Error> {
         let mut header = NetlinkHeader::default();
         header.message_type = self.kind;
@@ -62,7 +62,7 @@ fn reason(attributes: &[u8]) -> Option<String> {
     Some(text.trim_end_matches('\0').to_owned())
 }
 
-/// The messages of a datagram, in their order.
+/// The messages of a datagram, in order.
 pub(crate) fn frames(datagram: &[u8]) -> impl Iterator<Item = Result<Frame<'_>, NetlinkError>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {

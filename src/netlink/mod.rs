@@ -1,7 +1,7 @@
-//! A netlink socket: whole dumps and batches of changes, whatever the family (netlink(7)).
+//! A netlink socket for any family: complete dumps and batches of changes (netlink(7)).
 //!
-//! Decides when an answer is complete: a dump that the kernel marks as interrupted is asked for again, a lost
-//! message is an error and never a short answer. Must not know what the messages mean.
+//! Decides when an answer is complete: a dump that the kernel marks as interrupted is requested again, and a lost message
+//! is an error, never a short answer. Must not interpret the messages.
 
 mod frame;
 pub(crate) mod route;
@@ -25,43 +25,44 @@ use crate::progress;
 
 pub(crate) use frame::{Frame, frames};
 
-/// The most that one read takes, in bytes; the kernel fills at most 32 KiB of it (`netlink_dump`, `net/netlink/af_netlink.c`).
+/// The size of the read buffer, in bytes. The kernel fills at most 32 KiB of it (`netlink_dump`,
+/// `net/netlink/af_netlink.c`).
 const READ_LEN: usize = 64 * 1024;
 
-/// How many changes are sent at once. The refusals of all of them fit into the default receive buffer.
+/// The number of changes sent at once. The error messages for all of them fit into the default receive buffer.
 const BATCH_LEN: usize = 128;
 
-/// How often a dump is begun before it is given up because the table changes under it each time.
+/// The number of attempts for a dump if the table changes during each of them.
 const DUMP_TRIES: usize = 8;
 
-/// How long the kernel may take for one answer. It answers at once; only a fault makes it silent.
+/// The time-out for an answer of the kernel. The kernel answers at once unless there is a fault.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Says once that something could not be decoded; it is found again at every reading.
+/// Logs only once that a message could not be decoded, because it would be found again at every read.
 static UNREAD: Once = Once::new();
 
-/// What can go wrong between this process and the kernel's netlink.
+/// Why communication with the kernel by netlink failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket cannot be opened, written or read.
     #[error("the netlink socket does not work; the agent needs CAP_NET_ADMIN in the network namespace of the node")]
     Socket(#[from] io::Error),
-    /// The kernel refuses a whole request.
+    /// The kernel refused a whole request.
     #[error("the kernel refuses to list: {0}")]
     Refused(Refusal),
     /// The table changed during every attempt to list it.
     #[error("the table changed during each of {DUMP_TRIES} attempts to list it; it is listed again at the next change")]
     Unsettled,
-    /// An answer that is no netlink message.
+    /// The answer is not a valid netlink message.
     #[error("the kernel's answer is cut short")]
     Malformed,
-    /// No answer.
+    /// The kernel did not answer in time.
     #[error("the kernel gave no answer for {} seconds", SILENCE.as_secs())]
     Silent,
 }
 
 impl NetlinkError {
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -73,24 +74,24 @@ impl NetlinkError {
 }
 
 impl Refusal {
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         passes(self.errno)
     }
 }
 
-/// Whether an error number tells of something that passes by itself (errno(3)).
+/// Whether an error number stands for a temporary condition (errno(3)).
 fn passes(errno: Errno) -> bool {
     matches!(errno, Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE)
 }
 
-/// Why the kernel refused one request.
+/// The kernel's refusal of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The error number (errno(3)).
     pub errno: Errno,
-    /// The kernel's own words, where it has some (`NLMSGERR_ATTR_MSG`, include/uapi/linux/netlink.h).
+    /// The kernel's error text, if there is one (`NLMSGERR_ATTR_MSG`, include/uapi/linux/netlink.h).
     pub reason: Option<String>,
 }
 
@@ -103,7 +104,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// One request for a change: the message and the flags that say how (`NLM_F_CREATE`, `NLM_F_EXCL`; netlink(7)).
+/// One request for a change: the message, and the flags for creation (`NLM_F_CREATE`, `NLM_F_EXCL`; netlink(7)).
 pub(crate) struct Change<T> {
     pub(crate) message: T,
     pub(crate) flags: u16,
@@ -117,7 +118,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Opens a socket of `protocol` (netlink(7), `NETLINK_*`). It hears nobody but the kernel.
+    /// Opens a socket of `protocol` (netlink(7), `NETLINK_*`). It accepts messages of the kernel only.
     pub(crate) fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let mut socket = TokioSocket::new(protocol)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
@@ -127,7 +128,8 @@ impl Socket {
         Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(READ_LEN) })
     }
 
-    /// Opens a socket for links, addresses and routes, on which the kernel honours every filter of a request or refuses it.
+    /// Opens a socket for links, addresses and routes. The kernel applies every filter of a request on it, or refuses the
+    /// request.
     pub(crate) fn open_route() -> Result<Self, NetlinkError> {
         let socket = Self::open(netlink_sys::protocols::NETLINK_ROUTE)?;
         socket.inner.socket_ref().set_netlink_get_strict_chk(true)?;
@@ -139,7 +141,7 @@ impl Socket {
         Ok(groups.iter().try_for_each(|&group| self.inner.socket_ref().add_membership(group))?)
     }
 
-    /// Has the kernel keep up to `bytes` of what we have not read yet, whatever the limit for others (`SO_RCVBUFFORCE`, socket(7)).
+    /// Sets the receive buffer to `bytes`, beyond the system limit (`SO_RCVBUFFORCE`, socket(7)).
     pub(crate) fn keep(&self, bytes: usize) -> Result<(), NetlinkError> {
         sockopt::set_socket_recv_buffer_size_force(self.inner.socket_ref().as_fd(), bytes).map_err(io::Error::from)?;
         Ok(())
@@ -155,7 +157,7 @@ impl Socket {
         rustix::net::netdevice::index_to_name(self.inner.socket_ref().as_fd(), index)
     }
 
-    /// Lists a table: what `keep` makes of every message of the answer. A message that cannot be decoded is left out.
+    /// Lists a table: the results of `keep` for every message of the answer. A message that cannot be decoded is left out.
     pub(crate) async fn dump<T, R>(&mut self, request: T, mut keep: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, NetlinkError>
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
@@ -171,7 +173,7 @@ impl Socket {
         Err(NetlinkError::Unsettled)
     }
 
-    /// Asks for one thing that is no table: what `keep` makes of every message of the answer.
+    /// Requests a single object that is not a table: the results of `keep` for every message of the answer.
     pub(crate) async fn ask<T, R>(&mut self, request: T, mut keep: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, NetlinkError>
     where
         T: NetlinkSerializable + NetlinkDeserializable,
@@ -179,12 +181,12 @@ impl Socket {
         self.begin();
         let sequence = self.push(request, NLM_F_ACK);
         self.send().await?;
-        // Nothing interrupts the answer to a question about one thing.
+        // The answer to a request for a single object is never marked as interrupted.
         Ok(self.collect(sequence, &mut keep).await?.unwrap_or_default())
     }
 
-    /// Makes all of the changes or none, between a message that begins and one that ends a batch (`NFNL_MSG_BATCH_BEGIN`,
-    /// include/uapi/linux/netfilter/nfnetlink.h). Gives the first refusal.
+    /// Makes all of the changes or none, between the messages that begin and end a batch (`NFNL_MSG_BATCH_BEGIN`,
+    /// include/uapi/linux/netfilter/nfnetlink.h). Returns the first refusal.
     pub(crate) async fn transact<T>(
         &mut self,
         begin: T,
@@ -209,7 +211,7 @@ impl Socket {
         self.batch_outcome(first, last).await
     }
 
-    /// Makes the changes in their order and gives the outcome of each.
+    /// Makes the changes in order and returns the result of each.
     pub(crate) async fn change<T>(&mut self, changes: Vec<Change<T>>) -> Result<Vec<Result<(), Refusal>>, NetlinkError>
     where
         T: NetlinkSerializable,
@@ -222,7 +224,7 @@ impl Socket {
             let mut sent = 0;
             self.begin();
             while let Some(Change { message, flags }) = batch.next() {
-                // The kernel reports every refusal; an acknowledgement is asked for only to know the end.
+                // The kernel reports every refusal. Only the last change asks for an acknowledgement, which marks the end.
                 let last = if batch.peek().is_none() { NLM_F_ACK } else { 0 };
                 self.push(message, flags | last);
                 sent += 1;
@@ -233,13 +235,13 @@ impl Socket {
         Ok(outcomes)
     }
 
-    /// Waits for the next datagram, whatever it holds; its messages are then in [`Self::received`].
+    /// Waits for the next datagram. Its messages are then in [`Self::received`].
     pub(crate) async fn receive(&mut self) -> io::Result<()> {
         self.buffer.clear();
         poll_fn(|cx| self.inner.poll_recv(cx, &mut self.buffer)).await.inspect(|()| progress::step())
     }
 
-    /// The same, but never waits: `WouldBlock` when there is none.
+    /// As [`Self::receive`], but never waits: `WouldBlock` if there is no datagram.
     pub(crate) fn receive_now(&mut self) -> io::Result<()> {
         self.buffer.clear();
         self.inner.socket_ref().recv(&mut self.buffer, 0).map(drop)
@@ -250,12 +252,12 @@ impl Socket {
         &self.buffer
     }
 
-    /// Makes room for requests: the buffer still holds the last answer, which must not go back to the kernel with them.
+    /// Prepares the buffer for requests: it still contains the last answer, which must not be sent to the kernel.
     fn begin(&mut self) {
         self.buffer.clear();
     }
 
-    /// Appends a request to the buffer and gives its sequence number.
+    /// Appends a request to the buffer and returns its sequence number.
     fn push<T: NetlinkSerializable>(&mut self, message: T, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -280,7 +282,7 @@ impl Socket {
         Ok(tokio::time::timeout(SILENCE, self.receive()).await.map_err(|_| NetlinkError::Silent)??)
     }
 
-    /// Reads one dump to its end; `None` when the table changed meanwhile.
+    /// Reads one dump to its end; `None` if the table changed in the meantime.
     async fn collect<T, R>(
         &mut self,
         sequence: u32,
@@ -314,7 +316,7 @@ impl Socket {
         }
     }
 
-    /// The outcomes of the `sent` requests from number `first` on, of which the last asks for an acknowledgement.
+    /// The results of the `sent` requests from sequence number `first` on. The last one asks for an acknowledgement.
     async fn outcomes(&mut self, first: u32, sent: usize) -> Result<Vec<Result<(), Refusal>>, NetlinkError> {
         let mut outcomes = vec![Ok(()); sent];
         loop {
@@ -331,7 +333,7 @@ impl Socket {
         }
     }
 
-    /// The outcome of the batch that number `first` begins, whose last change is number `last`.
+    /// The result of the batch that begins with sequence number `first` and whose last change is number `last`.
     async fn batch_outcome(&mut self, first: u32, last: u32) -> Result<Result<(), Refusal>, NetlinkError> {
         let mut batch = Ok(());
         loop {
@@ -341,7 +343,8 @@ impl Socket {
                 let mine = frame.sequence.wrapping_sub(first) <= last.wrapping_sub(first);
                 let Some(outcome) = frame.end().filter(|_| mine) else { continue };
                 batch = batch.and(outcome);
-                // Its beginning is answered only where the batch as a whole is refused, and then nothing else is.
+                // The kernel answers the beginning of a batch only if it refuses the whole batch. There is no other answer
+                // then.
                 if frame.sequence == first || frame.sequence == last {
                     return Ok(batch);
                 }

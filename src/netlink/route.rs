@@ -1,6 +1,6 @@
 //! The IPv4 routes of the tables `main` and `local`, as the kernel lists them (rtnetlink(7)).
 //!
-//! Decides nothing: reading only, for the facts of the node and for the host routes alike.
+//! Reads only and decides nothing. Used for the facts of the node and for the host routes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -23,34 +23,34 @@ pub(crate) struct KernelRoute {
     pub(crate) protocol: u8,
     pub(crate) metric: u32,
     pub(crate) next_hop: NextHop,
-    /// The source address that it names for packets of this node (`src`, ip-route(8)).
+    /// The preferred source address of the route (`src`, ip-route(8)).
     pub(crate) source: Option<IpAddr>,
 }
 
-/// Where a route leads.
+/// The next hop of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NextHop {
-    /// Nowhere: `blackhole` and its like.
+    /// None: the route is `blackhole` or similar.
     Nowhere,
-    /// By one interface.
+    /// One interface.
     One { gateway: Option<IpAddr>, interface: u32, reach: Reach },
-    /// By several interfaces at once.
+    /// Several interfaces.
     Several,
-    /// Wherever the nexthop object of this number leads (ip-nexthop(8)), which is one interface if it is given.
+    /// The nexthop object with this id (ip-nexthop(8)). `interface` is set if the object has a single interface.
     Object { id: u32, gateway: Option<IpAddr>, interface: Option<u32> },
 }
 
-/// Whether the kernel found the gateway on the link of the interface or was told not to look.
+/// Whether the kernel checked that the gateway is on the link of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// It looked.
+    /// It checked.
     Checked,
-    /// `onlink` (ip-route(8)).
+    /// It did not check: `onlink` (ip-route(8)).
     Onlink,
 }
 
 impl NextHop {
-    /// The gateway and the interface, where there is one of each.
+    /// The gateway and the interface, if there is exactly one of each.
     pub(crate) fn single(&self) -> (Option<IpAddr>, Option<u32>) {
         match self {
             Self::One { gateway, interface, reach: _ } => (*gateway, Some(*interface)),
@@ -60,12 +60,12 @@ impl NextHop {
     }
 }
 
-/// The IPv4 routes of the main table, in the kernel's order.
+/// The IPv4 routes of the main table, in the order of the kernel.
 pub(crate) async fn main_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
     table(socket, RouteHeader::RT_TABLE_MAIN).await
 }
 
-/// The IPv4 routes of the table `local`, in the kernel's order: what this node delivers to itself, and broadcasts.
+/// The IPv4 routes of the table `local`, in the order of the kernel: local destinations and broadcasts.
 pub(crate) async fn local_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
     table(socket, RT_TABLE_LOCAL).await
 }
@@ -81,7 +81,7 @@ async fn table(socket: &mut Socket, table: u8) -> Result<Vec<KernelRoute>, Netli
         })
         .await;
     match listed {
-        // The table comes into being with its first route.
+        // The kernel creates the table together with its first route.
         Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(Vec::new()),
         listed => listed,
     }
