@@ -1,4 +1,4 @@
-//! The status file: what `kubectl get pf -o json` would say of status, and which manifests are in order.
+//! The status file: the status as in `kubectl get pf -o json`, and which manifests could be read.
 
 use std::fs;
 use std::io;
@@ -11,18 +11,18 @@ use crate::api::PortForward;
 use crate::durable::{self, Stored};
 use crate::source::FileReport;
 
-/// Everybody on the node may read status.
+/// All users of the node may read the status.
 const MODE: u32 = 0o644;
 
 /// Why status could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The system refused.
+    /// The system returned an error.
     #[error("{}: cannot write status; name a file in a directory that exists and that this program may write", path.display())]
     Io {
         /// The status file.
         path: PathBuf,
-        /// The reason of the system.
+        /// The error of the system.
         source: io::Error,
     },
     /// It could not be written as JSON.
@@ -33,7 +33,7 @@ pub enum PublishError {
     Stopped(#[from] tokio::task::JoinError),
 }
 
-/// The file that status is written to, for programs on this node.
+/// The file that the status is written to, for programs on this node.
 #[derive(Clone, Debug)]
 pub struct StatusFile {
     path: PathBuf,
@@ -46,8 +46,11 @@ impl StatusFile {
         Self { path }
     }
 
-    /// Replaces the file as a whole (mode 0644) with the status of `objects` and what was read of `files`, as a
-    /// `v1` `List` with `files` beside its `items`. Equal apart from transition times is not written again.
+    /// Replaces the file as a whole (mode 0644) with the status of `objects` and the report about `files`, as a `v1` `List`
+    /// with `files` beside its `items`. A content that differs only in transition times is not written again.
+    ///
+    /// # Errors
+    /// When the system returns an error.
     ///
     /// # Errors
     /// When the system refuses.
@@ -83,7 +86,7 @@ pub fn list(objects: &[PortForward]) -> Result<Value, serde_json::Error> {
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
 
-/// The object without its spec: the manifest says that.
+/// The object without its spec, which is in the manifest.
 fn item(object: &PortForward) -> Result<Value, serde_json::Error> {
     let whole = serde_json::to_value(object)?;
     let field = |path: &str| whole.pointer(path).filter(|value| !value.is_null()).cloned();

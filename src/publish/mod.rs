@@ -1,6 +1,6 @@
-//! Status for people where no API server shows it: a table, and a file for programs.
+//! Shows the status where there is no API server: as a table, and as a file for programs.
 //!
-//! Decides how status looks. Must not decide what is true.
+//! Decides only how the status is shown, not what it is.
 
 mod file;
 mod table;

@@ -5,23 +5,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::{PortForward, PortForwardStatus, Role};
 
-/// The most characters of a message; the whole text is in the status file.
+/// The maximum width of a message, in characters. The status file contains the whole text.
 const MESSAGE_WIDTH: usize = 100;
 
-/// The conditions, in the order in which a forward reaches them.
+/// The conditions, in the order in which a forward meets them.
 const CONDITIONS: [&str; 3] = ["Accepted", "Programmed", "Ready"];
 
-/// The fewest characters of a message, however narrow the terminal.
+/// The minimum width of a message, in characters, on a narrow terminal.
 const LEAST_MESSAGE_WIDTH: usize = 20;
 
-/// One line for each object, in the order given. Reason and message are those of the first condition that is
-/// not `True`, else of `Ready`. Messages are cut to 100 characters. Ends with a newline.
+/// One line for each object, in the given order. Reason and message are those of the first condition that is not `True`,
+/// otherwise of `Ready`. Messages are cut to 100 characters. Ends with a newline.
 #[must_use]
 pub fn table(objects: &[PortForward]) -> String {
     draw(objects, MESSAGE_WIDTH)
 }
 
-/// The same for a terminal of so many columns: messages are cut so that each line fits, but not below 20 characters.
+/// As [`table`], for a terminal with this number of columns: messages are cut so that each line fits, but not below 20
+/// characters.
 #[must_use]
 pub fn table_within(objects: &[PortForward], columns: usize) -> String {
     let others = draw(objects, 0).lines().map(|line| line.chars().count()).max().unwrap_or(0);
