@@ -1,6 +1,6 @@
-//! Replaces a file as a whole, so that a reader or a crash sees the old content or the new, never a part.
+//! Replaces a file as a whole, so that a reader, also after a crash, sees either the old content or the new one.
 //!
-//! Must not decide what a file holds.
+//! Does not decide what a file contains.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -10,17 +10,21 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What became of content that was to be kept.
+/// The result of writing a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Stored {
-    /// The file now holds it.
+    /// The new content was written.
     Written,
-    /// The file held the same before; nothing was written.
+    /// The file had the same content before; nothing was written.
     Unchanged,
 }
 
-/// Makes `path` a file of `mode` (permission bits) that holds exactly `content`, also after a loss of power.
+/// Makes `path` a file of `mode` (permission bits) with exactly `content`. The content survives a power failure.
+///
+/// Writes a temporary file in the same directory, syncs it, renames it, and syncs the directory (fsync(2), rename(2)). A
+/// symbolic link at `path` is replaced, not followed. Only one writer at a time is allowed: the name of the temporary file
+/// is fixed, so that a crash leaves at most one.
 ///
 /// Writes beside it, syncs, renames, and syncs the directory (fsync(2), rename(2)). A symbolic link at `path` is
 /// replaced, not followed. One writer at a time: the name of the file beside it is fixed, so that a crash
@@ -36,7 +40,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     let beside = dir.join(beside);
     let done = write_new(&beside, content, mode).and_then(|()| fs::rename(&beside, path));
     if done.is_err() {
-        // What is left over is removed as far as possible; the first error is the one to tell.
+        // The temporary file is removed if possible. The first error is the one to report.
         let _ = fs::remove_file(&beside);
     }
     done.and_then(|()| File::open(dir)?.sync_all())
@@ -54,12 +58,12 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// `O_NOFOLLOW` and `O_NONBLOCK` (open(2)): neither a symbolic link nor a FIFO may stand in for a file of ours.
+/// `O_NOFOLLOW` and `O_NONBLOCK` (open(2)): a symbolic link or a FIFO is not opened in place of the file.
 pub(crate) fn nofollow() -> i32 {
     flags(OFlags::NOFOLLOW | OFlags::NONBLOCK)
 }
 
-/// Open flags as `std` takes them.
+/// Open flags as the type that `std` uses.
 pub(crate) fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }

@@ -1,9 +1,8 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 //!
-//! The objects ([`api`]) come from a source ([`source`]), are read into types that need no second look ([`forward`]), and are
-//! planned with the facts of the node ([`node`]) into what its kernel should hold ([`plan`], [`model`]). The dataplane
-//! ([`dataplane`]) makes it so and reads it back, and status ([`status`]) says what is true. The loop that does this for one
-//! node is [`agent`].
+//! A source ([`source`]) provides the objects ([`api`]). [`forward`] validates and parses them. [`plan`] combines them with
+//! the facts of the node ([`node`]) into the desired state of its kernel ([`model`]). [`dataplane`] applies that state and
+//! reads it back, and [`status`] reports the result. [`agent`] is the loop that does this for one node.
 
 pub mod agent;
 pub mod api;

@@ -1,8 +1,8 @@
-//! The tasks of a command that stays: each has a name, and none of them may end.
+//! The tasks of a long-running command. Each has a name, and none of them may end.
 //!
-//! A task that ends, or panics, leaves the others working on what it last said: a watcher that is gone makes an agent deaf
-//! while everything looks well. So the end of one is the end of all. Nothing here restarts a task: whoever started the
-//! process (the kubelet, systemd) does that, with a clean memory.
+//! If a task ends or panics, the other tasks continue with its last result. For example, without its watcher an agent would
+//! not see any change and would still look healthy. So the process ends when one task ends. Nothing here restarts a task:
+//! the kubelet or systemd restarts the process, with fresh memory.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-/// The tasks of a command; dropped, they end.
+/// The tasks of a command. Dropping this aborts them.
 #[derive(Debug, Default)]
 pub struct Tasks {
     running: JoinSet<()>,
@@ -24,7 +24,7 @@ pub struct Tasks {
     "the task \"{task}\" {how}, so the process ends: without it the rest would go on with what it last said. The kernel stays as it is; the process is to be started again, as the DaemonSet and the systemd unit do. This is a bug, please report it with the log before this line"
 )]
 pub struct TaskEnded {
-    /// Its name.
+    /// The name of the task.
     pub task: &'static str,
     /// How it ended.
     pub how: HowEnded,
@@ -33,7 +33,7 @@ pub struct TaskEnded {
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HowEnded {
-    /// It came to its end as if there were nothing left to do.
+    /// It returned.
     Returned,
     /// It panicked, with this message.
     Panicked(String),
@@ -49,7 +49,7 @@ impl std::fmt::Display for HowEnded {
 }
 
 impl Tasks {
-    /// Starts a task. `name` says what it does, for people.
+    /// Starts a task. `name` describes what it does, for messages.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -59,7 +59,7 @@ impl Tasks {
         handle
     }
 
-    /// Waits until a task ends that was not aborted; for ever if none does.
+    /// Waits until a task ends that was not aborted; waits for ever if none does.
     pub async fn ended(&mut self) -> TaskEnded {
         loop {
             let (id, how) = match self.running.join_next_with_id().await {
@@ -75,21 +75,21 @@ impl Tasks {
     }
 }
 
-/// How a task ended that did not return; `None` if it was aborted.
+/// Why a task that did not return ended; `None` if it was aborted.
 fn panicked(error: JoinError) -> Option<HowEnded> {
     let message = |panic: Box<dyn Any + Send>| panic_message(&*panic).to_owned();
     error.try_into_panic().ok().map(|panic| HowEnded::Panicked(message(panic)))
 }
 
-/// Reads something foreign by `read`: where that panics, the one thing is refused and all else goes on.
+/// Reads untrusted input by `read`. If it panics, only this input is refused and the process continues.
 pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    // What `read` was at is dropped, so nobody sees it half done.
+    // The state that `read` worked on is dropped, so no half-finished state can be seen.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
         Err(format!("the agent crashed on it ({}); this is a bug, please report it with this object", panic_message(&*panic)))
     })
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")

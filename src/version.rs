@@ -1,12 +1,12 @@
-//! Which version of the program this is, and which state of its source it was built from.
+//! The version of the program, and the commit that it was built from.
 
 use std::sync::LazyLock;
 
 /// The version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit, where the build was told (environment variable `PORTFORWARD_COMMIT`).
+/// The commit, if it was set at build time (environment variable `PORTFORWARD_COMMIT`).
 pub const COMMIT: Option<&str> = option_env!("PORTFORWARD_COMMIT");
-/// What `--version` says behind the program's name.
+/// The output of `--version` after the program's name.
 pub static TEXT: LazyLock<String> = LazyLock::new(|| text(COMMIT));
 
 fn text(commit: Option<&str>) -> String {

@@ -1,6 +1,7 @@
-//! Closed lists of words: enums whose variants are the very words that conditions, logs and pages say.
+//! Closed lists of words: enums whose variants are the words used in conditions, logs and pages.
 
-/// Declares an enum of words, each named as it is written, with all of them in order and their text.
+/// Declares an enum of words. Each variant is named like its text. Adds the list of all variants, in order, and the text of
+/// each.
 macro_rules! words {
     ($(#[$head:meta])* $type:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
         $(#[$head])*
@@ -10,7 +11,7 @@ macro_rules! words {
         }
 
         impl $type {
-            /// Every word there is.
+            /// All words.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The word.
