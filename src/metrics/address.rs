@@ -1,19 +1,19 @@
-//! Where something is served over HTTP, as it stands on the command line.
+//! A listen address for HTTP, as given on the command line.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// Where metrics, or health, are served.
+/// The address at which metrics or health are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// Nowhere.
+    /// Not served.
     Off,
     /// At this address and port.
     At(SocketAddr),
 }
 
-/// A text that is no address and port.
+/// A text that is not an address with a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an IP address with a port: write 127.0.0.1:10450, or [::1]:10450 for IPv6, or nothing to serve none")]
 pub struct NoAddress;

@@ -1,4 +1,5 @@
-//! How full the conntrack table of this node is: a full one drops every new connection, of whatever forward.
+//! The fill level of the node's conntrack table. When the table is full, the kernel drops every new connection, of all
+//! forwards.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Read when it is asked for. Where conntrack is not loaded, there are no connections and no place for any.
+/// Read at each scrape. If conntrack is not loaded, both the number of connections and the limit are 0.
 #[derive(Debug)]
 pub(super) struct ConntrackTable;
 

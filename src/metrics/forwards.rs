@@ -1,5 +1,5 @@
-//! The series of single forwards: whether each is ready, and what it carried. No sum ever falls while the agent runs, and none is kept of a forward that
-//! is gone.
+//! The series of single forwards: whether each is ready, and its traffic. No counter falls while the agent runs. The series
+//! of a deleted forward are removed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,22 +25,22 @@ use crate::status::Judgement;
 pub enum Detail {
     /// Nothing.
     Off,
-    /// Connections, by the counters of our rules.
+    /// Connections, by the counters of the operator's rules.
     Connections,
-    /// Packets and bytes besides, by the accounting of conntrack.
+    /// Connections, and also packets and bytes, by conntrack accounting.
     Traffic,
 }
 
-/// Which series there are for single forwards.
+/// Which series exist for single forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerForward {
     /// What is counted.
     pub detail: Detail,
-    /// Of how many forwards, by namespace and name, it is shown.
+    /// The number of forwards that are shown, the first ones by namespace and name.
     pub limit: usize,
 }
 
-/// The sums.
+/// The counters of all forwards.
 #[derive(Debug)]
 pub(super) struct Forwards {
     options: PerForward,
@@ -73,12 +73,12 @@ impl Forwards {
         self.options
     }
 
-    /// Takes in what a sync said of each forward.
+    /// Takes over the result of a sync for each forward.
     pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         self.ready.judged(judgements);
     }
 
-    /// The lanes of `owners` are there from now on, with 0; what is of no forward in `present` is not kept.
+    /// Adds the lanes of `owners`, starting at 0, and removes the lanes of forwards that are not `present`.
     pub(super) fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
         let mut sums = self.sums();
         sums.forwards.retain(|forward, _| present(forward));
@@ -116,7 +116,7 @@ impl Sums {
         self.forwards.get_mut(forward)?.get_mut(&(*protocol, *direction))
     }
 
-    /// Every lane of the first `limit` forwards.
+    /// All lanes of the first `limit` forwards.
     fn shown(&self, limit: usize) -> impl Iterator<Item = (&ForwardKey, Protocol, Direction, &Carried)> {
         self.forwards.iter().take(limit).flat_map(|(forward, lanes)| {
             lanes.iter().map(move |((protocol, direction), carried)| (forward, *protocol, *direction, carried))
@@ -149,7 +149,7 @@ fn add(sums: &mut Volumes, more: Volumes) {
     }
 }
 
-/// What went to one side.
+/// The volume in one direction.
 const fn went(volumes: &Volumes, direction: Direction, towards: Towards) -> Volume {
     match (direction, towards) {
         (Direction::Forward, Towards::Upstream) | (Direction::Reverse, Towards::Client) => volumes.original,

@@ -1,7 +1,7 @@
-//! Whether the sync loop lives, and whether it has done its first sync.
+//! Whether the sync loop is alive, and whether it has completed its first sync.
 //!
-//! Decides by what the loop says of itself and nothing else: an API server that cannot be reached never makes an agent
-//! unhealthy, because the rules in the kernel work without it and a restart would not help.
+//! Decides only by what the loop reports. An API server that cannot be reached never makes an agent unhealthy, because the
+//! rules in the kernel work without it and a restart would not help.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,41 +9,42 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a sync that is due may go without a step forward before a restart is asked for (`/livez`). One program may run for a
-/// minute before it is stopped, which is a step too.
+/// How long a due sync may make no progress before a restart is requested (`/livez`). One program may run for a minute
+/// before it is stopped; that counts as progress too.
 pub const STUCK_AFTER: Duration = Duration::from_mins(2);
-/// The same before the Lease is not renewed any more: what a loop that stands still has said may not be true any more. With
-/// the time that a Lease lives it is more than one program may take, so slow work alone makes no agent dead to the others.
+/// How long a due sync may make no progress before the Lease is not renewed any more, because the status that a stuck loop
+/// reported may be wrong by now. Together with the duration of the Lease it is longer than one program may run, so slow
+/// work alone does not make the other agents treat this one as dead.
 pub const VOUCHES_FOR: Duration = Duration::from_secs(30);
 
-/// What the sync loop does now.
+/// The current phase of the sync loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It waits for news, and looks again at this moment at the latest.
+    /// The loop waits for changes, until this moment at the latest.
     Waiting {
         /// The moment.
         until: Instant,
     },
-    /// A sync is queued or under way; its last step, or its beginning, was at this moment.
+    /// A sync is queued or running. It was queued, or made its last step, at this moment.
     Queued {
         /// The moment.
         since: Instant,
     },
 }
 
-/// Whether the sync loop lives.
+/// Whether the sync loop is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// It does.
+    /// It is alive.
     Alive,
-    /// A sync that is due does not go on.
+    /// A due sync makes no progress.
     Stuck {
-        /// How long it has stood still.
+        /// The time since its last step.
         since: Duration,
     },
 }
 
-/// What a loop in `phase` is at the moment `now`: stuck once a sync that is due has made no step for longer than `patience`.
+/// The liveness of a loop in `phase` at the moment `now`: stuck if a due sync has made no step for longer than `patience`.
 #[must_use]
 pub fn liveness(phase: Phase, now: Instant, patience: Duration) -> Liveness {
     let due = match phase {
@@ -54,7 +55,7 @@ pub fn liveness(phase: Phase, now: Instant, patience: Duration) -> Liveness {
     if since > patience { Liveness::Stuck { since } } else { Liveness::Alive }
 }
 
-/// What the sync loop says of itself, for whoever asks about its health.
+/// The state of the sync loop, for the health endpoints.
 #[derive(Debug)]
 pub struct Health {
     phase: watch::Sender<Phase>,
@@ -62,7 +63,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of a loop that begins at the moment `now`.
+    /// The state of a loop that starts at the moment `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { phase: watch::Sender::new(Phase::Queued { since: now }), synced: AtomicBool::new(false) }
@@ -73,7 +74,7 @@ impl Health {
         self.phase.send_replace(phase);
     }
 
-    /// The sync that is under way made a step at the moment `now`.
+    /// Records that the running sync made a step at the moment `now`.
     pub fn step(&self, now: Instant) {
         self.phase.send_if_modified(|phase| match phase {
             Phase::Waiting { .. } => false,
@@ -84,24 +85,24 @@ impl Health {
         });
     }
 
-    /// A sync from the complete set of the source made everything as planned.
+    /// Records that a sync from the complete set of the source applied everything as planned.
     pub fn complete(&self) {
         self.synced.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the loop lives, at the moment `now`.
+    /// Whether the loop is alive at the moment `now`.
     #[must_use]
     pub fn liveness(&self, now: Instant) -> Liveness {
         liveness(*self.phase.borrow(), now, STUCK_AFTER)
     }
 
-    /// Whether the Lease may say at the moment `now` that this agent lives.
+    /// Whether the Lease may be renewed at the moment `now`.
     #[must_use]
     pub fn vouches(&self, now: Instant) -> Liveness {
         liveness(*self.phase.borrow(), now, VOUCHES_FOR)
     }
 
-    /// Whether everything was as planned once.
+    /// Whether one sync has applied everything as planned.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.synced.load(Ordering::Relaxed)

@@ -1,15 +1,15 @@
-//! The values of labels: closed sets, so that no address or error text ever becomes a series.
+//! The values of labels. They are closed sets, so that no address or error text ever creates a series.
 
-/// What a sync consists of.
+/// The parts of a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Reading the facts of the node; without them nothing else is tried.
+    /// Reading the facts of the node. If this fails, nothing else is tried.
     Facts,
     /// The rules.
     Rules,
     /// The host routes.
     Routes,
-    /// The connections that only the old rules explain.
+    /// Removing the conntrack entries that only the old rules explain.
     Conntrack,
 }
 
@@ -29,7 +29,7 @@ impl Part {
     }
 }
 
-/// What of ours is put back where another program changed it.
+/// What is repaired after another program changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// A chain and the rules in it.
@@ -41,7 +41,7 @@ pub enum Repair {
 }
 
 impl Repair {
-    /// Everything that is put back.
+    /// All repairs.
     pub const ALL: [Self; 3] = [Self::Rules, Self::Jumps, Self::Routes];
 
     /// The value of the label.
@@ -55,7 +55,7 @@ impl Repair {
     }
 }
 
-/// What the agent writes besides the kernel.
+/// What the agent writes in addition to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The record of what was last applied.
@@ -78,10 +78,10 @@ impl Written {
     }
 }
 
-/// What became of a sync.
+/// The result of a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncOutcome {
-    /// Everything was as planned.
+    /// Nothing had to be written; everything is as planned.
     Unchanged,
     /// Something was written, and now everything is as planned.
     Written,
@@ -90,7 +90,7 @@ pub enum SyncOutcome {
 }
 
 impl SyncOutcome {
-    /// Everything that may become of one.
+    /// All results.
     pub const ALL: [Self; 3] = [Self::Unchanged, Self::Written, Self::Failed];
 
     /// The value of the label.
@@ -104,12 +104,12 @@ impl SyncOutcome {
     }
 }
 
-/// Where packets of a forward go.
+/// The direction in which packets of a forward go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Towards {
-    /// To its client.
+    /// To the client.
     Client,
-    /// To its upstream.
+    /// To the upstream.
     Upstream,
 }
 

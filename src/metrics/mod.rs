@@ -1,7 +1,8 @@
-//! What the agent counts and measures of itself, as `OpenMetrics`, and its health; both over HTTP.
+//! The agent's own metrics (`OpenMetrics`) and its health, both served over HTTP.
 //!
-//! Takes what the sync loop and the publishers report and decides nothing. Labels come from closed sets, save for the names of
-//! forwards, of which no more are shown than the administrator allows. Counters only rise, from the start of the agent.
+//! Takes what the sync loop and the publishers report, and decides nothing. Labels come from closed sets, except the names
+//! of forwards; the administrator limits how many forwards are shown. Counters only increase, starting when the agent
+//! starts.
 
 mod address;
 mod conntrack;

@@ -1,4 +1,4 @@
-//! Whose flows are whose: from each translation in force to the forward that asked for it.
+//! Attributes flows to forwards: maps each translation in force to the forward that asked for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol, Translation};
 use crate::plan::Verdict;
 
-/// What of a forward is counted apart.
+/// The unit for which traffic is counted: a forward, a protocol and a direction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     /// The forward.
     pub forward: ForwardKey,
     /// The transport protocol.
     pub protocol: Protocol,
-    /// Who opens the flows.
+    /// The direction in which the connection was opened.
     pub direction: Direction,
 }
 
-/// The translations in force, each with its owner; ordered, no two for the same flows.
+/// The translations in force, each with its owner. Sorted; no two have the same flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners(Vec<(Translation, Arc<Lane>)>);
 
 impl Owners {
-    /// The owners of what was planned.
+    /// The owners of the planned translations.
     #[must_use]
     pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
         let lanes = verdicts.iter().flat_map(|(forward, verdict)| {
@@ -39,26 +39,26 @@ impl Owners {
         Self(owned)
     }
 
-    /// Whose these flows are.
+    /// The owner of these flows.
     #[must_use]
     pub fn lane(&self, flows: &FlowMatch) -> Option<&Arc<Lane>> {
         let place = self.0.binary_search_by(|(translation, _)| translation.flows.cmp(flows)).ok()?;
         Some(&self.0[place].1)
     }
 
-    /// Whether nothing is in force.
+    /// Whether there is no translation in force.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Every lane, some of them several times.
+    /// All lanes; some appear several times.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.0.iter().map(|(_, lane)| lane.as_ref())
     }
 }
 
-/// The owners, in order for finding whose a tracked flow is.
+/// The owners, indexed to find the owner of a tracked flow.
 #[derive(Debug)]
 pub struct Finder<'a> {
     owners: &'a Owners,
@@ -66,13 +66,13 @@ pub struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    /// Puts `owners` in order.
+    /// Indexes `owners`.
     #[must_use]
     pub fn new(owners: &'a Owners) -> Self {
         Self { owners, index: Index::new(owners.0.iter().map(|(translation, _)| translation)) }
     }
 
-    /// Whose `entry` is, and by which flows.
+    /// The owner of `entry`, and the flow match of its translation.
     #[must_use]
     pub fn lane(&self, entry: &Entry) -> Option<(&'a FlowMatch, &'a Arc<Lane>)> {
         let flows = &translation_of(entry, &self.index)?.flows;

@@ -1,6 +1,6 @@
-//! Whether each forward is ready on this node, as a series of its own.
+//! Whether each forward is ready on this node, as one series per forward.
 //!
-//! Shows what the last sync said of each forward and decides nothing. A forward that is disabled has no series.
+//! Shows the result of the last sync for each forward and decides nothing. A disabled forward has no series.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,25 +13,25 @@ use crate::api::Role;
 use crate::forward::ForwardKey;
 use crate::status::{Judgement, Standing, State, Type};
 
-/// What this node last said of each forward.
+/// The last result of this node for each forward.
 #[derive(Debug, Default)]
 pub(super) struct Ready(Mutex<BTreeMap<ForwardKey, Readiness>>);
 
-/// What this node says of one forward.
+/// The result of this node for one forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Readiness {
-    /// `None` on a node that is no candidate.
+    /// `None` on a node that is not a candidate.
     role: Option<Role>,
     ready: State,
 }
 
 impl Ready {
-    /// Takes in what a sync said.
+    /// Takes over the result of a sync.
     pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         *self.forwards() = judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect();
     }
 
-    /// How many forwards have a series, or would have one without a limit.
+    /// The number of forwards that would have a series without the limit.
     pub(super) fn len(&self) -> usize {
         self.forwards().len()
     }

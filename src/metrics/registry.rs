@@ -1,4 +1,4 @@
-//! The metrics themselves: their names, what they mean, and what of a sync goes into which.
+//! The metrics: their names, their help texts, and which result of a sync is recorded in which metric.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,10 +28,10 @@ use crate::model::FlowMatch;
 use crate::status::{Judgement, Standing, State, Type};
 use crate::version;
 
-/// What the name of every metric begins with, followed by `_`.
+/// The prefix of every metric name, followed by `_`.
 pub const PREFIX: &str = "portforward";
 
-/// One label and its value, of closed sets both.
+/// One label and its value. Both come from closed sets.
 type Label = [(&'static str, &'static str); 1];
 type Labels = [(&'static str, &'static str); 2];
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -60,7 +60,7 @@ pub struct Metrics {
     cluster: Option<ClusterMetrics>,
 }
 
-/// What is only there where forwards come from an API server.
+/// The metrics that exist only if forwards come from an API server.
 #[derive(Debug)]
 struct ClusterMetrics {
     contact: Contact,
@@ -69,7 +69,8 @@ struct ClusterMetrics {
 }
 
 impl Metrics {
-    /// The metrics of an agent that writes its rules by the programs of `variant`; with a contact to a cluster, of that too.
+    /// The metrics of an agent that writes its rules with the programs of `variant`. With `contact`, also the metrics of
+    /// the cluster.
     #[must_use]
     pub fn new(variant: Variant, contact: Option<Contact>, per_forward: PerForward) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
@@ -125,7 +126,7 @@ impl Metrics {
         metrics
     }
 
-    /// Every series is there from the start, with 0: a rate over the first event is a rate then.
+    /// Creates every series with 0, so that a rate over the first event is correct.
     fn begin(&self) {
         for outcome in SyncOutcome::ALL {
             drop(self.durations.get_or_create(&[("outcome", outcome.as_str())]));
@@ -147,12 +148,12 @@ impl Metrics {
         self.set_routes(std::iter::empty());
     }
 
-    /// A sync is due from now on.
+    /// Records that a sync is due from now on.
     pub fn queued(&self) {
         self.queued.set(now());
     }
 
-    /// A sync ended that took so long.
+    /// Records the end of a sync and its duration.
     pub fn ended(&self, outcome: SyncOutcome, took: Duration) {
         self.durations.get_or_create(&[("outcome", outcome.as_str())]).observe(took.as_secs_f64());
         match outcome {
@@ -163,27 +164,27 @@ impl Metrics {
         }
     }
 
-    /// The kernel holds what a change asks for that was heard of so long ago.
+    /// Records that the kernel has a change in force, and how long ago the agent received that change.
     pub fn programmed(&self, since: Duration) {
         self.programming.observe(since.as_secs_f64());
     }
 
-    /// A part of a sync failed.
+    /// Records that a part of a sync failed.
     pub fn part_failed(&self, part: Part) {
         self.failures.get_or_create(&[("part", part.as_str())]).inc();
     }
 
-    /// So many of ours were put back.
+    /// Counts repairs of rules, jumps or routes of the operator.
     pub fn repaired(&self, what: Repair, count: usize) {
         self.repairs.get_or_create(&[("what", what.as_str())]).inc_by(counted(count));
     }
 
-    /// Something could not be written.
+    /// Counts a failed write.
     pub fn unwritten(&self, what: Written) {
         self.unwritten.get_or_create(&[("what", what.as_str())]).inc();
     }
 
-    /// What became of one apply: what failed is counted, what was read back is shown.
+    /// Records the result of one apply: counts the failures and shows the state that was read back.
     pub fn applied(&self, applied: &Applied) {
         let rules = &applied.rules;
         if !rules.is_written() {
@@ -212,41 +213,41 @@ impl Metrics {
         }
     }
 
-    /// What this node says of each forward; in a cluster, those of other nodes only are left out.
+    /// Records the result of this node for each forward. In a cluster, forwards that concern only other nodes are left out.
     pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
         self.set_forwards(judgements);
         self.per_forward.judged(judgements);
     }
 
-    /// What is counted for single forwards.
+    /// Which series exist for single forwards.
     #[must_use]
     pub fn per_forward(&self) -> PerForward {
         self.per_forward.options()
     }
 
-    /// What is of these owners is shown from now on; of a forward that is not `present`, nothing any more.
+    /// Shows the lanes of `owners` from now on, and removes those of forwards that are not `present`.
     pub fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
         self.per_forward.own(owners, present);
     }
 
-    /// So many connections met the rules, whose translations have these owners.
+    /// Counts the connections that matched the rules. `owners` attributes their translations to forwards.
     pub fn connected(&self, owners: &Owners, met: &[(FlowMatch, u64)]) {
         self.per_forward.connected(owners, met);
     }
 
-    /// So much more was carried, by what the kernel counts; where it does not, what was carried until then stays.
+    /// Adds traffic, counted by the kernel. If accounting is off, the counters stay at their last value.
     pub fn carried<'a>(&self, accounting: Accounting, more: impl IntoIterator<Item = (&'a Lane, Volumes)>) {
         self.per_forward.carried(accounting, more);
     }
 
-    /// The kernel had more ends of connections to tell than it could keep for this agent.
+    /// Counts that the kernel dropped notifications about ended connections, because its buffer for this agent was full.
     pub fn unheard(&self) {
         if let Some(unheard) = &self.unheard {
             unheard.inc();
         }
     }
 
-    /// The exposition: the text that a scrape gets.
+    /// The exposition: the text that a scrape receives.
     ///
     /// # Errors
     /// When a metric cannot be written as text.
@@ -260,7 +261,7 @@ impl Metrics {
     }
 
     fn set_forwards(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        // A folder knows of no other node: what this one does not carry, nobody does.
+        // With a folder as source there are no other nodes: a forward that this node does not carry is carried by none.
         let concerns = |judgement: &&Judgement| self.cluster.is_none() || judgement.standing != Standing::Elsewhere;
         let here = || judgements.values().filter(concerns);
         for kind in Type::ALL {
@@ -344,7 +345,7 @@ fn counted(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-// The library puts a full stop behind each.
+// The library appends a full stop to each help text.
 const BUILD: &str = "The version of this program, the commit that it was built from, and the iptables programs that it uses";
 const SYNC_DURATION: &str =
     "How long a sync of the node took, from reading its facts to reading back its kernel, by what came of it";

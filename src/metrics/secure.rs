@@ -1,6 +1,6 @@
-//! Serves metrics over TLS, to those whom a [`Gate`] lets in.
+//! Serves metrics over TLS to the clients that a [`Gate`] admits.
 //!
-//! Decides nothing about who may read: the gate does. Whatever goes wrong here must not stop the agent's work.
+//! Does not decide who may read: the gate does. An error here must not stop the agent's work.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,61 +20,61 @@ use tracing::{error, info, warn};
 
 use super::server::{RETRY, Served, listen};
 
-/// How often certificate files are read again: whoever renews them replaces them long before they expire.
+/// How often certificate files are read again. Certificates are usually renewed long before they expire.
 const RELOAD: Duration = Duration::from_mins(1);
 
-/// What a gate says of a token.
+/// The decision of a gate about a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Its holder may read the metrics.
     Allowed,
-    /// Nobody knows the token, or it has expired.
+    /// The token is not known, or it has expired.
     Unknown,
-    /// Its holder, of this name, has no right to read the metrics.
+    /// The holder of the token has no right to read the metrics.
     Forbidden {
-        /// The user.
+        /// The name of the user.
         user: String,
     },
-    /// Nobody could be asked; why, for people.
+    /// The token could not be checked.
     Unavailable {
-        /// Why.
+        /// The reason, for messages.
         error: String,
     },
 }
 
 /// Decides who may read the metrics.
 pub trait Gate: Debug + Send + Sync {
-    /// Judges the holder of a bearer token (RFC 6750).
+    /// Checks a bearer token (RFC 6750).
     fn admit<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Admission>;
 }
 
-/// Where the certificate of the server comes from.
+/// The source of the server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// Made at each start, for this name and the address that is served; a scraper cannot verify it.
+    /// Self-signed, created at each start, for this name and the address that is served. A scraper cannot verify it.
     SelfSigned {
         /// The name of the node.
         node: String,
     },
-    /// From files in PEM, read again every minute.
+    /// From PEM files, which are read again every minute.
     Files {
-        /// The certificate, and those of the authorities between it and the root.
+        /// The certificate and the intermediate certificates up to the root.
         certificate: PathBuf,
         /// Its private key.
         key: PathBuf,
     },
 }
 
-/// How metrics are served where not everybody may read them.
+/// How metrics are served if access is restricted.
 #[derive(Clone, Debug)]
 pub struct Secure {
     /// The certificate.
     pub certificate: Certificate,
-    /// Who may read.
+    /// Decides who may read.
     pub gate: Arc<dyn Gate>,
 }
 
-/// Serves `served` at `address` over HTTPS for as long as it runs. What cannot be used is said once and tried again.
+/// Serves `served` at `address` over HTTPS and never returns. An error is logged once, and the operation is tried again.
 pub async fn serve_secure(address: SocketAddr, served: Served, secure: Secure) {
     let config = configured(address, &secure.certificate).await;
     let listener = listen(address, &served).await;
@@ -92,7 +92,7 @@ pub async fn serve_secure(address: SocketAddr, served: Served, secure: Secure) {
     }
 }
 
-/// The configuration with the certificate, once there is one.
+/// The TLS configuration, as soon as a certificate could be loaded.
 async fn configured(address: SocketAddr, certificate: &Certificate) -> RustlsConfig {
     let mut told = None;
     loop {
@@ -120,7 +120,7 @@ async fn read(address: SocketAddr, certificate: &Certificate) -> io::Result<Rust
     }
 }
 
-/// Takes renewed files; one that cannot be used leaves the former certificate in use.
+/// Loads renewed files. If they cannot be used, the former certificate stays in use.
 async fn renewed(config: &RustlsConfig, certificate: &Certificate) {
     let Certificate::Files { certificate, key } = certificate else { return std::future::pending().await };
     let mut told = None;
@@ -139,7 +139,7 @@ async fn renewed(config: &RustlsConfig, certificate: &Certificate) {
     }
 }
 
-/// Lets a request through whose token the gate admits.
+/// Passes a request on if the gate admits its token.
 async fn admitted(State(gate): State<Arc<dyn Gate>>, request: Request, next: Next) -> Response {
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
     let Some(token) = token.map(str::to_owned) else {
@@ -163,7 +163,7 @@ fn unauthorized(what: &str) -> Response {
     (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], format!("{what}\n")).into_response()
 }
 
-/// The token of an `Authorization` header with the scheme Bearer, in whatever case (RFC 9110, section 11.1).
+/// The token of an `Authorization` header with the scheme Bearer, in any letter case (RFC 9110, section 11.1).
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();

@@ -1,7 +1,7 @@
-//! Serves metrics, and health, over HTTP. Whatever goes wrong here must not stop the agent's work.
+//! Serves metrics and health over HTTP. An error here must not stop the agent's work.
 //!
-//! Each has an address of its own: whoever scrapes metrics may sit on another machine, who asks for health is the kubelet of
-//! this node.
+//! Each has its own address: metrics are often scraped from another machine, while health is checked by the kubelet of this
+//! node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use super::{Health, Liveness, Metrics};
 
 /// The media type of the exposition (`OpenMetrics` 1.0.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How soon an address is tried again that could not be bound: whoever holds it may be an agent that is about to end.
+/// How soon binding an address is tried again. The address may be in use by an old agent that is about to exit.
 pub(super) const RETRY: Duration = Duration::from_secs(10);
 
-/// What is served at one address.
+/// The content that is served at one address.
 #[derive(Clone, Debug)]
 pub enum Served {
     /// `/metrics`.
@@ -46,7 +46,7 @@ impl Served {
         }
     }
 
-    /// The option that says where.
+    /// The flag that sets the address.
     const fn flag(&self) -> &'static str {
         match self {
             Self::Metrics(_) => "--metrics-address",
@@ -54,7 +54,7 @@ impl Served {
         }
     }
 
-    /// The values of the chart that say where.
+    /// The chart values that set the address.
     const fn values(&self) -> &'static str {
         match self {
             Self::Metrics(_) => "metrics.listen, metrics.port",
@@ -70,12 +70,12 @@ impl Served {
     }
 }
 
-/// Serves at `address` for as long as it runs. An address that cannot be bound is said once and tried again.
+/// Serves at `address` and never returns. If the address cannot be bound, this is logged once and tried again.
 pub async fn serve(address: SocketAddr, served: Served) {
     let what = served.name();
     let listener = listen(address, &served).await;
     info!(what, %address, "served over HTTP");
-    // It ends with the task only: errors of accept(2) are retried by axum.
+    // It ends only with the task: axum retries errors of accept(2).
     if let Err(error) = axum::serve(listener, served.router()).await {
         error!(what, %address, %error, "not served any more");
     }

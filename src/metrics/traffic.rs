@@ -1,7 +1,8 @@
-//! Adds up what the flows of forwards carried, from what each said when it was last looked at and what it says at its end.
+//! Adds up the traffic of the flows of forwards, from the counters of each flow at successive readings and at its end.
 //!
-//! Pure: reads no table. A flow is told from others by its addresses, ports and identity. What it had carried when it was first
-//! met, at the start or when a forward became its owner, is not that forward's; what it carries from then on counts once.
+//! Pure: reads no table. A flow is identified by its addresses, ports and id. The traffic that it had before it was first
+//! seen, at the start or before a forward became its owner, is not counted for that forward. Later traffic is counted
+//! exactly once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -12,19 +13,19 @@ use crate::dataplane::conntrack::flows::{Flow, Volume, Volumes};
 use crate::dataplane::conntrack::table::Entry;
 use crate::model::FlowMatch;
 
-/// For how many looks a flow is remembered that is not there: a list may lack one while the table is resized.
+/// For how many readings a missing flow is remembered. A list may lack a flow while the kernel resizes the table.
 const FORGIVEN: u32 = 2;
 
-/// What more was carried, by whose it is.
+/// The additional traffic, by lane.
 pub(crate) type More = BTreeMap<Arc<Lane>, Volumes>;
 
-/// What the flows of forwards carried. Remembers each flow that is there, in about a hundred bytes.
+/// The traffic of the flows of forwards. Remembers each present flow, in about a hundred bytes.
 #[derive(Debug, Default)]
 pub struct Traffic {
     hasher: RandomState,
-    /// By a hash of what tells a flow from others.
+    /// By a hash of the fields that identify a flow.
     flows: HashMap<u64, Known>,
-    /// The owners at the last whole look: a flow of theirs that is not remembered began since then.
+    /// The owners at the last complete reading. A flow of theirs that is not remembered began after it.
     owners: Arc<Owners>,
     look: u32,
     more: More,
@@ -35,12 +36,12 @@ pub struct Traffic {
 struct Known {
     lane: Arc<Lane>,
     volumes: Volumes,
-    /// The look at which it was last there.
+    /// The reading at which it was last present.
     seen: u32,
 }
 
 impl Traffic {
-    /// Takes in a flow that is there.
+    /// Takes over a flow that is present.
     pub fn seen(&mut self, flow: &Flow, finder: &Finder<'_>) {
         let key = self.key(&flow.entry);
         if let Some(known) = self.flows.get_mut(&key) {
@@ -55,7 +56,7 @@ impl Traffic {
         }
     }
 
-    /// Takes in a flow that ended.
+    /// Takes over a flow that ended.
     pub fn ended(&mut self, flow: &Flow, finder: &Finder<'_>) {
         let key = self.key(&flow.entry);
         if let Some(known) = self.flows.remove(&key) {
@@ -65,7 +66,8 @@ impl Traffic {
         }
     }
 
-    /// Everything that is there was seen, and everything that had ended by then was taken in: `owners` had it all.
+    /// Marks the end of a complete reading: all present flows and all flows that ended before were taken over. `owners` had
+    /// them all.
     pub fn looked(&mut self, owners: Arc<Owners>) {
         let look = self.look;
         self.flows.retain(|_, known| look - known.seen < FORGIVEN);
@@ -73,13 +75,13 @@ impl Traffic {
         self.look += 1;
     }
 
-    /// What was carried since this was last asked.
+    /// The traffic since the last call.
     #[must_use]
     pub(crate) fn more(&mut self) -> More {
         std::mem::take(&mut self.more)
     }
 
-    /// A flow that was not known: all that it carried counts, if it can only have begun after its owner was known.
+    /// A flow that was not remembered. All of its traffic counts if it must have begun after its owner was known.
     fn first(&mut self, flows: &FlowMatch, lane: &Arc<Lane>, volumes: Volumes) {
         if self.owners.lane(flows) == Some(lane) {
             add(&mut self.more, lane, volumes);
@@ -103,8 +105,8 @@ fn plus(a: Volume, b: Volume) -> Volume {
     Volume { packets: a.packets.saturating_add(b.packets), bytes: a.bytes.saturating_add(b.bytes) }
 }
 
-/// What a flow carried between two readings. Where one is less than the one before, somebody set the kernel's counts to 0 in
-/// between, and all that it says came since.
+/// The traffic between two readings. If a counter is lower than before, it was reset to 0 in between, and its whole value
+/// is new.
 fn since(before: Volumes, now: Volumes) -> Volumes {
     let count = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now);
     let volume = |before: Volume, now: Volume| Volume {
@@ -124,7 +126,7 @@ mod tests {
     use crate::model::{Destination, Protocol, SourceNat, TargetPorts, Translation};
     use crate::plan::{Acceptance, Verdict};
 
-    /// A forward of this name from the client to port 80, if it is there.
+    /// A forward of this name from the client to port 80, if a name is given.
     fn owners(name: Option<&str>) -> Arc<Owners> {
         let translation = Translation {
             flows: FlowMatch {
@@ -160,7 +162,8 @@ mod tests {
         }
     }
 
-    /// Looks, with these flows there, and these ended meanwhile; what more was carried to the upstream, by forward.
+    /// One reading with these present flows and these ended flows. Returns the additional traffic to the upstream, by
+    /// forward.
     fn look(traffic: &mut Traffic, owners: &Arc<Owners>, there: &[Flow], ended: &[Flow]) -> Vec<(String, u64)> {
         let finder = Finder::new(owners);
         for flow in there {

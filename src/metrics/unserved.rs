@@ -1,9 +1,10 @@
-//! What is said when an address cannot be served: the cause, and what to do about it.
+//! The message for an address that cannot be served: the cause, and what to do.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-/// What is said of an address that cannot be bound, for what is served there, the flag and the values of the chart that say where.
+/// The message for an address that cannot be bound: what is served there, the flag, and the chart values that set the
+/// address.
 pub(super) fn explain(what: &str, address: SocketAddr, error: &io::Error, flag: &str, values: &str) -> String {
     let elsewhere = format!("give another address with {flag} (chart: {values})");
     let reason = match error.kind() {
