@@ -1,7 +1,8 @@
-//! Routing of packets (`net.ipv4.ip_forward` and `net.ipv4.conf.IF.forwarding`, ip-sysctl): switched on where that was asked for
-//! and it is off. Never switched off.
+//! IP forwarding (`net.ipv4.ip_forward` and `net.ipv4.conf.IF.forwarding`, ip-sysctl): enabled if that was configured and
+//! it is off. Never disabled.
 //!
-//! The kernel asks the interface that a packet enters by. Writing `ip_forward` sets all of them, so it comes first.
+//! The kernel checks the setting of the incoming interface. Writing `ip_forward` sets all interfaces, so it is written
+//! first.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,30 +12,30 @@ use tracing::info;
 
 use crate::model::InterfaceName;
 
-/// Where the settings lie. In a container `/proc/sys` is read-only; a pod that shall set them has the host's `/proc/sys/net`
-/// mounted at the second place. Both show the network namespace of whoever opens them.
+/// The directories of the settings. In a container `/proc/sys` is read-only; a pod that must change the settings has the
+/// host's `/proc/sys/net` mounted at the second path. Both show the network namespace of the process that opens them.
 const PLACES: [&str; 2] = ["/proc/sys/net/ipv4", "/host/proc/sys/net/ipv4"];
 
-/// What becomes of the settings that are 0.
+/// What to do with settings that are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
-    /// They stay; status tells.
+    /// They are not changed; the status reports them.
     Leave,
-    /// They are set to 1, while anything is to be forwarded.
+    /// They are set to 1 while there is something to forward.
     Enable,
 }
 
-/// What was done about the settings.
+/// What was changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forwarded {
     /// Nothing.
     #[default]
     AsFound,
-    /// One or more were 0 and are 1 now.
+    /// One or more settings were 0 and were set to 1.
     SwitchedOn,
 }
 
-/// Why a setting could not be switched on.
+/// Why a setting could not be enabled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{setting} is 0, so this node does not route the packets, and --set-ip-forward cannot change it ({reason}); set it on the host, or, in a pod, mount the host's /proc/sys/net at /host/proc/sys/net"
@@ -42,12 +43,12 @@ pub enum Forwarded {
 pub struct ForwardingError {
     /// The setting, as a path below `/proc/sys`.
     pub setting: String,
-    /// What the system said, by place.
+    /// The errors of the system, by path.
     pub reason: String,
 }
 
 impl Forwarding {
-    /// Does what was asked for, for packets that enter by `legs`.
+    /// Applies the setting for packets that enter by `legs`.
     pub(super) fn apply(self, legs: &BTreeSet<InterfaceName>) -> Result<Forwarded, ForwardingError> {
         match self {
             Self::Leave => Ok(Forwarded::AsFound),
@@ -80,7 +81,7 @@ fn enable(setting: &str, places: &[&str]) -> Result<Forwarded, ForwardingError> 
                 }
                 return Ok(forwarded);
             }
-            // An interface that is not there yet has no setting, and the second place is an offer.
+            // An interface that does not exist yet has no setting, and the second path is optional.
             Err(error) if error.kind() == io::ErrorKind::NotFound && (setting != "ip_forward" || !reasons.is_empty()) => {}
             Err(error) => reasons.push(format!("{path}: {error}")),
         }

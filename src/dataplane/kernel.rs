@@ -1,4 +1,5 @@
-//! The kernel of this node: rules, then the connections that only the old rules explain, then routes.
+//! Applies the state to the kernel of this node: first the rules, then the removal of connections that only the old rules
+//! explain, then the routes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,16 +21,17 @@ use crate::model::{Desired, Translation};
 pub struct Kernel {
     iptables: Iptables,
     forwarding: Forwarding,
-    /// The listen addresses that this node had when the connections were last looked at, unless the rules have changed since.
-    /// `None` at first: whoever wrote the rules that are there may not have come to it.
+    /// The listen addresses that this node had when the connections were last checked, if the rules have not changed since.
+    /// `None` at first: the process that wrote the existing rules may have stopped before it checked the connections.
     settled: Mutex<Option<BTreeSet<IpAddr>>>,
-    /// What was cut, and what stays for it.
+    /// The connections that were cut, and the routes that stay for them.
     history: AsyncMutex<History>,
-    /// Whether the other variant was looked at: rules of ours that a former choice left there would be a second set.
+    /// Whether the other variant was checked. Rules of the operator in the other variant, from an earlier choice, would be
+    /// a second set.
     swept: AtomicBool,
 }
 
-/// What is remembered from one apply to the next of connections that were cut.
+/// The state about cut connections that is kept from one apply to the next.
 #[derive(Debug, Default)]
 struct History {
     purger: Purger,
@@ -37,7 +39,7 @@ struct History {
 }
 
 impl Kernel {
-    /// The kernel, with its rules written by the programs of `variant`.
+    /// The kernel, with rules written by the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
         Self {
@@ -49,7 +51,7 @@ impl Kernel {
         }
     }
 
-    /// The same, which counts the connections that meet our rules, or does not.
+    /// Sets whether the connections that match the rules are counted.
     #[must_use]
     pub fn counting(self, counting: Counting) -> Self {
         Self { iptables: self.iptables.counting(counting), ..self }
@@ -59,7 +61,8 @@ impl Kernel {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out, once, what a former choice of variant left in the other one. Ours are in place by then, so no flow is lost.
+    /// Removes, once, the rules that an earlier choice of variant left in the other variant. The rules of this variant are
+    /// in place by then, so no flow is lost.
     async fn sweep_other_variant(&self) {
         let other = self.iptables.variant().other();
         if self.swept.load(Ordering::Relaxed) {
@@ -83,14 +86,14 @@ impl Kernel {
         self.swept.store(true, Ordering::Relaxed);
     }
 
-    /// Switches routing on where that was asked for.
+    /// Enables IP forwarding if that is configured.
     fn enable_forwarding(&self, desired: &Desired) -> Result<Forwarded, ForwardingError> {
         if desired.translations.is_empty() { Ok(Forwarded::AsFound) } else { self.forwarding.apply(&desired.legs) }
     }
 }
 
-/// What of `desired` the rules hold: without those translations of which something was refused. Where it cannot be told
-/// whether a rule is in place, a flow that is not translated is nobody's fault.
+/// The part of `desired` that the rules have in force: without the translations for which a rule was refused. If it is not
+/// known whether a rule is in place, an untranslated flow is not treated as wrong.
 fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
     let mut desired = desired.clone();
     desired.translations.retain(|translation| !rules.refused.iter().any(|refused| refused.concerns(translation)));
@@ -107,16 +110,17 @@ impl Dataplane for Kernel {
             self.sweep_other_variant().await;
         }
         let forwarding = self.enable_forwarding(desired);
-        // A flow that began while the rule was missing, or its address, is not translated; nobody else will look at it again.
+        // A flow that began while the rule or the address was missing is not translated. It would not be checked again
+        // otherwise.
         let settled = self.settled().take().is_some_and(|held| held == desired.held);
         let conntrack = if settled && rules.is_closed() && !rules.changed() && *before == desired.translations {
             Ok(conntrack::Purged::default())
         } else {
-            // What the rules said until now is known best from the rules themselves; the caller may know of more.
+            // The rules that were read are the best source for what was in force. The caller may know of more.
             let before: BTreeSet<Translation> = before.iter().chain(&rules.before).cloned().collect();
             self.history.lock().await.purger.purge(&before, &in_force(desired, &rules)).await
         };
-        // The way to a client goes last, and once what was cut has told both ends.
+        // The route to a client is removed last, after both ends of the cut connections were notified.
         let keep = match &conntrack {
             Ok(purged) if rules.is_closed() => Keep::To(purged.ends.clone()),
             Ok(_) | Err(_) => Keep::All,

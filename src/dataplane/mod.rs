@@ -1,4 +1,4 @@
-//! Makes the kernel of this node hold exactly what is desired. Knows nothing of Kubernetes.
+//! Makes the kernel of this node have exactly the desired state. Does not depend on Kubernetes.
 
 pub mod conntrack;
 mod forwarding;
@@ -17,30 +17,33 @@ use conntrack::{ConntrackError, Purged};
 use iptables::{RulesError, RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
 
-/// A backend. One verb, the whole state; and a look that shows what the verb would find.
+/// A backend. `apply` takes the whole state; `inspect` shows what `apply` would find.
 pub trait Dataplane: Send + Sync + 'static {
-    /// Makes the kernel hold exactly `desired`, and tells what it read back. Each part is tried, whatever became of the others.
+    /// Makes the kernel have exactly `desired`, and reports what it read back. Each part is tried even if another one
+    /// failed.
     ///
-    /// `before` is what was, or may have been, in force until now: flows that only it explains are cut.
+    /// `before` is what was, or may have been, in force until now: flows that match only `before` are cut.
     fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> impl Future<Output = Applied> + Send;
 
-    /// The translations that the kernel holds of ours now, as far as it can be read; as whom their flows go on is not told.
+    /// The operator's translations that are now in the kernel, as far as they can be read. Their new source is not
+    /// included.
     fn translated(&self) -> impl Future<Output = Vec<Translation>> + Send;
 
-    /// Tells how the kernel differs from `desired`, by the same measure, and writes nothing. Connections are not looked at.
+    /// Reports how the kernel differs from `desired`, by the same criteria as `apply`, and writes nothing. Connections are
+    /// not checked.
     fn inspect(&self, desired: &Desired) -> impl Future<Output = Applied> + Send;
 }
 
-/// What became of one apply, or what a look found, part by part.
+/// The result of an apply or of an inspection, part by part.
 #[derive(Debug)]
 pub struct Applied {
-    /// The rules; what failed of them is told table by table.
+    /// The rules. Failures are reported by table.
     pub rules: RulesReport,
     /// The host routes.
     pub routes: Result<RoutesReport, RoutesError>,
-    /// The connections that only the old rules explain; not looked at where the rules did not change.
+    /// The connections that only the old rules explain. They are not checked if the rules did not change.
     pub conntrack: Result<Purged, ConntrackError>,
-    /// Whether the node routes packets, as far as that was to be changed. Says nothing of what is planned.
+    /// Whether IP forwarding is enabled, if it was to be changed. Independent of the plan.
     pub forwarding: Result<Forwarded, ForwardingError>,
 }
 
@@ -51,7 +54,7 @@ impl Applied {
         self.is_done() && self.rules.refused.is_empty()
     }
 
-    /// The same but for single rules that are refused, which concern only the forwards that need them.
+    /// As [`Self::is_complete`], but single refused rules are ignored. They concern only the forwards that need them.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.rules.is_written_but_for_refused()
@@ -59,7 +62,7 @@ impl Applied {
             && self.conntrack.is_ok()
     }
 
-    /// Whether all that may still be open was read back, and its connections are cut.
+    /// Whether all rules that may still be open were read back, and the connections of closed ones are cut.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !self.rules.failed.contains_key(&Table::Nat)
@@ -67,13 +70,13 @@ impl Applied {
             && self.conntrack.is_ok()
     }
 
-    /// Whether nothing is open, routed or connected any more that should not be. What should be and is not does not count.
+    /// Whether nothing is open, routed or connected any more that should not be. Missing parts are ignored.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.is_known() && self.rules.left.is_empty()
     }
 
-    /// Whether something failed that passes by itself, so that trying again soon is worth it.
+    /// Whether there was a temporary failure, so that a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.rules.failed.values().any(RulesError::is_transient)

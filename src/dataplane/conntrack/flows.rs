@@ -1,7 +1,8 @@
-//! What the translated flows of this network namespace have carried, by the kernel's accounting
-//! (`net.netfilter.nf_conntrack_acct`): those that are there, and those that end, which the kernel tells with their last counts.
+//! The traffic of the translated flows of this network namespace, by the kernel's accounting
+//! (`net.netfilter.nf_conntrack_acct`). Covers the present flows, and the flows that end, which the kernel reports with
+//! their final counters.
 //!
-//! Reads and listens; switches nothing on, adds nothing up.
+//! Only reads and listens. It does not enable accounting, and it does not add anything up.
 
 use std::io;
 
@@ -14,44 +15,44 @@ use super::table::{Entry, Table, entry};
 use super::{ConntrackError, table};
 use crate::netlink::{Frame, NetlinkError, Socket, frames};
 
-/// Where the kernel says whether it counts.
+/// The setting that shows whether the kernel counts.
 const ACCOUNTING: &str = "/proc/sys/net/netfilter/nf_conntrack_acct";
-/// Every flow that ends (include/uapi/linux/netfilter/nfnetlink.h).
+/// The multicast group for flows that end (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
-/// How much the kernel keeps for us of what ended until we read it, in bytes: some ten thousand flows.
+/// The size of the kernel's buffer for ended flows that were not read yet, in bytes: about ten thousand flows.
 const BACKLOG: usize = 8 << 20;
-/// What a flow has carried, each way (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`); in each, packets and bytes.
+/// The counters of a flow in each direction (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`): packets and bytes.
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_COUNTERS_PACKETS: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
-/// With `CTA_STATUS`: only flows with these bits are listed; a kernel that does not know it lists all.
+/// With `CTA_STATUS`: the kernel lists only flows with these bits set. A kernel that does not support it lists all flows.
 const CTA_STATUS_MASK: u16 = 26;
 
-/// Packets and the bytes in them.
+/// A number of packets and of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
     /// Packets.
     pub packets: u64,
-    /// Bytes, with the headers of IP and above.
+    /// Bytes, including the headers from IP on.
     pub bytes: u64,
 }
 
-/// What flows carried, both ways.
+/// The traffic of flows, in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Volumes {
-    /// From whoever opened them.
+    /// From the side that opened the flow.
     pub original: Volume,
-    /// The answers.
+    /// The reply direction.
     pub reply: Volume,
 }
 
-/// A flow that is counted, and what it has carried since it began.
+/// A flow with counters, and its traffic since it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// The flow.
     pub entry: Entry,
-    /// What it has carried.
+    /// The traffic.
     pub volumes: Volumes,
 }
 
@@ -64,22 +65,22 @@ pub enum Accounting {
     Off,
 }
 
-/// What was heard of flows that ended.
+/// Notifications about flows that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// These.
+    /// These flows ended.
     Ended(Vec<Flow>),
-    /// More than the kernel could keep for us; it dropped some.
+    /// More flows ended than the kernel could buffer; it dropped some notifications.
     TooMuch,
 }
 
-/// An open way to the flows.
+/// An open connection to the kernel for the flows.
 pub struct Flows {
     table: Table,
     ends: Socket,
 }
 
-/// Whether the kernel counts, in the network namespace of this thread.
+/// Whether accounting is enabled in the network namespace of this thread.
 #[must_use]
 pub fn accounting() -> Accounting {
     match std::fs::read_to_string(ACCOUNTING) {
@@ -89,7 +90,7 @@ pub fn accounting() -> Accounting {
 }
 
 impl Flows {
-    /// Listens for flows of this thread's network namespace that end, from now on.
+    /// Subscribes to the flows of this thread's network namespace that end from now on.
     ///
     /// # Errors
     /// When the kernel has no netfilter netlink, or without `CAP_NET_ADMIN`.
@@ -100,7 +101,8 @@ impl Flows {
         Ok(Self { table: Table::open()?, ends })
     }
 
-    /// Gives every translated flow that is counted to `each`, as they are read; one that is about to go is left to [`ended`](Self::ended).
+    /// Calls `each` for every translated flow with counters, as they are read. A flow that is about to end is left to
+    /// [`ended`](Self::ended).
     ///
     /// # Errors
     /// When the table cannot be listed.
@@ -120,7 +122,7 @@ impl Flows {
         Ok(())
     }
 
-    /// Waits until translated flows end that were counted.
+    /// Waits until translated flows with counters end.
     ///
     /// # Errors
     /// When the socket fails.
@@ -129,7 +131,7 @@ impl Flows {
         self.heard(received)
     }
 
-    /// What has been heard by now and was not told yet, one datagram of it; `None` once there is no more.
+    /// One datagram of notifications that were received and not returned yet; `None` if there are no more.
     ///
     /// # Errors
     /// When the socket fails.
@@ -156,11 +158,11 @@ fn ended(frame: &Frame<'_>) -> Option<Flow> {
     }
 }
 
-/// A translated flow, if it is counted.
+/// A translated flow, if it has counters.
 fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
     let volume = |kind: u16| {
         attributes.iter().find_map(|attribute| match attribute {
-            // The crate leaves the mark of nested attributes in the kind.
+            // The crate does not remove the nested flag from the attribute type.
             ConntrackAttribute::Other(other) if other.kind() & NLA_TYPE_MASK == kind => volume(other),
             _ => None,
         })

@@ -1,7 +1,7 @@
-//! Removes the conntrack entries that the rules in force have made wrong, and no others.
+//! Removes the conntrack entries that are wrong under the rules in force, and no others.
 //!
-//! Runs after the rules are in place: an entry that is removed earlier comes back by the old rules. [`verdict`] decides,
-//! [`table`] reads and deletes. Apart from that, [`flows`] tells what entries have carried.
+//! Runs after the rules are in place: an entry that is removed earlier would be created again by the old rules. [`verdict`]
+//! decides, [`table`] reads and deletes. Independently of that, [`flows`] reports the traffic of entries.
 
 pub mod flows;
 mod prod;
@@ -17,24 +17,24 @@ use crate::netlink::{NetlinkError, Refusal};
 use table::{Entry, Tuple};
 use verdict::Index;
 
-/// What can go wrong with the conntrack table.
+/// Why an operation on the conntrack table failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
     /// The table cannot be read or written; the kernel may lack `nf_conntrack_netlink`.
     #[error("the conntrack table cannot be read or written; is the kernel module nf_conntrack_netlink there?")]
     Netlink(#[from] NetlinkError),
-    /// Some wrong entries are still there.
+    /// Some wrong entries are still in the table.
     #[error("{count} conntrack entries that no rule stands for any more could not be removed; the first: {first}")]
     Refused {
         /// How many are left.
         count: usize,
-        /// What the kernel said to the first of them.
+        /// The kernel's error for the first of them.
         first: Refusal,
     },
 }
 
 impl ConntrackError {
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -44,26 +44,27 @@ impl ConntrackError {
     }
 }
 
-/// What [`purge`] did.
+/// The result of [`purge`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     /// How many entries were removed.
     pub count: usize,
-    /// Who had connections of TCP that were cut and is not known to have learnt it: the way to them is still needed.
+    /// The endpoints of TCP connections that were cut and that may not have noticed it yet. The route to them is still
+    /// needed.
     pub ends: BTreeSet<IpAddr>,
 }
 
-/// How long it is remembered that an entry was removed, if it does not come back.
+/// How long the removal of an entry is remembered if the entry does not come back.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// Removes wrong entries, and none again and again that comes back the same: where another program's rules translate a flow
-/// otherwise than ours, removing its entry does nothing but cut it.
+/// Removes wrong entries, but does not repeat this for an entry that comes back unchanged: if rules of another program
+/// translate a flow differently, removing its entry would only cut it.
 #[derive(Debug, Default)]
 pub struct Purger {
     removed: HashMap<(Protocol, Tuple, Tuple), Removed>,
 }
 
-/// An entry that was removed so that its flow would meet the rules that are in force.
+/// An entry that was removed so that its flow meets the rules in force.
 #[derive(Debug)]
 struct Removed {
     id: Option<u32>,
@@ -71,7 +72,13 @@ struct Removed {
     at: Instant,
 }
 
-/// Removes the entries that are wrong now that `now` is in force, where until now `before` was.
+/// Removes the entries that are wrong now that `now` is in force and `before` was in force until now.
+///
+/// If it is not certain what was in force, `before` may contain more. An entry that matches neither is foreign.
+///
+/// # Errors
+/// When the table cannot be read, or when the kernel does not remove an entry. Calling it again with the same arguments is
+/// safe.
 ///
 /// Where it is not certain what was in force, `before` may hold more than that; what matches none of both is foreign.
 ///
@@ -82,7 +89,7 @@ pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purg
 }
 
 impl Purger {
-    /// The same, for whoever calls again and again.
+    /// As [`purge`], for repeated calls.
     ///
     /// # Errors
     /// As for [`purge`].
@@ -96,13 +103,14 @@ impl Purger {
         let stale = verdict::stale(&entries, &Index::new(before), &index, &now.held);
         let stale = self.worth_removing(stale, &index, Instant::now());
         let count = table.remove(&stale).await?;
-        // What still meets a rule begins anew by it; what meets none has ended, and both ends learn it.
+        // An entry that still matches a rule begins anew by that rule. An entry that matches none has ended, and both ends
+        // are notified.
         let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
         let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
         Ok(Purged { count, ends: prod::tell(&mut table, &cut).await })
     }
 
-    /// Those of `stale` that have not come back just as they were since they were last removed for the same rules.
+    /// The entries of `stale`, without those that came back unchanged after they were removed for the same rules.
     fn worth_removing<'a>(&mut self, stale: Vec<&'a Entry>, now: &Index<'_>, at: Instant) -> Vec<&'a Entry> {
         let mut removed = HashMap::new();
         let worth = |entry: &&Entry| {
@@ -141,7 +149,7 @@ mod tests {
         }
     }
 
-    /// A flow of the rule to 3.3.3.3 whose source another program made 2.2.2.2.
+    /// A flow of the rule to 3.3.3.3, with the source changed to 2.2.2.2 by another program.
     fn flow(source_port: u16, id: u32) -> Entry {
         let original = Tuple {
             source: "1.1.1.1".parse().unwrap(),

@@ -1,9 +1,10 @@
-//! Has both ends of a connection that was cut learn it at once.
+//! Makes both ends of a cut connection notice it at once.
 //!
-//! Who waits for data sends nothing, so the reset that this node answers with would never be sent. An acknowledgement out
-//! of sequence, sent to an end as if from the other one, makes it say where the connection stands (RFC 9293, section
-//! 3.10.7.4). The answer comes to this node, which has no such connection any more and resets it (section 3.5.2): with the
-//! sequence number that the end itself has named, so that no end ever takes a reset that is not for it.
+//! An end that waits for data sends nothing, so it would never receive the reset with which this node answers. An
+//! out-of-sequence acknowledgement, sent to an end as if from the other one, makes it answer with its current sequence
+//! numbers (RFC 9293, section 3.10.7.4). The answer comes to this node, which has no such connection any more and resets it
+//! (section 3.5.2). The reset has the sequence number that the end itself sent, so an end never accepts a reset that is not
+//! meant for it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -21,21 +22,21 @@ const TCP_LEN: usize = 20;
 /// The flag of an acknowledgement (RFC 9293, section 3.1).
 const ACK: u8 = 0x10;
 
-/// How long is waited for the answers, in steps.
+/// The waiting times for the answers, in milliseconds.
 const PAUSES_MS: [u64; 6] = [5, 10, 20, 40, 80, 100];
 
-/// Has both ends of each of `cut`, which are translated connections of TCP that are tracked no more, learn it. Gives those
-/// who opened them and have not answered soon.
+/// Notifies both ends of each TCP connection in `cut`; these were translated and are not tracked any more. Returns the ends
+/// that opened them and did not answer in time.
 ///
-/// Best effort: without `CAP_NET_RAW`, an end learns it when it sends the next time.
+/// Best effort: without `CAP_NET_RAW`, an end notices it when it next sends something.
 pub(super) async fn tell(table: &mut Table, cut: &[&Entry]) -> BTreeSet<IpAddr> {
     if cut.is_empty() {
         return BTreeSet::new();
     }
     let prodded = prod(cut);
     let (asked, mut untold): (Vec<_>, Vec<_>) = cut.iter().partition(|cut| prodded.contains(&cut.original));
-    // What this node sends to them is tracked as a connection of its own: until there is an answer, and, where the answer is
-    // that they know of no such connection, not at all.
+    // The kernel tracks the packets that this node sends as new connections: until there is an answer, or, if the answer is
+    // that the end has no such connection, not at all.
     let mut waiting: Vec<&Entry> = asked.into_iter().copied().collect();
     for pause in PAUSES_MS.map(Duration::from_millis) {
         if waiting.is_empty() {
@@ -51,7 +52,7 @@ pub(super) async fn tell(table: &mut Table, cut: &[&Entry]) -> BTreeSet<IpAddr> 
     untold.iter().map(|cut| cut.original.source).collect()
 }
 
-/// Prods both ends; gives the tuples of the ends that were.
+/// Sends an acknowledgement to both ends. Returns the tuples of the ends that it was sent to.
 fn prod(entries: &[&Entry]) -> BTreeSet<Tuple> {
     let mut prodded = BTreeSet::new();
     let socket =
@@ -64,7 +65,8 @@ fn prod(entries: &[&Entry]) -> BTreeSet<Tuple> {
             }
         };
     for Entry { original, reply, .. } in entries {
-        // Each sees the connection as its own packets look: what answers it comes from where they go.
+        // Each packet looks like a packet of the connection on its side, so the answer comes back from the address that it
+        // was sent to.
         for end in [original, reply] {
             let Some((packet, to)) = packet(end) else { continue };
             match sendto(&socket, &packet, SendFlags::empty(), &to) {
@@ -76,7 +78,7 @@ fn prod(entries: &[&Entry]) -> BTreeSet<Tuple> {
     prodded
 }
 
-/// An acknowledgement to the sender of `end`'s packets, from where they go; `None` for another family than IPv4.
+/// An acknowledgement to the sender of `end`'s packets, from their destination; `None` if it is not IPv4.
 fn packet(end: &Tuple) -> Option<(Vec<u8>, SocketAddrV4)> {
     let (IpAddr::V4(to), IpAddr::V4(from)) = (end.source, end.destination) else { return None };
     let tcp = segment(from, to, end.destination_port, end.source_port);
@@ -93,7 +95,8 @@ fn segment(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16) -> [u8; T
     let mut segment = [0; TCP_LEN];
     segment[0..2].copy_from_slice(&from_port.to_be_bytes());
     segment[2..4].copy_from_slice(&to_port.to_be_bytes());
-    // Sequence and acknowledgement number 0: out of sequence but for one in some ten thousand, which learns it later.
+    // Sequence and acknowledgement number 0 are out of sequence, except for about one connection in ten thousand, which
+    // notices it later.
     segment[12] = 5 << 4;
     segment[13] = ACK;
     let sum = checksum(from, to, &segment);
@@ -101,7 +104,7 @@ fn segment(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16) -> [u8; T
     segment
 }
 
-/// The checksum of a TCP segment with its pseudo-header (RFC 9293, section 3.1).
+/// The checksum of a TCP segment, including its pseudo-header (RFC 9293, section 3.1).
 fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; TCP_LEN]) -> u16 {
     let pseudo = [&from.octets()[..], &to.octets(), &[0, 6, 0, 20]].concat();
     let words = pseudo.chunks(2).chain(segment.chunks(2)).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));

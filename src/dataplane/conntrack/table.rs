@@ -1,7 +1,7 @@
 //! The conntrack table of this network namespace: its IPv4 entries of TCP and UDP (ctnetlink,
 //! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 //!
-//! Reads and deletes; decides nothing. Entries outside of zone 0 belong to programs that keep them apart and are not seen.
+//! Reads and deletes; decides nothing. Entries in other zones than zone 0 belong to other programs and are ignored.
 
 use std::net::IpAddr;
 
@@ -16,28 +16,28 @@ use super::ConntrackError;
 use crate::model::Protocol;
 use crate::netlink::{Change, Frame, NetlinkError, Socket};
 
-/// The identity of an entry; another flow with the same tuple has another one.
+/// The id of an entry. Another flow with the same tuple has another id.
 const CTA_ID: u16 = 12;
 /// The zone of an entry; absent in zone 0.
 const CTA_ZONE: u16 = 18;
 /// The zone of one direction only; absent in zone 0.
 const CTA_TUPLE_ZONE: u16 = 3;
 
-/// One direction of a flow, as its packets look on the wire on that side.
+/// One direction of a flow, as its packets look on the network on that side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
-    /// Where they come from.
+    /// The source address.
     pub source: IpAddr,
-    /// Where they go.
+    /// The destination address.
     pub destination: IpAddr,
-    /// The port that they come from.
+    /// The source port.
     pub source_port: u16,
-    /// The port that they go to.
+    /// The destination port.
     pub destination_port: u16,
 }
 
 impl Tuple {
-    /// The other direction, where nothing is translated.
+    /// The reply direction of an untranslated flow.
     pub(super) const fn reversed(self) -> Self {
         Self {
             source: self.destination,
@@ -53,17 +53,17 @@ impl Tuple {
 pub struct Entry {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// How its first packet looked, before any translation.
+    /// The first packet, before any translation.
     pub original: Tuple,
-    /// How answers look before they are translated back.
+    /// The replies, before they are translated back.
     pub reply: Tuple,
-    /// What has happened to it (`IPS_*`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
+    /// The status bits (`IPS_*`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
     pub status: Status,
-    /// Its identity, as the kernel gives it.
+    /// The id that the kernel assigned.
     pub id: Option<u32>,
 }
 
-/// An open way to the table.
+/// An open connection to the table.
 pub struct Table(Socket);
 
 impl Table {
@@ -75,7 +75,7 @@ impl Table {
         Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
     }
 
-    /// Every IPv4 entry of TCP and UDP in zone 0.
+    /// All IPv4 entries of TCP and UDP in zone 0.
     ///
     /// # Errors
     /// When the table cannot be listed.
@@ -87,7 +87,7 @@ impl Table {
         self.list(Vec::new(), keep).await
     }
 
-    /// What `keep` makes of every entry that the kernel lists by `filter`.
+    /// The results of `keep` for every entry that the kernel lists by `filter`.
     pub(super) async fn list<R>(
         &mut self,
         filter: Vec<ConntrackAttribute>,
@@ -96,7 +96,10 @@ impl Table {
         self.0.dump(message(ConntrackMessage::Get(filter)), |message: NetfilterMessage| keep(message.inner)).await
     }
 
-    /// Removes exactly `entries`; gives how many were still there.
+    /// Removes exactly `entries`. Returns how many of them still existed.
+    ///
+    /// # Errors
+    /// When the kernel does not remove one of them. The others are removed in any case.
     ///
     /// # Errors
     /// When the kernel does not remove one of them. The others are removed all the same.
@@ -116,7 +119,7 @@ fn message(inner: ConntrackMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), inner)
 }
 
-/// What an event says.
+/// The content of a notification.
 pub(super) fn inner(frame: &Frame<'_>) -> Option<NetfilterMessageInner> {
     frame.decode::<NetfilterMessage>().ok().map(|message| message.inner)
 }
@@ -138,7 +141,7 @@ pub(super) fn entry(attributes: &[ConntrackAttribute]) -> Option<Entry> {
     Some(Entry { protocol, original, reply, status, id })
 }
 
-/// One direction; `None` for another protocol and for another zone.
+/// One direction; `None` for another protocol or another zone.
 fn tuple(parts: &[KernelTuple]) -> Option<(Protocol, Tuple)> {
     let (mut source, mut destination, mut source_port, mut destination_port, mut protocol) = (None, None, None, None, None);
     for part in parts {
@@ -176,7 +179,7 @@ fn value<const N: usize>(attribute: &DefaultNla) -> Option<[u8; N]> {
     (attribute.value_len() == N).then(|| attribute.emit_value(&mut bytes)).map(|()| bytes)
 }
 
-/// The request that deletes exactly `entry`: the kernel compares the tuple and the identity.
+/// The request that deletes exactly `entry`: the kernel compares the tuple and the id.
 fn deletion(entry: &Entry) -> ConntrackMessage {
     let Tuple { source, destination, source_port, destination_port } = entry.original;
     let tuple = vec![

@@ -1,9 +1,9 @@
-//! Which conntrack entries are wrong. Pure: reads no table, deletes nothing.
+//! Decides which conntrack entries are wrong. Pure: reads no table and deletes nothing.
 //!
-//! An entry is wrong if no rule in force matches its original tuple, or if it began while the rule was missing and is not
-//! translated, or if it is UDP with another translation than the rule in force gives. An entry of TCP stays with the
-//! upstream it has until it ends: without its entry the rest of the session would go to another one. What no rule of ours
-//! has ever matched is foreign and stays.
+//! An entry is wrong if no rule in force matches its original tuple; if it began while the rule was missing and is
+//! therefore not translated; or if it is UDP and its translation is not the one of the rule in force. A TCP entry keeps its
+//! upstream until the connection ends: without the entry, the rest of the session would be sent to another upstream. An
+//! entry that no rule of the operator has ever matched is foreign and stays.
 
 mod index;
 #[cfg(test)]
@@ -17,8 +17,9 @@ use crate::model::{Protocol, SourceNat, Translation};
 
 pub use index::Index;
 
-/// The entries that are wrong now that `now` is in force, where until now `before` was, in the order of `entries`. Of the
-/// listen addresses, this node has those that are `held`: what it merely routes to another one is not ours to judge.
+/// The entries that are wrong now that `now` is in force and `before` was in force until now, in the order of `entries`.
+/// `held` are the listen addresses that this node has. Flows to other addresses are only routed by this node and are not
+/// judged.
 #[must_use]
 pub fn stale<'a>(entries: &'a [Entry], before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<IpAddr>) -> Vec<&'a Entry> {
     entries.iter().filter(|entry| is_stale(entry, before, now, held)).collect()
@@ -34,25 +35,25 @@ fn is_stale(entry: &Entry, before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<
     }
     match entry.protocol {
         Protocol::Tcp => false,
-        // Which interface it came in by is not recorded: any translation that fits will do.
+        // The incoming interface is not recorded in an entry, so any translation that fits is accepted.
         Protocol::Udp => !in_force.any(|translation| fits(entry, translation, before)),
     }
 }
 
-/// The translation in force, of those in `now`, that `entry` is a flow of; of several that differ by interface, one that gives
-/// its destination.
+/// The translation of `now` that `entry` is a flow of. If several differ by interface, one that gives the destination of
+/// the entry.
 #[must_use]
 pub fn translation_of<'a>(entry: &Entry, now: &Index<'a>) -> Option<&'a Translation> {
     let given = |it: &&Translation| entry.reply.source == it.destination.address;
     now.matching(entry).find(given).or_else(|| now.matching(entry).next())
 }
 
-/// Whether the destination of `entry` was translated, by whomever.
+/// Whether the destination of `entry` was translated, by the operator or by another program.
 fn is_translated(entry: &Entry) -> bool {
     (entry.reply.source, entry.reply.source_port) != (entry.original.destination, entry.original.destination_port)
 }
 
-/// Whether `entry` is translated as `translation` gives.
+/// Whether `entry` is translated as `translation` specifies.
 fn fits(entry: &Entry, translation: &Translation, before: &Index<'_>) -> bool {
     let port = translation.destination.ports.of(entry.original.destination_port);
     (entry.reply.source, entry.reply.source_port) == (translation.destination.address, port)
@@ -62,8 +63,8 @@ fn fits(entry: &Entry, translation: &Translation, before: &Index<'_>) -> bool {
         }
 }
 
-/// Whether the source of `entry` may have come from `MASQUERADE`. Which address that takes is the kernel's choice, so only
-/// two are known to be wrong: the client's own, and the one that a rule named until now.
+/// Whether the source of `entry` may come from `MASQUERADE`. The kernel chooses that address, so only two addresses are
+/// certainly wrong: the client's own, and the one that a rule named until now.
 fn is_masqueraded(entry: &Entry, before: &Index<'_>) -> bool {
     let named = |translation: &Translation| translation.source == SourceNat::Address(entry.reply.destination);
     entry.reply.destination != entry.original.source && !before.matching(entry).any(named)

@@ -1,4 +1,4 @@
-//! The chains of ours: their names and what they hold.
+//! The operator's chains: their names and their content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::str::FromStr;
 
 use super::rule::Rule;
 
-/// Our chains of one table, by name. A parent's name sorts before its children's.
+/// The operator's chains of one table, by name. The name of a parent sorts before the names of its children.
 pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
 
-/// The name of a chain of ours: `PF-`, then letters, digits and `+-._`, 28 characters at most
-/// (`XT_EXTENSION_MAXNAMELEN` less one, `linux/netfilter/x_tables.h`).
+/// The name of one of the operator's chains: `PF-`, then letters, digits and `+-._`, at most 28 characters
+/// (`XT_EXTENSION_MAXNAMELEN` minus one, `linux/netfilter/x_tables.h`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(String);
 
-/// A name that is not one of a chain of ours.
+/// A name that is not the name of one of the operator's chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a chain of ours: PF-, then letters, digits and +-._, 28 characters at most")]
 pub struct ForeignChain;
 
 impl ChainName {
-    /// What every name begins with.
+    /// The prefix of every name.
     pub const PREFIX: &'static str = "PF-";
-    /// The most characters that iptables takes.
+    /// The maximum length that iptables accepts.
     pub const MAX_LEN: usize = 28;
 
     /// The name.

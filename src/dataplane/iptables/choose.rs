@@ -1,9 +1,9 @@
-//! Which variant this node uses, found as `kubernetes-sigs/iptables-wrappers` finds it.
+//! Detects which iptables variant this node uses, in the way of `kubernetes-sigs/iptables-wrappers`.
 
 use super::program::{self, ProgramError};
 use super::variant::Variant;
 
-/// The chains by which a kubelet shows which variant it uses (KEP-3178, and the canary of older kubelets).
+/// The chains that show which variant the kubelet uses (KEP-3178, and the canary chain of older kubelets).
 const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
 /// Why no variant could be chosen.
@@ -11,7 +11,10 @@ const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 #[error("neither iptables-nft nor iptables-legacy can be run on this node; install the package iptables")]
 pub struct NoVariant;
 
-/// The variant that this node uses: the one in which a kubelet left its hint, else the one that holds more rules, else `nft`.
+/// The variant that this node uses: the one with the hint of a kubelet, else the one with more rules, else `nft`.
+///
+/// # Errors
+/// When the programs of neither variant can be run.
 ///
 /// # Errors
 /// When the programs of neither can be run.
@@ -26,34 +29,38 @@ pub async fn choose() -> Result<Variant, NoVariant> {
 }
 
 impl Variant {
-    /// Whether this node has the variant's programs and, in the older xtables, any table.
+    /// Whether this node has the programs of the variant and, for legacy xtables, at least one table.
     pub async fn is_in_use(self) -> bool {
         saved(self).await.is_some_and(|saved| !saved.trim().is_empty())
     }
 }
 
-/// Everything that the tables of `variant` hold, if its programs can be run.
+/// The content of all tables of `variant`, if its programs can be run.
 async fn saved(variant: Variant) -> Option<String> {
-    // The mere question loads the kernel's modules where they are not loaded yet; no table in use, nothing to ask.
+    // Running the program would load the kernel modules if they are not loaded yet. If no table is in use, this is not
+    // needed.
     if variant == Variant::Legacy && !legacy_in_use() {
         let missing = matches!(program::run(variant.command(), &["--version"], "").await, Err(ProgramError::Missing { .. }));
         return (!missing).then(String::new);
     }
     let ran = program::try_run(variant.save(), &[], "").await.ok()?;
-    // A rule that it cannot print ends it, and what it has printed until then tells enough.
+    // The program stops at a rule that it cannot print. The output up to there is sufficient.
     (ran.ended.is_ok() || !ran.printed.is_empty()).then_some(ran.printed)
 }
 
-/// The tables of the older xtables that the network namespace of this thread has, one name a line.
+/// The tables of legacy xtables in the network namespace of this thread, one name per line.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
-/// The tables of the older xtables that the kernel holds for this network namespace.
+/// The tables of legacy xtables that exist in this network namespace.
 #[must_use]
 pub fn legacy_tables() -> Vec<String> {
     std::fs::read_to_string(LEGACY_TABLES).map(|names| names.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// What one table of the older xtables holds. The kernel must have it, or the question makes it.
+/// The content of one table of legacy xtables. The table must exist, otherwise the program creates it.
+///
+/// # Errors
+/// When the program is missing or fails.
 ///
 /// # Errors
 /// When the program is missing or refuses.
@@ -61,12 +68,12 @@ pub async fn print_legacy(table: &str) -> Result<String, ProgramError> {
     program::run(Variant::Legacy.save(), &["-t", table], "").await
 }
 
-/// Whether the kernel holds a table of the older xtables for this network namespace.
+/// Whether a table of legacy xtables exists in this network namespace.
 pub(super) fn legacy_in_use() -> bool {
     std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty())
 }
 
-/// Whether the kernel holds this table of the older xtables for this network namespace, or does not tell.
+/// Whether this table of legacy xtables exists in this network namespace, or whether this is not known.
 pub(super) fn legacy_may_hold(table: &str) -> bool {
     match std::fs::read_to_string(LEGACY_TABLES) {
         Ok(names) => names.lines().any(|name| name == table),
@@ -78,7 +85,7 @@ pub(super) fn legacy_may_hold(table: &str) -> bool {
 fn preferred(found: &[(Variant, String)]) -> Option<Variant> {
     let hinted = found.iter().find(|(_, saved)| saved.lines().any(|line| HINTS.iter().any(|hint| line.starts_with(hint))));
     let rules = |saved: &str| saved.lines().filter(|line| line.starts_with('-')).count();
-    // `max_by_key` gives the last of equals, so they are asked in reverse: of equals, `nft`.
+    // `max_by_key` returns the last of equal elements. The order is reversed so that `nft` wins if both are equal.
     hinted.or_else(|| found.iter().rev().max_by_key(|(_, saved)| rules(saved))).map(|(variant, _)| *variant)
 }
 

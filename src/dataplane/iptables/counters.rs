@@ -1,8 +1,8 @@
-//! How many connections met each DNAT rule of ours, from what the kernel counts for the rules.
+//! The number of connections that matched each DNAT rule of the operator, by the kernel's rule counters.
 //!
-//! A chain of `nat` sees the first packet of a flow and no other (iptables(8)), so the packets of a rule are connections. The
-//! kernel's number begins anew when its chain is written; what is told here only ever grows, and is never too high: what
-//! cannot be known to have come since the last reading is not told.
+//! A `nat` chain sees only the first packet of a flow (iptables(8)), so the packets of a rule are connections. The kernel
+//! resets the counters when a chain is written. The numbers reported here only increase, and they are never too high: a
+//! connection that may have been counted before the last reading is not reported.
 
 use std::collections::BTreeMap;
 
@@ -10,72 +10,73 @@ use super::chain::ChainName;
 use super::saved::SavedTable;
 use crate::model::FlowMatch;
 
-/// Whether the counters of the rules are read.
+/// Whether the rule counters are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Counting {
-    /// They are not.
+    /// They are not read.
     #[default]
     Off,
-    /// At each look at the rules, with what they say.
+    /// They are read together with the rules.
     On,
 }
 
-/// The connections that met each DNAT rule since they were last told. Those of before a write may be another forward's than
-/// those behind it, although they look the same.
+/// The connections that matched each DNAT rule since the last report. Connections before and after a write are separate,
+/// because the same flow match may belong to another forward after the write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Met {
-    /// Until the rules were written, if they were.
+    /// Before the rules were written, if they were.
     pub before: Vec<(FlowMatch, u64)>,
-    /// Since then.
+    /// After that.
     pub after: Vec<(FlowMatch, u64)>,
 }
 
-/// What was last read of each chain.
+/// The last reading of each chain.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    /// Of a chain that was written since then: nothing, so all of its rules begin with 0.
+    /// After a chain was written, nothing is stored for it: all of its rules start at 0.
     chains: BTreeMap<ChainName, Reading>,
-    /// What is not told yet, by flow: however long nobody asks, it stays no larger than the rules.
+    /// Connections that were not reported yet, by flow match. This never becomes larger than the rules, even if the numbers
+    /// are never fetched.
     due_before: BTreeMap<FlowMatch, u64>,
     due_after: BTreeMap<FlowMatch, u64>,
 }
 
 #[derive(Debug)]
 enum Reading {
-    /// The chain was written by us; its rules began with 0.
+    /// The operator wrote the chain; its rules started at 0.
     Written,
-    /// What its rules said, in their order.
+    /// The counters of its rules, in order.
     Read(Vec<(FlowMatch, Count)>),
 }
 
-/// What a rule said.
+/// The counter of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     packets: u64,
-    /// It said less than before, and this. Legacy iptables writes a table with its counters at 0 and adds what they were a
-    /// moment later, so one such reading may mean nothing.
+    /// The counter fell to this value. Legacy iptables writes a table with its counters at 0 and adds the old values a
+    /// moment later, so a single lower reading may mean nothing.
     fallen: Option<u64>,
 }
 
 impl Counters {
-    /// Takes in what the rules say before anything is written.
+    /// Takes over the counters before anything is written.
     pub(super) fn read(&mut self, table: &SavedTable) {
         let met = self.advance(table);
         add(&mut self.due_before, met);
     }
 
-    /// These chains were written since the last reading.
+    /// Records that these chains were written since the last reading.
     pub(super) fn written<'a>(&mut self, chains: impl IntoIterator<Item = &'a ChainName>) {
         self.chains.extend(chains.into_iter().map(|name| (name.clone(), Reading::Written)));
     }
 
-    /// Takes in what the rules say behind a write.
+    /// Takes over the counters after a write.
     pub(super) fn read_back(&mut self, table: &SavedTable) {
         let met = self.advance(table);
         add(&mut self.due_after, met);
     }
 
-    /// Tells what is due.
+    /// Returns the connections that were not reported yet.
     pub(super) fn told(&mut self) -> Met {
         let [before, after] = [&mut self.due_before, &mut self.due_after].map(|due| std::mem::take(due).into_iter().collect());
         Met { before, after }
@@ -89,7 +90,7 @@ impl Counters {
             let mut counts = Vec::with_capacity(counted.len());
             for (place, (flows, packets)) in counted.into_iter().enumerate() {
                 let last = before.and_then(|before| before.count(place, &flows));
-                // A rule that somebody else brought in: nobody knows what it had counted.
+                // A rule that another program added: its former counter is not known.
                 let (count, more) = last.map_or((Count { packets, fallen: None }, 0), |last| last.advance(packets));
                 if more > 0 {
                     met.push((flows.clone(), more));
@@ -110,7 +111,7 @@ fn add(due: &mut BTreeMap<FlowMatch, u64>, met: Vec<(FlowMatch, u64)>) {
 }
 
 impl Reading {
-    /// What the rule for `flows` said, which is most likely still at `place`.
+    /// The counter of the rule for `flows`, which is most likely still at position `place`.
     fn count(&self, place: usize, flows: &FlowMatch) -> Option<Count> {
         match self {
             Self::Written => Some(Count { packets: 0, fallen: None }),
@@ -123,7 +124,7 @@ impl Reading {
 }
 
 impl Count {
-    /// What is remembered once a rule says `packets`, and how many came since.
+    /// The new state for a counter of `packets`, and the number of new connections.
     fn advance(self, packets: u64) -> (Self, u64) {
         match (packets.checked_sub(self.packets), self.fallen.and_then(|fallen| packets.checked_sub(fallen))) {
             (Some(more), _) | (None, Some(more)) => (Self { packets, fallen: None }, more),
@@ -138,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A table with rules for these ports, each with its packets.
+    /// A table with rules for these ports, each with its packet counter.
     fn table(chains: &[(&str, &[(u16, u64)])]) -> SavedTable {
         let mut text = String::new();
         for (name, rules) in chains {
@@ -157,7 +158,7 @@ mod tests {
         met.iter().map(|(flows, count)| (flows.ports.first(), *count)).collect()
     }
 
-    /// What is told once the rules say this.
+    /// The report after the rules have these counters.
     fn read(counters: &mut Counters, chains: &[(&str, &[(u16, u64)])]) -> Vec<(u16, u64)> {
         counters.read(&table(chains));
         told(&counters.told().before)

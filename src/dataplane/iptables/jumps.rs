@@ -1,9 +1,9 @@
-//! The one jump to our chains in each built-in chain, first in it.
+//! The one jump to the operator's chains in each built-in chain. It is the first rule there.
 //!
 //! Uses the `iptables` crate, which runs one program per rule and is sound for that. It reports some failures as success
-//! (the list of a missing chain is one empty line), so nothing that it says is trusted here: the caller reads the table back.
-//! A jump that stands at the wrong place moves within one COMMIT instead: no packet misses it, and no position is
-//! named that another program may have shifted meanwhile.
+//! (the list of a missing chain is one empty line), so its results are not trusted: the caller reads the table back. A jump
+//! at the wrong position is moved within one COMMIT instead. No packet misses the jump, and no rule number is used that
+//! another program may have changed in the meantime.
 
 use iptables::IPTables;
 
@@ -21,7 +21,10 @@ pub struct JumpError {
     error: String,
 }
 
-/// Puts our jump of `stage` first and takes every other rule that jumps to the same chain out.
+/// Puts the jump of `stage` first and removes every other rule that jumps to the same chain.
+///
+/// # Errors
+/// When the program fails.
 ///
 /// # Errors
 /// When the program refuses.
@@ -35,7 +38,10 @@ pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTabl
     load(variant, stage, &old, &first).await
 }
 
-/// Takes every rule that jumps to our chain of `stage` out.
+/// Removes every rule that jumps to the operator's chain of `stage`.
+///
+/// # Errors
+/// When the program fails.
 ///
 /// # Errors
 /// When the program refuses.
@@ -49,7 +55,7 @@ pub(super) async fn take_out(variant: Variant, stage: Stage, before: &SavedTable
     }
 }
 
-/// Deletes the rules `old`, as they were printed, and does what `then` says, in one COMMIT.
+/// Deletes the rules `old`, given as printed, and applies `then`, in one COMMIT.
 async fn load(variant: Variant, stage: Stage, old: &[String], then: &str) -> Result<(), JumpError> {
     let delete: String = old.iter().map(|rule| format!("-D {} {rule}\n", stage.builtin())).collect();
     let text = format!("*{}\n{delete}{then}COMMIT\n", stage.table().name());
@@ -59,14 +65,14 @@ async fn load(variant: Variant, stage: Stage, old: &[String], then: &str) -> Res
 
 type CrateError = Box<dyn std::error::Error>;
 
-/// The crate blocks, waits for the lock without a limit, and its error is not `Send`: all that stays in a thread of its own.
+/// The crate blocks, waits for the lock without a limit, and its error is not `Send`. So it runs in its own thread.
 async fn edit(
     variant: Variant,
     stage: Stage,
     edit: impl FnOnce(&IPTables) -> Result<(), CrateError> + Send + 'static,
 ) -> Result<(), JumpError> {
     let failed = move |error: String| JumpError { table: stage.table().name(), chain: stage.builtin(), error };
-    // Not `iptables::new`: it runs whatever `iptables` is in the PATH, which may be the other variant.
+    // Not `iptables::new`: it runs the `iptables` in the PATH, which may be the other variant.
     let iptables = IPTables { cmd: variant.command(), has_check: true, has_wait: true, is_numeric: false };
     let task = tokio::task::spawn_blocking(move || edit(&iptables).map_err(|error| error.to_string()));
     let ended = tokio::time::timeout(DEADLINE, task).await.map_err(|late| failed(late.to_string()))?;

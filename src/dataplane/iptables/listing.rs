@@ -1,7 +1,7 @@
-//! Asks `nf_tables` itself for what its iptables programs cannot print: which chains a table has, and to which chain each
-//! rule of a built-in one jumps (`include/uapi/linux/netfilter/nf_tables.h`).
+//! Asks `nf_tables` directly for what its iptables programs cannot print: which chains a table has, and to which chain each
+//! rule of a built-in chain jumps (`include/uapi/linux/netfilter/nf_tables.h`).
 //!
-//! Read without any knowledge of expressions, so that no rule, however new, is passed over.
+//! Does not interpret expressions, so it also sees rules with features that iptables does not support.
 
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_TYPE_MASK, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator,
@@ -12,7 +12,7 @@ use super::chain::ChainName;
 use super::layout::{Stage, Table};
 use crate::netlink::{NetlinkError, Socket};
 
-/// The number of `nf_tables` among the parts of netfilter (`NFNL_SUBSYS_NFTABLES`), in the upper byte of a message type.
+/// The netfilter subsystem id of `nf_tables` (`NFNL_SUBSYS_NFTABLES`), in the upper byte of a message type.
 const NFTABLES: u16 = 10 << 8;
 const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
 const NFT_MSG_GETCHAIN: u16 = NFTABLES | 4;
@@ -33,30 +33,30 @@ const IPV4: [u8; 4] = [2, 0, 0, 0];
 /// The policy that drops (`NF_DROP`, `include/uapi/linux/netfilter.h`).
 const NF_DROP: [u8; 4] = [0; 4];
 
-/// A built-in chain, as far as it can be told without its text.
+/// A built-in chain, as far as it is known without the text of its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outline {
-    /// Whether what no rule decides about is dropped.
+    /// Whether its policy is to drop.
     pub(super) drops: bool,
-    /// The chain that each of its rules jumps to, in their order.
+    /// The jump target of each of its rules, in order.
     pub(super) jumps: Vec<Option<String>>,
 }
 
-/// The chains of ours in `table`; `None` where there is no such table.
+/// The operator's chains in `table`; `None` if the table does not exist.
 pub(super) async fn our_chains(table: Table) -> Result<Option<Vec<ChainName>>, NetlinkError> {
     let found = chains(table).await?;
     let names = found.iter().filter_map(|chain| chain.name.parse().ok()).collect();
     Ok((!found.is_empty()).then_some(names))
 }
 
-/// The built-in chain of `stage`; `None` where it is missing.
+/// The built-in chain of `stage`; `None` if it does not exist.
 pub(super) async fn outline(stage: Stage) -> Result<Option<Outline>, NetlinkError> {
     let (table, builtin) = (stage.table(), stage.builtin());
     let Some(chain) = chains(table).await?.into_iter().find(|chain| chain.name == builtin) else { return Ok(None) };
     let request = request(NFT_MSG_GETRULE, &[(NFTA_RULE_TABLE, table.name()), (NFTA_RULE_CHAIN, builtin)]);
     let keep = |message: Raw| {
         let attributes = message.attributes(NFT_MSG_NEWRULE)?;
-        // A kernel that does not know the filter lists every rule.
+        // A kernel that does not support the filter lists every rule.
         let is = |kind, name: &str| text(attributes, kind).as_deref() == Some(name);
         (is(NFTA_RULE_TABLE, table.name()) && is(NFTA_RULE_CHAIN, builtin)).then(|| jump(attributes))
     };
@@ -84,7 +84,7 @@ async fn chains(table: Table) -> Result<Vec<Chain>, NetlinkError> {
     }
 }
 
-/// The chain that a rule with these attributes jumps to.
+/// The jump target of a rule with these attributes.
 fn jump(rule: &[u8]) -> Option<String> {
     let expressions = value(rule, NFTA_RULE_EXPRESSIONS)?;
     let mut jumps = NlasIterator::new(expressions.as_slice()).flatten().filter_map(|expression| {
@@ -116,7 +116,7 @@ fn request(kind: u16, named: &[(u16, &str)]) -> Raw {
     Raw { kind, payload }
 }
 
-/// A message whose content nobody has looked at yet.
+/// A message with undecoded content.
 #[derive(Clone, Debug)]
 struct Raw {
     kind: u16,

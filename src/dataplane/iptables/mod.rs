@@ -1,4 +1,5 @@
-//! The iptables backend, in both variants: makes our chains and the jumps to them exactly as laid out, and tells what it read back.
+//! The iptables backend, for both variants: makes the operator's chains and the jumps to them exactly as laid out, and
+//! reports what it read back.
 
 mod chain;
 mod choose;
@@ -34,7 +35,7 @@ pub use variant::Variant;
 use crate::model::Translation;
 use counters::Counters;
 
-/// Our chains in the kernel, by the programs of one variant.
+/// The operator's chains in the kernel, managed with the programs of one variant.
 #[derive(Debug)]
 pub struct Iptables {
     variant: Variant,
@@ -42,48 +43,50 @@ pub struct Iptables {
     memory: Mutex<Memory>,
 }
 
-/// When things were last done, where to look, and what was counted. Never what the kernel holds: that is read.
+/// When operations were last done, which chains were seen, and the counters. Never the state of the kernel, which is read
+/// each time.
 #[derive(Debug, Default)]
 struct Memory {
     moved: BTreeMap<Stage, Instant>,
     audited: BTreeMap<Table, Instant>,
-    /// The chains of ours that were there when the table was last read.
+    /// The operator's chains that existed at the last reading of the table.
     seen: BTreeMap<Table, BTreeSet<ChainName>>,
     counters: Counters,
 }
 
-/// What one apply found, did and read back. What cannot be read or done for one table or rule is said of that one.
+/// What one apply found, did and read back. A failure for one table or rule is reported for that one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RulesReport {
-    /// The tables that could not be read, or not be written whole, and why. Of the others all is known.
+    /// The tables that could not be read, or not be written completely, and why. The report about the other tables is
+    /// complete.
     pub failed: BTreeMap<Table, RulesError>,
-    /// The rules that the program or the kernel did not take. All others are in place.
+    /// The rules that the program or the kernel refused. All others are in place.
     pub refused: Vec<RefusedRule>,
     /// Read back: the translations that are still in force although they should not be.
     pub left: Vec<Translation>,
     /// The translations whose DNAT was in force before.
     pub before: Vec<Translation>,
-    /// The chains that were written, because they were missing or not as they should be.
+    /// The chains that were written because they were missing or had other content.
     pub written: Vec<ChainName>,
     /// The chains that were deleted.
     pub deleted: Vec<ChainName>,
-    /// The chains that should be gone, and hold nothing any more, but that a rule of another program jumps to.
+    /// The chains that should be deleted and are empty, but that a rule of another program jumps to.
     pub stuck: BTreeSet<ChainName>,
-    /// The built-in chains in which our jump was put first.
+    /// The built-in chains in which the jump was put first.
     pub jumps: Vec<Stage>,
-    /// Read back: the chains that are still not as they should be, apart from rules that were refused.
+    /// Read back: the chains that still differ, apart from rules that were refused.
     pub differing: Vec<ChainName>,
-    /// Read back: the built-in chains in which our jump is not first, and what stands there instead.
+    /// Read back: the built-in chains in which the jump is not first, and the rule that is there instead.
     pub overridden: BTreeMap<Stage, String>,
-    /// Whether the policy of `filter FORWARD` is `DROP`, so that nothing passes but what a rule accepts.
+    /// The policy of `filter FORWARD`. With `DROP`, only packets that a rule accepts pass.
     pub forward_policy: ForwardPolicy,
-    /// Read back: how much of ours each table holds.
+    /// Read back: how many chains and rules of the operator each table has.
     pub held: BTreeMap<Table, Held>,
-    /// The connections that met our rules, where they are counted.
+    /// The connections that matched the operator's rules, if they are counted.
     pub met: Met,
 }
 
-/// How much of ours a table holds.
+/// How many chains and rules of the operator a table has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Chains.
@@ -92,17 +95,17 @@ pub struct Held {
     pub rules: usize,
 }
 
-/// What becomes of a routed packet that no rule decides about.
+/// What happens to a routed packet if no rule decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardPolicy {
-    /// It passes.
+    /// It is accepted.
     #[default]
     Accept,
     /// It is dropped.
     Drop,
 }
 
-/// Why the rules could not be made as they should be.
+/// Why the rules could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
     /// A program failed.
@@ -111,7 +114,7 @@ pub enum RulesError {
     /// A jump could not be changed.
     #[error(transparent)]
     Jump(#[from] JumpError),
-    /// The kernel does not tell which chains there are.
+    /// The kernel does not list its chains.
     #[error("the kernel does not list the chains of nf_tables: {error}")]
     Unlisted {
         /// Why.
@@ -120,7 +123,7 @@ pub enum RulesError {
 }
 
 impl RulesError {
-    /// Whether another try soon may end otherwise.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -130,7 +133,7 @@ impl RulesError {
     }
 }
 
-/// A rule of ours that is not in the kernel because it was not taken.
+/// A rule of the operator that is not in the kernel because it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRule {
     /// The table.
@@ -144,14 +147,14 @@ pub struct RefusedRule {
 }
 
 impl RefusedRule {
-    /// Whether some flow of `translation` needs the rule.
+    /// Whether a flow of `translation` needs the rule.
     #[must_use]
     pub fn concerns(&self, translation: &Translation) -> bool {
         Stage::ALL.into_iter().any(|stage| stage.table() == self.table && stage.meets(&self.rule.matches, translation))
     }
 }
 
-/// Chains of ours that should be gone are still there, empty.
+/// Chains that should be deleted still exist, but are empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{count} chains of ours, {first} among them, are empty but cannot be deleted: rules of other programs jump to them; remove those rules"
@@ -174,48 +177,48 @@ impl RulesReport {
         !(self.written.is_empty() && self.deleted.is_empty() && self.jumps.is_empty())
     }
 
-    /// Whether the kernel, read back, holds exactly what it should.
+    /// Whether the kernel, read back, has exactly the desired rules.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.is_written() && self.overridden.is_empty()
     }
 
-    /// The same, wherever our jumps stand.
+    /// As [`Self::is_exact`], but the position of the jumps is ignored.
     #[must_use]
     pub fn is_written(&self) -> bool {
         self.is_written_but_for_refused() && self.refused.is_empty()
     }
 
-    /// The same, apart from rules that were refused.
+    /// As [`Self::is_written`], but refused rules are ignored.
     #[must_use]
     pub fn is_written_but_for_refused(&self) -> bool {
         self.failed.is_empty() && self.left.is_empty() && self.differing.is_empty()
     }
 
-    /// Whether nothing is translated any more that should not be. What should be and is not does not count.
+    /// Whether no flow is translated any more that should not be. Missing translations are ignored.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         !self.failed.contains_key(&Table::Nat) && self.left.is_empty()
     }
 
-    /// What could not be done, if anything could not: of the tables the last, where translating is.
+    /// The first failure to report, if there is one: of several tables the last, because it translates.
     #[must_use]
     pub fn failure(&self) -> Option<&RulesError> {
         self.failed.values().next_back()
     }
 }
 
-/// What the kernel holds of each table, where that could be read.
+/// The content of each table, or why it could not be read.
 type Tables = BTreeMap<Table, Result<SavedTable, RulesError>>;
 
 impl Iptables {
-    /// The chains of ours, by the programs of `variant`.
+    /// The operator's chains, managed with the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant) -> Self {
         Self { variant, counting: Counting::Off, memory: Mutex::default() }
     }
 
-    /// The same, which counts the connections that meet our rules, or does not.
+    /// Sets whether the connections that match the rules are counted.
     #[must_use]
     pub fn counting(self, counting: Counting) -> Self {
         Self { counting, ..self }

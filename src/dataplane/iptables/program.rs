@@ -8,46 +8,46 @@ use tokio::process::{Child, Command};
 
 use crate::progress;
 
-/// How long one program may run. A load of 50,000 forwards takes a few seconds.
+/// The time-out for one program. Loading 50,000 forwards takes a few seconds.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
-/// How long a program waits for the lock that the xtables programs share, in seconds (`-w`, iptables(8)).
+/// How long a program waits for the xtables lock, in seconds (`-w`, iptables(8)).
 pub(super) const LOCK_WAIT_SECS: &str = "5";
-/// The exit status of the legacy programs for what is busy (`RESOURCE_PROBLEM`, include/xtables.h).
+/// The exit status of the legacy programs if a resource is busy (`RESOURCE_PROBLEM`, include/xtables.h).
 const RESOURCE_PROBLEM: i32 = 4;
-/// The most of a program's error text that is kept, in bytes.
+/// The maximum size of a program's error output that is kept, in bytes.
 const ERROR_BYTES: u64 = 4096;
 
-/// Why a program did not do what it was told.
+/// Why a program failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// It is not there.
+    /// It is not installed.
     #[error("{program} is not installed on this node; install the package iptables")]
     Missing {
         /// The program.
         program: &'static str,
     },
-    /// It refused.
+    /// It exited with an error.
     #[error("{program} refused ({status}): {stderr}")]
     Refused {
         /// The program.
         program: &'static str,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// What it said.
+        /// Its error output.
         stderr: String,
     },
-    /// It did not end in time and was stopped.
+    /// It did not exit in time and was killed.
     #[error("{program} did not end within {} s and was stopped", DEADLINE.as_secs())]
     Hangs {
         /// The program.
         program: &'static str,
     },
-    /// It could not be run or fed.
+    /// It could not be started, or its input could not be written.
     #[error("{program} could not be run: {error}")]
     Unusable {
         /// The program.
         program: &'static str,
-        /// Why.
+        /// The error.
         error: String,
     },
 }
@@ -64,12 +64,13 @@ impl ProgramError {
         }
     }
 
-    /// Whether another try soon may end otherwise: what others hold or do passes, what a program does not take stays so.
+    /// Whether a retry may succeed: a busy lock or resource is temporary, refused input is not.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Missing { .. } => false,
-            // The lock was held by another program. The programs of nft take none, and end so where the kernel refuses.
+            // Another program held the lock. The nft programs take no lock; they exit with this status if the kernel
+            // refuses.
             Self::Refused { program, status, .. } => {
                 status.code().is_none_or(|code| code == RESOURCE_PROBLEM && program.contains("legacy"))
             }
@@ -78,32 +79,32 @@ impl ProgramError {
     }
 }
 
-/// What a program printed, and how it ended: one that fails may have told much until then.
+/// The output of a program, and its result. A failed program may have printed useful output before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ran {
-    /// What it printed.
+    /// The output.
     pub(super) printed: String,
-    /// How it ended.
+    /// The result.
     pub(super) ended: Result<(), ProgramError>,
 }
 
-/// Runs `program` with `arguments`, feeds it `input` and gives what it prints.
+/// Runs `program` with `arguments`, writes `input` to it and returns its output.
 ///
 /// # Errors
-/// When it is missing, refuses, hangs or cannot be run.
+/// When it is missing, exits with an error, does not exit in time, or cannot be run.
 pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, ProgramError> {
     let Ran { printed, ended } = try_run(program, arguments, input).await?;
     ended.map(|()| printed)
 }
 
-/// The same, for whoever can use what a program prints before it refuses.
+/// As [`run`], for callers that use the output of a program that exits with an error.
 ///
 /// # Errors
-/// When it is missing, hangs or cannot be run.
+/// When it is missing, does not exit in time, or cannot be run.
 pub(super) async fn try_run(program: &'static str, arguments: &[&str], input: &str) -> Result<Ran, ProgramError> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // PATH finds the program; XTABLES_LOCKFILE moves the lock (iptables(8)), which hosts of several namespaces need.
+    // PATH finds the program. XTABLES_LOCKFILE moves the lock (iptables(8)), which hosts with several namespaces need.
     for name in ["PATH", "XTABLES_LOCKFILE", "XTABLES_LIBDIR"] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
@@ -121,7 +122,7 @@ async fn converse(program: &'static str, mut child: Child, input: &str) -> Resul
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin {
-            // A program that refuses closes its input early; what it says then tells more than the broken pipe.
+            // A program that fails closes its input early. Its error output then explains more than the broken pipe.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };

@@ -1,7 +1,7 @@
-//! Reads what the kernel holds, as little as will do: where only our chains are asked for, and where their counters.
+//! Reads the kernel's rules, as few as possible: only the operator's chains and their counters.
 //!
-//! What the programs cannot print of other programs' rules costs nothing of ours: each chain of ours is asked for by itself,
-//! and a built-in chain that cannot be printed is read as far as it concerns us.
+//! Rules of other programs that iptables cannot print must not affect this. If a table cannot be printed, each chain of the
+//! operator is read separately, and a built-in chain is read only as far as the operator needs it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use super::{ChainName, Iptables, Memory, RulesError, SavedTable, Stage, Table, T
 use crate::model::Translation;
 use crate::netlink::NetlinkError;
 
-/// How often the chains of ours are looked for by name, to find those that somebody else made. Between, only the chains that
-/// were there last are read: the names of everybody's chains are many on a node of Kubernetes.
+/// How often the operator's chains are searched by name, to find chains that another program created. In between, only the
+/// chains of the last search are read, because a Kubernetes node has very many chains.
 const AUDIT_INTERVAL: Duration = Duration::from_mins(10);
 
-/// What stands for a rule that cannot be printed.
+/// The placeholder for a rule that cannot be printed.
 const UNPRINTABLE: &str = "a rule that iptables cannot print (see nft list ruleset)";
-/// What stands for a jump to our chains that is there in another form than ours.
+/// The placeholder for a jump to the operator's chains that differs from the one that the operator writes.
 const ALTERED_JUMP: &str = "a rule that iptables cannot print";
 
 impl Iptables {
-    /// The translations whose DNAT is in the kernel; none where it cannot be read.
+    /// The translations with a DNAT rule in the kernel; empty if it cannot be read.
     pub async fn translated(&self) -> Vec<Translation> {
         self.read_whole(Table::Nat).await.map_or_else(|_| Vec::new(), |table| table.translations())
     }
 
-    /// Our chains and the built-in ones, of every table that can be read.
+    /// The operator's chains and the built-in ones, of every table that can be read.
     pub(super) async fn read_all(&self, memory: &mut Memory) -> Tables {
         let mut tables = Tables::new();
         for table in Table::ALL {
@@ -56,11 +56,11 @@ impl Iptables {
         self.read_whole(table).await
     }
 
-    /// A table, with every chain of ours that is in it.
+    /// A table, with all chains of the operator in it.
     pub(super) async fn read_whole(&self, table: Table) -> Result<SavedTable, RulesError> {
         match self.variant {
             Variant::Nft => self.read_nft(table).await,
-            // The mere question would make the table.
+            // Reading the table would create it.
             Variant::Legacy if !choose::legacy_may_hold(table.name()) => Ok(SavedTable::default()),
             Variant::Legacy => self.read_legacy(table).await,
         }
@@ -82,7 +82,7 @@ impl Iptables {
         let Ran { printed, ended } =
             program::try_run(self.variant.save(), &[&["-t", table.name()], counters].concat(), "").await?;
         match ended {
-            // The names of all chains come before the first rule.
+            // The names of all chains are printed before the first rule.
             Err(ProgramError::Refused { .. }) if printed.contains(':') => {
                 let names = SavedTable::parse(&printed).chains.into_keys().collect();
                 self.read_singly(table, &names).await
@@ -92,7 +92,7 @@ impl Iptables {
         }
     }
 
-    /// The built-in chains and exactly the chains `ours`, by one program.
+    /// The built-in chains and exactly the chains `ours`, with one program.
     async fn read_chains(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, ProgramError> {
         let builtins = stages(table).map(|stage| stage.builtin().to_owned());
         let ours = ours.iter().rev().map(|chain| format!("{chain}{}", self.with_counters(table, chain)));
@@ -102,7 +102,7 @@ impl Iptables {
         Ok(SavedTable::parse(&printed))
     }
 
-    /// The same where something in the table cannot be printed: each chain by itself.
+    /// As [`Self::read_chains`], if something in the table cannot be printed: each chain separately.
     async fn read_singly(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, RulesError> {
         let mut printed = String::new();
         let mut unprintable = Vec::new();
@@ -119,7 +119,8 @@ impl Iptables {
         let mut saved = SavedTable::parse(&printed);
         let still = if unprintable.is_empty() { None } else { self.names(table).await? };
         for chain in unprintable.into_iter().filter(|chain| still.as_ref().is_none_or(|still| still.contains(*chain))) {
-            // Somebody wrote into it what cannot be printed: it is there, and not as we write it.
+            // Another program wrote a rule into it that cannot be printed. The chain exists, but not as the operator wrote
+            // it.
             saved.chains.insert(chain.clone(), vec![Err(UNPRINTABLE.to_owned())]);
         }
         for stage in stages(table) {
@@ -130,7 +131,7 @@ impl Iptables {
         Ok(saved)
     }
 
-    /// The names of our chains, where the kernel tells them without the rules.
+    /// The names of the operator's chains, if the kernel can list them without the rules.
     async fn names(&self, table: Table) -> Result<Option<BTreeSet<ChainName>>, RulesError> {
         match self.variant {
             Variant::Nft => Ok(Some(our_chains(table).await?.unwrap_or_default())),
@@ -151,7 +152,8 @@ impl Iptables {
         }
     }
 
-    /// Which rules jump to our chain the kernel tells; whether one is the jump as we write it, its program does.
+    /// The kernel reports which rules jump to the operator's chain. The iptables program reports whether one of them is the
+    /// jump as the operator writes it.
     async fn outlined(&self, stage: Stage, Outline { drops, jumps }: Outline) -> Result<Builtin, RulesError> {
         let check: Vec<&str> =
             ["-t", stage.table().name(), "-C", stage.builtin()].into_iter().chain(stage.jump().split(' ')).collect();
@@ -165,7 +167,7 @@ impl Iptables {
         Ok(Builtin { policy: policy.to_owned(), rules: jumps.into_iter().map(text).collect() })
     }
 
-    /// Reads a built-in chain rule by rule, which only the older xtables allows where one of them cannot be printed.
+    /// Reads a built-in chain rule by rule. If a rule cannot be printed, this works with legacy xtables only.
     async fn read_by_number(&self, stage: Stage) -> Result<Builtin, RulesError> {
         let (table, chain) = (stage.table().name(), stage.builtin());
         // The policy is printed before the rules.
@@ -182,7 +184,7 @@ impl Iptables {
         Ok(builtin)
     }
 
-    /// What the program for single rules prints; `None` where it refuses.
+    /// The output of the program for single rules; `None` if it exits with an error.
     async fn print(&self, arguments: &[&str]) -> Result<Option<String>, ProgramError> {
         let arguments = [&["-w", LOCK_WAIT_SECS], arguments].concat();
         let Ran { printed, ended } = program::try_run(self.variant.command(), &arguments, "").await?;
@@ -193,7 +195,7 @@ impl Iptables {
         }
     }
 
-    /// What asks for the counters of a chain besides its rules: only those of PREROUTING say how many connections began.
+    /// The option that adds counters to the rules of a chain. Only the counters of PREROUTING count connections.
     fn with_counters(&self, table: Table, chain: &ChainName) -> &'static str {
         match (self.counting, table) {
             (Counting::On, Table::Nat) if !Stage::Postrouting.is_of(chain) => " -v",

@@ -1,8 +1,8 @@
-//! One rule of ours as a value: what it matches and what it does.
+//! One rule of the operator as a value: its match and its target.
 //!
-//! Written for `iptables-restore` and read back from `iptables-save` or `-S` by the same grammar, so that what
-//! the kernel holds is compared as values and not as text of some version of iptables. Only typed values are written:
-//! no string of an object reaches a tool.
+//! Written for `iptables-restore` and read back from `iptables-save` or `-S` with the same grammar, so that rules are
+//! compared as values, not as the text of a certain version of iptables. Only typed values are written: no string of an
+//! object reaches a tool.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,45 +15,45 @@ use super::chain::ChainName;
 use super::variant::Variant;
 use crate::model::{Destination, InterfaceName, PortRange, Protocol, TargetPorts};
 
-/// A rule in a chain of ours.
+/// A rule in one of the operator's chains.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// What it matches.
+    /// The conditions.
     pub matches: Matches,
-    /// What it does with what matches.
+    /// The action for matching packets.
     pub target: Target,
 }
 
-/// What a rule matches; an absent part matches anything.
+/// The conditions of a rule. An absent part matches every packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Matches {
     /// `-s`: the packet's source. Never a prefix of length 0, which iptables does not print.
     pub source: Option<IpNet>,
     /// `-d`: the packet's destination. Never a prefix of length 0.
     pub destination: Option<IpNet>,
-    /// `-i`: the interface that it entered by.
+    /// `-i`: the incoming interface.
     pub interface: Option<InterfaceName>,
     /// `-p`: its transport protocol.
     pub protocol: Option<Protocol>,
     /// `--dport`: its destination port; needs `protocol`.
     pub ports: Option<PortRange>,
-    /// Which packets of a connection; other than any needs TCP.
+    /// Which packets of a connection match. Values other than `Any` need TCP.
     pub packets: Packets,
-    /// What conntrack remembers of the flow that it belongs to.
+    /// What the conntrack entry of the packet must contain.
     pub original: Option<Original>,
 }
 
-/// Which packets of a connection a rule is for.
+/// Which packets of a connection a rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packets {
-    /// Any.
+    /// All packets.
     #[default]
     Any,
     /// The one that opens it (`--syn`).
     Opening,
 }
 
-/// What `--syn` stands for, as iptables prints it.
+/// The expansion of `--syn`, as iptables prints it.
 const SYN: [&str; 2] = ["FIN,SYN,RST,ACK", "SYN"];
 
 /// The first packet of a flow whose destination was translated: `-m conntrack --ctstate DNAT` (iptables-extensions(8)).
@@ -61,16 +61,16 @@ const SYN: [&str; 2] = ["FIN,SYN,RST,ACK", "SYN"];
 pub struct Original {
     /// `--ctproto`: its transport protocol.
     pub protocol: Protocol,
-    /// `--ctorigdst`: where it was sent to.
+    /// `--ctorigdst`: the original destination address.
     pub destination: Option<IpNet>,
-    /// `--ctorigdstport`: the port that it was sent to.
+    /// `--ctorigdstport`: the original destination port.
     pub ports: Option<PortRange>,
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// Goes on in a chain of ours.
+    /// Jumps to another chain of the operator.
     Jump(ChainName),
     /// `ACCEPT`.
     Accept,
@@ -82,19 +82,19 @@ pub enum Target {
     Masquerade,
 }
 
-/// A rule that is not one that this project writes.
+/// A rule in a form that the operator does not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a rule that this project writes")]
 pub struct ForeignRule;
 
 impl Rule {
-    /// Whether it decides about a packet, rather than sending it on to another chain.
+    /// Whether it decides about a packet, instead of jumping to another chain.
     #[must_use]
     pub fn is_verdict(&self) -> bool {
         !matches!(self.target, Target::Jump(_))
     }
 
-    /// The rule as `iptables-restore` of `variant` takes it, less the leading `-A CHAIN`.
+    /// The rule as `iptables-restore` of `variant` reads it, without the leading `-A CHAIN`.
     #[must_use]
     pub fn text(&self, variant: Variant) -> String {
         format!("{}{}", MatchText(&self.matches, variant), self.target)
@@ -119,8 +119,9 @@ impl fmt::Display for MatchText<'_> {
             write!(f, "-p {} ", protocol.keyword())?;
             if let Some(ports) = matches.ports {
                 match (protocol, variant) {
-                    // The udp match looks each port up with getaddrinfo(3) while it parses: nine times the time to load.
-                    // nf_tables runs multiport as a foreign match, which costs each new flow more, so it stays native there.
+                    // The udp match of iptables looks each port up with getaddrinfo(3), which makes loading nine times
+                    // slower. With nf_tables, multiport is not a native match and makes each new flow slower, so the native
+                    // match is used there.
                     (Protocol::Udp, Variant::Legacy) => write!(f, "-m multiport --dports {ports} ")?,
                     (Protocol::Tcp | Protocol::Udp, Variant::Nft | Variant::Legacy) => {
                         write!(f, "-m {} --dport {ports} ", protocol.keyword())?;
@@ -163,7 +164,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Reads what `iptables-save` prints behind `-A CHAIN`. Anything that ours never say is foreign.
+/// Reads what `iptables-save` prints after `-A CHAIN`. A rule in a form that the operator does not write is foreign.
 impl FromStr for Rule {
     type Err = ForeignRule;
 
@@ -185,7 +186,7 @@ impl FromStr for Rule {
                 "--tcp-flags" if SYN.iter().all(|part| words.next() == Some(*part)) => matches.packets = Packets::Opening,
                 "--ctorigdst" => original(&mut matches)?.destination = Some(network(&mut words)?),
                 "--ctorigdstport" => original(&mut matches)?.ports = Some(value(&mut words)?),
-                // What it has counted, which is no part of the rule.
+                // The counter, which is not part of the rule.
                 "-c" => {
                     value::<u64>(&mut words)?;
                     value::<u64>(&mut words)?;
@@ -202,7 +203,7 @@ fn value<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Result<T, ForeignR
     words.next().and_then(|word| word.parse().ok()).ok_or(ForeignRule)
 }
 
-/// A network, or an address that iptables prints without its full-length prefix.
+/// A network, or a single address, which iptables prints without its prefix length.
 fn network(words: &mut SplitAsciiWhitespace<'_>) -> Result<IpNet, ForeignRule> {
     let word = words.next().ok_or(ForeignRule)?;
     word.parse().or_else(|_| word.parse::<IpAddr>().map(IpNet::from)).map_err(|_| ForeignRule)
@@ -216,7 +217,7 @@ fn protocol(words: &mut SplitAsciiWhitespace<'_>) -> Result<Protocol, ForeignRul
         .ok_or(ForeignRule)
 }
 
-/// `--ctstate DNAT --ctproto P`, with which every conntrack match of ours begins.
+/// `--ctstate DNAT --ctproto P`, the beginning of every conntrack match of the operator.
 fn original_start(words: &mut SplitAsciiWhitespace<'_>) -> Result<Original, ForeignRule> {
     let begins = words.next() == Some("--ctstate") && words.next() == Some("DNAT") && words.next() == Some("--ctproto");
     if begins { Ok(Original { protocol: protocol(words)?, destination: None, ports: None }) } else { Err(ForeignRule) }
@@ -251,7 +252,7 @@ fn dnat(text: &str) -> Result<Target, ForeignRule> {
     Ok(Target::Dnat(Destination { address: host(address)?, ports }))
 }
 
-/// An address before a port: one of IPv6 stands in brackets.
+/// An address before a port. An IPv6 address is in brackets.
 fn host(text: &str) -> Result<IpAddr, ForeignRule> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match bracketed {

@@ -1,7 +1,8 @@
-//! What one table of the kernel holds, as `iptables-save` or `iptables -S` prints it.
+//! The content of one table, as `iptables-save` or `iptables -S` prints it.
 //!
-//! Only chains of ours are read as rules. Of the built-in chains only the policy and where our jump stands is looked at;
-//! other programs' chains are passed over, because their text need not mean what it says (a native nft rule may print as another).
+//! Only the operator's chains are parsed as rules. Of the built-in chains, only the policy and the position of the jump are
+//! read. Chains of other programs are skipped, because their text can be misleading (a native nft rule may print as another
+//! rule).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +11,12 @@ use super::layout::Stage;
 use super::rule::{Rule, Target};
 use crate::model::{FlowMatch, SourceNat, Translation};
 
-/// What one table of the kernel holds, as far as it concerns us.
+/// The content of one table, as far as the operator needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SavedTable {
-    /// Our chains; a rule that is not one that we write is kept as its text.
+    /// The operator's chains. A rule that the operator does not write is kept as text.
     pub chains: BTreeMap<ChainName, Vec<Result<Rule, String>>>,
-    /// What each rule of a chain of ours has counted, in packets; only where that was printed.
+    /// The packet counter of each rule in the operator's chains, if counters were printed.
     pub packets: BTreeMap<ChainName, Vec<u64>>,
     /// The built-in chains.
     pub builtins: BTreeMap<String, Builtin>,
@@ -24,27 +25,27 @@ pub struct SavedTable {
 /// A built-in chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Builtin {
-    /// What becomes of a packet that no rule decides about: `ACCEPT` or `DROP`.
+    /// The policy, for packets that no rule decides about: `ACCEPT` or `DROP`.
     pub policy: String,
-    /// Its rules in order, as text, less the leading `-A CHAIN`.
+    /// Its rules in order, as text, without the leading `-A CHAIN`.
     pub rules: Vec<String>,
 }
 
-/// Where our one jump stands in a built-in chain.
+/// The position of the jump in a built-in chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JumpState {
-    /// First, and there is no other.
+    /// It is the first rule, and there is no other jump to the chain.
     First,
-    /// There is none.
+    /// There is no jump.
     Missing,
-    /// Behind a rule of another program; its text.
+    /// It is after a rule of another program, which has this text.
     Behind(String),
-    /// Not as we write it, or not the only one.
+    /// It differs from what the operator writes, or there are several.
     Changed,
 }
 
 impl SavedTable {
-    /// Reads what `iptables-save -t TABLE` or a list of `-S CHAIN` printed, with counters (`-c`, `-v`) or without.
+    /// Reads the output of `iptables-save -t TABLE` or of several `-S CHAIN`, with counters (`-c`, `-v`) or without.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut table = Self::default();
@@ -84,7 +85,7 @@ impl SavedTable {
         }
     }
 
-    /// The DNAT rules whose counters were printed, by chain: the flows that each is for, and how many packets it has met.
+    /// The DNAT rules with counters, by chain: the flow match and the number of packets of each.
     pub(super) fn counted(&self) -> impl Iterator<Item = (&ChainName, Vec<(FlowMatch, u64)>)> {
         self.packets.iter().map(|(name, packets)| {
             let rules = self.chains.get(name).map_or(&[][..], Vec::as_slice);
@@ -95,7 +96,7 @@ impl SavedTable {
         })
     }
 
-    /// Whether our chain `name` holds exactly `rules`.
+    /// Whether the chain `name` has exactly `rules`.
     #[must_use]
     pub fn holds(&self, name: &ChainName, rules: &[Rule]) -> bool {
         self.chains
@@ -103,17 +104,17 @@ impl SavedTable {
             .is_some_and(|held| held.len() == rules.len() && held.iter().zip(rules).all(|(held, rule)| held.as_ref() == Ok(rule)))
     }
 
-    /// The names of the chains that are not as in `desired`: missing or other rules in them.
+    /// The names of the chains that differ from `desired`: they are missing or have other rules.
     pub fn differing<'a>(&'a self, desired: &'a Chains) -> impl Iterator<Item = &'a ChainName> {
         desired.iter().filter(|(name, rules)| !self.holds(name, rules)).map(|(name, _)| name)
     }
 
-    /// The names of our chains that `desired` has no use for.
+    /// The names of the operator's chains that are not in `desired`.
     pub fn stale<'a>(&'a self, desired: &'a Chains) -> impl Iterator<Item = &'a ChainName> {
         self.chains.keys().filter(|name| !desired.contains_key(*name))
     }
 
-    /// The translations whose DNAT is in force and that `desired` does not hold.
+    /// The translations with a DNAT rule in force that are not in `desired`.
     #[must_use]
     pub fn translations_beside(&self, desired: &Chains) -> Vec<Translation> {
         if self.chains.keys().eq(desired.keys()) && self.differing(desired).next().is_none() {
@@ -123,7 +124,7 @@ impl SavedTable {
         self.translations().into_iter().filter(|translation| !wanted.contains(translation)).collect()
     }
 
-    /// Where our jump of `stage` stands.
+    /// The position of the jump of `stage`.
     #[must_use]
     pub fn jump(&self, stage: Stage) -> JumpState {
         let ours = self.jumps(stage);
@@ -146,20 +147,21 @@ impl SavedTable {
         self.builtins.get(stage.builtin()).map_or(&[], |builtin| &builtin.rules)
     }
 
-    /// The policy of the built-in chain of `stage` (`ACCEPT` where the table is not there yet).
+    /// The policy of the built-in chain of `stage` (`ACCEPT` if the table does not exist yet).
     #[must_use]
     pub fn policy(&self, stage: Stage) -> &str {
         self.builtins.get(stage.builtin()).map_or("ACCEPT", |builtin| &builtin.policy)
     }
 
-    /// The translations whose DNAT is in force; as whom their flows go on is not known from here and given as `Masquerade`.
+    /// The translations with a DNAT rule in force. Their new source is not known here and is given as `Masquerade`.
     #[must_use]
     pub fn translations(&self) -> Vec<Translation> {
         self.chains.values().flatten().filter_map(|rule| translation(rule.as_ref().ok()?)).collect()
     }
 }
 
-/// What a rule has counted, in packets: before it, as `iptables-save -c` prints it, or within, as `-S -v` does; and the rest.
+/// The packet counter of a rule: before the rule, as `iptables-save -c` prints it, or inside of it, as `-S -v` does; and
+/// the rest of the line.
 fn counted(line: &str) -> (Option<u64>, &str) {
     if let Some((counts, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         return (counts.split(':').next().and_then(|packets| packets.parse().ok()), rule);
@@ -168,7 +170,7 @@ fn counted(line: &str) -> (Option<u64>, &str) {
     (packets, line)
 }
 
-/// The translation whose DNAT a rule is, as far as it shows.
+/// The translation of a DNAT rule, as far as the rule shows it.
 pub(super) fn translation(rule: &Rule) -> Option<Translation> {
     let Target::Dnat(destination) = rule.target else { return None };
     let matches = &rule.matches;

@@ -1,8 +1,8 @@
-//! The text that `iptables-restore --noflush` takes to make the chains of one table as desired.
+//! The input for `iptables-restore --noflush` that makes the chains of one table as desired.
 //!
-//! Chains stand in descending order of name, each header followed by its rules: `iptables-nft-restore` keeps the names of
-//! the chains that it touches in a sorted list and walks it for every line, so this order keeps a load linear. Parents are
-//! named before their children, so every jump finds its chain, and each COMMIT leaves a state that serves every flow.
+//! Chains are in descending order of name, each header followed by its rules. `iptables-nft-restore` keeps the names of the
+//! chains that it changes in a sorted list and walks it for every line, so with this order a load takes linear time. All
+//! chains are declared before the rules that jump to them, and each COMMIT leaves a state that serves every flow.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,11 @@ use super::layout::{Ruleset, Stage, Table};
 use super::rule::Rule;
 use super::variant::Variant;
 
-/// The most rules in one COMMIT on `nf_tables`: a larger one may never end while another program commits every few milliseconds.
+/// The maximum number of rules in one COMMIT on `nf_tables`. A larger one may never succeed while another program commits
+/// every few milliseconds.
 const RULES_PER_COMMIT: usize = 2_000;
 
-/// The texts that rewrite the chains `changed` of `desired`, to be given to `iptables-restore` in this order.
+/// The inputs that rewrite the chains `changed` of `desired`, to be passed to `iptables-restore` in this order.
 #[must_use]
 pub fn rewrite<'a>(
     variant: Variant,
@@ -45,7 +46,7 @@ pub fn rewrite<'a>(
     texts
 }
 
-/// The text of everything, chains and jumps, as one would load it into a kernel that holds nothing of ours.
+/// The complete input, with chains and jumps, for a kernel without rules of the operator.
 #[must_use]
 pub fn whole(variant: Variant, ruleset: &Ruleset) -> String {
     let mut text = String::new();
@@ -59,13 +60,14 @@ pub fn whole(variant: Variant, ruleset: &Ruleset) -> String {
     text
 }
 
-/// The text that adds one rule to the end of a chain.
+/// The input that appends one rule to a chain.
 #[must_use]
 pub(super) fn append(variant: Variant, table: Table, name: &ChainName, rule: &Rule) -> String {
     committed(table, &format!("-A {name} {}\n", rule.text(variant)))
 }
 
-/// The text that deletes the chains `stale`, which nothing desired jumps to: declared, and so emptied, then deleted in one COMMIT.
+/// The input that deletes the chains `stale`, which no desired rule jumps to. They are declared, and so emptied, and then
+/// deleted, in one COMMIT.
 #[must_use]
 pub(super) fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a ChainName>) -> Option<String> {
     let mut names: Vec<&ChainName> = stale.into_iter().collect();
@@ -80,7 +82,8 @@ pub(super) fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a Chain
     Some(committed(table, &text))
 }
 
-/// Roots stand in upper case and come last, all in one COMMIT: what PREROUTING translates, POSTROUTING knows.
+/// Root chains have upper-case names and come last, all in one COMMIT, so that POSTROUTING handles every flow that
+/// PREROUTING translates.
 fn is_root(name: &ChainName) -> bool {
     Stage::ALL.iter().any(|stage| stage.root() == *name)
 }

@@ -1,4 +1,4 @@
-//! The two iptables: one writes `nf_tables`, the other the older xtables. A node uses one of them.
+//! The two variants of iptables: one writes `nf_tables`, the other legacy xtables. A node uses one of them.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use std::fmt;
 pub enum Variant {
     /// `iptables-nft`, over the kernel's `nf_tables`.
     Nft,
-    /// `iptables-legacy`, over the kernel's older xtables.
+    /// `iptables-legacy`, over the kernel's legacy xtables.
     Legacy,
 }
 
 impl Variant {
-    /// Both, in the order in which they are looked for.
+    /// Both, in the order of detection.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
     /// The other one.

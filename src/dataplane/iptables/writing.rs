@@ -1,7 +1,8 @@
-//! Writes one table: its chains, the jumps to them, and the end of chains that nothing asks for.
+//! Writes one table: its chains, the jumps to them, and the deletion of chains that are not desired any more.
 //!
-//! As one transaction where that is taken. Where something is refused, chain by chain and rule by rule: a chain first loses
-//! what it should not hold, then gets what it lacks, so that what is refused keeps nothing open and nothing else closed.
+//! Uses one transaction if it is accepted. If something is refused, writes chain by chain and rule by rule: first removes
+//! the rules that a chain should not have, then adds the missing ones. So a refused rule neither keeps another flow open
+//! nor closes one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,11 +17,11 @@ use super::{
     Variant, jumps, scaffold,
 };
 
-/// How often a jump of ours that another program moved ahead of goes back to the first place, at most.
+/// The minimum time between two moves of a jump back to the first position, after another program put a rule before it.
 const MOVE_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Iptables {
-    /// Makes our chains in `table` exactly `chains`, where it holds `before`.
+    /// Makes the operator's chains in `table` exactly `chains`. `before` is the current content of the table.
     pub(super) async fn write(
         &self,
         table: Table,
@@ -41,7 +42,8 @@ impl Iptables {
         written.and(deleted)
     }
 
-    /// Writes the chains that differ and puts our jumps first. Whatever is translated may already pass and leaves translated.
+    /// Writes the chains that differ and puts the jumps first, in an order in which a translated flow is already accepted
+    /// and gets its new source.
     async fn write_chains(
         &self,
         table: Table,
@@ -55,7 +57,7 @@ impl Iptables {
         }
         let differing: Vec<ChainName> = before.differing(chains).cloned().collect();
         let refused = self.rewrite(table, chains, &differing, before).await?;
-        // What is refused again is no news, and nothing was written for it.
+        // A rule that is refused again is not reported as a change, and nothing was written for it.
         let is_news = |name: &ChainName| !before.holds(name, &taken(name, &chains[name], &refused));
         report.written.extend(differing.into_iter().filter(is_news));
         report.refused.extend(refused);
@@ -65,7 +67,7 @@ impl Iptables {
         Ok(())
     }
 
-    /// Makes the chains `names` as they are in `chains`; tells which rules were refused.
+    /// Makes the chains `names` as they are in `chains`; reports which rules were refused.
     async fn rewrite(
         &self,
         table: Table,
@@ -83,7 +85,8 @@ impl Iptables {
         Ok(Vec::new())
     }
 
-    /// The same, chain by chain: those of PREROUTING last, and without the rules whose flows would leave untranslated.
+    /// As [`Self::rewrite`], chain by chain. The chains of PREROUTING come last, without the rules for flows that would
+    /// leave without their new source.
     async fn rewrite_singly(
         &self,
         table: Table,
@@ -92,7 +95,7 @@ impl Iptables {
         before: &SavedTable,
     ) -> Result<Vec<RefusedRule>, RulesError> {
         let mut names: Vec<&ChainName> = names.iter().collect();
-        // Children stand before their parents, so that every jump finds its chain.
+        // Children come before their parents, so that the target of every jump exists.
         names.sort_by_key(|name| (Stage::Prerouting.is_of(name), std::cmp::Reverse(*name)));
         let mut refused = Vec::new();
         for name in names {
@@ -102,7 +105,7 @@ impl Iptables {
         Ok(refused)
     }
 
-    /// Makes one chain hold `rules`, less those that are refused.
+    /// Writes `rules` to one chain, without those that are refused.
     async fn write_rules(
         &self,
         table: Table,
@@ -121,13 +124,14 @@ impl Iptables {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Closing goes first: what is there and stays is there as before, and everything else is gone.
+        // Removal comes first: rules that exist and stay are not changed, and all others are removed.
         let kept: Vec<Rule> = rules.iter().filter(held).cloned().collect();
         if !before.holds(name, &kept) {
             let kept = [(name.clone(), kept)].into();
             match self.restore(&rewrite(self.variant, table, &kept, [name]).concat()).await {
                 Ok(()) => {}
-                // Not even less of it: the chain stays as it is, which is read back, and the others go on.
+                // Even the reduced content is refused. The chain stays as it is, which is read back, and the other chains
+                // are written.
                 Err(error) if is_refusal(&error) => {
                     let lacking = rules.iter().filter(|rule| !held(rule)).cloned();
                     refused.extend(lacking.map(|rule| RefusedRule { table, chain: name.clone(), rule, error: error.clone() }));
@@ -173,7 +177,8 @@ impl Iptables {
         Ok(())
     }
 
-    /// Takes our jumps out, in the order in which no flow is translated by halves. One that cannot go holds up no other.
+    /// Removes the jumps, in an order in which no flow is translated only partly. If one cannot be removed, the others
+    /// still are.
     async fn take_out_jumps(&self, table: Table, before: &SavedTable, report: &mut RulesReport) -> Result<(), RulesError> {
         let mut outcome = Ok(());
         for stage in Stage::ALL.into_iter().rev().filter(|stage| stage.table() == table) {
@@ -197,14 +202,14 @@ impl Iptables {
         let stale: Vec<ChainName> = before.stale(chains).cloned().collect();
         match self.delete(table, &stale).await {
             Ok(()) => report.deleted.extend(stale),
-            // Most likely a rule of another program jumps to one of them, which must not hold up anything else.
+            // Most likely a rule of another program jumps to one of them. The other chains must still be deleted.
             Err(error) if is_refusal(&error) => self.delete_each(table, before, stale, report).await?,
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Empties the chains `stale`, then deletes those that the kernel lets go.
+    /// Empties the chains `stale`, then deletes those that the kernel allows to be deleted.
     async fn delete_each(
         &self,
         table: Table,
@@ -215,7 +220,7 @@ impl Iptables {
         let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
         self.rewrite(table, &Chains::new(), &full, before).await?;
         report.written.extend(full);
-        // Those that were jumped from come first, so that what they jumped to is free.
+        // Chains with jumps come first, so that their targets are not in use any more.
         for name in stale {
             match self.delete(table, std::slice::from_ref(&name)).await {
                 Ok(()) => report.deleted.push(name),
@@ -242,20 +247,20 @@ impl Iptables {
 }
 
 impl RefusedRule {
-    /// Whether `rule` of PREROUTING must not come because its flows would meet this one behind it.
+    /// Whether `rule` of PREROUTING must not be added because its flows would match this refused rule in a later chain.
     fn withholds(&self, rule: &Rule) -> bool {
         let translation = super::saved::translation(rule);
         translation.is_some_and(|translation| Stage::Postrouting.is_of(&self.chain) && self.concerns(&translation))
     }
 }
 
-/// The rules of the chain `name` that were taken.
+/// The rules of the chain `name` that were accepted.
 fn taken(name: &ChainName, rules: &[Rule], refused: &[RefusedRule]) -> Vec<Rule> {
     let refused: BTreeSet<&Rule> = refused.iter().filter(|it| it.chain == *name).map(|it| &it.rule).collect();
     rules.iter().filter(|rule| !refused.contains(rule)).cloned().collect()
 }
 
-/// Whether it was the content that was refused, so that less of it may be taken.
+/// Whether the content was refused, so that a reduced content may be accepted.
 fn is_refusal(error: &ProgramError) -> bool {
     matches!(error, ProgramError::Refused { .. }) && !error.is_transient()
 }

@@ -1,4 +1,5 @@
-//! What separates the main table from the wanted routes. Decides which routes come and go; touches nothing but names.
+//! The difference between the main table and the wanted routes. Decides which routes are added and removed. Does no I/O
+//! except to look up interface names.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,7 +13,7 @@ use crate::model::HostRoute;
 use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, NextHop, Reach};
 
-/// A wanted route in the kernel's terms.
+/// A wanted route as the kernel represents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) route: HostRoute,
@@ -23,7 +24,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether something asks for it, and not only nobody's end of a connection.
+    /// Whether the plan asks for it. Otherwise it only stays for a while, for the ends of cut connections.
     pub(super) const fn is_asked_for(&self) -> bool {
         self.metric == METRIC
     }
@@ -33,7 +34,7 @@ impl Wanted {
     }
 }
 
-/// What tells apart the routes that we write.
+/// The fields that identify a route of the operator.
 type Key = (Ipv4Net, Ipv4Addr, u32, u32);
 
 /// One change of the table.
@@ -43,7 +44,7 @@ pub(super) enum Step {
     Add(Wanted),
 }
 
-/// The wanted routes in the kernel's terms, and why the others cannot be put so.
+/// The wanted routes as the kernel represents them, and why the others cannot be represented.
 pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wanted>, BTreeMap<HostRoute, String>) {
     let mut indices = HashMap::new();
     let (mut wanted, mut refused) = (Vec::new(), BTreeMap::new());
@@ -65,7 +66,8 @@ pub(super) fn resolve(socket: &Socket, routes: &BTreeSet<HostRoute>) -> (Vec<Wan
     (wanted, refused)
 }
 
-/// The routes of ours to the destinations `kept` that nothing in `wanted` replaces, as they are to stay for a while.
+/// The operator's routes to the destinations `kept` that no route in `wanted` replaces, with the metric for routes that
+/// stay for a while.
 pub(super) fn lingering(socket: &Socket, wanted: &[Wanted], table: &[KernelRoute], kept: &BTreeSet<Ipv4Net>) -> Vec<Wanted> {
     let asked: HashSet<_> = wanted.iter().map(|wanted| wanted.destination).collect();
     let mut lingering = BTreeMap::new();
@@ -77,7 +79,7 @@ pub(super) fn lingering(socket: &Socket, wanted: &[Wanted], table: &[KernelRoute
         {
             let route = HostRoute { destination: destination.into(), gateway: gateway.into(), interface: name };
             let kept = Wanted { route, destination, gateway, interface, metric: LINGERING_METRIC };
-            // Of two, the one that was asked for last: the other has lingered already.
+            // Of two, the one that the plan asked for last: the other one has the lingering metric already.
             match lingering.entry(destination) {
                 Entry::Vacant(vacant) => drop(vacant.insert(kept)),
                 Entry::Occupied(mut occupied) if metric == METRIC => drop(occupied.insert(kept)),
@@ -104,7 +106,7 @@ pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
             None => steps.entry(route.destination).or_default().push(Step::Remove(route.clone())),
         }
     }
-    // The kernel holds one route per destination, type of service and metric.
+    // The kernel allows one route per destination, type of service and metric.
     let taken = table.iter().filter(|route| !is_ours(route) && route.tos == 0);
     let taken: HashSet<_> = taken.map(|route| (route.destination, route.metric)).collect();
     for wanted in kept {
@@ -112,15 +114,16 @@ pub(super) fn steps(wanted: &[Wanted], table: &[KernelRoute]) -> Vec<Step> {
             continue;
         }
         let steps = steps.entry(wanted.destination).or_default();
-        // What lingers takes the place of one of another metric, without a moment between.
+        // A lingering route replaces the one with the other metric without a gap.
         let place = if wanted.is_asked_for() { steps.len() } else { 0 };
         steps.insert(place, Step::Add(wanted.clone()));
     }
     steps.into_values().flatten().collect()
 }
 
-/// For each wanted destination the foreign route that the kernel prefers to ours, or has in its place: the lowest metric, then the first.
-/// One of a higher metric carries nothing while ours is there, and one for a type of service carries nothing of ours.
+/// For each wanted destination, the foreign route that the kernel prefers to the operator's route, or has in its place: the
+/// lowest metric, then the first. A foreign route with a higher metric is not used while the operator's route exists, and
+/// one for a type of service does not carry these packets.
 pub(super) fn foreign<'a>(wanted: &[Wanted], table: &'a [KernelRoute]) -> HashMap<Ipv4Net, &'a KernelRoute> {
     let destinations: HashSet<_> = wanted.iter().map(|wanted| wanted.destination).collect();
     let mut preferred: HashMap<Ipv4Net, &KernelRoute> = HashMap::new();
@@ -134,12 +137,12 @@ pub(super) fn foreign<'a>(wanted: &[Wanted], table: &'a [KernelRoute]) -> HashMa
     preferred
 }
 
-/// Whether `route` leads where `wanted` leads.
+/// Whether `route` has the same next hop as `wanted`.
 pub(super) fn leads_to(route: &KernelRoute, wanted: &Wanted) -> bool {
     route.kind == RouteType::Unicast && route.next_hop.single() == (Some(IpAddr::V4(wanted.gateway)), Some(wanted.interface))
 }
 
-/// Whether `route` is exactly what we would write for `wanted`.
+/// Whether `route` is exactly what the operator writes for `wanted`.
 pub(super) fn is(route: &KernelRoute, wanted: &Wanted) -> bool {
     is_ours(route) && key(route) == Some(wanted.key())
 }
@@ -148,7 +151,7 @@ pub(super) fn is_ours(route: &KernelRoute) -> bool {
     route.protocol == PROTOCOL
 }
 
-/// What tells a route apart; `None` for one that we would not write so.
+/// The fields that identify a route; `None` for a route that the operator would not write in this form.
 fn key(route: &KernelRoute) -> Option<Key> {
     match route {
         KernelRoute {

@@ -1,7 +1,9 @@
-//! The host routes of this node: makes the main table hold exactly those that the plan asks for (ip-route(8), rtnetlink(7)).
+//! The host routes of this node: makes the operator's routes in the main table exactly those that the plan asks for
+//! (ip-route(8), rtnetlink(7)).
 //!
-//! Ours are known by [`PROTOCOL`]. Everything else is foreign: never replaced, never deleted, never changed. A route is
-//! never `onlink`: the kernel then sends to a gateway that it cannot reach, and nobody is told.
+//! The operator's routes are identified by [`PROTOCOL`]. All other routes are foreign: they are never replaced, deleted or
+//! changed. The operator never sets `onlink`: with it the kernel would accept a gateway that it cannot reach, and there
+//! would be no error.
 
 mod diff;
 mod report;
@@ -23,44 +25,44 @@ use crate::netlink::route::{KernelRoute, NextHop, main_table};
 use crate::netlink::{Change, NetlinkError, Refusal, Socket};
 use diff::{Step, Wanted};
 
-/// The protocol number of our routes (`rtm_protocol`, rtnetlink(7)). Free in `/etc/iproute2/rt_protos` and in
-/// include/uapi/linux/rtnetlink.h; the kernel keeps it and gives it no meaning.
+/// The protocol number of the operator's routes (`rtm_protocol`, rtnetlink(7)). It is unused in `/etc/iproute2/rt_protos`
+/// and in include/uapi/linux/rtnetlink.h. The kernel stores it and gives it no meaning.
 pub const PROTOCOL: u8 = 154;
 
-/// The metric of our routes. A foreign route to the same destination with a lower one, such as 0 where none is stated,
-/// wins in the kernel; it is reported. One with a higher metric loses to ours and is left alone.
+/// The metric of the operator's routes. The kernel prefers a foreign route to the same destination with a lower metric, for
+/// example 0 if none is given; this is reported. A foreign route with a higher metric is not used and is not changed.
 pub const METRIC: u32 = 154;
 
-/// The metric of a route that nothing asks for any more but that stays for a while: its clients had connections that were cut,
-/// and the reset reaches them by it. The kernel prefers any other route of ours.
+/// The metric of a route that is not needed any more but stays for a while: connections of its clients were cut, and the
+/// reset reaches them by this route. The kernel prefers any other route of the operator.
 pub const LINGERING_METRIC: u32 = METRIC + 1;
 
-/// How long such a route stays: longer than a client that has sent something waits before it sends it again (RFC 6298).
+/// How long such a route stays: longer than the retransmission time of a client (RFC 6298).
 const LINGER: Duration = Duration::from_mins(1);
 
-/// Which routes stay although nothing asks for them.
+/// Which routes stay although the plan does not ask for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Those that were kept before, until their time has come, and those to these clients.
+    /// The routes that were kept before, until their time is over, and the routes to these clients.
     To(BTreeSet<IpAddr>),
-    /// All: what they are for is not closed yet.
+    /// All routes: their forwards are not closed yet.
     All,
 }
 
-/// The routes that stay although nothing asks for them, and until when.
+/// The routes that stay although the plan does not ask for them, and until when.
 #[derive(Debug, Default)]
 pub struct Lingering(BTreeMap<Ipv4Net, Instant>);
 
-/// What can go wrong for all routes at once. What goes wrong for one of them is its [`RouteState`].
+/// A failure that concerns all routes. A failure for a single route is its [`RouteState`].
 #[derive(Debug, thiserror::Error)]
 pub enum RoutesError {
-    /// The kernel cannot be asked or told.
+    /// The communication with the kernel failed.
     #[error("the main routing table cannot be read or written")]
     Netlink(#[from] NetlinkError),
 }
 
 impl RoutesError {
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -69,24 +71,25 @@ impl RoutesError {
     }
 }
 
-/// What came of one wanted route.
+/// The state of one wanted route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteState {
-    /// The kernel holds it, read back.
+    /// It is in the kernel, read back.
     Installed,
-    /// A foreign route to the same destination, of a metric not above ours, leads to the same next hop. Ours stands beside it, or
-    /// could not be added because that one has our metric.
+    /// A foreign route to the same destination, with a metric not above the operator's, has the same next hop. The
+    /// operator's route exists in addition, or could not be added because the foreign one has the same metric.
     Satisfied,
-    /// A foreign route to the same destination, of a metric not above ours, leads elsewhere. Ours is not installed.
+    /// A foreign route to the same destination, with a metric not above the operator's, has another next hop. The
+    /// operator's route is not installed.
     Contested {
         /// That route, as `ip route` shows it.
         foreign: String,
     },
-    /// No route leads there, and nothing was said against ours.
+    /// There is no such route, and the kernel reported no error for it.
     Missing,
-    /// The kernel does not take it.
+    /// The kernel refused it.
     Refused {
-        /// Why, in the kernel's words.
+        /// The kernel's error.
         error: String,
     },
 }
@@ -94,19 +97,21 @@ pub enum RouteState {
 /// What [`apply`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutesReport {
-    /// What came of each wanted route.
+    /// The state of each wanted route.
     pub states: BTreeMap<HostRoute, RouteState>,
     /// How many routes were added.
     pub added: usize,
-    /// How many routes of ours were removed.
+    /// How many of the operator's routes were removed.
     pub removed: usize,
-    /// Routes of ours that should be gone and that the kernel did not remove, and why.
+    /// Routes of the operator that should be removed and that the kernel did not remove, and why.
     pub stuck: Vec<String>,
-    /// Routes of ours that should be gone and that nobody has tried to remove: what [`inspect`] found.
+    /// Routes of the operator that should be removed, found by [`inspect`], which does not remove them.
     pub surplus: Vec<String>,
 }
 
-/// Makes the main table hold exactly `routes` of ours, and reports from the kernel what then holds.
+/// Makes the operator's routes in the main table exactly `routes`, and reports the state that was read back.
+///
+/// Writes nothing if nothing differs. A refused route does not affect the others.
 ///
 /// Writes nothing when nothing differs. A route that is refused stops no other.
 ///
@@ -117,8 +122,8 @@ pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesE
 }
 
 impl Lingering {
-    /// The same as [`apply`], but what `keep` says stays for a while, with [`LINGERING_METRIC`]. That is in the kernel, so it
-    /// outlives the agent: what an earlier one kept stays as long again.
+    /// As [`apply`], but the routes in `keep` stay for a while, with [`LINGERING_METRIC`]. The metric is in the kernel, so
+    /// this survives the agent: a new agent keeps such routes for the same time again.
     ///
     /// # Errors
     /// As for [`apply`].
@@ -126,7 +131,7 @@ impl Lingering {
         make(routes, |table| self.kept(table, keep, Instant::now())).await
     }
 
-    /// The destinations of the routes of ours in `table` that stay also where nothing asks for them.
+    /// The destinations of the operator's routes in `table` that stay although the plan does not ask for them.
     fn kept(&mut self, table: &[KernelRoute], keep: &Keep, now: Instant) -> BTreeSet<Ipv4Net> {
         let Self(until) = self;
         until.retain(|destination, until| {
@@ -176,7 +181,7 @@ async fn make(
     Ok(report)
 }
 
-/// Reads the main table and says how it differs from `routes`, with the judgement of [`apply`]; writes nothing.
+/// Reads the main table and reports how it differs from `routes`, by the same criteria as [`apply`]; writes nothing.
 ///
 /// # Errors
 /// When the table cannot be read at all.
@@ -194,7 +199,8 @@ pub async fn inspect(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, Route
     Ok(RoutesReport { states: report::states(&socket, &wanted, &table, refused), surplus, ..RoutesReport::default() })
 }
 
-/// Removes every route of ours from the main table, and reports how many and which the kernel did not remove.
+/// Removes all routes of the operator from the main table. Reports how many were removed and which ones the kernel did not
+/// remove.
 ///
 /// # Errors
 /// When the table cannot be read or written.
@@ -202,7 +208,7 @@ pub async fn remove_all() -> Result<RoutesReport, RoutesError> {
     apply(&BTreeSet::new()).await
 }
 
-/// What to say of a route that was not removed; nothing when it was gone already.
+/// The message for a route that was not removed; `None` if it did not exist any more.
 fn stuck(socket: &Socket, route: &KernelRoute, refusal: &Refusal) -> Option<String> {
     (refusal.errno != Errno::SRCH).then(|| format!("{}: {refusal}", report::describe(socket, route)))
 }
@@ -236,7 +242,7 @@ fn addition(wanted: &Wanted) -> RouteMessage {
     message
 }
 
-/// The request that removes exactly `route`: the kernel compares all that is named, our protocol number above all.
+/// The request that removes exactly `route`: the kernel compares all given fields, including the protocol number.
 fn removal(route: &KernelRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -245,7 +251,7 @@ fn removal(route: &KernelRoute) -> RouteMessage {
         tos: route.tos,
         table: RouteHeader::RT_TABLE_MAIN,
         protocol: RouteProtocol::Other(PROTOCOL),
-        // Stands for every scope.
+        // Matches every scope.
         scope: RouteScope::NoWhere,
         kind: route.kind,
         ..RouteHeader::default()
@@ -261,7 +267,7 @@ fn removal(route: &KernelRoute) -> RouteMessage {
             }
             message.attributes.push(RouteAttribute::Oif(interface));
         }
-        // The kernel refuses to compare the hops of an object.
+        // The kernel refuses to compare the next hops of a nexthop object.
         NextHop::Object { id, gateway: _, interface: _ } => message.attributes.push(RouteAttribute::NhId(id)),
         NextHop::Nowhere | NextHop::Several => {}
     }

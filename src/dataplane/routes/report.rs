@@ -1,4 +1,4 @@
-//! What came of each wanted route, from the table as it was read back. Decides the words, changes nothing.
+//! The state of each wanted route, from the table as it was read back. Only describes; changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, NextHop};
 use netlink_packet_route::route::RouteProtocol;
 
-/// The state of every wanted route, given the table and what the kernel said to those that it refused.
+/// The state of every wanted route, from the table and from the kernel's errors for refused routes.
 pub(super) fn states(
     socket: &Socket,
     wanted: &[Wanted],

@@ -1,5 +1,5 @@
-//! Finds the translations that match an entry without looking at all of them: by listen address and client network, then
-//! by port. Interfaces do not count, an entry does not know by which it came in.
+//! Finds the translations that match an entry without a scan of all of them: by listen address and client network, then by
+//! port. Interfaces are ignored, because an entry does not contain its incoming interface.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -12,21 +12,21 @@ use crate::model::{Protocol, Translation};
 /// Translations, ordered for lookup.
 #[derive(Debug, Default)]
 pub struct Index<'a> {
-    /// The lengths that client networks have; a lookup tries each.
+    /// The prefix lengths of the client networks; a lookup tries each of them.
     prefix_lens: BTreeSet<u8>,
     groups: HashMap<(Protocol, IpAddr, IpNet), Vec<Slot<'a>>>,
 }
 
-/// A translation in its group, which is sorted by first port.
+/// A translation in its group. The group is sorted by first port.
 #[derive(Clone, Copy, Debug)]
 struct Slot<'a> {
     translation: &'a Translation,
-    /// The highest port of this and of all slots before it: where to stop looking.
+    /// The highest port of this slot and all slots before it; the search stops there.
     reach: u16,
 }
 
 impl<'a> Index<'a> {
-    /// Puts `translations` in order.
+    /// Indexes `translations`.
     #[must_use]
     pub fn new(translations: impl IntoIterator<Item = &'a Translation>) -> Self {
         let mut index = Self::default();
@@ -47,12 +47,12 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Whether `entry` is a flow of any.
+    /// Whether `entry` is a flow of one of the translations.
     pub(in crate::dataplane::conntrack) fn matches(&self, entry: &Entry) -> bool {
         self.matching(entry).next().is_some()
     }
 
-    /// The translations whose flows `entry` is one of, whatever interface they name.
+    /// The translations that `entry` is a flow of, for any interface.
     pub(in crate::dataplane::conntrack) fn matching(&self, entry: &Entry) -> impl Iterator<Item = &'a Translation> {
         let (protocol, tuple) = (entry.protocol, entry.original);
         let port = tuple.destination_port;

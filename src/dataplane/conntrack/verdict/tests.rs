@@ -1,4 +1,4 @@
-//! One test for each sentence of the rule, and what must hold for all sets.
+//! One test for each sentence of the rule, and properties that hold for all sets.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,7 +45,7 @@ fn ours(protocol: Protocol) -> Translation {
     translation(protocol, "1.1.1.1/32", UPSTREAM, SourceNat::Address(address(EXTERNAL)))
 }
 
-/// A flow of `CLIENT` to `LISTEN` that goes on to `upstream` as `source`.
+/// A flow of `CLIENT` to `LISTEN` that is sent on to `upstream` with the source `source`.
 fn entry(protocol: Protocol, upstream: &str, source: &str) -> Entry {
     let (destination, destination_port) = endpoint(LISTEN);
     let (upstream, upstream_port) = endpoint(upstream);
@@ -195,7 +195,7 @@ fn tcp(mut translation: Translation) -> Translation {
     translation
 }
 
-/// A small world, so that flows and rules meet often.
+/// A small set of addresses, so that flows and rules match often.
 fn small_address() -> impl Strategy<Value = IpAddr> {
     (0..4_u8).prop_map(|last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
 }

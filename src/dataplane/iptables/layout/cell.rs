@@ -1,4 +1,4 @@
-//! The part of all flows that one chain answers for, and the name that follows from it.
+//! The subset of flows that one chain handles, and the chain name derived from it.
 
 use sha2::{Digest, Sha256};
 
@@ -7,16 +7,16 @@ use super::stage::{Apart, Stage};
 use crate::dataplane::iptables::chain::ChainName;
 use crate::model::Protocol;
 
-/// The part of all flows that one chain answers for. Two chains of a table have two cells.
+/// The subset of flows that one chain handles. Two chains of a table have different cells.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     name: ChainName,
-    /// How many jumps lead here from the root.
+    /// The number of jumps from the root to this chain.
     depth: usize,
     place: Place,
 }
 
-/// Where a cell lies, as far as it is known: the jump that leads to it and what all its entries share.
+/// The position of a cell: the jump that leads to it, and what all its entries have in common.
 #[derive(Clone, Debug)]
 struct Place {
     stage: Stage,
@@ -25,16 +25,16 @@ struct Place {
     ports: Option<(Prefix, Covering)>,
     client: Option<(Prefix, Covering)>,
     apart: Option<Apart>,
-    /// Which part of a chain that holds too much, outermost first.
+    /// The part of a chain with too many rules, outermost first.
     parts: Vec<usize>,
 }
 
-/// Which entries of a run of ports, or of clients, a cell is for.
+/// Which entries of a range of ports, or of clients, a cell contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Covering {
     /// All of them.
     Every,
-    /// Those that no smaller run covers.
+    /// Those that no smaller range covers.
     Wide,
 }
 
@@ -44,7 +44,8 @@ impl Cell {
         Self { name: stage.root(), depth: 0, place }
     }
 
-    /// The chain's name. It sorts behind its parent's: it begins with it, or is a hash, and those sort last and by depth.
+    /// The name of the chain. It sorts after the name of its parent: it either begins with that name or is a hash, and
+    /// hashes sort last and by depth.
     pub(super) const fn name(&self) -> &ChainName {
         &self.name
     }
@@ -73,26 +74,26 @@ impl Cell {
         self.below(|place| place.parts.push(number))
     }
 
-    /// The same cell, now that every entry in it is known to have this protocol.
+    /// The same cell, if every entry in it has this protocol.
     pub(super) fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.place.protocol = Some(protocol);
         self
     }
 
-    /// The same cell, now that every entry in it is known to have this listen address.
+    /// The same cell, if every entry in it has this listen address.
     pub(super) fn with_address(mut self, address: Prefix) -> Self {
         self.place.address = Some(address);
         self
     }
 
-    /// The same cell, now that this run of ports is known to be the smallest that covers each entry in it.
+    /// The same cell, if this range of ports is the smallest one that covers each entry in it.
     pub(super) fn with_ports(mut self, ports: Prefix) -> Self {
         let covering = if ports.is_full() { Covering::Every } else { Covering::Wide };
         self.place.ports = Some((ports, covering));
         self
     }
 
-    /// Whether only entries are left here that no smaller run of ports covers.
+    /// Whether it contains only entries that no smaller range of ports covers.
     pub(super) fn is_wide(&self) -> bool {
         matches!(self.place.ports, Some((_, Covering::Wide)))
     }
@@ -114,7 +115,7 @@ impl Place {
         })
     }
 
-    /// The place as text: of a place inside another it begins with the other's.
+    /// The position as text. The text of a position inside another one begins with the text of the other one.
     fn path(&self) -> String {
         let mut path = String::from(self.stage.letter());
         path.extend(self.protocol.map(|protocol| match protocol {

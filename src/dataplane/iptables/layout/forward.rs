@@ -1,6 +1,6 @@
-//! `filter FORWARD`: what our own DNAT translated may pass, in both directions, by what conntrack remembers of it.
+//! `filter FORWARD`: accepts the flows that the operator's DNAT translated, in both directions, by their conntrack entry.
 //!
-//! Never `-p`: it would drop the ICMP errors of these flows, and with them path MTU discovery.
+//! Never uses `-p`: it would drop the ICMP errors of these flows, and path MTU discovery would fail.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::stage::host;
 use crate::dataplane::iptables::rule::{Matches, Original, Rule, Target};
 use crate::model::{PortRange, Protocol, Translation};
 
-/// The verdicts of FORWARD: one per run of ports on which a listen address is served.
+/// The final rules of FORWARD: one per range of ports on which a listen address is served.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> Vec<Rule> {
     let mut served = BTreeMap::<(Protocol, IpAddr), Vec<PortRange>>::new();
     for Translation { flows, .. } in translations {

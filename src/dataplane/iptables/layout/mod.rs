@@ -1,6 +1,6 @@
-//! Lays the translations out as chains: exact, atomic to replace, and as quick for ten thousand forwards as for one.
+//! Lays out the translations as chains: exact, replaceable atomically, and as fast for ten thousand forwards as for one.
 //!
-//! Pure. One invariant carries it: no chain of ours holds more than [`FANOUT`] verdicts and [`FANOUT`] jumps, whatever the set.
+//! Pure. This depends on one invariant: no chain of the operator has more than [`FANOUT`] verdicts and [`FANOUT`] jumps.
 
 mod cell;
 mod forward;
@@ -24,12 +24,12 @@ use super::chain::Chains;
 use super::rule::Rule;
 use crate::model::Translation;
 
-/// All chains of ours, by table.
+/// All chains of the operator, by table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset(BTreeMap<Table, Chains>);
 
 impl Ruleset {
-    /// The chains for `translations`, no two of which match one packet. Without any, no chain at all.
+    /// The chains for `translations`, no two of which match the same packet. No chains if there are no translations.
     #[must_use]
     pub fn of(translations: &BTreeSet<Translation>) -> Self {
         let mut tables = BTreeMap::<Table, Chains>::new();
@@ -53,8 +53,8 @@ impl Ruleset {
         self.0.get(&table).unwrap_or(&NONE)
     }
 
-    /// The tables in the order in which they are written: nothing is translated that may not pass, neither when rules come
-    /// nor when all of them go.
+    /// The tables in the order in which they are written, so that no flow is translated that FORWARD does not accept,
+    /// neither when rules are added nor when all of them are removed.
     pub(in crate::dataplane::iptables) fn tables(&self) -> [Table; 2] {
         let mut tables = Table::ALL;
         if self.is_empty() {
@@ -63,7 +63,7 @@ impl Ruleset {
         tables
     }
 
-    /// Whether there is nothing to lay out, so that nothing of ours should be in the kernel.
+    /// Whether there are no chains, so that the kernel should have no rules of the operator.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,4 +1,4 @@
-//! Which chains of ours the flows of a translation pass, for people who look.
+//! The chains of the operator that the flows of a translation pass. Used for the output to users.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::dataplane::iptables::rule::{Matches, Target};
 use crate::model::Translation;
 
 impl Ruleset {
-    /// The chains that the flows of `translation` pass in `stage`, the root first, down to the one that decides.
+    /// The chains that the flows of `translation` pass in `stage`, from the root down to the one that decides.
     #[must_use]
     pub fn path(&self, stage: Stage, translation: &Translation) -> BTreeSet<ChainName> {
         let chains = self.chains(stage.table());
@@ -34,10 +34,10 @@ impl Ruleset {
 }
 
 impl Stage {
-    /// Whether some packet of the translation's flows meets what a rule of this stage matches.
+    /// Whether some packet of the translation's flows matches this rule of the stage.
     pub(in crate::dataplane::iptables) fn meets(self, matches: &Matches, translation: &Translation) -> bool {
         let flows = &translation.flows;
-        // Behind PREROUTING a packet goes to the upstream already.
+        // After PREROUTING, the destination of a packet is the upstream already.
         let towards = match self {
             Self::Prerouting => flows.destination,
             Self::Postrouting | Self::Forward => translation.destination.address,
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(Ruleset::default().path(Stage::Forward, &translation(0)), BTreeSet::new());
     }
 
-    /// Whether a chain is one of this stage: `nat` holds those of two.
+    /// Whether a chain belongs to this stage: `nat` contains the chains of two stages.
     fn of(stage: Stage, name: &ChainName) -> bool {
         name.as_str().starts_with(&format!("PF-{}", stage.letter())) || *name == stage.root()
     }

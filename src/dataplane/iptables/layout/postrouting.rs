@@ -1,7 +1,7 @@
-//! `nat POSTROUTING`: as whom a translated flow goes on, by what conntrack remembers of it.
+//! `nat POSTROUTING`: the new source of a translated flow, by its conntrack entry.
 //!
-//! Where every flow to a port goes on as the same address, one rule per run of such ports says so for all clients.
-//! Where that differs by client, one rule per client prefix does, and prefixes with one answer are one rule.
+//! If all flows to a port get the same source, one rule per range of such ports covers all clients. If the source differs
+//! by client, there is one rule per client prefix, and prefixes with the same source are merged into one rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::stage::{host, narrowed};
 use crate::dataplane::iptables::rule::{Matches, Original, Rule, Target};
 use crate::model::{PortRange, Protocol, SourceNat, Translation};
 
-/// The verdicts of POSTROUTING.
+/// The final rules of POSTROUTING.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> Vec<Rule> {
     let mut listeners = BTreeMap::<(Protocol, IpAddr), Vec<&Translation>>::new();
     for translation in translations {
@@ -48,12 +48,13 @@ impl Listen {
         rules
     }
 
-    /// The rules of a run of overlapping ports whose flows go on as different addresses.
+    /// The rules for a range of overlapping ports with different sources.
     fn by_client(self, run: &[&Translation]) -> BTreeSet<Rule> {
         let ports: BTreeSet<PortRange> = run.iter().map(|translation| translation.flows.ports).collect();
         let interfaces: BTreeSet<_> = run.iter().map(|translation| &translation.flows.interface).collect();
         if interfaces.len() > 1 {
-            // One client and port may be served differently by interface, which POSTROUTING cannot see: where the flow now goes to tells.
+            // One client and port may be served differently by interface, which POSTROUTING cannot see. The new destination
+            // of the flow distinguishes them.
             let rule = |t: &&Translation| self.rule(Some(t.flows.source), Some(t.destination.address), t.flows.ports, t.source);
             run.iter().map(rule).collect()
         } else if let (1, Some(ports)) = (ports.len(), ports.first()) {
@@ -79,7 +80,7 @@ impl Listen {
     }
 }
 
-/// The translations of one listen address, by runs of overlapping ports.
+/// The translations of one listen address, by ranges of overlapping ports.
 fn runs<'a>(served: &[&'a Translation]) -> Vec<Vec<&'a Translation>> {
     let bounds = overlapping(served.iter().map(|translation| translation.flows.ports));
     let mut runs = vec![Vec::new(); bounds.len()];
@@ -90,7 +91,8 @@ fn runs<'a>(served: &[&'a Translation]) -> Vec<Vec<&'a Translation>> {
     runs
 }
 
-/// The fewest prefixes on whole levels that give each client its source. Who is no client may be covered too: no DNAT lets him in.
+/// The smallest set of prefixes on whole levels that gives each client its source. It may also cover addresses that are not
+/// clients: no DNAT rule accepts them.
 fn covered(clients: BTreeMap<IpNet, SourceNat>) -> Vec<(IpNet, SourceNat)> {
     let clients: Vec<(Prefix, SourceNat)> =
         clients.into_iter().map(|(client, source)| (Prefix::of_network(client), source)).collect();
@@ -99,7 +101,7 @@ fn covered(clients: BTreeMap<IpNet, SourceNat>) -> Vec<(IpNet, SourceNat)> {
     prefixes
 }
 
-/// `within`: the child of the level above that the clients lie in.
+/// `within`: the prefix one level above that contains the clients.
 fn cover(clients: Vec<(Prefix, SourceNat)>, within: Option<Prefix>, prefixes: &mut Vec<(IpNet, SourceNat)>) {
     let Some(source) = clients.first().map(|(_, source)| *source) else { return };
     if let Some(within) = within

@@ -1,4 +1,4 @@
-//! A run of leading bits: the shape that addresses, ports and clients share in the trie.
+//! A run of leading bits: the common representation of addresses, ports and clients in the trie.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,13 +6,13 @@ use ipnet::IpNet;
 
 use crate::model::PortRange;
 
-/// The bits of one level of the trie: a hexadecimal digit.
+/// The number of bits in one level of the trie: a hexadecimal digit.
 pub(super) const LEVEL: u8 = 4;
 
-/// The first `len` bits of a number of `width` bits.
+/// The first `len` bits of a number with `width` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Prefix {
-    /// The bits, left-aligned, zero behind `len`.
+    /// The bits, left-aligned, zero after `len`.
     bits: u128,
     len: u8,
     width: u8,
@@ -38,27 +38,27 @@ impl Prefix {
         of(ports.first()).common(of(ports.last())).whole_levels()
     }
 
-    /// How many bits it has.
+    /// The number of bits.
     pub(super) const fn len(self) -> u8 {
         self.len
     }
 
-    /// Whether it names one number and not a run of them.
+    /// Whether it stands for a single number.
     pub(super) const fn is_full(self) -> bool {
         self.len == self.width
     }
 
-    /// The first `len` bits of it.
+    /// The first `len` bits.
     pub(super) fn truncated(self, len: u8) -> Self {
         Self::new(self.bits, len, self.width)
     }
 
-    /// It, less the bits behind the last whole level.
+    /// The prefix without the bits after the last whole level.
     pub(super) fn whole_levels(self) -> Self {
         self.truncated(self.len - self.len % LEVEL)
     }
 
-    /// The bits that both begin with.
+    /// The common leading bits of both.
     pub(super) fn common(self, other: Self) -> Self {
         let alike = u8::try_from((self.bits ^ other.bits).leading_zeros()).unwrap_or(u8::MAX);
         self.truncated(alike.min(self.len).min(other.len))
@@ -74,7 +74,7 @@ impl Prefix {
         IpNet::new_assert(address, self.len)
     }
 
-    /// The ports with these bits, less port 0, which no packet of a forward has.
+    /// The ports with these bits, without port 0, which no packet of a forward has.
     pub(super) fn ports(self) -> PortRange {
         let first = u16::try_from(self.bits >> 112).unwrap_or_default();
         let rest = u16::MAX.checked_shr(u32::from(self.len)).unwrap_or(0);
@@ -82,14 +82,14 @@ impl Prefix {
         PortRange::new(port(first), port(first | rest)).unwrap_or(PortRange::ALL)
     }
 
-    /// Its whole levels in hexadecimal digits; bits behind them as one letter from `h` on, unequal for unequal bits.
+    /// Its whole levels as hexadecimal digits. Remaining bits are one letter from `h` on, different for different bits.
     pub(super) fn digits(self) -> String {
         let digits = self.len / LEVEL;
         let digit = |level: u8| (self.bits >> (128 - u32::from(LEVEL) * (u32::from(level) + 1))) & 0xf;
         let mut text: String = (0..digits).map(|level| format!("{:x}", digit(level))).collect();
         let rest = self.len % LEVEL;
         if rest > 0 {
-            // 1, 2 or 3 bits, led by a one: 2..=3, 4..=7, 8..=15.
+            // 1, 2 or 3 bits, preceded by a one: 2..=3, 4..=7, 8..=15.
             let code = (1 << rest) | (digit(digits) >> (LEVEL - rest));
             text.extend(u8::try_from(code).ok().map(|code| char::from(b'f' + code)));
         }

@@ -4,11 +4,11 @@ use super::stage::{host, narrowed};
 use crate::dataplane::iptables::rule::{Matches, Packets, Rule, Target};
 use crate::model::{FlowMatch, Protocol, Translation};
 
-/// From how many ports on a range takes TCP only by the packet that opens a connection. So many were not chosen one by one:
-/// connections that the node itself has to the same host may use some of them.
+/// The size from which on a range of TCP ports matches only the packet that opens a connection. The ports of such a large
+/// range were not chosen one by one: connections of the node itself to the same host may use some of them.
 const WIDE: u32 = 1024;
 
-/// The verdicts of PREROUTING.
+/// The final rules of PREROUTING.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> Vec<Rule> {
     translations.into_iter().map(rule).collect()
 }
@@ -27,8 +27,8 @@ fn rule(translation: &Translation) -> Rule {
     Rule { matches, target: Target::Dnat(translation.destination) }
 }
 
-/// Conntrack may meet a connection in its middle: one of the node itself, when the first rules come. A packet of it that comes
-/// in by a port of a wide range must not be taken for the first of a flow.
+/// Conntrack may first see a connection in its middle, for example a connection of the node itself when the first rules are
+/// added. A packet of it that arrives at a port of a large range must not be treated as the first packet of a flow.
 fn packets(flows: &FlowMatch) -> Packets {
     match flows.protocol {
         Protocol::Tcp if flows.ports.count() >= WIDE => Packets::Opening,

@@ -1,11 +1,11 @@
-//! Runs of ports: overlapping and neighbouring ranges made one.
+//! Ranges of ports: merges overlapping and adjacent ranges.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use crate::model::PortRange;
 
-/// The least ranges that hold the same ports: what overlaps or has no port between is one range.
+/// The smallest set of ranges with the same ports: overlapping and adjacent ranges are merged.
 pub(super) fn merged(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange> {
     let ranges: BTreeSet<PortRange> = ranges.into_iter().collect();
     let mut runs: Vec<PortRange> = Vec::new();
@@ -18,13 +18,13 @@ pub(super) fn merged(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRan
     runs
 }
 
-/// The smallest range that holds both.
+/// The smallest range that contains both.
 fn joined(a: PortRange, b: PortRange) -> PortRange {
     let port = |number: u16| NonZeroU16::new(number).unwrap_or(NonZeroU16::MIN);
     PortRange::new(port(a.first().min(b.first())), port(a.last().max(b.last()))).unwrap_or(a)
 }
 
-/// The runs of overlapping ranges (a common port; neighbours stay apart), in order.
+/// The groups of overlapping ranges (with a common port; adjacent ranges stay separate), in order.
 pub(super) fn overlapping(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange> {
     let ranges: BTreeSet<PortRange> = ranges.into_iter().collect();
     let mut runs: Vec<PortRange> = Vec::new();

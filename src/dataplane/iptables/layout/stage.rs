@@ -1,4 +1,4 @@
-//! The three built-in chains that ours hang from, and how a rule in each says which flows it is for.
+//! The three built-in chains with a jump to the operator's chains, and how a rule in each of them matches its flows.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,18 +10,18 @@ use crate::dataplane::iptables::chain::ChainName;
 use crate::dataplane::iptables::rule::{Matches, Original, Rule};
 use crate::model::{InterfaceName, PortRange, Protocol};
 
-/// A built-in chain that ours hang from.
+/// A built-in chain with a jump to the operator's chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// `nat PREROUTING`: the destination is translated.
     Prerouting,
     /// `nat POSTROUTING`: the source is translated.
     Postrouting,
-    /// `filter FORWARD`: translated flows may pass.
+    /// `filter FORWARD`: translated flows are accepted.
     Forward,
 }
 
-/// Where a rule lies among all flows. Rules with the same key differ in `apart` or match no common packet.
+/// The position of a rule among all flows. Rules with the same key differ in `apart`, or no packet matches both.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
     pub(super) protocol: Protocol,
@@ -31,17 +31,18 @@ pub(super) struct Key {
     pub(super) apart: Option<Apart>,
 }
 
-/// What tells rules apart whose flows look the same in protocol, address, port and client.
+/// What distinguishes rules with the same protocol, address, port and client.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Apart {
-    /// In PREROUTING, the interface that they enter by.
+    /// In PREROUTING, the incoming interface.
     Interface(InterfaceName),
-    /// In POSTROUTING, where they now go to: the interface is no longer known there.
+    /// In POSTROUTING, the new destination: the interface is not known there any more.
     Upstream(IpNet),
 }
 
 impl Stage {
-    /// All three, in the order in which they are made: whatever is translated may already pass and leave translated.
+    /// All three, in the order in which they are written: a flow that is translated is already accepted and gets its new
+    /// source.
     pub const ALL: [Self; 3] = [Self::Forward, Self::Postrouting, Self::Prerouting];
 
     /// The table.
@@ -63,7 +64,7 @@ impl Stage {
         }
     }
 
-    /// The first chain of ours.
+    /// The operator's first chain.
     ///
     /// # Panics
     /// Never: the names are well formed.
@@ -78,10 +79,10 @@ impl Stage {
         .expect("a well-formed name")
     }
 
-    /// What the one jump from the built-in chain to ours says, as iptables prints it.
+    /// The conditions of the jump from the built-in chain to the operator's chain, as iptables prints them.
     ///
-    /// PREROUTING takes packets to this node only, or a standby that routes would capture what is meant for the active
-    /// one. FORWARD sees every packet of the node, so there the first test turns away what no DNAT made.
+    /// PREROUTING takes only packets to this node. Otherwise a standby that routes would capture packets meant for the
+    /// active node. FORWARD sees every packet of the node, so the first condition there skips packets without DNAT.
     #[must_use]
     pub const fn jump(self) -> &'static str {
         match self {
@@ -91,7 +92,7 @@ impl Stage {
         }
     }
 
-    /// Whether the name of a chain shows that it hangs from this one; a hashed name does not show it.
+    /// Whether the name of a chain shows that it belongs to this stage. A hashed name does not show it.
     pub(in crate::dataplane::iptables) fn is_of(self, chain: &ChainName) -> bool {
         *chain == self.root() || chain.as_str().strip_prefix("PF-").is_some_and(|path| path.starts_with(self.letter()))
     }
@@ -104,7 +105,7 @@ impl Stage {
         }
     }
 
-    /// Where `rule`, a verdict of this stage, lies among all flows; `None` for a rule that this stage never holds.
+    /// The key of `rule`, a verdict of this stage; `None` for a rule that this stage never has.
     pub(super) fn key(self, rule: &Rule) -> Option<Key> {
         let matches = &rule.matches;
         let (protocol, address, ports) = match self {
@@ -131,7 +132,7 @@ impl Stage {
         })
     }
 
-    /// What a jump to every flow of `protocol` matches here.
+    /// The match of a jump for every flow of `protocol`.
     pub(super) fn to_protocol(self, protocol: Protocol) -> Matches {
         match self {
             Self::Prerouting => Matches { protocol: Some(protocol), ..Matches::default() },
@@ -141,7 +142,7 @@ impl Stage {
         }
     }
 
-    /// What a jump to the flows of `protocol` sent to `address` matches here.
+    /// The match of a jump for the flows of `protocol` to `address`.
     pub(super) fn to_address(self, protocol: Protocol, address: Prefix) -> Matches {
         let mut matches = self.to_protocol(protocol);
         match &mut matches.original {
@@ -151,7 +152,7 @@ impl Stage {
         matches
     }
 
-    /// What a jump to the flows of `protocol` sent to `ports` matches here.
+    /// The match of a jump for the flows of `protocol` to `ports`.
     pub(super) fn to_ports(self, protocol: Protocol, ports: PortRange) -> Matches {
         let mut matches = self.to_protocol(protocol);
         match &mut matches.original {
@@ -161,13 +162,13 @@ impl Stage {
         matches
     }
 
-    /// What a jump to the flows of `protocol` from `client` matches here.
+    /// The match of a jump for the flows of `protocol` from `client`.
     pub(super) fn to_client(self, protocol: Protocol, client: Prefix) -> Matches {
         let anyone = client.len() == 0;
         Matches { source: (!anyone).then(|| client.network()), ..self.to_protocol(protocol) }
     }
 
-    /// What a jump to the flows of `protocol` that `apart` tells from others matches here.
+    /// The match of a jump for the flows of `protocol` that `apart` distinguishes from others.
     pub(super) fn to_apart(self, protocol: Protocol, apart: Option<&Apart>) -> Matches {
         let mut matches = self.to_protocol(protocol);
         match apart {
@@ -179,7 +180,7 @@ impl Stage {
     }
 }
 
-/// A table of iptables that holds chains of ours.
+/// A table of iptables with chains of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
     /// `filter`.
@@ -189,7 +190,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// Both, in the order in which they are written: nothing is translated that may not pass.
+    /// Both, in the order in which they are written: no flow is translated that FORWARD does not accept.
     pub const ALL: [Self; 2] = [Self::Filter, Self::Nat];
 
     /// Its name.
@@ -211,12 +212,12 @@ impl fmt::Display for Apart {
     }
 }
 
-/// A network that is this one address.
+/// The network that consists of this address.
 pub(super) fn host(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
-/// The network, unless it is every address: iptables prints no prefix of length 0.
+/// The network, unless it contains all addresses: iptables prints no prefix of length 0.
 pub(super) fn narrowed(network: IpNet) -> Option<IpNet> {
     (network.prefix_len() > 0).then_some(network)
 }

@@ -1,4 +1,4 @@
-//! What must hold of the layout for every set of translations, checked by walking packets through the chains.
+//! Properties of the layout for every set of translations, checked by sending simulated packets through the chains.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,9 +17,9 @@ use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, S
 struct Packet {
     protocol: Protocol,
     source: IpAddr,
-    /// Where it was sent to.
+    /// The original destination.
     original: (IpAddr, u16),
-    /// Where it goes to at this stage.
+    /// The destination at this stage.
     destination: IpAddr,
     interface: InterfaceName,
 }
@@ -39,7 +39,7 @@ fn matched(stage: Stage, matches: &Matches, packet: &Packet) -> bool {
         })
 }
 
-/// Every verdict that the packet meets, and how many rules it is compared with.
+/// Every verdict that the packet matches, and the number of rules that it is compared with.
 fn walk(stage: Stage, chains: &Chains, packet: &Packet) -> (Vec<Target>, usize) {
     fn go(stage: Stage, chains: &Chains, chain: &ChainName, packet: &Packet, met: &mut Vec<Target>, steps: &mut usize) {
         for rule in &chains[chain] {

@@ -1,8 +1,8 @@
-//! Splits a set of rules over chains so that no chain holds more than [`FANOUT`] verdicts and [`FANOUT`] jumps.
+//! Splits a set of rules over chains so that no chain has more than [`FANOUT`] verdicts and [`FANOUT`] jumps.
 //!
-//! The boundaries are fixed, [`LEVEL`] bits a level, on the listen address, then the port, then
-//! the client, and levels that do not split are skipped; so the chains are a function of the set alone, and a change
-//! of one rule touches one leaf and, rarely, its parents.
+//! The boundaries are fixed: [`LEVEL`] bits per level, first on the listen address, then on the port, then on the client.
+//! Levels that do not split are skipped. So the chains depend only on the set, and a change of one rule changes one leaf
+//! and, rarely, its parents.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::dataplane::iptables::chain::Chains;
 use crate::dataplane::iptables::rule::{Matches, Rule, Target};
 use crate::model::Protocol;
 
-/// The most verdicts, and the most jumps, in one chain.
+/// The maximum number of verdicts, and of jumps, in one chain.
 pub const FANOUT: usize = 16;
 
 struct Entry {
@@ -21,7 +21,7 @@ struct Entry {
     rule: Rule,
 }
 
-/// A chain below another: how it is reached, what it is for and what it holds.
+/// A chain below another one: the jump to it, its cell and its content.
 struct Child {
     matches: Matches,
     cell: Cell,
@@ -31,11 +31,12 @@ struct Child {
 /// The rules of one dimension, split at one level.
 struct Split {
     children: BTreeMap<Prefix, Vec<Entry>>,
-    /// Those that no child covers.
+    /// The entries that no child covers.
     wide: Vec<Entry>,
 }
 
-/// The chains that hold `rules`, all verdicts of `stage`, none of which match a common packet; the root chain always among them.
+/// The chains for `rules`, which are all verdicts of `stage`; no packet matches two of them. Always includes the root
+/// chain.
 pub(super) fn grow(stage: Stage, rules: impl IntoIterator<Item = Rule>) -> Chains {
     let mut entries: Vec<Entry> = rules.into_iter().filter_map(|rule| Some(Entry { key: stage.key(&rule)?, rule })).collect();
     entries.sort_by(|a, b| a.rule.cmp(&b.rule));
@@ -50,7 +51,7 @@ struct Trie {
 }
 
 impl Trie {
-    /// Makes the chain of `cell`, and those below it.
+    /// Creates the chain of `cell` and the chains below it.
     fn plant(&mut self, cell: Cell, entries: Vec<Entry>) {
         if entries.len() <= FANOUT {
             self.chain(&cell, Vec::new(), entries);
@@ -82,7 +83,7 @@ impl Trie {
         self.chain(&cell.clone(), children.collect(), split.wide);
     }
 
-    /// Splits the rules of one listen address by port. A range that no child covers stays.
+    /// Splits the rules of one listen address by port. A range that no child covers stays in this chain.
     fn plant_address(&mut self, cell: Cell, protocol: Protocol, entries: Vec<Entry>) {
         if cell.is_wide() {
             return self.plant_ports(&cell, protocol, entries);
@@ -108,7 +109,8 @@ impl Trie {
         self.chain(&cell, children, kept);
     }
 
-    /// Splits rules of the same ports by client. A client that no child covers stays, or gets a chain for its exact prefix.
+    /// Splits rules of the same ports by client. A client that no child covers stays in this chain, or gets a chain for its
+    /// exact prefix.
     fn plant_ports(&mut self, cell: &Cell, protocol: Protocol, entries: Vec<Entry>) {
         if shared(&entries, |key| key.client).is_some() {
             return self.plant_client(cell, protocol, entries);
@@ -129,7 +131,7 @@ impl Trie {
         self.chain(cell, children, kept);
     }
 
-    /// Splits rules of the same ports and client by what else tells them apart, at last by number.
+    /// Splits rules of the same ports and client by what else distinguishes them, and finally by number.
     fn plant_client(&mut self, cell: &Cell, protocol: Protocol, mut entries: Vec<Entry>) {
         if shared(&entries, |key| key.apart.clone()).is_some() {
             let rest = entries.split_off(FANOUT);
@@ -146,9 +148,10 @@ impl Trie {
         self.chain(cell, children.collect(), Vec::new());
     }
 
-    /// The chain of `cell`: `kept` verdicts, then jumps to `children`; more jumps than fit go through chains between.
+    /// The chain of `cell`: the verdicts `kept`, then jumps to `children`. If there are too many jumps, intermediate chains
+    /// are added.
     ///
-    /// Wide runs stand before narrow ones: most flows meet their rule first.
+    /// Large ranges come before small ones, because most flows then match early.
     fn chain(&mut self, cell: &Cell, children: Vec<Child>, kept: Vec<Entry>) {
         let mut rules: Vec<Rule> = kept.into_iter().map(|entry| entry.rule).collect();
         if children.len() <= FANOUT {
@@ -173,7 +176,7 @@ impl Trie {
     }
 }
 
-/// The value that every entry's key has, if it is one and the same.
+/// The common value of all keys, if all entries have the same.
 fn shared<T: PartialEq>(entries: &[Entry], part: impl Fn(&Key) -> T) -> Option<T> {
     let first = part(&entries.first()?.key);
     entries.iter().all(|entry| part(&entry.key) == first).then_some(first)
@@ -187,7 +190,7 @@ fn grouped<T: Ord>(entries: Vec<Entry>, part: impl Fn(&Key) -> T) -> BTreeMap<T,
     groups
 }
 
-/// Splits at the first level at which the entries part ways; also gives what they all lie in.
+/// Splits at the first level at which the entries differ. Also returns their common prefix.
 fn split(entries: Vec<Entry>, part: impl Fn(&Key) -> Prefix) -> (Prefix, Split) {
     let whole =
         entries.iter().map(|entry| part(&entry.key)).reduce(Prefix::common).map_or_else(|| unreachable!(), Prefix::whole_levels);

@@ -1,9 +1,10 @@
-//! The tables and built-in chains of `nf_tables` that our chains hang in.
+//! The tables and built-in chains of `nf_tables` in which the jumps to the operator's chains are.
 //!
-//! Where they are missing, iptables-nft would make them when it is first told to write, and leave them for ever: an empty
-//! `table ip nat` on a node that had none. So we make them, with a mark of ours on each, and `cleanup` removes those that
-//! bear it and hold nothing. The mark is in the kernel: it is gone when they are, and no file has to remember. Nothing that was
-//! there before us bears it, and nothing that holds a rule, a chain or a setting of anybody is removed.
+//! If they are missing, iptables-nft creates them at its first write and never removes them: a node that had none would
+//! keep an empty `table ip nat`. So the operator creates them and puts its mark on each. `cleanup` removes those that have
+//! the mark and are empty. The mark is stored in the kernel: it disappears together with the table or chain, and no file is
+//! needed. Tables and chains that existed before do not have the mark. Nothing that contains a rule, a chain or a setting
+//! of another program is removed.
 
 mod wire;
 
@@ -15,19 +16,19 @@ use super::saved::{JumpState, SavedTable};
 use crate::netlink::{NetlinkError, Refusal};
 use wire::Wire;
 
-/// How often a transaction is begun that the writes of other programs overtake.
+/// The number of attempts for a transaction if other programs write at the same time.
 const TRIES: usize = 8;
 
-/// Why tables and built-in chains could not be made or removed.
+/// Why tables and built-in chains could not be created or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScaffoldError {
-    /// The kernel cannot be asked or told.
+    /// The communication with the kernel failed.
     #[error("nf_tables cannot be read or written")]
     Netlink(#[from] NetlinkError),
-    /// The kernel refused all of it.
+    /// The kernel refused the whole transaction.
     #[error("the kernel refuses: {0}")]
     Refused(Refusal),
-    /// Other programs were faster each time.
+    /// Other programs wrote in between at each attempt.
     #[error("other programs changed nf_tables during each of {TRIES} attempts; try again")]
     Overtaken,
 }
@@ -45,9 +46,9 @@ pub struct Removed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct HeldTable {
     ours: bool,
-    /// How many chains, sets and other things it holds.
+    /// The number of chains, sets and other objects in it.
     uses: u32,
-    /// Whether somebody has set it to something, such as dormant.
+    /// Whether a flag such as dormant was set on it.
     altered: bool,
 }
 
@@ -55,13 +56,13 @@ struct HeldTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct HeldChain {
     ours: bool,
-    /// How many rules it holds and how many jump to it.
+    /// The number of its rules plus the number of jumps to it.
     uses: u32,
-    /// Whether what no rule decides about passes.
+    /// Whether its policy is to accept.
     accepts: bool,
 }
 
-/// One change of one transaction.
+/// One change in a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     MakeTable(Table),
@@ -70,27 +71,31 @@ enum Step {
     RemoveTable(Table),
 }
 
-/// What was found of the tables and built-in chains that concern us.
+/// The tables and built-in chains that were found.
 #[derive(Debug, Default)]
 struct Held {
     tables: Vec<(Table, HeldTable)>,
     chains: Vec<(Stage, HeldChain)>,
 }
 
-/// Makes what our chains in `table` hang in, before iptables-nft would: it would not be known for ours when we go.
+/// Creates the table and built-in chains for the jumps before iptables-nft would. Those of iptables-nft have no mark, so
+/// cleanup could not remove them.
 pub(super) async fn prepare(table: Table, before: &SavedTable) {
     let mut stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table);
-    // Where our jumps are, so are the chains that they stand in.
+    // If the jumps exist, their chains exist too.
     if stages.any(|stage| before.jump(stage) == JumpState::Missing)
         && let Err(error) = transact(|held| missing(held, table)).await
     {
-        // iptables-nft makes them then, and they stay when we go.
+        // iptables-nft then creates them, and cleanup does not remove them.
         let error = &error as &(dyn std::error::Error + Send + Sync);
         debug!(table = table.name(), error, "tables and built-in chains are left for iptables-nft to make");
     }
 }
 
-/// Removes what bears our mark and holds nothing, in all tables.
+/// Removes the tables and chains that have the mark and are empty.
+///
+/// # Errors
+/// When the kernel cannot be asked, when it refuses, or when other programs write at each attempt. Nothing is removed then.
 ///
 /// # Errors
 /// When the kernel cannot be asked, refuses, or is written by others all the time. All of it then stays.
@@ -103,12 +108,12 @@ pub async fn remove() -> Result<Removed, ScaffoldError> {
     })
 }
 
-/// Looks, decides and changes as one: the kernel refuses where anybody has written since the look.
+/// Reads, decides and changes in one step: the kernel refuses the change if another program has written since the read.
 async fn transact(decide: impl Fn(&Held) -> Vec<Step>) -> Result<Vec<Step>, ScaffoldError> {
     let mut wire = Wire::open()?;
     for _ in 0..TRIES {
         let Some(generation) = wire.generation().await? else {
-            // Without nf_tables in the kernel nothing of it is ours, and iptables-nft says the rest.
+            // Without nf_tables in the kernel there is nothing to create or remove. iptables-nft reports the error.
             return Ok(Vec::new());
         };
         let mut held = Held::default();

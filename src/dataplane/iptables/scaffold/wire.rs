@@ -1,6 +1,7 @@
-//! How tables and built-in chains are asked for, made and removed (`include/uapi/linux/netfilter/nf_tables.h`).
+//! The netlink messages that read, create and remove tables and built-in chains
+//! (`include/uapi/linux/netfilter/nf_tables.h`).
 //!
-//! Decides nothing: what is to be done, the caller says.
+//! Decides nothing: the caller gives the changes.
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_NONREC};
 use netlink_packet_netfilter::nftables::{
@@ -14,20 +15,20 @@ use super::{HeldChain, HeldTable, Step};
 use crate::dataplane::iptables::layout::{Stage, Table};
 use crate::netlink::{Change, NetlinkError, Refusal, Socket};
 
-/// What marks a thing as made by us, in its user data: a type, a length and a name. The types that nft knows are small
-/// (libnftnl, `include/libnftnl/udata.h`); it passes over others, shows them nowhere and saves them with no ruleset, so what is
-/// loaded from a file again is not taken for ours.
+/// The mark of the operator, in the user data of a table or chain: a type, a length and a name. The types that nft uses are
+/// small numbers (libnftnl, `include/libnftnl/udata.h`). nft ignores other types, does not show them and does not save them
+/// in a ruleset. So a table that is restored from a file does not have the mark.
 const MARK: &[u8] = b"\x9a\x0fportforward.dev";
-/// The number of `nf_tables` among the parts of netfilter (`NFNL_SUBSYS_NFTABLES`, `include/uapi/linux/netfilter/nfnetlink.h`).
+/// The netfilter subsystem id of `nf_tables` (`NFNL_SUBSYS_NFTABLES`, `include/uapi/linux/netfilter/nfnetlink.h`).
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-/// The messages around a transaction, and the attribute that says which generation of the rules it was planned from.
+/// The messages around a transaction, and the attribute with the generation of the rules that it was planned for.
 const NFNL_MSG_BATCH_BEGIN: u8 = 16;
 const NFNL_MSG_BATCH_END: u8 = 17;
 const NFNL_BATCH_GENID: u16 = 1;
-/// The policy that lets pass (`NF_ACCEPT`, `include/uapi/linux/netfilter.h`).
+/// The accept policy (`NF_ACCEPT`, `include/uapi/linux/netfilter.h`).
 const NF_ACCEPT: u32 = 1;
 
-/// A way to the `nf_tables` of this thread's network namespace.
+/// A connection to the `nf_tables` of this thread's network namespace.
 pub(super) struct Wire(Socket);
 
 impl Wire {
@@ -35,7 +36,8 @@ impl Wire {
         Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
     }
 
-    /// The generation of all rules, which every write of anybody changes; `None` where the kernel has no `nf_tables`.
+    /// The generation of the ruleset, which changes with every write of any program; `None` if the kernel has no
+    /// `nf_tables`.
     pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
         let request = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
         let id = |message| match message {
@@ -51,7 +53,7 @@ impl Wire {
         }
     }
 
-    /// The table, if it is there.
+    /// The table, if it exists.
     pub(super) async fn table(&mut self, table: Table) -> Result<Option<HeldTable>, NetlinkError> {
         let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![name_of(table)] });
         let read = |message| match message {
@@ -61,7 +63,7 @@ impl Wire {
         self.find(request, read).await
     }
 
-    /// The built-in chain, if it is there.
+    /// The built-in chain, if it exists.
     pub(super) async fn chain(&mut self, stage: Stage) -> Result<Option<HeldChain>, NetlinkError> {
         let request = NfTablesMessage::GetChain(ChainMessage { attributes: place_of(stage) });
         let read = |message| match message {
@@ -71,7 +73,7 @@ impl Wire {
         self.find(request, read).await
     }
 
-    /// Does all of `steps` or nothing, if nobody has written since `generation`.
+    /// Does all of `steps` or nothing. Does nothing if another program has written since `generation`.
     pub(super) async fn transact(&mut self, generation: u32, steps: &[Step]) -> Result<Result<(), Refusal>, NetlinkError> {
         let generation = DefaultNla::new(NFNL_BATCH_GENID, generation.to_be_bytes().to_vec());
         let begin = border(NFNL_MSG_BATCH_BEGIN, vec![generation]);
@@ -79,7 +81,7 @@ impl Wire {
         self.0.transact(begin, changes, border(NFNL_MSG_BATCH_END, Vec::new())).await
     }
 
-    /// What is asked for by name; `None` where it is missing.
+    /// Requests an object by name; `None` if it does not exist.
     async fn find<R>(
         &mut self,
         request: NfTablesMessage,
@@ -108,7 +110,7 @@ fn ipv4(message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
 }
 
-/// The message before or behind a transaction.
+/// The message that begins or ends a transaction.
 fn border(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
     NetfilterMessage::new(header, ControlMessage::Other { message_type, attributes })
@@ -123,7 +125,7 @@ fn change(step: Step) -> Change<NetfilterMessage> {
         Step::MakeChain(stage) => {
             (NfTablesMessage::NewChain(ChainMessage { attributes: built_in(stage) }), NLM_F_CREATE | NLM_F_EXCL)
         }
-        // Not with what is in it: were there anything, the kernel would refuse.
+        // The content is not deleted with it: if there is any, the kernel refuses.
         Step::RemoveChain(stage) => (NfTablesMessage::DeleteChain(ChainMessage { attributes: place_of(stage) }), NLM_F_NONREC),
         Step::RemoveTable(table) => {
             (NfTablesMessage::DeleteTable(TableMessage { attributes: vec![name_of(table)] }), NLM_F_NONREC)
@@ -132,9 +134,9 @@ fn change(step: Step) -> Change<NetfilterMessage> {
     Change { message: ipv4(message), flags }
 }
 
-/// A built-in chain as iptables-nft makes it, and our mark.
+/// A built-in chain as iptables-nft creates it, plus the mark.
 fn built_in(stage: Stage) -> Vec<ChainAttribute> {
-    // The hooks and priorities that iptables-nft gives (`enum nf_ip_hook_priorities`, include/uapi/linux/netfilter_ipv4.h).
+    // The hooks and priorities that iptables-nft uses (`enum nf_ip_hook_priorities`, include/uapi/linux/netfilter_ipv4.h).
     let (hook, priority) = match stage {
         Stage::Prerouting => (InetHookNumber::PreRouting, -100_i32),
         Stage::Postrouting => (InetHookNumber::PostRouting, 100),
@@ -163,7 +165,7 @@ fn place_of(stage: Stage) -> Vec<ChainAttribute> {
 }
 
 fn held_table(attributes: &[TableAttribute]) -> HeldTable {
-    // Until it is said, it is taken for something that must stay.
+    // The default, until the attributes are read, is a table that must stay.
     let mut held = HeldTable { ours: false, uses: u32::MAX, altered: false };
     for attribute in attributes {
         match attribute {
