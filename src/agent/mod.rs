@@ -300,6 +300,7 @@ impl<'a> Planned<'a> {
     ) -> Result<Self, FactsError> {
         let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
         facts.api_servers.extend(&snapshot.api_servers);
+        facts.sight = snapshot.sight;
         if !snapshot.node_addresses.is_empty() {
             facts.node_addresses.clone_from(&snapshot.node_addresses);
         }

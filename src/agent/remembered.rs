@@ -4,12 +4,13 @@
 //! routes and connections are all done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::key_of;
 use super::recording::Records;
 use crate::forward::{Forward, ForwardKey};
-use crate::model::{Desired, Translation};
+use crate::model::{Desired, Sight, Translation};
 use crate::plan::{Candidate, InForce, Plan};
 use crate::record::Record;
 use crate::source::{Snapshot, Sourced};
@@ -90,7 +91,10 @@ impl Memory {
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         let Record { forwards, labels, api_servers, node_addresses, .. } = self.record.clone();
-        let snapshot = Snapshot { forwards, labels, api_servers, node_addresses, ..Snapshot::default() };
+        // Only what is known of all of them is recorded: a record of a cluster without any does not know them.
+        let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
+        let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
+        let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
     }
 
@@ -132,7 +136,7 @@ impl Memory {
         self.complete = true;
         self.record.forwards.clone_from(&snapshot.forwards);
         self.record.labels.clone_from(&snapshot.labels);
-        self.record.api_servers.clone_from(&snapshot.api_servers);
+        self.record.api_servers.clone_from(known(snapshot));
         self.record.node_addresses.clone_from(&snapshot.node_addresses);
         self.record.in_force = desired.translations.iter().cloned().collect();
         self.hand_on();
@@ -141,7 +145,7 @@ impl Memory {
     /// Whether the record says what `snapshot` does: a change of status alone is no reason to write it.
     fn says(&self, snapshot: &Snapshot) -> bool {
         let Record { forwards, labels, api_servers, node_addresses, .. } = &self.record;
-        (labels, api_servers, node_addresses) == (&snapshot.labels, &snapshot.api_servers, &snapshot.node_addresses)
+        (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
             && forwards.len() == snapshot.forwards.len()
             && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
     }
@@ -157,6 +161,15 @@ impl Memory {
         if let Some(recorder) = &mut self.recorder {
             recorder.settle().await;
         }
+    }
+}
+
+/// The addresses of the API servers, where all of them are known.
+fn known(snapshot: &Snapshot) -> &BTreeSet<IpAddr> {
+    static NONE: BTreeSet<IpAddr> = BTreeSet::new();
+    match snapshot.sight {
+        Sight::Whole => &snapshot.api_servers,
+        Sight::Partial => &NONE,
     }
 }
 
@@ -249,6 +262,16 @@ mod tests {
         assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
         recorded.memory.advance(&set("x"), &desired(&[82]));
         assert_eq!(recorded.due(), Some(vec![82]));
+    }
+
+    #[test]
+    fn addresses_of_api_servers_that_may_not_be_all_are_not_recorded_as_if_they_were() {
+        let mut recorded = Recorded::new(None);
+        let partly = Arc::new(Snapshot { sight: Sight::Partial, ..Snapshot::clone(&set("x")) });
+        recorded.memory.advance(&partly, &Desired::default());
+        let record = recorded.due.newest().as_deref().cloned();
+        let restarted = Memory::new("a", record).snapshot().unwrap();
+        assert_eq!((restarted.sight, restarted.api_servers.len()), (Sight::Partial, 0));
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! The way to the API server: from a kubeconfig, or from what a kubelet gives a pod.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 /// The agents' namespace where nothing else says so.
 pub const DEFAULT_NAMESPACE: &str = "portforward-system";
 
 /// How long a read may bring nothing; longer than a watch lasts, so that only a dead connection is given up.
 const SILENCE: Duration = Duration::from_secs(35);
+
+/// How long the start waits for the name of the API server.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why there is no way to the API server.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,8 @@ pub struct Connection {
     pub client: Client,
     /// Where it is, as addresses, which no route of a forward may cover.
     pub api_servers: BTreeSet<IpAddr>,
+    /// Its name, or address, and port.
+    pub host: (String, u16),
     /// Its address, for people.
     pub url: String,
 }
@@ -57,9 +64,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Connection, ConnectErr
     let url = config.cluster_url.to_string();
     let host = config.cluster_url.host().unwrap_or_default().to_owned();
     let port = config.cluster_url.port_u16().unwrap_or(443);
-    let resolved = tokio::task::spawn_blocking(move || {
-        (host.as_str(), port).to_socket_addrs().map(|found| found.map(|to| to.ip()).collect())
-    });
-    let api_servers = resolved.await.ok().and_then(Result::ok).unwrap_or_default();
-    Ok(Connection { client: Client::try_from(config)?, api_servers, url })
+    // Where this fails it is said, and tried again, by the watcher of the API servers.
+    let resolved = timeout(RESOLVED_WITHIN, lookup_host((host.as_str(), port))).await;
+    let api_servers = resolved.map_or_else(|_| BTreeSet::new(), |found| found.into_iter().flatten().map(|to| to.ip()).collect());
+    Ok(Connection { client: Client::try_from(config)?, api_servers, host: (host, port), url })
 }

@@ -6,15 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
+use tokio::net::lookup_host;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
 
-use super::follow::follow_or;
+use super::follow::{follow_or, retries};
 use super::trouble::{Outage, Trouble, is_refusal};
+use crate::model::Sight;
 
 /// Where the API server itself puts the Service by which pods reach it.
 const NAMESPACE: &str = "default";
@@ -22,40 +27,107 @@ const NAMESPACE: &str = "default";
 const SLICE: &str = "metadata.name=kubernetes";
 
 /// The addresses of the API servers; `None` until it is known, or refused, what the slices say.
-pub(super) type ApiServers = Option<Arc<BTreeSet<IpAddr>>>;
+pub(super) type ApiServers = Option<Arc<(BTreeSet<IpAddr>, Sight)>>;
+
+/// How long the slices must be refused before the agent goes on without them: an API server that starts refuses for a moment.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// How often the name of the API server is resolved anew.
+const RESOLVE_EVERY: Duration = Duration::from_mins(1);
 
 /// What is known of the API servers without the slices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// The addresses by which this agent reaches them.
+    /// The name and port by which this agent reaches them.
+    pub(super) host: (String, u16),
+    /// Its addresses, once it was resolved.
     pub(super) own: BTreeSet<IpAddr>,
     /// The addresses that they had when this node was last planned; they count until the slices were read.
     pub(super) remembered: BTreeSet<IpAddr>,
+}
+
+/// All that is known of the API servers.
+#[derive(Debug, Default)]
+struct Seen {
+    known: Known,
+    /// What the slices say, once they were read.
+    slices: Option<BTreeSet<IpAddr>>,
+    /// Since when the slices are refused, until they are read.
+    refused: Option<Instant>,
 }
 
 /// Sends the addresses of the API servers as they change.
 pub(super) async fn follow(client: Client, outage: Outage, known: Known, found: watch::Sender<ApiServers>) {
     let api: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
     let mut slices = Slices::default();
-    let send = |newest: BTreeSet<IpAddr>| {
+    let host = known.host.clone();
+    let seen = Mutex::new(Seen { known, ..Seen::default() });
+    let update = |change: &mut dyn FnMut(&mut Seen)| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut seen);
+        let newest = seen.all(Instant::now());
         found.send_if_modified(|current| {
-            let changed = current.as_deref() != Some(&newest);
-            *current = Some(Arc::new(newest));
+            let changed = current.as_deref() != newest.as_ref();
+            if changed && newest.as_ref().is_some_and(|(_, sight)| *sight == Sight::Partial) {
+                warn!("it is not known where the API servers are: no new route is installed, because it might cover one; give the agent the right to list and watch the EndpointSlice kubernetes in the namespace default (deploy/base/rbac.yaml), and see that the name of the API server resolves");
+            }
+            *current = newest.clone().map(Arc::new);
             changed
         });
     };
     let take = |event| {
         if let Some(addresses) = slices.take(event) {
-            send(&known.own | &addresses);
+            update(&mut |seen| seen.slices = Some(addresses.clone()));
         }
     };
     let failed = |error: &(dyn std::error::Error + 'static)| {
-        if is_refusal(error) && found.borrow().is_none() {
-            send(&known.own | &known.remembered);
+        if is_refusal(error) {
+            update(&mut |seen| seen.refused = seen.refused.or_else(|| Some(Instant::now())));
         }
     };
     let trouble = Trouble::new("the EndpointSlices of the API servers", outage);
-    follow_or(trouble, api, Config::default().fields(SLICE), take, failed).await;
+    let watched = follow_or(trouble, api, Config::default().fields(SLICE), take, failed);
+    tokio::join!(watched, resolve(host, |own| update(&mut |seen| seen.known.own.clone_from(&own))));
+}
+
+/// Resolves the name of the API server again and again; an answer takes the place of the one before.
+async fn resolve((host, port): (String, u16), take: impl Fn(BTreeSet<IpAddr>)) {
+    let mut failing = false;
+    let mut pauses = retries();
+    loop {
+        match lookup_host((host.as_str(), port)).await.map(|found| found.map(|to| to.ip()).collect::<BTreeSet<_>>()) {
+            Ok(own) => {
+                if std::mem::take(&mut failing) {
+                    info!(host, "the name of the API server resolves again");
+                }
+                pauses = retries();
+                take(own);
+                sleep(RESOLVE_EVERY).await;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(host, %error, "the name of the API server does not resolve; trying again. Correct DNS, or the server in the kubeconfig");
+                }
+                sleep(pauses.next().unwrap_or(RESOLVE_EVERY)).await;
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// Every address that is known at the moment `now`, and whether these are all. `None` where it is to be known soon.
+    ///
+    /// The slices say all but the address by which this agent reaches the API server, which may be that of a load balancer. In
+    /// the place of slices that are refused counts what they said before a restart.
+    fn all(&self, now: Instant) -> Option<(BTreeSet<IpAddr>, Sight)> {
+        let Known { own, remembered, .. } = &self.known;
+        let refused = self.refused.is_some_and(|since| now.saturating_duration_since(since) >= REFUSED_FOR);
+        let sight = |known: bool| if known && !own.is_empty() { Sight::Whole } else { Sight::Partial };
+        match &self.slices {
+            Some(slices) => Some((own | slices, sight(true))),
+            None if refused => Some((own | remembered, sight(!remembered.is_empty()))),
+            None => None,
+        }
+    }
 }
 
 /// The addresses of each slice, by its name.
@@ -107,6 +179,38 @@ mod tests {
 
     fn text(addresses: Option<BTreeSet<IpAddr>>) -> Option<String> {
         addresses.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn all_is_known_once_the_slices_and_the_own_way_are_and_a_refusal_of_a_moment_says_nothing() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let set = |address: &str| BTreeSet::from([address.parse::<IpAddr>().unwrap()]);
+        let told = |seen: &Seen, secs| seen.all(at(secs)).map(|(all, sight)| (text(Some(all)).unwrap(), sight));
+        let known = Known { own: set("10.0.0.9"), ..Known::default() };
+        let mut seen = Seen { known, ..Seen::default() };
+        assert_eq!(told(&seen, 100), None, "nobody has answered");
+        seen.refused = Some(at(0));
+        assert_eq!(told(&seen, 4), None, "it may be starting");
+        assert_eq!(told(&seen, 5), Some(("10.0.0.9".to_owned(), Sight::Partial)));
+        seen.known.remembered = set("10.0.0.1");
+        assert_eq!(told(&seen, 5), Some(("10.0.0.1 10.0.0.9".to_owned(), Sight::Whole)));
+        seen.slices = Some(set("10.0.0.2"));
+        assert_eq!(told(&seen, 5), Some(("10.0.0.2 10.0.0.9".to_owned(), Sight::Whole)));
+        seen.known.own.clear();
+        assert_eq!(told(&seen, 5), Some(("10.0.0.2".to_owned(), Sight::Partial)), "the name did not resolve");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_is_told_and_one_that_does_not_is_tried_again() {
+        let (sender, mut found) = watch::channel(BTreeSet::new());
+        let take = |own| drop(sender.send_replace(own));
+        let told = async { found.wait_for(|own| !own.is_empty()).await.unwrap().clone() };
+        let own = tokio::select! {
+            () = resolve(("127.0.0.1".to_owned(), 6443), take) => unreachable!("it goes on"),
+            own = told => own,
+        };
+        assert_eq!(own, BTreeSet::from([IpAddr::from([127, 0, 0, 1])]));
     }
 
     #[test]

@@ -47,8 +47,8 @@ impl Around {
     fn newest(&mut self) -> Option<Snapshot> {
         let (own, api_servers) = (self.own.borrow_and_update(), self.api_servers.borrow_and_update());
         let Own { labels, addresses } = own.as_deref()?.clone();
-        let api_servers = api_servers.as_deref()?.clone();
-        Some(Snapshot { labels, node_addresses: addresses, api_servers, ..Snapshot::default() })
+        let (api_servers, sight) = api_servers.as_deref()?.clone();
+        Some(Snapshot { labels, node_addresses: addresses, api_servers, sight, ..Snapshot::default() })
     }
 }
 
@@ -117,7 +117,7 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    (&a.labels, &a.api_servers, &a.node_addresses) == (&b.labels, &b.api_servers, &b.node_addresses)
+    (&a.labels, &a.api_servers, a.sight, &a.node_addresses) == (&b.labels, &b.api_servers, b.sight, &b.node_addresses)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
@@ -267,6 +267,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::Sight;
 
     fn object(name: &str, uid: &str, generation: i64, mode: &str) -> DynamicObject {
         let spec = serde_json::json!({
@@ -391,7 +392,7 @@ mod tests {
         api_servers.send_replace(Some(Arc::default()));
         let before = around.newest().unwrap();
         assert_eq!((before.labels["zone"].as_str(), &before.node_addresses), ("a", &addresses));
-        api_servers.send_replace(Some(Arc::new(["10.0.0.1".parse().unwrap()].into())));
+        api_servers.send_replace(Some(Arc::new((["10.0.0.1".parse().unwrap()].into(), Sight::Whole))));
         let after = around.newest().unwrap();
         assert!(!same_but_status(&before, &after) && same_but_status(&after, &around.newest().unwrap()));
     }

@@ -94,7 +94,7 @@ pub fn join(
     let events = Events::new(client.clone(), outage.clone(), node, tasks);
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
-    let known = Known { own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
+    let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
     let around = Around { own, api_servers };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));

@@ -40,6 +40,18 @@ pub struct Facts {
     pub firewall: Arc<Firewall>,
     /// The addresses of the API servers. No route of the operator may cover them. Empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
+    /// Whether these are all of them.
+    pub sight: Sight,
+}
+
+/// Whether the addresses of the API servers are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sight {
+    /// All of them, or there is no cluster.
+    #[default]
+    Whole,
+    /// Maybe not all.
+    Partial,
 }
 
 /// A network interface.

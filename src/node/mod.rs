@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::dataplane::iptables::Variant;
-use crate::model::{Answers, Facts, Firewall, NextHop};
+use crate::model::{Answers, Facts, Firewall, NextHop, Sight};
 use crate::netlink::route::main_table;
 use crate::netlink::{NetlinkError, Socket};
 
@@ -126,6 +126,7 @@ impl Observer {
             node_addresses: addresses::sources(&main, &addresses),
             listeners: listeners::read(&links).await?,
             api_servers: self.api_servers.clone(),
+            sight: Sight::Whole,
             virtuals: links.virtuals(),
             links: links.into_named(),
         })

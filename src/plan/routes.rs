@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::verdict::{Obstacle, ObstacleReason, RoutePlan};
 use crate::forward::Forward;
-use crate::model::{Facts, HostRoute, InterfaceName};
+use crate::model::{Facts, HostRoute, InterfaceName, Sight};
 
 /// The addresses that no route of a forward may cover, because packets to them would be led to the gateway of its clients.
 pub(super) struct Protected(BTreeSet<IpAddr>);
@@ -35,7 +35,13 @@ impl Protected {
 pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected) -> Vec<RoutePlan> {
     let Some(gateway) = forward.gateway else { return Vec::new() };
     let link = link(facts, forward, gateway);
-    forward.clients.iter().map(|client| route(*client, gateway, &link, protected)).collect()
+    let route = |client: &IpNet| match route(*client, gateway, &link, protected) {
+        RoutePlan::Install(_) if facts.sight == Sight::Partial && !stands(facts, *client, gateway) => {
+            RoutePlan::Withheld(unseen(*client, gateway))
+        }
+        route => route,
+    };
+    forward.clients.iter().map(route).collect()
 }
 
 fn route(client: IpNet, gateway: IpAddr, link: &Result<InterfaceName, Obstacle>, protected: &Protected) -> RoutePlan {
@@ -45,6 +51,18 @@ fn route(client: IpNet, gateway: IpAddr, link: &Result<InterfaceName, Obstacle>,
         (None, Err(obstacle)) => RoutePlan::Withheld(obstacle.clone()),
         (None, Ok(interface)) => RoutePlan::Install(HostRoute { destination: client, gateway, interface: interface.clone() }),
     }
+}
+
+/// Whether such a route of ours is there already.
+fn stands(facts: &Facts, client: IpNet, gateway: IpAddr) -> bool {
+    facts.routes.iter().any(|route| route.ours && route.destination == client && route.gateway == Some(gateway))
+}
+
+fn unseen(client: IpNet, gateway: IpAddr) -> Obstacle {
+    let message = format!(
+        "the route to {client} through {gateway} is withheld: it is not known where the API servers are, and it might cover one; give the agent the right to list and watch the EndpointSlice kubernetes in the namespace default (deploy/base/rbac.yaml); its log says what is missing"
+    );
+    Obstacle { reason: ObstacleReason::ApiServersUnknown, message }
 }
 
 fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {

@@ -112,6 +112,8 @@ words! {
         GatewayNotOnLink,
         /// The route to a client would cover an address that this node needs.
         RouteCapturesNode,
+        /// It is not known where the API servers are, and a route might cover one.
+        ApiServersUnknown,
         /// A route of another program to the client says otherwise.
         RouteContested,
         /// The kernel did not take a route.

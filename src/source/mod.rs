@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::api::{PortForward, PortForwardStatus};
+use crate::model::Sight;
 
 /// An object and where it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub labels: BTreeMap<String, String>,
     /// The addresses of the API servers; empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
+    /// Whether these are all of them.
+    pub sight: Sight,
     /// The addresses of this node, as its Node object names them; empty without a cluster.
     pub node_addresses: BTreeSet<IpAddr>,
     /// When the change was heard of that made this set.

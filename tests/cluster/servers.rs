@@ -85,7 +85,7 @@ fn no_route_covers_an_api_server_behind_its_service_and_no_forward_leads_to_it()
 }
 
 #[test]
-fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_once_and_goes_on() {
+fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_new_route() {
     let mut fleet = Fleet::without_agents(1);
     let role = "portforward-operator";
     let rules = fleet.plane.get(Resource::ClusterRoles, role).unwrap()["rules"].clone();
@@ -98,15 +98,25 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_once_and_goes_on
     let answer = || String::from_utf8_lossy(&fleet.plane.kubectl(asked).stdout).trim().to_owned();
     assert!(eventually(PATIENCE, || answer() == "no"));
     fleet.start(0);
-    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
-    fleet.reaches(80, SERVER, 80);
+    fleet.plane.wait_condition(WEB, "Ready", "False", "ApiServersUnknown");
+    fleet.plane.wait_condition(WEB, "Accepted", "True", "Accepted");
+    assert!(fleet.holds(0, "DNAT") && !route_to_client(&fleet));
     let said_once = || {
         let said = fleet.agent(0).complaints();
-        assert!(said.len() == 1 && said[0].contains("the EndpointSlices of the API servers"), "{said:#?}");
+        let about = |text: &str| said.iter().filter(|line| line.contains(text)).count();
+        let (refused, unknown) = (about("the EndpointSlices of the API servers"), about("not known where the API servers are"));
+        assert_eq!((said.len(), refused, unknown), (2, 1, 1), "{said:#?}");
     };
     said_once();
+    // Nor after a restart, although the record was written meanwhile.
+    fleet.kill(0);
+    fleet.start(0);
+    fleet.plane.wait_condition(WEB, "Ready", "False", "ApiServersUnknown");
+    assert!(!route_to_client(&fleet));
     fleet.plane.patch(Resource::ClusterRoles, role, json!({"rules": rules}));
     fleet.plane.wait_condition(WEB, "Ready", "False", "RouteCapturesNode");
     assert!(!route_to_client(&fleet));
-    said_once();
+    set_servers(&fleet, &[]);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
+    assert!(route_to_client(&fleet));
 }

@@ -196,6 +196,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::ExternalAddressMissing
                 | ObstacleReason::GatewayNotOnLink
                 | ObstacleReason::RouteCapturesNode
+                | ObstacleReason::ApiServersUnknown
                 | ObstacleReason::NoRouteToClient
                 | ObstacleReason::NoRouteToUpstream
                 | ObstacleReason::UpstreamNotOnInterface

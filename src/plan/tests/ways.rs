@@ -1,7 +1,7 @@
 //! The ways to clients and upstreams: gateways, routes of others, what is held.
 
 use super::*;
-use crate::model::{Delivery, LocalRoute, LocalTable};
+use crate::model::{Delivery, LocalRoute, LocalTable, Sight};
 
 pub(super) fn install(verdict: &Verdict) -> Vec<String> {
     let route = |route: &crate::model::HostRoute| format!("{} via {} dev {}", route.destination, route.gateway, route.interface);
@@ -203,4 +203,22 @@ fn a_route_that_would_swallow_what_the_node_needs_is_withheld_and_the_rest_stays
     let verdict = plan.verdicts.values().find(|verdict| !verdict.obstacles.is_empty()).unwrap();
     assert_eq!(verdict.obstacles[0].reason, ObstacleReason::RouteCapturesNode);
     assert_eq!(plan.desired.translations.len(), 3);
+}
+
+/// Neither a host's route nor a network's: a client may have the address of an API server.
+#[test]
+fn no_new_route_is_installed_while_the_api_servers_are_not_all_known_and_ours_stay() {
+    let partial = |routes: Vec<Route>| Facts { sight: Sight::Partial, ..with_routes(routes) };
+    for client in ["1.1.1.1", "1.1.0.0/16"] {
+        let spec = with(&[("/client/addresses", json!([client])), ("/reverse", json!(null))]);
+        let destination = if client.contains('/') { client.to_owned() } else { format!("{client}/32") };
+        let standing = |ours| Route { ours, ..route(&destination, Some("192.168.0.1"), "eth1") };
+        let elsewhere = Route { ours: true, ..route(&destination, Some("192.168.0.9"), "eth1") };
+        assert_eq!(worst(&partial(vec![]), spec.clone()), Some(ObstacleReason::ApiServersUnknown), "{client}");
+        assert_eq!(worst(&partial(vec![elsewhere]), spec.clone()), Some(ObstacleReason::ApiServersUnknown), "{client}");
+        assert_eq!(worst(&partial(vec![standing(true)]), spec.clone()), None, "{client}");
+        assert_eq!(worst(&with_routes([]), spec), None, "{client}");
+    }
+    let no_gateway = with(&[("/internal/gateways", json!([])), ("/client/addresses", json!(["192.168.0.7"]))]);
+    assert_eq!(worst(&partial(vec![]), no_gateway), None, "where no route is needed nothing changes");
 }
