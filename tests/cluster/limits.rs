@@ -49,6 +49,24 @@ fn a_forward_for_another_node_costs_no_word_until_a_label_makes_this_one_a_candi
     fleet.plane.wait_condition("lines/zz", "Ready", "True", "Ready");
 }
 
+/// A Node object that names no address, as here at first, leaves the source of the default route.
+#[test]
+fn the_addresses_of_the_node_object_keep_their_reserved_ports() {
+    let fleet = Fleet::new(1);
+    fleet.apply("lines/early", &spec(10250, SERVER, 80));
+    fleet.plane.wait_condition("lines/early", "Ready", "True", "Ready");
+    let status =
+        json!({"status": {"addresses": [{"type": "InternalIP", "address": INTERNAL}, {"type": "Hostname", "address": "px0"}]}});
+    fleet.plane.must(&Request::merge(format!("{}/status", Resource::Nodes.path(None, Some("px0"))), status));
+    // The label comes after the addresses, so who knows of the one knows of the others.
+    fleet.apply("lines/late", &format!("nodeSelector: {{matchLabels: {{line: a}}}}, {}", spec(22, SERVER, 80)));
+    fleet.plane.patch(Resource::Nodes, "px0", json!({"metadata": {"labels": {"line": "a"}}}));
+    fleet.plane.wait_condition("lines/late", "Accepted", "False", "ReservedPort");
+    fleet.plane.wait_condition("lines/early", "Ready", "True", "Ready");
+    fleet.reaches(10250, SERVER, 80);
+    assert!(!fleet.holds(0, "--dport 22 "));
+}
+
 /// Agents that live, as far as their Leases say.
 fn other_agents(count: usize) -> Vec<Request> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
