@@ -304,6 +304,7 @@ impl<'a> Planned<'a> {
         if !snapshot.node_addresses.is_empty() {
             facts.node_addresses.clone_from(&snapshot.node_addresses);
         }
+        facts.services.clone_from(&snapshot.services);
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let mut in_force = Cow::Borrowed(memory.flows());
         if memory.is_fresh() {

@@ -14,9 +14,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::endpoints::ApiServers;
+use super::around::Around;
 use super::follow::follow as follow_resource;
-use super::own_node::Own;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
 use crate::forward::Forward;
@@ -25,32 +24,6 @@ use crate::supervise::guarded;
 
 /// How long a change waits for others, so that a burst of them is one set.
 const COALESCE: Duration = Duration::from_millis(20);
-
-/// What a set of forwards is handed on together with, once all of it is known.
-pub(super) struct Around {
-    /// What the Node object says of this node.
-    pub(super) own: watch::Receiver<Option<Arc<Own>>>,
-    /// The addresses of the API servers.
-    pub(super) api_servers: watch::Receiver<ApiServers>,
-}
-
-impl Around {
-    /// Waits for a change; an error when there will be none any more.
-    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        tokio::select! {
-            changed = self.own.changed() => changed,
-            changed = self.api_servers.changed() => changed,
-        }
-    }
-
-    /// A set with all of it and without forwards.
-    fn newest(&mut self) -> Option<Snapshot> {
-        let (own, api_servers) = (self.own.borrow_and_update(), self.api_servers.borrow_and_update());
-        let Own { labels, addresses } = own.as_deref()?.clone();
-        let (api_servers, sight) = api_servers.as_deref()?.clone();
-        Some(Snapshot { labels, node_addresses: addresses, api_servers, sight, ..Snapshot::default() })
-    }
-}
 
 /// Sends the complete set of forwards whenever it, or what is around it, changes.
 pub(super) async fn follow(
@@ -117,7 +90,8 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    (&a.labels, &a.api_servers, a.sight, &a.node_addresses) == (&b.labels, &b.api_servers, b.sight, &b.node_addresses)
+    (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
+        && (&a.node_addresses, &a.services) == (&b.node_addresses, &b.services)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
@@ -383,11 +357,12 @@ mod tests {
     fn what_is_around_a_set_is_handed_on_with_it_and_a_change_of_it_is_one() {
         let (own, own_receiver) = watch::channel(None);
         let (api_servers, api_server_receiver) = watch::channel(None);
-        let mut around = Around { own: own_receiver, api_servers: api_server_receiver };
+        let services = watch::channel(Arc::default()).1;
+        let mut around = Around { own: own_receiver, api_servers: api_server_receiver, services };
         assert!(around.newest().is_none());
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let addresses = BTreeSet::from(["192.168.7.1".parse().unwrap()]);
-        own.send_replace(Some(Arc::new(Own { labels, addresses: addresses.clone() })));
+        own.send_replace(Some(Arc::new(crate::cluster::own_node::Own { labels, addresses: addresses.clone() })));
         assert!(around.newest().is_none(), "what is not known of the API servers may be covered by a route");
         api_servers.send_replace(Some(Arc::default()));
         let before = around.newest().unwrap();

@@ -3,6 +3,7 @@
 //! One watcher per resource, each in a task of its own with a backoff of its own, so that one that stalls stalls nothing else.
 //! Writing status and renewing the Lease are tasks of their own too: a slow API server never delays the kernel.
 
+mod around;
 mod connect;
 mod contact;
 mod endpoints;
@@ -15,6 +16,7 @@ mod patches;
 mod publisher;
 mod recorder;
 mod scrapers;
+mod services;
 pub mod survey;
 mod trouble;
 
@@ -33,8 +35,8 @@ pub use scrapers::Scrapers;
 use crate::metrics::Health;
 use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;
+use around::Around;
 use endpoints::Known;
-use forwards::Around;
 use recorder::Events;
 use trouble::Outage;
 
@@ -96,7 +98,9 @@ pub fn join(
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
-    let around = Around { own, api_servers };
+    let (service_sender, services) = watch::channel(Arc::default());
+    tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), service_sender));
+    let around = Around { own, api_servers, services };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));

@@ -38,6 +38,8 @@ pub struct Facts {
     pub listeners: BTreeSet<Listener>,
     /// The firewall rules of other programs that forwarded packets meet.
     pub firewall: Arc<Firewall>,
+    /// The networks of the cluster's Services. Empty without a cluster.
+    pub services: BTreeSet<IpNet>,
     /// The addresses of the API servers. No route of the operator may cover them. Empty without a cluster.
     pub api_servers: BTreeSet<IpAddr>,
     /// Whether these are all of them.

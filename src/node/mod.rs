@@ -125,6 +125,8 @@ impl Observer {
             firewall: self.firewall().await,
             node_addresses: addresses::sources(&main, &addresses),
             listeners: listeners::read(&links).await?,
+            // What the cluster is, others say.
+            services: BTreeSet::new(),
             api_servers: self.api_servers.clone(),
             sight: Sight::Whole,
             virtuals: links.virtuals(),

@@ -33,6 +33,7 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found
     let next_hops = search.next_hops(verdict);
     let mut obstacles = search.forwarding();
     obstacles.extend(search.interfaces());
+    obstacles.extend(search.upstream_is_service());
     if verdict.role == Some(Role::Active) {
         obstacles.extend(search.addresses());
         obstacles.extend(search.way_to_upstream());
@@ -104,6 +105,16 @@ impl Search<'_> {
         );
         let enters = self.facts.virtuals.get(holder) == Some(&Virtual::Dummy) || self.facts.on_one_wire(holder, named);
         (!enters).then(|| obstacle(ObstacleReason::AddressNotOnInterface, message))
+    }
+
+    /// NAT is decided once, where a flow begins: what our rules translated, those of kube-proxy never see.
+    fn upstream_is_service(&self) -> Option<Obstacle> {
+        let upstream = self.forward.upstream;
+        let network = self.facts.services.iter().find(|network| network.contains(&upstream))?;
+        let message = format!(
+            "the upstream {upstream} lies in {network}, the network of this cluster's Services: no host has such an address, and kube-proxy does not translate a flow that a forward has translated; write the address of a pod with the network of the host, of a load balancer, or of a node with a node port"
+        );
+        Some(obstacle(ObstacleReason::UpstreamIsService, message))
     }
 
     fn way_to_upstream(&self) -> Vec<Obstacle> {

@@ -118,6 +118,8 @@ words! {
         RouteContested,
         /// The kernel did not take a route.
         RouteRefused,
+        /// The upstream is the address of a Service, which nothing translates any more.
+        UpstreamIsService,
         /// There is no route to a client.
         NoRouteToClient,
         /// There is no route to the upstream.

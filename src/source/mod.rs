@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kube::core::ObjectMeta;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub sight: Sight,
     /// The addresses of this node, as its Node object names them; empty without a cluster.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The networks of Services; empty without a cluster, and where they are not known.
+    pub services: BTreeSet<IpNet>,
     /// When the change was heard of that made this set.
     pub heard: Heard,
 }

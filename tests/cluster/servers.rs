@@ -8,7 +8,7 @@ use crate::bed::agent::{operator, state_folder};
 use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{CLIENT, SERVER};
-use crate::fleet::{Fleet, REFUSED, WEB, web};
+use crate::fleet::{Fleet, REFUSED, WEB, spec, web};
 use crate::plane::Resource;
 use crate::plane::http::Request;
 use crate::plane::objects::PATIENCE;
@@ -119,4 +119,15 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_
     set_servers(&fleet, &[]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     assert!(route_to_client(&fleet));
+}
+
+/// The API server itself makes the first of them, of its `--service-cluster-ip-range`.
+#[test]
+fn an_upstream_in_a_network_of_services_is_told() {
+    let fleet = Fleet::new(1);
+    fleet.apply(WEB, &spec(80, Ipv4Addr::new(10, 96, 0, 77), 80));
+    fleet.plane.wait_condition(WEB, "Ready", "False", "UpstreamIsService");
+    fleet.plane.wait_condition(WEB, "Accepted", "True", "Accepted");
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
 }

@@ -197,6 +197,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::GatewayNotOnLink
                 | ObstacleReason::RouteCapturesNode
                 | ObstacleReason::ApiServersUnknown
+                | ObstacleReason::UpstreamIsService
                 | ObstacleReason::NoRouteToClient
                 | ObstacleReason::NoRouteToUpstream
                 | ObstacleReason::UpstreamNotOnInterface

@@ -200,3 +200,13 @@ fn where_packets_may_enter_elsewhere_a_chain_by_interface_is_a_note() {
     assert_eq!(worst(&elsewhere, spec.clone()), None);
     assert!(notes(&elsewhere, spec).contains("MayBeDropped"));
 }
+
+#[test]
+fn an_upstream_in_a_network_of_services_is_an_obstacle_and_no_refusal() {
+    let cluster = facts_where(|facts| facts.services = ["3.3.0.0/16".parse().unwrap(), "fd00:10::/108".parse().unwrap()].into());
+    assert_eq!(worst(&cluster, spec()), Some(ObstacleReason::UpstreamIsService));
+    let message = message(&cluster, spec());
+    assert!(message.contains("3.3.3.3 lies in 3.3.0.0/16"), "{message}");
+    let beside = facts_where(|facts| facts.services = ["3.3.4.0/24".parse().unwrap()].into());
+    assert_eq!(worst(&beside, spec()), None);
+}
