@@ -28,11 +28,15 @@ impl Outage {
 pub(super) struct Trouble {
     what: &'static str,
     outage: Outage,
-    denied: bool,
+    /// How often in a row it was refused while the API server answered.
+    refused: u32,
     /// How often in a row it was to be asked again later.
     put_off: u32,
 }
 
+/// How often in a row the API server may refuse something before that is logged: one that starts does so until it has read
+/// the access rules.
+const REFUSED: u32 = 3;
 /// How often in a row the API server may put something off before that is said: one that starts does so for a few seconds.
 const PUT_OFF: u32 = 6;
 
@@ -52,7 +56,7 @@ enum Meaning {
 impl Trouble {
     /// Of `what`, which is taken to work.
     pub(super) const fn new(what: &'static str, outage: Outage) -> Self {
-        Self { what, outage, denied: false, put_off: 0 }
+        Self { what, outage, refused: 0, put_off: 0 }
     }
 
     /// It failed.
@@ -64,10 +68,11 @@ impl Trouble {
             Meaning::Outage if !self.outage.told.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
-            // An API server that starts refuses for a moment, until it has read the access rules.
-            Meaning::Denied if !self.denied && !self.outage.told.load(Ordering::Relaxed) => {
-                self.denied = true;
-                warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
+            Meaning::Denied if !self.outage.told.load(Ordering::Relaxed) => {
+                self.refused = self.refused.saturating_add(1);
+                if self.refused == REFUSED {
+                    warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
+                }
             }
             Meaning::PutOff => {
                 self.put_off = self.put_off.saturating_add(1);
@@ -92,7 +97,7 @@ impl Trouble {
     /// a token expires; so this ends no outage.
     pub(super) fn heard(&mut self) {
         let what = self.what;
-        if std::mem::take(&mut self.denied) {
+        if std::mem::take(&mut self.refused) >= REFUSED {
             info!(what, "the API server allows this again");
         }
         if std::mem::take(&mut self.put_off) >= PUT_OFF {
@@ -193,17 +198,19 @@ mod tests {
         let (mut a, mut b) = (Trouble::new("a", outage.clone()), Trouble::new("b", outage.clone()));
         a.failed(&api(503));
         b.failed(&api(503));
-        assert!(outage.told.load(Ordering::Relaxed) && !outage.is_over() && !a.denied && !b.denied);
+        assert!(outage.told.load(Ordering::Relaxed) && !outage.is_over() && a.refused + b.refused == 0);
         b.heard();
         assert!(outage.told.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
         b.worked();
         assert!(!outage.told.load(Ordering::Relaxed) && outage.is_over());
         a.failed(&api(503));
         b.failed(&api(403));
-        assert!(!b.denied, "an outage that is not over");
+        assert_eq!(b.refused, 0, "an outage that is not over");
         a.worked();
         b.failed(&api(403));
-        assert!(b.denied && !outage.told.load(Ordering::Relaxed) && outage.is_over());
+        assert!(b.refused == 1 && !outage.told.load(Ordering::Relaxed) && outage.is_over());
+        b.worked();
+        assert_eq!(b.refused, 0, "only refusals in a row count");
         a.failed(&api(503));
         b.failed(&api(403));
         assert!(outage.is_over(), "a refusal is an answer");
