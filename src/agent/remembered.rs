@@ -156,7 +156,7 @@ impl Memory {
         }
     }
 
-    /// Gives the disk a moment to take what was handed on; see [`Records::settle`].
+    /// Gives the disk a moment to take what was handed on; see `Records::settle`.
     pub async fn settle(&mut self) {
         if let Some(recorder) = &mut self.recorder {
             recorder.settle().await;
