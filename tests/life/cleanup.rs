@@ -60,7 +60,7 @@ fn everything_of_ours_goes_and_the_rest_is_as_before_the_agent_ever_ran(variant:
 
     let cleaned = cleanup(bed.proxy());
     assert!(cleaned.status.success(), "{cleaned:?}");
-    assert!(text(&cleaned.stdout).contains("3 jumps removed, 2 connections cut"), "{cleaned:?}");
+    assert!(text(&cleaned.stdout).contains("4 jumps removed, 2 connections cut"), "{cleaned:?}");
     assert_eq!(kernel(bed.proxy(), variant), before);
     // What passes past the forward shows that nothing passes by it.
     bed.proxy().iptables(variant, "-P FORWARD ACCEPT");

@@ -17,6 +17,7 @@ mod edits;
 mod ends;
 mod folder;
 mod in_force;
+mod invalid;
 mod logs;
 mod metrics;
 mod own;

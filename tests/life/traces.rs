@@ -132,7 +132,7 @@ fn a_bare_node_is_bare_again_by_nft() {
         during.nft
     );
     let said = clean(bed.proxy());
-    assert!(said.contains("3 built-in chains and 2 tables removed"), "{said}");
+    assert!(said.contains("4 built-in chains and 2 tables removed"), "{said}");
     assert_eq!(Holdings::of(bed.proxy()), before);
     assert!(!clean(bed.proxy()).contains("built-in chains"), "there is nothing more to remove");
 }
@@ -187,7 +187,7 @@ fn empty_tables_that_were_there_stay_by_nft() {
     let before = Holdings::of(bed.proxy());
     let bed = install(Variant::Nft, bed, |_| {});
     let said = clean(bed.proxy());
-    assert!(said.contains("2 built-in chains and 0 tables removed"), "PREROUTING and FORWARD were missing: {said}");
+    assert!(said.contains("3 built-in chains and 0 tables removed"), "PREROUTING, FORWARD and INPUT were missing: {said}");
     assert_eq!(Holdings::of(bed.proxy()), before);
 }
 
@@ -226,7 +226,7 @@ fn what_others_put_into_our_tables_stays_with_what_it_hangs_in() {
     };
     let bed = install(Variant::Nft, quiet(), others);
     let said = clean(bed.proxy());
-    assert!(said.contains("2 built-in chains and 0 tables removed"), "{said}");
+    assert!(said.contains("3 built-in chains and 0 tables removed"), "{said}");
     let alone = quiet();
     nft(alone.proxy(), "add table ip filter");
     others(alone.proxy());
@@ -264,12 +264,12 @@ fn tables_that_another_program_made_anew_are_not_taken_for_ours() {
 fn a_saved_copy_of_our_tables_is_not_taken_for_ours() {
     let bed = install(Variant::Nft, quiet(), |_| {});
     let proxy = bed.proxy();
-    for (table, chain) in [("nat", "PF-PRE"), ("nat", "PF-POST"), ("filter", "PF-FWD")] {
+    for (table, chain) in [("nat", "PF-PRE"), ("nat", "PF-POST"), ("filter", "PF-FWD"), ("filter", "PF-IN")] {
         proxy.iptables(Variant::Nft, &format!("-t {table} -F"));
         proxy.iptables(Variant::Nft, &format!("-t {table} -X {chain}"));
     }
     let copy = Holdings::of(proxy).nft;
-    assert_eq!((copy.matches("table ip").count(), copy.matches("chain").count()), (2, 3), "{copy}");
+    assert_eq!((copy.matches("table ip").count(), copy.matches("chain").count()), (2, 4), "{copy}");
     let file = proxy.files().join("copy.nft");
     std::fs::write(&file, format!("flush ruleset\n{copy}")).unwrap();
     must(proxy.command("nft").arg("-f").arg(&file));

@@ -319,6 +319,7 @@ fn conclude_table(report: &mut RulesReport, ruleset: &Ruleset, table: Table, hel
     for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table && !chains.is_empty()) {
         let instead = match held.jump(stage) {
             JumpState::First => continue,
+            JumpState::Behind(_) if stage == Stage::Input => continue,
             JumpState::Missing => {
                 report.differing.push(stage.root());
                 "no jump to our chains".to_owned()

@@ -74,6 +74,8 @@ pub enum Target {
     Jump(ChainName),
     /// `ACCEPT`.
     Accept,
+    /// `DROP`.
+    Drop,
     /// `DNAT --to-destination`.
     Dnat(Destination),
     /// `SNAT --to-source`.
@@ -150,6 +152,7 @@ impl fmt::Display for Target {
         match self {
             Self::Jump(chain) => write!(f, "-j {chain}"),
             Self::Accept => f.write_str("-j ACCEPT"),
+            Self::Drop => f.write_str("-j DROP"),
             Self::Dnat(Destination { address, ports }) => {
                 write!(f, "-j DNAT --to-destination {address}")?;
                 match ports {
@@ -230,6 +233,7 @@ fn original(matches: &mut Matches) -> Result<&mut Original, ForeignRule> {
 fn target(words: &mut SplitAsciiWhitespace<'_>) -> Result<Target, ForeignRule> {
     let target = match words.next().ok_or(ForeignRule)? {
         "ACCEPT" => Target::Accept,
+        "DROP" => Target::Drop,
         "MASQUERADE" => Target::Masquerade,
         "SNAT" => Target::Snat(option(words, "--to-source")?.parse().map_err(|_| ForeignRule)?),
         "DNAT" => dnat(option(words, "--to-destination")?)?,
@@ -266,7 +270,9 @@ fn host(text: &str) -> Result<IpAddr, ForeignRule> {
 mod tests {
     use super::*;
 
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 12] = [
+        "-s 1.1.1.1/32 -d 192.168.0.2/32 -p tcp -m tcp --dport 80 -j DROP",
+        "-s 3.3.3.3/32 -p tcp -j DROP",
         "-s 3.3.3.3/32 -d 2.2.2.2/32 -p tcp -m tcp --dport 1:65535 --tcp-flags FIN,SYN,RST,ACK SYN -j DNAT --to-destination 1.1.1.1:80",
         "-s 1.1.1.1/32 -d 192.168.0.2/32 -i eth1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
         "-s 10.0.0.0/8 -d 192.168.0.2/32 -p udp -m udp --dport 5000:5100 -j DNAT --to-destination 3.3.3.3",

@@ -167,6 +167,8 @@ impl Iptables {
         let due = match before.jump(stage) {
             JumpState::First => false,
             JumpState::Missing | JumpState::Changed => true,
+            // What others let in or drop before is theirs to say; nothing of a flow is decided here.
+            JumpState::Behind(_) if stage == Stage::Input => false,
             JumpState::Behind(_) => memory.moved.get(&stage).is_none_or(|moved| moved.elapsed() >= MOVE_INTERVAL),
         };
         if due {

@@ -4,6 +4,7 @@
 
 mod cell;
 mod forward;
+mod input;
 mod path;
 mod postrouting;
 mod prefix;
@@ -39,6 +40,7 @@ impl Ruleset {
                     Stage::Prerouting => prerouting::rules(translations),
                     Stage::Postrouting => postrouting::rules(translations),
                     Stage::Forward => forward::rules(translations),
+                    Stage::Input => input::rules(translations).into_iter().collect(),
                 };
                 tables.entry(stage.table()).or_default().extend(trie::grow(stage, rules));
             }

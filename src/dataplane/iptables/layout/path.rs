@@ -9,7 +9,7 @@ use super::Ruleset;
 use super::stage::Stage;
 use crate::dataplane::iptables::chain::ChainName;
 use crate::dataplane::iptables::rule::{Matches, Target};
-use crate::model::Translation;
+use crate::model::{Protocol, SourceNat, Translation};
 
 impl Ruleset {
     /// The chains that the flows of `translation` pass in `stage`, from the root down to the one that decides.
@@ -41,6 +41,7 @@ impl Stage {
         let towards = match self {
             Self::Prerouting => flows.destination,
             Self::Postrouting | Self::Forward => translation.destination.address,
+            Self::Input => return answers(matches, translation) || Self::Prerouting.meets(matches, translation),
         };
         let holds = |network: Option<IpNet>, address: IpAddr| network.is_none_or(|network| network.contains(&address));
         let original = matches.original.as_ref().is_none_or(|original| {
@@ -55,6 +56,18 @@ impl Stage {
             && matches.protocol.is_none_or(|protocol| protocol == flows.protocol)
             && matches.ports.is_none_or(|ports| ports.overlaps(flows.ports))
     }
+}
+
+/// Whether what answers the flows of `translation` meets what a rule of INPUT matches.
+fn answers(matches: &Matches, Translation { destination, source, flows }: &Translation) -> bool {
+    let to = match source {
+        SourceNat::Address(external) => matches.destination.is_none_or(|network| network.contains(external)),
+        SourceNat::Masquerade => true,
+    };
+    to && flows.protocol == Protocol::Tcp
+        && matches.original.is_none()
+        && matches.ports.is_none()
+        && matches.source.is_none_or(|network| network.contains(&destination.address))
 }
 
 #[cfg(test)]
@@ -96,7 +109,9 @@ mod tests {
                     .filter(|(name, rules)| of(stage, name) && rules.iter().any(decides))
                     .map(|(name, _)| name)
                     .collect();
-                assert!(deciding.len() == 1 && path.contains(deciding[0]), "{stage:?}: {deciding:?} {path:?}");
+                // INPUT decides about both directions.
+                let single = deciding.len() == 1 || stage == Stage::Input && !deciding.is_empty();
+                assert!(single && deciding.iter().all(|chain| path.contains(*chain)), "{stage:?}: {deciding:?} {path:?}");
             }
         }
         assert!(ruleset.chains(Stage::Prerouting.table()).len() > FANOUT);

@@ -1,4 +1,4 @@
-//! The three built-in chains with a jump to the operator's chains, and how a rule in each of them matches its flows.
+//! The four built-in chains with a jump to the operator's chains, and how a rule in each of them matches its flows.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +19,8 @@ pub enum Stage {
     Postrouting,
     /// `filter FORWARD`: translated flows are accepted.
     Forward,
+    /// `filter INPUT`: what conntrack takes for invalid of translated flows does not reach the node itself.
+    Input,
 }
 
 /// The position of a rule among all flows. Rules with the same key differ in `apart`, or no packet matches both.
@@ -41,16 +43,16 @@ pub(super) enum Apart {
 }
 
 impl Stage {
-    /// All three, in the order in which they are written: a flow that is translated is already accepted and gets its new
+    /// All four, in the order in which they are written: a flow that is translated is already accepted and gets its new
     /// source.
-    pub const ALL: [Self; 3] = [Self::Forward, Self::Postrouting, Self::Prerouting];
+    pub const ALL: [Self; 4] = [Self::Input, Self::Forward, Self::Postrouting, Self::Prerouting];
 
     /// The table.
     #[must_use]
     pub const fn table(self) -> Table {
         match self {
             Self::Prerouting | Self::Postrouting => Table::Nat,
-            Self::Forward => Table::Filter,
+            Self::Forward | Self::Input => Table::Filter,
         }
     }
 
@@ -61,6 +63,7 @@ impl Stage {
             Self::Prerouting => "PREROUTING",
             Self::Postrouting => "POSTROUTING",
             Self::Forward => "FORWARD",
+            Self::Input => "INPUT",
         }
     }
 
@@ -74,6 +77,7 @@ impl Stage {
             Self::Prerouting => "PF-PRE",
             Self::Postrouting => "PF-POST",
             Self::Forward => "PF-FWD",
+            Self::Input => "PF-IN",
         }
         .parse()
         .expect("a well-formed name")
@@ -89,6 +93,7 @@ impl Stage {
             Self::Prerouting => "-m addrtype --dst-type LOCAL -j PF-PRE",
             Self::Postrouting => "-j PF-POST",
             Self::Forward => "-m conntrack --ctstate DNAT -j PF-FWD",
+            Self::Input => "-p tcp -m conntrack --ctstate INVALID -j PF-IN",
         }
     }
 
@@ -102,14 +107,17 @@ impl Stage {
             Self::Prerouting => 'p',
             Self::Postrouting => 's',
             Self::Forward => 'f',
+            Self::Input => 'i',
         }
     }
 
     /// The key of `rule`, a verdict of this stage; `None` for a rule that this stage never has.
     pub(super) fn key(self, rule: &Rule) -> Option<Key> {
         let matches = &rule.matches;
+        let anywhere = IpNet::from(Ipv4Net::default());
         let (protocol, address, ports) = match self {
             Self::Prerouting => (matches.protocol?, matches.destination?, matches.ports?),
+            Self::Input => (matches.protocol?, matches.destination.unwrap_or(anywhere), matches.ports.unwrap_or(PortRange::ALL)),
             Self::Postrouting | Self::Forward => {
                 let original = matches.original.as_ref()?;
                 (original.protocol, original.destination?, original.ports?)
@@ -118,6 +126,7 @@ impl Stage {
         let apart = match self {
             Self::Prerouting => matches.interface.clone().map(Apart::Interface),
             Self::Postrouting | Self::Forward => matches.destination.map(Apart::Upstream),
+            Self::Input => None,
         };
         let anyone = match address {
             IpNet::V4(_) => IpNet::from(Ipv4Net::default()),
@@ -135,7 +144,7 @@ impl Stage {
     /// The match of a jump for every flow of `protocol`.
     pub(super) fn to_protocol(self, protocol: Protocol) -> Matches {
         match self {
-            Self::Prerouting => Matches { protocol: Some(protocol), ..Matches::default() },
+            Self::Prerouting | Self::Input => Matches { protocol: Some(protocol), ..Matches::default() },
             Self::Postrouting | Self::Forward => {
                 Matches { original: Some(Original { protocol, destination: None, ports: None }), ..Matches::default() }
             }

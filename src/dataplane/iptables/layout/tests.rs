@@ -129,7 +129,7 @@ fn check_shape(table: &Chains, roots: &[ChainName]) {
 fn check(translations: &BTreeSet<Translation>) {
     let ruleset = Ruleset::of(translations);
     check_shape(ruleset.chains(Table::Nat), &[Stage::Prerouting.root(), Stage::Postrouting.root()]);
-    check_shape(ruleset.chains(Table::Filter), &[Stage::Forward.root()]);
+    check_shape(ruleset.chains(Table::Filter), &[Stage::Forward.root(), Stage::Input.root()]);
     for packet in translations.iter().flat_map(packets_of) {
         let fitting: Vec<&Translation> = translations.iter().filter(|translation| matches_packet(translation, &packet)).collect();
         let (met, _) = walk(Stage::Prerouting, ruleset.chains(Table::Nat), &packet);

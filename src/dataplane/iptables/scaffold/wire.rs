@@ -141,6 +141,7 @@ fn built_in(stage: Stage) -> Vec<ChainAttribute> {
         Stage::Prerouting => (InetHookNumber::PreRouting, -100_i32),
         Stage::Postrouting => (InetHookNumber::PostRouting, 100),
         Stage::Forward => (InetHookNumber::Forward, 0),
+        Stage::Input => (InetHookNumber::LocalIn, 0),
     };
     let kind = match stage.table() {
         Table::Nat => "nat",
