@@ -1,4 +1,4 @@
-//! One condition: its type, whether it holds, and why in one word of a closed list.
+//! One condition: its type, its status, and its reason from a closed list.
 
 use std::fmt;
 
@@ -12,100 +12,100 @@ use crate::words::words;
 words! {
     /// The conditions of a forward.
     Type {
-        /// The spec is usable and won its conflicts.
+        /// The spec is valid and no older forward conflicts with it.
         Accepted,
-        /// The kernel, read back, equals the plan.
+        /// The kernel, read back, has what was planned.
         Programmed,
-        /// Besides, traffic can flow: no problem found on this node.
+        /// In addition to `Programmed`: traffic can flow; no problem was found on this node.
         Ready,
-        /// No retry can heal it. Only there where it is true.
+        /// No retry can solve the problem. Present only when it is true.
         Stalled,
     }
 }
 
 words! {
-    /// Whether a condition holds.
+    /// The status of a condition.
     State {
-        /// It does.
+        /// It holds.
         True,
-        /// It does not.
+        /// It does not hold.
         False,
-        /// Nobody can tell.
+        /// It is not known.
         Unknown,
     }
 }
 
 words! {
-    /// Why a condition is as it is, where neither an object nor an obstacle is to blame.
+    /// Reasons that come neither from an error in an object nor from an obstacle.
     Circumstance {
-        /// The spec is usable and won its conflicts.
+        /// The spec is valid and no older forward conflicts with it.
         Accepted,
-        /// The kernel equals the plan.
+        /// The kernel has what was planned.
         Programmed,
-        /// Nothing that is known stops the flow.
+        /// Traffic can flow: no problem found on this node.
         Ready,
-        /// The rules are ready for the address to come.
+        /// The rules are in place, but this node does not hold the address.
         Standby,
-        /// It is switched off, and withdrawn.
+        /// The forward is disabled, and its rules and routes were removed.
         Disabled,
-        /// The object is gone, and something of it may still be in force.
+        /// The object was deleted, and a part of it may still be in force.
         Leaving,
-        /// Nothing was tried yet.
+        /// It was not applied yet.
         Pending,
         /// An older forward claims the same.
         Conflict,
-        /// It is not carried, so there is nothing to programme.
+        /// The forward is not accepted, so nothing is programmed.
         NotAccepted,
-        /// A tool or the kernel refused.
+        /// A program or the kernel refused a part.
         ApplyFailed,
-        /// What was read back is not what was written.
+        /// The state that was read back differs from what was written.
         Drifted,
-        /// Another program's rule stands before ours.
+        /// A rule of another program is before the operator's jump.
         Overridden,
         /// No node holds the internal address.
         NoActiveNode,
         /// More than one node holds the internal address.
         AddressOnSeveralNodes,
-        /// The agent of the only active node is gone.
+        /// The agent of the only active node does not renew its Lease.
         AgentUnavailable,
-        /// The agent is older than the object's form.
+        /// The agent is older than the API version of the object.
         UnsupportedSchema,
-        /// The node could not be looked at.
+        /// The facts of the node could not be read.
         NodeUnreadable,
     }
 }
 
-/// Why a condition is as it is: one word from a closed list.
+/// The reason of a condition: one word from a closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// Neither an object nor an obstacle is to blame.
+    /// Neither an error in an object nor an obstacle.
     Circumstance(Circumstance),
-    /// The object is wrong by itself.
+    /// The object is invalid.
     Refused(RefusalReason),
-    /// The object is wrong on this node.
+    /// The object is valid, but not on this node.
     RefusedHere(NodeRefusalReason),
-    /// Something that is known stops the flow.
+    /// A known problem stops the flow.
     Obstacle(ObstacleReason),
 }
 
-/// One condition, less the times.
+/// One condition, without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// Which condition.
+    /// The type.
     pub kind: Type,
-    /// Whether it holds.
+    /// The status.
     pub state: State,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Why, for people.
+    /// The message for users.
     pub message: String,
 }
 
-/// The most characters of a message that are kept (metav1 allows 32,768).
+/// The maximum length of a message, in characters (metav1 allows 32,768).
 const MESSAGE_CHARS: usize = 1024;
 
 impl Judged {
-    /// A condition, with its message cut to a sane length.
+    /// A condition. Its message is cut to the maximum length.
     #[must_use]
     pub fn new(kind: Type, state: State, reason: impl Into<Reason>, message: impl Into<String>) -> Self {
         let (reason, message): (Reason, String) = (reason.into(), message.into());
@@ -116,7 +116,7 @@ impl Judged {
         Self { kind, state, reason, message }
     }
 
-    /// The condition as the API has it. The transition time moves only when the state does.
+    /// The condition in the form of the API. The transition time changes only when the status changes.
     #[must_use]
     pub fn condition(&self, generation: i64, previous: &[Condition], now: Timestamp) -> Condition {
         let before = previous.iter().find(|condition| condition.type_ == self.kind.as_str());
@@ -145,7 +145,7 @@ impl Reason {
         }
     }
 
-    /// Every reason there is, for the pages that explain them.
+    /// All reasons, for the pages that explain them.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let circumstances = Circumstance::ALL.iter().copied().map(Self::Circumstance);

@@ -1,4 +1,4 @@
-//! The status of an object as one node alone can tell it, whatever other nodes do.
+//! The status of an object from the view of one node, without other nodes.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -7,9 +7,9 @@ use super::judge::{Judgement, Standing};
 use super::summary::node_status;
 use crate::api::{PortForwardStatus, Role};
 
-/// What `node` says of an object: its own conditions and no summary, which would need the other nodes.
+/// The status of `node` for an object: its own conditions, without a summary, which would need the other nodes.
 ///
-/// `now` becomes the transition time of every condition: one look knows no earlier one.
+/// `now` is the transition time of every condition, because there is no earlier status to compare with.
 #[must_use]
 pub fn here(node: &str, judgement: &Judgement, now: Timestamp) -> PortForwardStatus {
     let conditions = match judgement.standing {
@@ -26,7 +26,7 @@ pub fn here(node: &str, judgement: &Judgement, now: Timestamp) -> PortForwardSta
     }
 }
 
-/// Another node may well carry it: only what this one is can be said.
+/// Another node may carry the forward. Only the conditions that this node can judge are given.
 fn elsewhere(conditions: &[Judged]) -> Vec<Judged> {
     let message = "this node is no candidate: it neither holds the internal address nor has a link in its subnet, or nodeSelector does not match it";
     let own = |judged: &Judged| match judged.kind {

@@ -1,4 +1,4 @@
-//! What this node says of one forward: from the plan's verdict and what the kernel, read back, holds.
+//! The status of one forward on this node: from the plan's verdict and the kernel state that was read back.
 
 use super::condition::{Circumstance, Judged, Reason, State, Type};
 use crate::api::{PortForward, Role, ShownPorts};
@@ -8,39 +8,39 @@ use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusal, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
-/// What this node says of one forward.
+/// The status of one forward on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The `uid` of the object; `None` from a folder.
     pub uid: Option<String>,
-    /// Where the forward stands with this node.
+    /// The relation of the forward to this node.
     pub standing: Standing,
-    /// The generation of the spec that was dealt with.
+    /// The generation of the spec that was processed.
     pub generation: i64,
-    /// The ports of the object as status shows them.
+    /// The ports of the object in the form of the status.
     pub shown: ShownPorts,
-    /// What this node is to it; `None` if it is no candidate.
+    /// The role of this node for the forward; `None` if the node is not a candidate.
     pub role: Option<Role>,
-    /// The conditions, each type once.
+    /// The conditions, at most one of each type.
     pub conditions: Vec<Judged>,
 }
 
-/// Where a forward stands with a node.
+/// The relation of a forward to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// This node carries it.
     Carried,
-    /// It is fine, but this node is no candidate.
+    /// It is valid, but this node is not a candidate.
     Elsewhere,
-    /// It is switched off or on its way out, for every node.
+    /// It is disabled or was deleted, for all nodes.
     Withdrawn,
-    /// It is wrong by itself, for every node.
+    /// It is invalid, for all nodes.
     Refused,
-    /// This node cannot carry it, or an older forward claims the same here.
+    /// This node cannot carry it, or an older forward conflicts with it here.
     RefusedHere,
 }
 
-/// Judges one forward by what was planned and what became of it.
+/// Judges one forward by its verdict and the result of the apply.
 #[must_use]
 pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     let mut conditions = match &verdict.acceptance {
@@ -69,7 +69,7 @@ pub fn judge(verdict: &Verdict, applied: &Applied) -> Judgement {
     }
 }
 
-/// Judges a forward whose object is gone while something of it may still be in force.
+/// Judges a forward whose object was deleted while a part of it may still be in force.
 #[must_use]
 pub fn leave(object: &PortForward, applied: &Applied) -> Judgement {
     let (reason, message) =
@@ -91,7 +91,7 @@ pub fn leave(object: &PortForward, applied: &Applied) -> Judgement {
     }
 }
 
-/// What is to be said of an object that this program cannot decode and never could: nothing of it is in force.
+/// The judgement of an object that this program cannot decode and never could: nothing of it is in force.
 #[must_use]
 pub fn unknown_form(uid: Option<String>, generation: i64, error: &str) -> Judgement {
     let mut conditions = refused(Circumstance::UnsupportedSchema, &upgrade(error));
@@ -107,7 +107,7 @@ fn accepted() -> Judged {
     Judged::new(Type::Accepted, State::True, Circumstance::Accepted, "the spec is usable and conflicts with no older forward")
 }
 
-/// The node is no candidate: it says that the spec is fine, and who could say more.
+/// The node is not a candidate: its conditions say that the spec is valid, and which nodes carry the forward.
 fn not_here() -> Vec<Judged> {
     let message = "no node holds the internal address, or has a link in its subnet, and matches nodeSelector";
     vec![
@@ -125,7 +125,7 @@ fn refused(reason: impl Into<Reason> + Copy, message: &str) -> Vec<Judged> {
     ]
 }
 
-/// No other try heals what is refused: somebody has to change the object, the other one, or the node.
+/// No retry solves a refusal: a user must change this object, the other object, or the node.
 fn stalled(verdict: &Verdict) -> Option<Judged> {
     let (reason, message): (Reason, &String) = match &verdict.acceptance {
         Acceptance::Refused(refusal) => (Reason::Refused(refusal.reason), &refusal.message),
@@ -140,10 +140,10 @@ fn stalled(verdict: &Verdict) -> Option<Judged> {
     Some(Judged::new(Type::Stalled, State::True, reason, message.clone()))
 }
 
-/// Switched off, and all of it is gone from the kernel; a wait for `Ready` must not hang.
+/// The forward is disabled, and all of it was removed from the kernel. `Ready` is set so that a wait for it does not hang.
 fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     let kinds = [Type::Accepted, Type::Programmed, Type::Ready];
-    // What was never in force here needs no withdrawal, and what stands before our jumps hinders none.
+    // If nothing of it was ever in force here, nothing must be withdrawn. A foreign rule before the jumps does not matter.
     let left = if verdict.served { unclosed(applied) } else { None };
     match left {
         None => kinds
@@ -173,11 +173,12 @@ fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     }
 }
 
-/// What is carried although the node would refuse some of it: the kernel holds the rest, and that is not what was asked for.
+/// The forward is carried although the node refuses a part of it. The kernel has the rest, which is not all that was asked
+/// for.
 fn objected(verdict: &Verdict, conditions: Vec<Judged>) -> Vec<Judged> {
     let Some(NodeRefusal { reason, message }) = &verdict.objection else { return conditions };
     let judged = |judged: Judged| match judged.kind {
-        // What stops the flows that are in force is told as it is.
+        // An obstacle for the flows in force is reported unchanged.
         Type::Ready if judged.state != State::True => judged,
         Type::Accepted | Type::Ready => Judged::new(judged.kind, State::False, Reason::RefusedHere(*reason), message.clone()),
         Type::Programmed | Type::Stalled => judged,
@@ -198,7 +199,7 @@ fn carried(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
             Judged::new(Type::Programmed, State::True, Circumstance::Programmed, "rules and routes, read back, are as planned")
         }
     };
-    // The worst of what is known: a route that the kernel refuses may have its reason in a link that is down.
+    // The worst known obstacle is reported: a route may be refused because a link is down.
     let ready = match missing {
         Some((reason, message)) if obstacles.is_empty() => Judged::new(Type::Ready, State::False, reason, message),
         Some(_) | None => ready(verdict, applied, &obstacles),
@@ -226,12 +227,12 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
     Judged::new(Type::Ready, State::True, reason, message)
 }
 
-/// What is wrong for the whole node, if anything is.
+/// A failure that concerns the whole node, if there is one.
 fn failure(applied: &Applied) -> Option<(Reason, String)> {
     unfinished(applied).or_else(|| overridden(&applied.rules))
 }
 
-/// What of this forward was refused, if anything was. Others do not suffer from it.
+/// A refused rule of this forward, if there is one. Other forwards are not affected.
 fn refused_rule(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
     let concerned = |refused: &&RefusedRule| verdict.translations.iter().any(|translation| refused.concerns(translation));
     let refused = applied.rules.refused.iter().find(concerned)?;
@@ -240,12 +241,12 @@ fn refused_rule(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)
     Some((Circumstance::ApplyFailed.into(), message))
 }
 
-/// What could not be made as planned, if anything could not.
+/// What could not be applied as planned, if there is something.
 fn unfinished(applied: &Applied) -> Option<(Reason, String)> {
     untold(applied).or_else(|| drifted(&applied.rules)).or_else(|| applied.routes.as_ref().ok().and_then(surplus))
 }
 
-/// What could not be closed, if anything could not: what stands in the way of new rules does not count.
+/// What could not be closed, if there is something. Failures to add new rules do not count.
 fn unclosed(applied: &Applied) -> Option<(Reason, String)> {
     let left = || {
         let first = applied.rules.left.first()?;
@@ -255,7 +256,7 @@ fn unclosed(applied: &Applied) -> Option<(Reason, String)> {
     untold(applied).or_else(left).or_else(|| drifted(&applied.rules)).or_else(|| applied.routes.as_ref().ok().and_then(surplus))
 }
 
-/// What could not be looked at or done, if anything could not.
+/// What could not be read or applied, if there is something.
 fn untold(applied: &Applied) -> Option<(Reason, String)> {
     let failed = |message| Some((Circumstance::ApplyFailed.into(), message));
     match (applied.rules.failed.iter().next_back(), &applied.routes, &applied.conntrack) {
@@ -269,7 +270,7 @@ fn untold(applied: &Applied) -> Option<(Reason, String)> {
     }
 }
 
-/// An error with what caused it.
+/// An error with its causes.
 fn explained(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -301,10 +302,10 @@ fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
     Some((Circumstance::Overridden.into(), message))
 }
 
-/// The obstacles that the plan knows and those that the routes met, the worst first.
+/// The obstacles from the plan and those from the routes, the worst first.
 fn obstacles(verdict: &Verdict, applied: &Applied) -> Vec<Obstacle> {
     let mut obstacles = verdict.obstacles.clone();
-    // The plan was made before anything was switched on.
+    // The plan was made before IP forwarding was enabled.
     match &applied.forwarding {
         Ok(Forwarded::AsFound) => {}
         Ok(Forwarded::SwitchedOn) => obstacles.retain(|obstacle| obstacle.reason != ObstacleReason::ForwardingDisabled),
@@ -342,7 +343,7 @@ fn route_obstacle(route: &HostRoute, state: Option<&RouteState>) -> Option<Obsta
     Some(Obstacle { reason, message })
 }
 
-/// A route that is not there although nothing is known against it.
+/// A route that is missing without a known obstacle.
 fn missing_route(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
     let states = &applied.routes.as_ref().ok()?.states;
     let missing = |route: &&HostRoute| states.get(*route) == Some(&RouteState::Missing);
@@ -352,20 +353,20 @@ fn missing_route(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String
     Some((Circumstance::Drifted.into(), message))
 }
 
-/// A route that was planned and is not in the kernel: the kernel does not equal the plan.
+/// A route that was planned and is not in the kernel: the kernel does not have what was planned.
 fn unprogrammed_route(obstacles: &[Obstacle]) -> Option<(Reason, String)> {
     let missing = |obstacle: &&Obstacle| matches!(obstacle.reason, ObstacleReason::RouteContested | ObstacleReason::RouteRefused);
     obstacles.iter().find(missing).map(|obstacle| (Reason::Obstacle(obstacle.reason), obstacle.message.clone()))
 }
 
 impl Judgement {
-    /// The condition of a type, if it is there.
+    /// The condition of this type, if there is one.
     #[must_use]
     pub fn condition(&self, kind: Type) -> Option<&Judged> {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// Whether the object asks for anything to be in force.
+    /// Whether something of the object should be in force.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         match self.standing {
@@ -374,20 +375,20 @@ impl Judgement {
         }
     }
 
-    /// The same, now that the node could not be looked at because of `error`: what was true may not be any more.
+    /// The same judgement if the node could not be read because of `error`: what was true may have changed.
     #[must_use]
     pub fn unseen(&self, error: &str) -> Self {
         let mut unseen = self.clone();
         for judged in unseen.conditions.iter_mut().filter(|judged| matches!(judged.kind, Type::Programmed | Type::Ready)) {
             *judged = Judged::new(judged.kind, State::Unknown, Circumstance::NodeUnreadable, error);
         }
-        // Whether this node still refuses it is not known either.
+        // It is not known either whether this node still refuses it.
         let heals = matches!(self.standing, Standing::RefusedHere | Standing::Carried);
         unseen.conditions.retain(|judged| !(heals && judged.kind == Type::Stalled));
         unseen
     }
 
-    /// The same of a last good content, now that the newest one cannot be decoded because of `error`.
+    /// The same judgement, of the last valid content, if the newest content cannot be decoded because of `error`.
     #[must_use]
     pub fn outdated(mut self, error: &str) -> Self {
         let message = format!("{}; its last good content, of generation {}, stays in force", upgrade(error), self.generation);

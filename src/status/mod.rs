@@ -1,6 +1,6 @@
-//! What is true of each forward: conditions and their reasons, from what was planned and what was read back.
+//! The status of each forward: conditions and their reasons, from the plan and the state that was read back.
 //!
-//! Pure: no I/O, no clock, no log; the time comes in as an argument.
+//! Pure: no I/O, no clock, no log; the time is an argument.
 
 mod condition;
 mod here;

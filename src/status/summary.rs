@@ -1,4 +1,4 @@
-//! The summary of an object's status: a pure function of what its nodes say and of which agents live.
+//! The summary of an object's status: a pure function of the entries of its nodes and of the set of live agents.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,11 @@ use super::judge::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
 
-/// This node's entry; `None` if it has nothing to say: it is no candidate, or has nothing of the forward any more.
+/// The entry of this node; `None` if there is nothing to report: the node is not a candidate, or has nothing of the forward
+/// any more.
 #[must_use]
 pub fn node_status(node: &str, judgement: &Judgement, previous: Option<&NodeStatus>, now: Timestamp) -> Option<NodeStatus> {
-    // What could not be withdrawn is still there: the node stays what it was until it is gone.
+    // If rules could not be withdrawn, they are still there: the node keeps its role until they are removed.
     let stuck = judgement.standing == Standing::Withdrawn
         && judgement.condition(Type::Programmed).is_some_and(|it| it.state != State::True);
     let role = judgement.role.or_else(|| previous.filter(|_| stuck).map(|previous| previous.role))?;
@@ -26,7 +27,7 @@ pub fn node_status(node: &str, judgement: &Judgement, previous: Option<&NodeStat
     })
 }
 
-/// The status of an object that one node alone carries.
+/// The status of an object that only one node carries.
 #[must_use]
 pub fn merge(node: &str, judgement: &Judgement, previous: Option<&PortForwardStatus>, now: Timestamp) -> PortForwardStatus {
     let before = previous.and_then(|previous| previous.nodes.iter().find(|entry| entry.node_name == node));
@@ -35,7 +36,8 @@ pub fn merge(node: &str, judgement: &Judgement, previous: Option<&PortForwardSta
     summary(judgement, &status, &BTreeSet::from([node.to_owned()]), now)
 }
 
-/// `status` with the summary that follows from its entries and the agents that `live`. `own` is what the node that writes it says.
+/// `status` with the summary of its entries, given the nodes with `live` agents. `own` is the judgement of the node that
+/// writes it.
 #[must_use]
 pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<String>, now: Timestamp) -> PortForwardStatus {
     let (alive, dead): (Vec<&NodeStatus>, Vec<&NodeStatus>) =
@@ -71,7 +73,7 @@ fn at(conditions: &[Judged], generation: i64, before: &[Condition], now: Timesta
     conditions.iter().map(|judged| judged.condition(generation, before, now)).collect()
 }
 
-/// A node's conditions; a state that the summary had already keeps its time.
+/// The conditions of a node. A condition with the same status as before keeps its transition time.
 fn taken_over(conditions: &[Condition], before: &[Condition]) -> Vec<Condition> {
     let since = |condition: &Condition| {
         let same = before.iter().find(|before| before.type_ == condition.type_ && before.status == condition.status);
@@ -80,7 +82,7 @@ fn taken_over(conditions: &[Condition], before: &[Condition]) -> Vec<Condition> 
     conditions.iter().map(|condition| Condition { last_transition_time: since(condition), ..condition.clone() }).collect()
 }
 
-/// `conditions`, with those of the same types as `judged` replaced.
+/// `conditions`, with those of the types in `judged` replaced.
 fn replaced(
     conditions: &[Condition],
     judged: &[Judged],
@@ -96,17 +98,18 @@ fn replaced(
     conditions.iter().map(one).collect()
 }
 
-/// How many standbys that could not take over are named.
+/// How many standbys that cannot take over are named in the message.
 const NAMED_STANDBYS: usize = 3;
 
-/// `conditions` of the active node, with a note on the standbys that could not take over. The flows pass, so `Ready` stays.
+/// `conditions` of the active node, with a note on the standbys that cannot take over. Traffic flows, so `Ready` does not
+/// change.
 fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec<Condition> {
     let ready = |condition: &&Condition| condition.type_ == Type::Ready.as_str();
     let standbys = || alive.iter().filter(|entry| entry.role == Role::Standby);
     let unfit: Vec<String> = standbys()
         .filter_map(|entry| {
             let found = entry.conditions.iter().find(ready).filter(|it| it.status != State::True.as_str())?;
-            // It says within seconds whether it can.
+            // The answer is known within seconds.
             let asking =
                 [Circumstance::Pending.as_str(), ObstacleReason::GatewayPending.as_str()].contains(&found.reason.as_str());
             (!asking).then(|| format!("{} ({})", entry.node_name, found.reason))
@@ -127,7 +130,7 @@ fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec
     conditions
 }
 
-/// Switched off: withdrawn only once no live node has an entry any more.
+/// The forward is disabled. It is withdrawn as soon as no live node has an entry any more.
 fn withdrawn(own: &Judgement, alive: &[&NodeStatus]) -> Vec<Judged> {
     let mut conditions = own.conditions.clone();
     let left: Vec<&str> = alive.iter().map(|entry| entry.node_name.as_str()).collect();
@@ -140,7 +143,7 @@ fn withdrawn(own: &Judgement, alive: &[&NodeStatus]) -> Vec<Judged> {
     conditions
 }
 
-/// The agent of the only active node is gone: its kernel may well go on, but nobody can tell.
+/// The agent of the only active node is gone. Its kernel may still forward, but this is not known.
 fn unavailable(lost: &NodeStatus, before: &[Condition], now: Timestamp) -> Vec<Condition> {
     let node = &lost.node_name;
     let message = format!(
@@ -148,13 +151,13 @@ fn unavailable(lost: &NodeStatus, before: &[Condition], now: Timestamp) -> Vec<C
     );
     let unknown = [Type::Programmed, Type::Ready]
         .map(|kind| Judged::new(kind, State::Unknown, Circumstance::AgentUnavailable, message.clone()));
-    // Whether it still refuses the forward is not known: it may heal while nobody looks.
+    // It is not known whether the node still refuses the forward: the problem may be solved in the meantime.
     let said: Vec<Condition> =
         lost.conditions.iter().filter(|condition| condition.type_ != Type::Stalled.as_str()).cloned().collect();
     replaced(&taken_over(&said, before), &unknown, lost.observed_generation, before, now)
 }
 
-/// No live node holds the address: a standby could take over, but nothing flows.
+/// No live node holds the address. A standby could take over, but no traffic flows.
 fn without_active(own: &Judgement, alive: &[&NodeStatus], before: &[Condition], now: Timestamp) -> Vec<Condition> {
     let message = "no node holds the internal address; give it to an interface of a proxy node";
     let nowhere = Judged::new(Type::Ready, State::False, Circumstance::NoActiveNode, message);

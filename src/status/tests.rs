@@ -1,4 +1,4 @@
-//! What must hold of conditions and the summary.
+//! Properties of the conditions and the summary.
 
 mod agents;
 mod standbys;

@@ -1,4 +1,4 @@
-//! What an agent has to write next about one object, if anything. Equal apart from time is not written.
+//! The next write of an agent to the status of one object, if there is one. A change of times alone is not written.
 
 use std::collections::BTreeSet;
 
@@ -10,38 +10,38 @@ use super::judge::{Judgement, Standing};
 use super::summary::{node_status, summary};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 
-/// How many entries there may be before a standby stays silent: the list takes 32, and an active node must find a place.
+/// With this many entries or more, a standby adds none: the list holds 32, and there must be room for the active node.
 const STANDBYS_SPEAK_BELOW: usize = 16;
-/// Reasons of a summary that are gone in a moment where things only move.
+/// Reasons of a summary that often last only a moment during changes.
 const PASSING: [Circumstance; 3] = [Circumstance::NoActiveNode, Circumstance::AddressOnSeveralNodes, Circumstance::Conflict];
 
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// This node's entry.
+    /// The entry of this node.
     Entry(NodeStatus),
-    /// Takes the entry of a node out.
+    /// Removes the entry of a node.
     Withdraw(String),
     /// The summary.
     Summary(PortForwardStatus),
 }
 
-/// What one agent knows about one object.
+/// The view of one agent of one object.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// The name of its node.
     pub node: &'a str,
-    /// What it says.
+    /// The agent's judgement.
     pub judgement: &'a Judgement,
-    /// The status that the object has.
+    /// The current status of the object.
     pub status: &'a PortForwardStatus,
-    /// The nodes whose agents live; its own too, if it could say so.
+    /// The nodes with live agents, including its own node if its agent counts as live.
     pub live: &'a BTreeSet<String>,
 }
 
 impl View<'_> {
-    /// What this agent has to write next: its own entry first, then those of the dead, then the summary. Nothing, while it does
-    /// not count as alive itself: the others would take back what it writes.
+    /// The next write: first the own entry, then the entries of dead nodes, then the summary. Nothing while the agent does
+    /// not count as live itself, because the other agents would revert what it writes.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<Write> {
         if !self.live.contains(self.node) {
@@ -50,9 +50,10 @@ impl View<'_> {
         self.own_entry(now).or_else(|| if self.is_writer() { self.dead_entry().or_else(|| self.summary(now)) } else { None })
     }
 
-    /// Whether a write says what is also seen while things move: that nobody or more than one node holds the address, while
-    /// nodes take up a new object or the address changes hands; that an older forward is in the way, while one is renamed; or
-    /// that a node refuses it which may not be the one that counts. Tools take some of it for the end, so it has to last.
+    /// Whether a write reports a state that also occurs for a moment during changes: that no node or several nodes hold the
+    /// address, while nodes process a new object or the address moves; that an older forward conflicts, while one is
+    /// renamed; or that a node refuses the forward which may not become active. Some tools treat such a state as final, so
+    /// it must last before it is written.
     #[must_use]
     pub fn may_pass(&self, write: &Write) -> bool {
         let for_every_node = match self.judgement.standing {
@@ -86,7 +87,7 @@ impl View<'_> {
         }
     }
 
-    /// The active node writes the summary; where none lives, the first live agent by name.
+    /// The active node writes the summary. If there is no live one, the first live agent by name does.
     fn is_writer(&self) -> bool {
         let mut active: Vec<&str> =
             self.alive().filter(|entry| entry.role == Role::Active).map(|entry| entry.node_name.as_str()).collect();
@@ -98,8 +99,8 @@ impl View<'_> {
         self.status.nodes.iter().filter(|entry| self.live.contains(&entry.node_name))
     }
 
-    /// The entry of a dead node that tells nothing any more. That of a dead active node tells why nobody knows whether traffic
-    /// flows, until another node is active.
+    /// The entry of a dead node that has no use any more. The entry of a dead active node stays until another node is
+    /// active, because it shows why the state of the traffic is not known.
     fn dead_entry(&self) -> Option<Write> {
         let replaced = self.alive().any(|entry| entry.role == Role::Active) || !self.judgement.is_wanted();
         let mut dead = self.status.nodes.iter().filter(|entry| !self.live.contains(&entry.node_name));
@@ -113,7 +114,7 @@ impl View<'_> {
     }
 }
 
-/// Equal apart from transition times.
+/// Whether they are equal apart from transition times.
 fn same_entry(a: &NodeStatus, b: &NodeStatus) -> bool {
     let head = |entry: &NodeStatus| (entry.role, entry.observed_generation);
     head(a) == head(b) && same_conditions(&a.conditions, &b.conditions)
@@ -126,7 +127,7 @@ fn same_summary(a: &PortForwardStatus, b: &PortForwardStatus) -> bool {
     head(a) == head(b) && same_conditions(&a.conditions, &b.conditions)
 }
 
-/// The order of conditions means nothing: the API server keeps its own.
+/// The order of conditions has no meaning; the API server may change it.
 fn same_conditions(a: &[Condition], b: &[Condition]) -> bool {
     let text = |condition: &Condition| {
         let Condition { type_, status, reason, message, observed_generation, .. } = condition;

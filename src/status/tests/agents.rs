@@ -1,8 +1,8 @@
-//! What several agents write about one object, one after the other, until none has anything to write.
+//! The writes of several agents to one object, one after the other, until none has anything to write.
 
 use super::*;
 
-/// A small cluster: what the API server holds of one object, and what the agents that live say.
+/// A small cluster: the object on the API server, and the judgements of the live agents.
 struct Agents {
     status: PortForwardStatus,
     says: BTreeMap<String, Judgement>,
@@ -14,7 +14,7 @@ impl Agents {
         Self { status: PortForwardStatus::default(), says }
     }
 
-    /// Lets every live agent write until none has anything to write; gives how many writes that took.
+    /// Lets every live agent write until none has anything to write. Returns the number of writes.
     fn settle(&mut self) -> usize {
         let live = self.says.keys().cloned().collect();
         for writes in 0..100 {

@@ -1,8 +1,8 @@
-//! What the summary says of standbys that could not take over.
+//! The summary in the presence of standbys that cannot take over.
 
 use super::*;
 
-/// A standby as the plan and the kernel make it, with one obstacle.
+/// The judgement of a standby with one obstacle.
 fn stopped(reason: ObstacleReason) -> Judgement {
     let mut verdict = verdict(Acceptance::Accepted, Some(Role::Standby));
     verdict.obstacles.push(Obstacle { reason, message: "what stops it".to_owned() });
@@ -13,7 +13,8 @@ fn fit() -> Judgement {
     judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact())
 }
 
-/// `Ready` of the summary, as state and message, with node `a` active and these standbys; the nodes `dead` do not live.
+/// `Ready` of the summary, as status and message, if node `a` is active, with these standbys; the agents of the nodes
+/// `dead` do not live.
 fn ready(active: &Judgement, standbys: &[(&str, Judgement)], dead: &[&str]) -> (String, String) {
     let all = [("a", active.clone())].into_iter().chain(standbys.iter().cloned());
     let nodes = all.filter_map(|(name, judgement)| node_status(name, &judgement, None, at(1))).collect();
