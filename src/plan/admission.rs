@@ -1,8 +1,8 @@
-//! How much of a forward this node lets in: all of it, nothing, or what is in force of it already and whatever else nothing speaks
-//! against.
+//! How much of a forward this node admits: all of it, nothing, or the part that is already in force plus everything that is
+//! not refused.
 //!
-//! What a node keeps for itself are its reserved ports and the ports on which its programs listen, on the addresses by which it is
-//! reached. Nothing that is in force already is taken out of force for them.
+//! A node protects its reserved ports and the ports on which its programs listen, on the addresses by which the node is
+//! reached. They never take anything out of force that is already in force.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -17,18 +17,21 @@ use super::{InForce, Policy};
 use crate::forward::{Forward, PortEntry};
 use crate::model::{Facts, PortRange};
 
-/// What this node carries of a forward.
+/// The part of a forward that this node carries.
 #[derive(Clone, Debug)]
 pub(super) struct Admission<'a> {
-    /// The forward, less what is left out.
+    /// The forward, without the parts that are left out.
     pub(super) forward: Cow<'a, Forward>,
-    /// Why some of it is left out, or would be refused if it were new.
+    /// Why a part is left out, or would be refused if it were new.
     pub(super) objection: Option<NodeRefusal>,
-    /// What is left out without harm.
+    /// Notes on parts that are left out without harm.
     pub(super) notes: Vec<Note>,
 }
 
 /// How much of `forward` this node carries.
+///
+/// # Errors
+/// When it carries nothing: a new forward is admitted completely or not at all.
 ///
 /// # Errors
 /// When it carries nothing: a new forward comes in whole or not at all.
@@ -64,7 +67,7 @@ pub(super) fn admit<'a>(
     Ok(Admission { forward, objection, notes })
 }
 
-/// The forward with what passes of its port entries.
+/// The forward with the admitted parts of its port entries.
 fn part(forward: &Forward, ports: &[Passage], reverse: &[Passage]) -> Forward {
     let entries = |list: &[PortEntry], passages: &[Passage]| {
         let passed = list.iter().zip(passages).flat_map(|(entry, passage)| match passage {
@@ -76,11 +79,11 @@ fn part(forward: &Forward, ports: &[Passage], reverse: &[Passage]) -> Forward {
     Forward { ports: entries(&forward.ports, ports), reverse: entries(&forward.reverse, reverse), ..forward.clone() }
 }
 
-/// What becomes of one port entry.
+/// How much of one port entry is admitted.
 enum Passage {
     /// All of it is carried.
     Whole,
-    /// Only these ports of it are.
+    /// Only these of its ports are carried.
     Part { ports: Vec<PortRange>, why: LeftOut },
 }
 
@@ -88,7 +91,7 @@ enum Passage {
 enum LeftOut {
     /// They are refused.
     Refused(NodeRefusal),
-    /// The entry is a range that works without them.
+    /// The entry is a range that also works without them.
     Noted(Note),
 }
 
@@ -116,7 +119,7 @@ struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// An entry of `ports`: new ports that the node keeps for itself refuse it, and leave of it what is in force.
+    /// An entry of `ports`: new ports that the node protects cause a refusal, and only the ports in force are carried.
     fn towards_upstream(&self, entry: &PortEntry) -> Passage {
         let address = self.forward.internal.address;
         if !self.is_reached_by(address) {
@@ -127,7 +130,7 @@ impl Gate<'_> {
         refusal.map_or(Passage::Whole, |refusal| Passage::Part { ports: kept, why: LeftOut::Refused(refusal) })
     }
 
-    /// An entry of `reverse`: a range leaves out the new ports that are reserved; a single port is refused.
+    /// An entry of `reverse`: a range is carried without new ports that are reserved; a single port is refused.
     fn towards_client(&self, entry: &PortEntry) -> Passage {
         let Some(address) = self.forward.external.filter(|address| self.is_reached_by(*address)) else { return Passage::Whole };
         let kept = self.in_force(entry, address, &[IpNet::from(self.forward.upstream)]);
@@ -162,7 +165,7 @@ impl Gate<'_> {
         self.in_force.ports(&self.forward.key, &listen)
     }
 
-    /// Why the ports `new` of `entry` are not let in, if they are not.
+    /// Why the ports `new` of `entry` are refused, if they are.
     fn refuse(&self, entry: &PortEntry, address: IpAddr, new: PortRange) -> Option<NodeRefusal> {
         if let Some(port) = self.policy.reserved_ports.first_in(entry.protocol, new) {
             return Some(reserved_port(entry, address, port));
@@ -179,7 +182,7 @@ impl Gate<'_> {
         Some(refusal(NodeRefusalReason::ShadowsLocalListener, message))
     }
 
-    /// Whether the node itself is reached by `address`: elsewhere it keeps nothing for itself.
+    /// Whether the node itself is reached by `address`. It protects no ports on other addresses.
     fn is_reached_by(&self, address: IpAddr) -> bool {
         self.facts.node_addresses.contains(&address)
     }

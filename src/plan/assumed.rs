@@ -1,4 +1,4 @@
-//! The facts of a node that is only assumed: it holds every internal and external address that the objects name.
+//! The facts of an assumed node: it holds every internal and external address that the objects name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use super::Candidate;
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RouteKind, RpFilter};
 
-/// What the interface of a leg is called where the object names none.
+/// The name of a leg's interface if the object names none.
 const UNNAMED: &str = "unnamed";
 
-/// Whether `interface` is one that no object named.
+/// Whether `interface` is such a name.
 #[must_use]
 pub fn is_assumed(interface: &InterfaceName) -> bool {
     interface.as_str() == UNNAMED
 }
 
-/// The facts of a node with `labels` that is active for each of `candidates` whose selector matches.
+/// The facts of a node with `labels` that is active for each of `candidates` with a matching selector.
 #[must_use]
 pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate]) -> Facts {
     let forwards = || candidates.iter().filter_map(|candidate| candidate.forward.as_ref().ok());
@@ -51,7 +51,7 @@ fn named(interface: Option<&InterfaceName>) -> Option<InterfaceName> {
     interface.cloned().or_else(|| UNNAMED.parse().ok())
 }
 
-/// The length of the longest prefix of at most 24 bits that both have: the subnet that the leg is assumed to be in.
+/// The length of the common prefix, at most 24 bits: the subnet in which the leg is assumed to be.
 fn shared_prefix(a: IpAddr, b: IpAddr) -> u8 {
     let network = |address: IpAddr, length: u8| IpNet::new(address, length).map(|network| network.trunc());
     (0..=24).rev().find(|length| network(a, *length).is_ok_and(|network| network.contains(&b))).unwrap_or(0)

@@ -1,7 +1,8 @@
-//! What the forwards that were accepted so far claim of this node, and who comes too late.
+//! The claims of the forwards accepted so far on this node, and the conflicts of later ones.
 //!
-//! Two forwards conflict if some packet would match both, if POSTROUTING could not tell their flows apart, or if they ask for
-//! different gateways for one and the same client entry. Where one client network holds the other, the longest prefix wins.
+//! Two forwards conflict if some packet matches both, if POSTROUTING could not distinguish their flows, or if they ask for
+//! different gateways for the same client entry. If one client network contains the other, there is no conflict: the
+//! longest prefix wins.
 
 use std::net::IpAddr;
 
@@ -11,16 +12,16 @@ use super::index::{FlowIndex, NetworkMap};
 use crate::forward::{Forward, ForwardKey};
 use crate::model::Translation;
 
-/// The older forward that claims the same, and what.
+/// The older forward that claims the same, and the claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Who has it.
+    /// The older forward.
     pub winner: ForwardKey,
-    /// What both want, and what to do.
+    /// The claim of both, and what to do.
     pub message: String,
 }
 
-/// What the forwards accepted so far claim.
+/// The claims of the forwards accepted so far.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     flows: FlowIndex<(ForwardKey, Translation)>,
@@ -28,16 +29,16 @@ pub(super) struct Claims {
     nested: Vec<Nested>,
 }
 
-/// Two forwards whose clients lie in each other and that ask for different gateways.
+/// Two forwards with different gateways, of which one client network contains the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Nested {
     /// The one with the larger network.
     pub(super) outer: Way,
-    /// The one within, whose longer prefix wins there.
+    /// The one with the smaller network. Its longer prefix wins there.
     pub(super) inner: Way,
 }
 
-/// How one forward wants a client entry to be reached.
+/// The gateway that one forward asks for, for a client entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) forward: ForwardKey,
@@ -53,7 +54,8 @@ impl Nested {
 }
 
 impl Claims {
-    /// Claims everything that `forward` asks for, which are these `translations` on this node, or nothing and says who has some of it.
+    /// Claims everything that `forward` asks for (these `translations` on this node), or claims nothing and returns the
+    /// conflict.
     pub(super) fn claim(&mut self, forward: &Forward, translations: Vec<Translation>) -> Result<(), Conflict> {
         for translation in &translations {
             self.refuse_flow(translation)?;
@@ -86,7 +88,7 @@ impl Claims {
         Err(Conflict { winner: winner.clone(), message })
     }
 
-    /// The forwards that want a network around the client, or within it, to be reached another way.
+    /// The pairs of forwards with different gateways and overlapping client networks.
     pub(super) fn nested(&self) -> &[Nested] {
         &self.nested
     }
@@ -115,13 +117,13 @@ impl Claims {
     }
 }
 
-/// Whether two translations of overlapping flows cannot both be.
+/// Whether two translations of overlapping flows conflict.
 fn clash(a: &Translation, b: &Translation) -> bool {
     let some_packet_matches_both = match (&a.flows.interface, &b.flows.interface) {
         (Some(a), Some(b)) => a == b,
         (None, _) | (_, None) => true,
     };
-    // Told apart by interface only, and that is not known any more where the source is translated.
+    // They differ by interface only, and the interface is not known any more where the source is translated.
     let same_afterwards = a.destination.address == b.destination.address && a.source != b.source;
     some_packet_matches_both || same_afterwards
 }

@@ -1,8 +1,8 @@
-//! What this node translates already. A forward in force stays in force: what the node would merely not accept as new takes
-//! nothing out of force, so every such refusal asks here first.
+//! The translations that this node already has in force. A forward in force stays in force: a refusal that concerns only
+//! new forwards removes nothing that is in force, so every such check asks here first.
 //!
-//! Asked of listen address, protocol, ports and client, never of the whole translation: another upstream, target port or external
-//! address is no new claim, nor is an interface that is named or left out, nor one more client of a port that is in force.
+//! The comparison uses listen address, protocol, ports and client, never the whole translation: a changed upstream, target
+//! port, external address or interface is not a new claim, and neither is another client of a port that is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use super::index::FlowIndex;
 use crate::forward::{Forward, ForwardKey};
 use crate::model::{FlowMatch, PortRange, Protocol, Translation};
 
-/// What this node translates already, and for which forward where that is known.
+/// The translations that this node has in force, and the forward of each, if it is known.
 #[derive(Clone, Debug, Default)]
 pub struct InForce {
-    /// By forward: the ports that it has.
+    /// By forward: its ports.
     owned: BTreeMap<ForwardKey, BTreeSet<(Protocol, IpAddr, PortRange)>>,
-    /// All of it, by flow; `None` where it is not known whose.
+    /// All translations, by flow; `None` if the forward is not known.
     flows: FlowIndex<Option<ForwardKey>>,
 }
 
 impl InForce {
-    /// What was planned, once it is in the kernel.
+    /// The planned translations, after they were applied.
     #[must_use]
     pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
         let mut in_force = Self::default();
@@ -32,7 +32,7 @@ impl InForce {
         in_force
     }
 
-    /// What a record says: the translations that were in force, and the objects that they were made from.
+    /// The content of a record: the translations that were in force, and the objects that they were made from.
     #[must_use]
     pub fn recorded(translations: &[Translation], forwards: &[Forward]) -> Self {
         let mut owners = FlowIndex::default();
@@ -54,7 +54,7 @@ impl InForce {
         in_force
     }
 
-    /// Adds what was planned and may be in the kernel.
+    /// Adds planned translations that may be in the kernel.
     pub fn extend(&mut self, verdicts: &BTreeMap<ForwardKey, Verdict>) {
         for (key, verdict) in verdicts {
             for translation in &verdict.translations {
@@ -63,7 +63,7 @@ impl InForce {
         }
     }
 
-    /// Adds what the kernel was found to translate, by whomever it was asked.
+    /// Adds the translations that were found in the kernel, of any forward.
     pub fn find(&mut self, translations: &[Translation]) {
         for translation in translations {
             self.insert(&translation.flows, None);
@@ -78,7 +78,7 @@ impl InForce {
         self.flows.insert(flows, owner);
     }
 
-    /// Which of `ports` are in force at `address`: for this forward, or for one of `clients` whoever asked for it.
+    /// Which of `ports` are in force at `address`: for this forward, or for one of `clients` of any forward.
     pub(super) fn ports(&self, key: &ForwardKey, listen: &Listen<'_>) -> Vec<PortRange> {
         let Listen { protocol, address, ports, clients } = *listen;
         let owned = self.owned.get(key).into_iter().flatten();
@@ -87,7 +87,7 @@ impl InForce {
         let clients: Vec<FlowMatch> = clients.iter().map(flows).collect();
         let served = clients.iter().flat_map(|flows| self.flows.overlapping(flows)).map(|(range, _)| range);
         let found: BTreeSet<PortRange> = owned.chain(served).filter_map(|range| range.intersection(ports)).collect();
-        // What is covered twice is named once.
+        // Ports that are covered twice are listed once.
         let rest = ports.minus(&found.into_iter().collect::<Vec<_>>());
         ports.minus(&rest)
     }
@@ -100,7 +100,7 @@ impl InForce {
     }
 }
 
-/// Where somebody listens, and for whom.
+/// A listen address and protocol, and the clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listen<'a> {
     pub(super) protocol: Protocol,

@@ -1,4 +1,4 @@
-//! Values by flow, found by the flows that overlap a given one without a walk through all.
+//! An index of values by flow. Finds the flows that overlap a given one without a scan of all of them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,21 +7,21 @@ use ipnet::IpNet;
 
 use crate::model::{FlowMatch, PortRange, Protocol};
 
-/// Values by protocol, listen address, ports and client; the interface is not looked at.
+/// Values by protocol, listen address, ports and client. The interface is ignored.
 #[derive(Clone, Debug)]
 pub(super) struct FlowIndex<T>(BTreeMap<(Protocol, IpAddr), Ports<T>>);
 
 /// The values of one protocol and address, by port.
 ///
-/// Ranges of about the same width lie in one map (under the number of bits of their width), so those that overlap a given
-/// one are few neighbours in each of the sixteen.
+/// Ranges of similar size are in one map (by the number of bits of their size), so the ranges that overlap a given one are
+/// a few neighbours in each of the sixteen maps.
 #[derive(Clone, Debug)]
 struct Ports<T>(BTreeMap<u32, BTreeMap<(u16, u16), Clients<T>>>);
 
 /// The values of one range, by client.
 type Clients<T> = NetworkMap<(PortRange, T)>;
 
-/// Values by network, and those of every network that overlaps a given one.
+/// Values by network. Finds the values of all networks that overlap a given one.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkMap<T>(BTreeMap<IpNet, Vec<T>>);
 
@@ -32,7 +32,7 @@ impl<T> FlowIndex<T> {
         class.entry((flows.ports.first(), flows.ports.last())).or_default().insert(flows.source, (flows.ports, value));
     }
 
-    /// The values of the flows that share a packet with `flows`, each with its ports.
+    /// The values of the flows that some packet of `flows` matches too, each with its ports.
     pub(super) fn overlapping(&self, flows: &FlowMatch) -> impl Iterator<Item = (PortRange, &T)> {
         let (ports, client) = (flows.ports, flows.source);
         let found = self.0.get(&(flows.protocol, flows.destination)).into_iter();
@@ -53,7 +53,7 @@ impl<T> Ports<T> {
     }
 }
 
-/// The number of bits of how many ports lie behind the first.
+/// The number of bits of the size of the range, not counting the first port.
 fn width_class(ports: PortRange) -> u32 {
     u16::BITS - (ports.last() - ports.first()).leading_zeros()
 }
@@ -68,7 +68,7 @@ impl<T> NetworkMap<T> {
         self.0.get(&network).into_iter().flatten()
     }
 
-    /// The values of the networks that contain `network`, then of those within it.
+    /// The values of the networks that contain `network`, then of those inside of it.
     pub(super) fn overlapping(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
         let around = (0..network.prefix_len()).filter_map(move |length| {
             let around = IpNet::new_assert(network.addr(), length).trunc();

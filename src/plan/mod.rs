@@ -1,6 +1,6 @@
-//! From all forwards and the facts of this node to everything that its kernel should hold, and a verdict per forward.
+//! Computes the desired state of this node's kernel and a verdict per forward, from all forwards and the facts of the node.
 //!
-//! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in whatever order the set comes.
+//! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in any order of the set.
 
 mod admission;
 mod assumed;
@@ -34,56 +34,56 @@ use crate::model::{Desired, Facts, NextHop};
 use admission::{Admission, admit};
 use claims::Claims;
 
-/// What this node should hold, and what was decided about each forward.
+/// The desired state of this node, and the decision about each forward.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// What the kernel should hold.
     pub desired: Desired,
-    /// What was decided, by forward.
+    /// The decisions, by forward.
     pub verdicts: BTreeMap<ForwardKey, Verdict>,
 }
 
 impl Plan {
-    /// The neighbours that must answer for what is carried here.
+    /// The neighbours that must answer for the forwards carried here.
     #[must_use]
     pub fn next_hops(&self) -> BTreeSet<NextHop> {
         self.verdicts.values().flat_map(|verdict| &verdict.next_hops).cloned().collect()
     }
 }
 
-/// What the administrator of the node decides, besides the objects.
+/// Settings of the node's administrator, in addition to the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Ports that the node keeps for itself, on the addresses by which it is reached.
+    /// The ports that the node reserves, on the addresses by which it is reached.
     pub reserved_ports: ReservedPorts,
 }
 
-/// One object, as far as it could be understood.
+/// One object, as far as it could be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Which object.
+    /// The key of the object.
     pub key: ForwardKey,
     /// Its `uid`; `None` from a folder.
     pub uid: Option<String>,
     /// The generation of its spec.
     pub generation: i64,
-    /// When it was created; `None` from a folder, where the name alone decides.
+    /// The creation time; `None` from a folder, where only the name decides about seniority.
     pub created: Option<Timestamp>,
-    /// Its ports as status shows them.
+    /// Its ports in the form of the status.
     pub shown: ShownPorts,
-    /// What it asks for, or why it cannot.
+    /// The parsed forward, or why it is refused.
     pub forward: Result<Forward, Refusal>,
 }
 
 impl Candidate {
-    /// Which object this is.
+    /// The key of the object.
     #[must_use]
     pub fn key(object: &PortForward) -> ForwardKey {
         let namespace = object.metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         ForwardKey { namespace, name: object.metadata.name.clone().unwrap_or_default() }
     }
 
-    /// Reads an object, trusting nothing about it.
+    /// Parses and validates an object.
     #[must_use]
     pub fn of(object: &PortForward) -> Self {
         let metadata = &object.metadata;
@@ -98,9 +98,9 @@ impl Candidate {
     }
 }
 
-/// Plans this node: what its kernel should hold, and a verdict for each of `candidates`.
+/// Plans this node: the desired state of its kernel, and a verdict for each of `candidates`.
 ///
-/// `in_force` is what this node translates already: what it would merely not accept as new takes nothing of that out of force.
+/// `in_force` is what this node already translates. A refusal that concerns only new forwards removes nothing of that.
 #[must_use]
 pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &InForce) -> Plan {
     let mut plan = Plan::default();
@@ -114,7 +114,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
     let mut protected = routes::Protected::of(facts);
     for (key, Admission { forward, objection: _, notes }) in accepted {
         let forward = &*forward;
-        // The older first: a younger forward takes no way from it, nor withholds one of its own.
+        // The older forwards first: a younger one takes no route away from them, and does not block a route of theirs.
         protected.protect(forward);
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
         (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
@@ -141,14 +141,14 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
     plan
 }
 
-/// The older first, then by namespace and name: who claims first, keeps.
+/// The older first, then by namespace and name. The first one to claim something keeps it.
 fn by_seniority(candidates: &[Candidate]) -> Vec<&Candidate> {
     let mut ordered: Vec<&Candidate> = candidates.iter().collect();
     ordered.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
     ordered
 }
 
-/// Decides about one forward; gives what of it this node is to carry.
+/// Decides about one forward. Returns the part of it that this node should carry.
 fn judge<'a>(
     facts: &Facts,
     candidate: &'a Candidate,
@@ -184,7 +184,7 @@ fn judge<'a>(
     }
 }
 
-/// What this node is to the forward; `None` if it is no candidate.
+/// The role of this node for the forward; `None` if the node is not a candidate.
 fn role(facts: &Facts, forward: &Forward) -> Option<Role> {
     let address = forward.internal.address;
     if !forward.selects(&facts.labels) {

@@ -1,4 +1,4 @@
-//! What only a node can tell to be wrong with a forward that is fine by itself.
+//! The checks of a valid forward that depend on the node.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use super::verdict::{NodeRefusal, NodeRefusalReason};
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, Listener};
 
-/// The interfaces that container networks make for themselves, by their whole names: `br-lan` is a bridge as good as any other.
+/// The interfaces that container networks create, by their whole names: `br-lan`, for example, is an ordinary bridge.
 const CONTAINER_NETWORKS: [(&str, Ending); 17] = [
     ("docker", Ending::Number),
     ("docker_gwbridge", Ending::Nothing),
@@ -27,13 +27,13 @@ const CONTAINER_NETWORKS: [(&str, Ending); 17] = [
     ("kube-ipvs", Ending::Number),
 ];
 
-/// What follows in the name of an interface.
+/// The rest of the name of an interface.
 #[derive(Clone, Copy)]
 enum Ending {
     Nothing,
     /// A decimal number.
     Number,
-    /// So many hexadecimal digits.
+    /// This number of hexadecimal digits.
     Hex(usize),
 }
 
@@ -47,7 +47,7 @@ fn of_a_container_network(interface: &InterfaceName) -> bool {
     })
 }
 
-/// Why this node cannot carry `forward`, whether it is new or in force.
+/// Why this node cannot carry `forward`, both if it is new and if it is in force.
 pub(super) fn refuse(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     loops(facts, forward).or_else(|| api_server(facts, forward))
 }
@@ -78,7 +78,8 @@ fn api_server(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     facts.api_servers.contains(&upstream).then(|| refusal(NodeRefusalReason::ForbiddenUpstream, message))
 }
 
-/// RFC 919 and RFC 950: the first and the last address of a subnet are no host's, but for /31 (RFC 3021) and /32.
+/// RFC 919 and RFC 950: the first and the last address of a subnet are not host addresses, except for /31 (RFC 3021) and
+/// /32.
 fn subnet_ends(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     let parties = [
         ("internal address", Some(forward.internal.address)),
@@ -109,7 +110,7 @@ fn container_network(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     Some(refusal(NodeRefusalReason::ForbiddenInterface, message))
 }
 
-/// Whether the program behind `listener` hears what is sent to `address` and enters by `enters`.
+/// Whether the program behind `listener` receives packets to `address` that enter by `enters`.
 pub(super) fn hears(facts: &Facts, listener: &Listener, address: IpAddr, enters: Option<&InterfaceName>) -> bool {
     let bound = listener.address.is_unspecified() || listener.address == address;
     let here = |device: &InterfaceName| enters.is_some_and(|enters| device == enters || facts.on_one_wire(device, enters));

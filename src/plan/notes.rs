@@ -1,4 +1,4 @@
-//! What is worth knowing of a forward that this node carries, but stops nothing that is known.
+//! Notes about a forward that this node carries: useful to know, but they stop nothing.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,10 +11,10 @@ use super::verdict::{Note, RoutePlan, Verdict};
 use crate::forward::{Forward, PortEntry};
 use crate::model::{Facts, InterfaceName, Listener, Protocol};
 
-/// How many notes a forward has at most, and how many of a kind one names.
+/// The maximum number of notes for a forward, and of names in one note.
 pub(super) const MOST: usize = 8;
 
-/// The notes of one forward, by itself.
+/// The notes for one forward that depend on it alone.
 pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Vec<Note> {
     let search = Search { facts, forward };
     let mut notes: Vec<Note> = search.shorter_way().into_iter().collect();
@@ -23,8 +23,8 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Vec<N
     notes
 }
 
-/// What two forwards are told whose clients lie in each other and go through different gateways: the one with the larger network,
-/// then the other.
+/// The notes for two forwards with different gateways, if one client network contains the other: for the one with the
+/// larger network, then for the other one.
 pub(super) fn nested(nested: &Nested) -> [Note; 2] {
     let Nested { outer, inner } = nested;
     let outer_note = format!(
@@ -44,7 +44,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// A named gateway decides; where it need not, somebody may have meant something else.
+    /// A named gateway is used even if the client is directly on a link. This may not be intended.
     fn shorter_way(&self) -> Option<Note> {
         let gateway = self.forward.gateway?;
         let (client, subnet, interface) = self.forward.clients.iter().find_map(|client| {
@@ -56,7 +56,7 @@ impl Search<'_> {
         )))
     }
 
-    /// A longer prefix wins in the kernel: a part of a client network may go another way than the object says.
+    /// A longer prefix wins in the kernel: a part of a client network may use another route than the object specifies.
     fn other_ways(&self, verdict: &Verdict) -> Option<Note> {
         let gateway = self.forward.gateway?;
         let others = verdict.routes.iter().filter_map(RoutePlan::installed).flat_map(|planned| {
@@ -72,7 +72,7 @@ impl Search<'_> {
         })
     }
 
-    /// Programs whose ports the forward takes from them, for its clients or for its upstream alone.
+    /// Programs whose ports the forward takes, for its clients or its upstream only.
     fn shadowed(&self) -> Vec<Note> {
         let Forward { internal, external, external_interface, upstream, ports, reverse, .. } = self.forward;
         let clients = self.taken(internal.address, internal.interface.as_ref(), ports);
@@ -87,7 +87,7 @@ impl Search<'_> {
         clients.into_iter().chain(upstream).collect()
     }
 
-    /// The ports among `entries` on which programs hear what is sent to `address`.
+    /// The ports of `entries` on which programs receive packets to `address`.
     fn taken(&self, address: IpAddr, enters: Option<&InterfaceName>, entries: &[PortEntry]) -> Option<String> {
         let enters = enters.or_else(|| self.facts.interface_of(address));
         let taken = |listener: &&Listener| {

@@ -1,4 +1,4 @@
-//! What is known to stop the flows of a forward that this node carries, and what about its legs is merely worth knowing.
+//! The known problems that stop the flows of a forward that this node carries, and notes about its legs.
 
 mod firewall;
 mod flows;
@@ -17,17 +17,17 @@ use crate::api::Role;
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, NextHop, Virtual};
 
-/// What stops or may stop a forward, and what it depends on.
+/// What stops or may stop a forward, and the next hops that it depends on.
 pub(super) struct Found {
     /// The obstacles, the worst first.
     pub(super) obstacles: Vec<Obstacle>,
-    /// What is worth knowing.
+    /// The notes.
     pub(super) notes: Vec<Note>,
     /// The neighbours that must answer.
     pub(super) next_hops: BTreeSet<NextHop>,
 }
 
-/// Looks for everything that is known to stop `forward`.
+/// Checks for everything that is known to stop `forward`.
 pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found {
     let search = Search { facts, forward };
     let next_hops = search.next_hops(verdict);
@@ -48,7 +48,7 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found
     Found { obstacles, notes, next_hops }
 }
 
-/// The interfaces by which the flows of `forward` enter, as far as this node tells.
+/// The interfaces by which the flows of `forward` enter, as far as they are known.
 pub(super) fn legs<'a>(facts: &'a Facts, forward: &'a Forward) -> impl Iterator<Item = &'a InterfaceName> {
     Search { facts, forward }.legs().known()
 }
@@ -98,7 +98,8 @@ impl Search<'_> {
             );
             return Some(obstacle(ObstacleReason::ExternalAddressMissing, message));
         }
-        // The loopback, or a `local` route that names no interface, takes the address in wherever it comes in.
+        // If the address is on the loopback, or in a `local` route without an interface, the node accepts it on every
+        // interface.
         let (named, holder) = (named?, self.facts.interface_of(address)?);
         let message = format!(
             "the {leg} address {address} is on {holder} and not on {leg}.interface {named}; write {holder}, or move the address"
@@ -150,7 +151,7 @@ impl Search<'_> {
         found
     }
 
-    /// Clients for whom the object asks for no route must be reached by one that is there.
+    /// Clients for which the object asks for no route must be reachable by an existing route.
     fn clients_without_route(&self) -> Option<Obstacle> {
         let client = self
             .forward
@@ -161,7 +162,7 @@ impl Search<'_> {
         self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
     }
 
-    /// Where rules choose the table, the main table proves nothing.
+    /// With policy routing, the main table does not show which route is used.
     fn unless_policy_routing(&self, found: Obstacle) -> Option<Obstacle> {
         (!self.facts.policy_routing).then_some(found)
     }

@@ -1,38 +1,38 @@
-//! The ports that a node keeps for itself, as an administrator writes them.
+//! The ports that a node reserves, in the notation of the administrator.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::{PortRange, Protocol};
 
-/// Ports that a node keeps for itself, on the addresses by which it is reached.
+/// Ports that a node reserves, on the addresses by which it is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReservedPorts(Vec<Reserved>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reserved {
-    /// `None`: of every protocol.
+    /// `None`: all protocols.
     protocol: Option<Protocol>,
     ports: PortRange,
 }
 
-/// A text that is no list of reserved ports.
+/// A text that is not a list of reserved ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidReservedPorts(String);
 
 impl ReservedPorts {
-    /// Those of `protocol`.
+    /// The reserved ports of `protocol`.
     pub(super) fn of(&self, protocol: Protocol) -> impl Iterator<Item = PortRange> {
         self.0.iter().filter(move |it| it.protocol.is_none_or(|only| only == protocol)).map(|it| it.ports)
     }
 
-    /// The lowest of `ports` that is one.
+    /// The lowest of `ports` that is reserved.
     pub(super) fn first_in(&self, protocol: Protocol, ports: PortRange) -> Option<u16> {
         self.of(protocol).filter_map(|reserved| reserved.intersection(ports)).map(PortRange::first).min()
     }
 }
 
-/// `22/TCP,53,30000-32767/TCP`: ports and ranges, each of one protocol or of all. Empty for none.
+/// `22/TCP,53,30000-32767/TCP`: ports and ranges, each for one protocol or for all. Empty for none.
 impl FromStr for ReservedPorts {
     type Err = InvalidReservedPorts;
 

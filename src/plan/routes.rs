@@ -1,4 +1,4 @@
-//! The routes to the clients of a forward, and the ones that must not be.
+//! The routes to the clients of a forward, and the routes that must not be installed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,17 +9,18 @@ use super::verdict::{Obstacle, ObstacleReason, RoutePlan};
 use crate::forward::Forward;
 use crate::model::{Facts, HostRoute, InterfaceName, Sight};
 
-/// The addresses that no route of a forward may cover, because packets to them would be led to the gateway of its clients.
+/// The addresses that no route of a forward may cover, because their packets would then be sent to the gateway of the
+/// clients.
 pub(super) struct Protected(BTreeSet<IpAddr>);
 
 impl Protected {
-    /// Of this node.
+    /// The addresses of this node.
     pub(super) fn of(facts: &Facts) -> Self {
         let addresses = facts.addresses.iter().map(|local| local.address);
         Self(addresses.chain(facts.api_servers.iter().copied()).collect())
     }
 
-    /// And of a forward that is carried here.
+    /// Adds the addresses of a forward that is carried here.
     pub(super) fn protect(&mut self, forward: &Forward) {
         self.0.insert(forward.upstream);
         self.0.extend(forward.gateway);
@@ -30,8 +31,8 @@ impl Protected {
     }
 }
 
-/// What becomes of the route to each client of `forward`; nothing without a gateway. A gateway that is named is an instruction: it
-/// decides also where a link of this node has a subnet around the client.
+/// The route to each client of `forward`; none without a gateway. A named gateway is used even if the client is in a subnet
+/// of this node.
 pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected) -> Vec<RoutePlan> {
     let Some(gateway) = forward.gateway else { return Vec::new() };
     let link = link(facts, forward, gateway);
@@ -72,10 +73,11 @@ fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {
     Obstacle { reason: ObstacleReason::RouteCapturesNode, message }
 }
 
-/// The interface by which the gateway is reached: the one that the object names if that reaches it, else the one that does. (The
-/// name says where packets enter: on a VRRP device they may enter while the gateway is reached by the link below it.)
+/// The interface by which the gateway is reached: the one that the object names if it reaches the gateway, otherwise
+/// another one that does. (The name states where packets enter. On a VRRP device packets may enter while the gateway is
+/// reached by the link below it.)
 fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceName, Obstacle> {
-    // On a point-to-point link the peer is in no subnet of ours, but the kernel has a route to it without a gateway.
+    // On a point-to-point link the peer is in no local subnet, but the kernel has a route to it without a gateway.
     let direct = facts.route_to(gateway).filter(|route| route.gateway.is_none()).and_then(|route| route.interface.clone());
     let on_link = |interface: &InterfaceName| {
         direct.as_ref() == Some(interface)

@@ -1,4 +1,4 @@
-//! What the plan decided about one forward on this node.
+//! The decision of the plan about one forward on this node.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,114 +9,115 @@ use crate::forward::{Direction, Refusal};
 use crate::model::{HostRoute, NextHop, Translation};
 use crate::words::words;
 
-/// What the plan decided about one forward.
+/// The decision of the plan about one forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The `uid` of the object; `None` from a folder.
     pub uid: Option<String>,
-    /// The generation of the spec that was looked at.
+    /// The generation of the spec that was read.
     pub generation: i64,
-    /// Its ports as status shows them.
+    /// Its ports in the form of the status.
     pub shown: ShownPorts,
-    /// Whether it is carried, and why not.
+    /// Whether it is carried, or why not.
     pub acceptance: Acceptance,
-    /// What this node would refuse if it were new, and does leave out or carry on because the forward is in force.
+    /// What this node would refuse if the forward were new. Because the forward is in force, the part is left out or still
+    /// carried.
     pub objection: Option<NodeRefusal>,
-    /// What this node is to it; `None` if it is no candidate, or was not asked.
+    /// The role of this node; `None` if it is not a candidate, or if this was not checked.
     pub role: Option<Role>,
-    /// Whether any of it was in force here until now.
+    /// Whether a part of it was in force here until now.
     pub served: bool,
-    /// The address translations that it gets.
+    /// The planned address translations.
     pub translations: Vec<Translation>,
-    /// How many of them, the last, are of `reverse`.
+    /// How many of the translations belong to `reverse`; these are the last ones.
     pub reversed: usize,
-    /// What became of the route to each client; empty without a gateway.
+    /// The decision about the route to each client; empty without a gateway.
     pub routes: Vec<RoutePlan>,
     /// The neighbours that must answer for its flows to pass.
     pub next_hops: BTreeSet<NextHop>,
-    /// What is known to stop its flows, the worst first.
+    /// The known obstacles, the worst first.
     pub obstacles: Vec<Obstacle>,
-    /// What is worth knowing but stops nothing.
+    /// The notes.
     pub notes: Vec<Note>,
 }
 
 /// Whether a forward is carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It is usable and won its conflicts.
+    /// It is valid and no older forward conflicts with it.
     Accepted,
-    /// It is switched off or on its way out.
+    /// It is disabled or was deleted.
     Disabled,
-    /// The object by itself is wrong.
+    /// The object is invalid.
     Refused(Refusal),
-    /// The object is fine, but not on this node.
+    /// The object is valid, but not on this node.
     RefusedHere(NodeRefusal),
     /// An older forward claims the same.
     Conflict(Conflict),
 }
 
-/// Why a forward that is fine by itself cannot be carried by this node.
+/// Why this node cannot carry a valid forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRefusal {
-    /// The kind of mistake.
+    /// The reason.
     pub reason: NodeRefusalReason,
     /// What is wrong, where, and what to do.
     pub message: String,
 }
 
 words! {
-    /// The kinds of mistake that show only on a node.
+    /// The reasons of refusals that depend on the node.
     NodeRefusalReason {
-        /// A party is an address of this node, so that the flow would come back to it.
+        /// An address of a party is an address of this node, so the flow would come back to it.
         ForwardLoop,
         /// The upstream is an API server of the cluster.
         ForbiddenUpstream,
-        /// An address is the first of its subnet, which names the subnet.
+        /// An address is the first one of its subnet (the network address).
         NetworkAddress,
-        /// An address is the last of its subnet, which names all its hosts.
+        /// An address is the last one of its subnet (the broadcast address).
         BroadcastAddress,
-        /// The internal address is one of a container network.
+        /// The internal address is on the interface of a container network.
         ForbiddenInterface,
-        /// A port that this node keeps for itself, on an address by which it is reached.
+        /// The port is reserved on this node, on an address by which it is reached.
         ReservedPort,
         /// A program of this node listens on the port, on an address by which the node is reached.
         ShadowsLocalListener,
     }
 }
 
-/// Something that is known to stop the flows of a forward.
+/// A known problem that stops the flows of a forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
-    /// The kind.
+    /// The reason.
     pub reason: ObstacleReason,
     /// What it is, where, and what to do.
     pub message: String,
 }
 
 words! {
-    /// What stops flows that are accepted and programmed, the worst first.
+    /// The reasons why flows stop that are accepted and programmed, the worst first.
     ObstacleReason {
-        /// The kernel routes no packets.
+        /// IP forwarding is off.
         ForwardingDisabled,
-        /// A named interface is not there.
+        /// A named interface does not exist.
         WaitingForInterface,
         /// An interface is down or has no carrier.
         InterfaceDown,
-        /// A named interface is a port of a bridge or bond, which takes its packets.
+        /// A named interface is a port of a bridge or bond, which receives its packets.
         EnslavedInterface,
         /// An address is on another interface than the one named.
         AddressNotOnInterface,
         /// This node does not have the external address.
         ExternalAddressMissing,
-        /// The gateway lies in no subnet of its interface.
+        /// The gateway is in no subnet of its interface.
         GatewayNotOnLink,
         /// The route to a client would cover an address that this node needs.
         RouteCapturesNode,
         /// It is not known where the API servers are, and a route might cover one.
         ApiServersUnknown,
-        /// A route of another program to the client says otherwise.
+        /// A route of another program to the client uses another next hop.
         RouteContested,
-        /// The kernel did not take a route.
+        /// The kernel refused a route.
         RouteRefused,
         /// The upstream is the address of a Service, which nothing translates any more.
         UpstreamIsService,
@@ -124,37 +125,38 @@ words! {
         NoRouteToClient,
         /// There is no route to the upstream.
         NoRouteToUpstream,
-        /// The way to the upstream leaves by another interface than the one named.
+        /// The route to the upstream leaves by another interface than the named one.
         UpstreamNotOnInterface,
-        /// The way back to the client leaves elsewhere, and strict source validation drops what it sends.
+        /// The route back to the client leaves by another interface, and strict source validation drops the client's
+        /// packets.
         AsymmetricRoute,
         /// A chain of another program drops the packets.
         DroppedByFirewall,
         /// The next hop does not answer.
         GatewayUnreachable,
-        /// The next hop was never heard of, and is being asked.
+        /// The next hop was not seen yet, and is being resolved.
         GatewayPending,
     }
 }
 
-/// Something worth knowing that stops nothing.
+/// A note: useful to know, but it stops nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Note(pub String);
 
-/// What became of the route to one client.
+/// The decision about the route to one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutePlan {
-    /// It is to be installed.
+    /// It is installed.
     Install(PlannedRoute),
-    /// It cannot or must not be installed.
+    /// It cannot be installed, or must not be.
     Withheld(Obstacle),
 }
 
-/// A route that is to be installed.
+/// A route to install.
 pub type PlannedRoute = HostRoute;
 
 impl RoutePlan {
-    /// The route, if it is to be installed.
+    /// The route, if it is installed.
     #[must_use]
     pub fn installed(&self) -> Option<&HostRoute> {
         match self {
@@ -165,7 +167,7 @@ impl RoutePlan {
 }
 
 impl Verdict {
-    /// A verdict without anything in the kernel.
+    /// A verdict without rules or routes in the kernel.
     #[must_use]
     pub fn new(uid: Option<String>, generation: i64, acceptance: Acceptance, role: Option<Role>) -> Self {
         Self {
@@ -185,7 +187,7 @@ impl Verdict {
         }
     }
 
-    /// Its translations, each with who opens its flows.
+    /// Its translations, each with the direction in which its connections are opened.
     pub fn directed(&self) -> impl Iterator<Item = (Direction, &Translation)> {
         let towards_upstream = self.translations.len().saturating_sub(self.reversed);
         self.translations.iter().enumerate().map(move |(place, translation)| {

@@ -1,13 +1,14 @@
-//! Which interfaces a forward means on this node.
+//! The interfaces of this node that a forward refers to.
 
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, Translation};
 
-/// What `forward` asks for on this node, and how many of it, the last, are of `reverse`.
+/// The translations for `forward` on this node, and how many of them belong to `reverse`; these are the last ones.
 ///
-/// Where it names an interface that shares a wire with others, there is one translation for each. Packets to an address on a
-/// VRRP device enter by that device, or by the link below it: whoever hears an ARP request of this node learns that the address
-/// is at the link which sent it (the sender address is the one that the packets go on as).
+/// If it names an interface that shares a link with others, there is one translation for each of these interfaces. Packets
+/// to an address on a VRRP device enter by that device or by the link below it: a host that receives an ARP request of this
+/// node learns the hardware address of the interface that sent it. (The sender address is the external address of the
+/// flow.)
 pub(super) fn translations(facts: &Facts, forward: &Forward) -> (Vec<Translation>, usize) {
     let asked = forward.translations();
     let towards_upstream = asked.len() - forward.reversed();
@@ -30,7 +31,7 @@ pub(super) fn translations(facts: &Facts, forward: &Forward) -> (Vec<Translation
     (found, reversed)
 }
 
-/// `named`, and the other interfaces of this node on its wire.
+/// `named`, and the other interfaces of this node on the same link.
 fn sharing<'a>(facts: &'a Facts, named: &'a InterfaceName) -> Vec<&'a InterfaceName> {
     let others = facts.links.keys().filter(|other| *other != named && facts.on_one_wire(other, named));
     std::iter::once(named).chain(others).collect()

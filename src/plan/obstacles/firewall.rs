@@ -1,5 +1,5 @@
-//! What chains of other programs do to the flows of a forward: `Ready=False` where every way through one drops them, a note where
-//! that cannot be told.
+//! The effect of other programs' chains on the flows of a forward: `Ready=False` if every path through a chain drops them,
+//! a note if this cannot be determined.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::forward::Direction;
 use crate::model::{BaseChain, Field, Hook, InterfaceName, Policy, Purpose, SourceNat, TableFamily, Tool};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason, Verdict};
 
-/// What was found in one chain.
+/// The findings for one chain.
 #[derive(Default)]
 struct Findings {
     dropped: Vec<Obstacle>,
@@ -20,7 +20,7 @@ struct Findings {
 }
 
 impl<'a> Search<'a> {
-    /// What chains of other programs do to the flows of this forward.
+    /// The effect of other programs' chains on the flows of this forward.
     pub(super) fn firewall(&self, verdict: &'a Verdict) -> (Vec<Obstacle>, Vec<Note>) {
         let chains = &self.facts.firewall.chains;
         if chains.is_empty() {
@@ -47,7 +47,7 @@ impl<'a> Search<'a> {
         let passage = self.passage(verdict);
         let mut all: Vec<Flows<'a>> = Vec::new();
         for (direction, one) in verdict.directed() {
-            // The clients of one entry follow each other.
+            // The clients of one entry are adjacent.
             if let Some(last) = all.last_mut()
                 && last.direction == direction
                 && (last.one.flows.protocol, last.one.flows.ports) == (one.flows.protocol, one.flows.ports)
@@ -67,7 +67,7 @@ impl<'a> Search<'a> {
         all
     }
 
-    /// The packets as `chain` sees them; `None` if it does not.
+    /// The packets as `chain` sees them; `None` if they do not pass it.
     fn packet(&self, flows: &Flows<'a>, part: Part, chain: &BaseChain) -> Option<Packet<'a>> {
         let (enters, leaves) = match part {
             Part::Request => flows.request,
@@ -136,7 +136,8 @@ impl Findings {
         }
     }
 
-    /// The first chain that translates a flow decides. Of equal priority, the one that was made last comes first.
+    /// The first chain that translates a flow decides. Of chains with equal priority, the one that was created last comes
+    /// first.
     fn take_nat(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
         let (ahead, becomes) = match (chain.hook, flows.one.source) {
             (Hook::Prerouting, _) => {
@@ -156,7 +157,7 @@ impl Findings {
     }
 }
 
-/// The chain, for people: table and chain as its tool names them, where it stands, and what becomes of the rest.
+/// The chain in a message: table and chain as its tool names them, its hook and priority, and its policy.
 fn describe(chain: &BaseChain) -> String {
     let BaseChain { tool, table, name, hook, priority, policy, .. } = chain;
     let place = match tool {

@@ -1,4 +1,4 @@
-//! The flows of one port entry: their packets as a chain of another program sees them, and the command that lets them pass.
+//! The flows of one port entry: their packets as a chain of another program sees them, and the command that accepts them.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -9,14 +9,15 @@ use super::packet::{Packet, Value, number};
 use crate::forward::Direction;
 use crate::model::{BaseChain, Field, Hook, InterfaceName, PortRange, SourceNat, TableFamily, Tool, Translation};
 
-/// Where the kernel tracks connections and translates them (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`).
+/// The priorities at which the kernel tracks connections and translates them (`enum nf_ip_hook_priorities`,
+/// `include/uapi/linux/netfilter_ipv4.h`).
 const CONNTRACK: i32 = -200;
 pub(super) const NAT_DST: i32 = -100;
 pub(super) const NAT_SRC: i32 = 100;
-/// The bits of a flow's status that say that its source, its destination is translated (`IPS_SRC_NAT`, `IPS_DST_NAT`).
+/// The status bits of a flow for a translated source and a translated destination (`IPS_SRC_NAT`, `IPS_DST_NAT`).
 const SRC_NAT: u64 = 0x10;
 const DST_NAT: u64 = 0x20;
-/// More clients than this are not written into a command.
+/// A command contains at most this many clients.
 const MOST_CLIENTS: usize = 4;
 
 /// The flows of one port entry, of all clients.
@@ -24,27 +25,27 @@ pub(super) struct Flows<'a> {
     pub(super) direction: Direction,
     pub(super) one: &'a Translation,
     pub(super) clients: Vec<IpNet>,
-    /// Where its first packet enters and leaves, where that is certain.
+    /// The incoming and the outgoing interface of the first packet, if they are certain.
     pub(super) request: (Option<&'a InterfaceName>, Option<&'a InterfaceName>),
-    /// And what comes back.
+    /// The same for the replies.
     pub(super) answer: (Option<&'a InterfaceName>, Option<&'a InterfaceName>),
 }
 
 /// Which packets of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The first one.
+    /// The first packet.
     Request,
-    /// Those that come back.
+    /// The replies.
     Answer,
 }
 
-/// Whether a translation is already done where a chain is asked.
+/// Whether a translation is already done when the chain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     No,
     Yes,
-    /// Two programs have the same priority there.
+    /// Two programs have the same priority, so the order is not known.
     Unknown,
 }
 
@@ -115,7 +116,7 @@ impl<'a> Flows<'a> {
         }
     }
 
-    /// The command that lets these packets pass `chain`, ahead of its other rules.
+    /// The command that accepts these packets in `chain`, before its other rules.
     pub(super) fn command(&self, part: Part, chain: &BaseChain) -> String {
         let listen = self.one.flows.destination;
         let translated = is_tracked(chain) && Done::at(chain, Hook::Prerouting, NAT_DST) == Done::Yes;
@@ -154,7 +155,8 @@ impl<'a> Flows<'a> {
         }
     }
 
-    /// Where the packets come from and go to before any translation, as a command names them; nobody where that is anybody.
+    /// The source and destination of the packets before any translation, as arguments of the command; empty if they are not
+    /// restricted.
     fn parties(&self, part: Part) -> (Vec<String>, Vec<String>) {
         let text = |net: &IpNet| if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() };
         let clients = if self.clients.len() > MOST_CLIENTS { Vec::new() } else { self.clients.iter().map(text).collect() };
@@ -168,7 +170,7 @@ impl<'a> Flows<'a> {
     }
 }
 
-/// Whether the kernel has found a packet's flow where the chain is asked.
+/// Whether connection tracking has already run when the chain runs.
 fn is_tracked(chain: &BaseChain) -> bool {
     match chain.hook {
         Hook::Prerouting => chain.priority > CONNTRACK,
@@ -187,7 +189,7 @@ fn first(destination: Done, source: Done) -> Value {
     }
     match source {
         Done::No => known |= SRC_NAT,
-        // To the address that it has, it is none.
+        // If it is translated to the same address, the kernel does not count it as a translation.
         Done::Yes | Done::Unknown => {}
     }
     Value::Bits { known, set }

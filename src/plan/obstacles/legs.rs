@@ -1,27 +1,28 @@
-//! The interfaces by which the flows of a forward enter and leave, and what the settings of those interfaces do to them.
+//! The interfaces by which the flows of a forward enter and leave, and the effect of their settings.
 
 use super::{Search, obstacle};
 use crate::model::{Facts, InterfaceName, LocalAddress, RpFilter, Virtual};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 
-/// The interfaces of the two legs, as far as this node tells. With one leg both are the same.
+/// The interfaces of the two legs, as far as they are known. With one leg both are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::plan) struct Legs<'a> {
-    /// Where packets of the clients enter.
+    /// The interface by which packets of the clients enter.
     pub(in crate::plan) internal: Option<&'a InterfaceName>,
-    /// Where packets to the upstream leave, and its answers enter.
+    /// The interface by which packets to the upstream leave and its replies enter.
     pub(in crate::plan) external: Option<&'a InterfaceName>,
 }
 
 impl<'a> Legs<'a> {
-    /// Those that are known.
+    /// The known ones.
     pub(in crate::plan) fn known(self) -> impl Iterator<Item = &'a InterfaceName> {
         let second = self.external.filter(|external| self.internal != Some(*external));
         self.internal.into_iter().chain(second)
     }
 }
 
-/// A setting of an interface, as sysctl(8) takes it: with dots, or with slashes where the name of the interface has a dot.
+/// The setting of an interface, as sysctl(8) takes it: with dots, or with slashes if the name of the interface contains a
+/// dot.
 fn setting(interface: &InterfaceName, key: &str) -> String {
     if interface.as_str().contains('.') {
         format!("net/ipv4/conf/{interface}/{key}")
@@ -30,22 +31,23 @@ fn setting(interface: &InterfaceName, key: &str) -> String {
     }
 }
 
-/// The interfaces that packets pass, where that is certain.
+/// The interfaces that packets pass, if they are certain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Passage<'a> {
-    /// Where packets of the clients enter.
+    /// The interface by which packets of the clients enter.
     pub(super) from_clients: Option<&'a InterfaceName>,
-    /// Where packets to the clients leave.
+    /// The interface by which packets to the clients leave.
     pub(super) to_clients: Option<&'a InterfaceName>,
-    /// Where packets to the upstream leave.
+    /// The interface by which packets to the upstream leave.
     pub(super) to_upstream: Option<&'a InterfaceName>,
-    /// Where packets of the upstream enter.
+    /// The interface by which packets of the upstream enter.
     pub(super) from_upstream: Option<&'a InterfaceName>,
 }
 
 impl<'a> Search<'a> {
-    /// Where packets pass, where that is certain: they enter where the object says so, or where the address and the way back are
-    /// one and the same interface, and leave as the main table says, unless rules choose another one.
+    /// The interfaces that packets pass, if they are certain. The incoming interface is certain if the object names it, or
+    /// if the address and the route back are on the same interface. The outgoing interface is the one of the main table,
+    /// unless there is policy routing.
     pub(super) fn passage(&self, verdict: &'a Verdict) -> Passage<'a> {
         let facts: &'a Facts = self.facts;
         let certain = |name: &'a InterfaceName| {
@@ -81,10 +83,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What the object names; else where the internal address and the way to the upstream are.
+    /// The interfaces that the object names; otherwise those of the internal address and of the route to the upstream.
     pub(super) fn legs(&self) -> Legs<'a> {
         let address = self.forward.internal.address;
-        // No packet enters by a dummy.
+        // No packet enters by a dummy interface.
         let holder = || self.facts.interface_of(address).filter(|name| self.facts.virtuals.get(*name) != Some(&Virtual::Dummy));
         let internal = self.forward.internal.interface.as_ref().or_else(holder);
         let connected = || self.facts.connected(address).and_then(|local| local.interface.as_ref());
@@ -92,7 +94,7 @@ impl<'a> Search<'a> {
         Legs { internal: internal.or_else(connected), external: self.forward.external_interface.as_ref().or_else(route) }
     }
 
-    /// The kernel asks the interface that a packet enters by; the setting for all only says what new interfaces begin with.
+    /// The kernel checks the setting of the incoming interface. The global setting is only the default for new interfaces.
     pub(super) fn forwarding(&self) -> Vec<Obstacle> {
         let known: Vec<_> = self.legs().known().filter_map(|name| Some((name, self.facts.links.get(name)?))).collect();
         let off = known.iter().filter(|(_, link)| !link.forwarding).map(|(name, _)| *name);
@@ -114,7 +116,7 @@ impl<'a> Search<'a> {
         messages.into_iter().map(|message| obstacle(ObstacleReason::ForwardingDisabled, message)).collect()
     }
 
-    /// RFC 3704: with strict source validation, the way back must leave by the interface that the packet entered.
+    /// RFC 3704: with strict source validation, the route back must leave by the interface that the packet entered by.
     pub(super) fn asymmetric(&self, verdict: &Verdict) -> Vec<Obstacle> {
         let found = [self.strict_for_clients(verdict), self.strict_for_upstream()];
         found.into_iter().flatten().filter_map(|found| self.unless_policy_routing(found)).collect()
@@ -154,8 +156,8 @@ impl<'a> Search<'a> {
         self.facts.links.get(interface).filter(|link| link.rp_filter == RpFilter::Strict).map(drop)
     }
 
-    /// The external address, its interface and the one that packets to the upstream leave by, where these are two. An address that
-    /// is alone in its subnet may be used by any interface: the network then decides where answers come in.
+    /// The external address, its interface, and the interface by which packets to the upstream leave, if they differ. An
+    /// address that is alone in its subnet may be used on any interface: the network then decides where replies enter.
     fn apart(&self) -> Option<(&'a LocalAddress, &'a InterfaceName, &'a InterfaceName)> {
         let facts: &'a Facts = self.facts;
         let external = self.forward.external?;
@@ -165,8 +167,8 @@ impl<'a> Search<'a> {
         (holder != leaves).then_some((local, holder, leaves))
     }
 
-    /// A carrier often drops packets whose source belongs to another of its customers' lines. Where the object names the
-    /// interface, this is an obstacle of its own.
+    /// Carriers often drop packets with a source address of another line. If the object names the interface, this is an
+    /// obstacle of its own.
     pub(super) fn source_of_another_link(&self) -> Option<Note> {
         let (local, holder, leaves) = self.apart().filter(|_| self.forward.external_interface.is_none())?;
         let (upstream, address) = (self.forward.upstream, local.address);

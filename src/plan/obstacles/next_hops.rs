@@ -1,4 +1,4 @@
-//! The neighbours that a forward depends on, and what their silence does to it.
+//! The neighbours that a forward depends on, and the effect if they do not answer.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::api::Role;
 use crate::model::{Answer, NextHop};
 use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan, Verdict};
 
-/// Where a next hop leads.
+/// The party that a next hop leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Towards {
     Clients,
@@ -25,14 +25,14 @@ impl fmt::Display for Towards {
 }
 
 impl Search<'_> {
-    /// The neighbours that must answer for flows to pass: routers, and an upstream on the link. A client on the link need
-    /// not: it may well be switched off.
+    /// The neighbours that must answer: routers, and an upstream on the link. A client on the link need not answer, because
+    /// it may be switched off.
     pub(super) fn next_hops(&self, verdict: &Verdict) -> BTreeSet<(NextHop, Towards)> {
         let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
         let mut found: BTreeSet<(NextHop, Towards)> = installed
             .map(|route| (NextHop { interface: route.interface.clone(), address: route.gateway }, Towards::Clients))
             .collect();
-        // Where rules choose the table, the main table does not say which way packets go.
+        // With policy routing, the main table does not show which route packets take.
         if self.facts.policy_routing {
             return found;
         }
@@ -54,7 +54,7 @@ impl Search<'_> {
         Some(NextHop { interface: route.interface.clone()?, address: route.gateway.unwrap_or(self.forward.upstream) })
     }
 
-    /// What stops the flows at a next hop. A packet for one that does not answer goes nowhere.
+    /// The obstacle at a next hop. Packets to a next hop that does not answer are lost.
     pub(super) fn at_next_hop(&self, (next_hop, towards): &(NextHop, Towards)) -> Option<Obstacle> {
         let NextHop { interface, address } = next_hop;
         match self.facts.answers.of(next_hop) {

@@ -1,4 +1,4 @@
-//! A packet of a flow, as far as the plan knows it at one place on its way.
+//! A packet of a flow, as far as the plan can know it at one point of its path.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,14 +6,14 @@ use std::ops::RangeInclusive;
 
 use crate::model::{Condition, Field, InterfaceName, NamePattern, Polarity, Way};
 
-/// How a condition stands to every packet that may be meant.
+/// The result of a condition for all packets that this value stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Truth {
     /// It holds for none.
     No,
-    /// It holds for none, unless another program does something to the packet first, such as to mark it.
+    /// It holds for none, unless another program changes the packet first, for example by a mark.
     Unlikely,
-    /// It may hold.
+    /// It may hold for some.
     Maybe,
     /// It holds for all.
     Yes,
@@ -34,33 +34,33 @@ impl Truth {
     }
 }
 
-/// What is known of a number.
+/// What is known of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// It is in one of these.
+    /// It is within one of these ranges.
     Within(Vec<RangeInclusive<u64>>),
-    /// Some of its bits.
+    /// Some of its bits are known.
     Bits {
-        /// Which are known.
+        /// The bits that are known.
         known: u64,
-        /// Which of these are set.
+        /// The known bits that are set.
         set: u64,
     },
 }
 
-/// A packet, or several that differ in nothing that is looked at.
+/// A packet, or several packets that are equal in all checked fields.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packet<'a> {
-    /// The interface that it enters by, if that is known there.
+    /// The incoming interface, if it is known at this point.
     pub(super) enters: Option<&'a InterfaceName>,
-    /// The interface that it leaves by, if that is known there.
+    /// The outgoing interface, if it is known at this point.
     pub(super) leaves: Option<&'a InterfaceName>,
-    /// What else is known of it.
+    /// The other known fields.
     pub(super) values: BTreeMap<Field, Value>,
 }
 
 impl Packet<'_> {
-    /// The same, with a number that it has.
+    /// The same packet with one more field.
     pub(super) fn with(mut self, field: Field, value: impl Into<Value>) -> Self {
         self.values.insert(field, value.into());
         self
@@ -77,7 +77,7 @@ impl Packet<'_> {
             | Condition::Within { field: Field::Mark, .. }
             | Condition::AnyBit { field: Field::Mark, polarity: Polarity::IsNot, .. } => Truth::Maybe,
             Condition::Within { field, ranges, polarity } => self.within(*field, ranges).unless(*polarity),
-            // No packet has a mark until a program of this node marks it.
+            // A packet has no mark until a program of this node sets one.
             Condition::AnyBit { field: Field::Mark, polarity: Polarity::Is, .. } => Truth::Unlikely,
             Condition::AnyBit { field, mask, polarity } => self.any_bit(*field, *mask).unless(*polarity),
             Condition::Interface { way, names, polarity } => {
@@ -141,7 +141,7 @@ impl From<Vec<RangeInclusive<u64>>> for Value {
 pub(super) fn number(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(address) => u64::from(u32::from(address)),
-        // No rule of an IPv4 packet names one.
+        // No rule for IPv4 packets contains one.
         IpAddr::V6(_) => u64::MAX,
     }
 }

@@ -1,4 +1,4 @@
-//! What other settings and programs of the node do to the flows of a forward.
+//! The effect of other settings and programs of the node on the flows of a forward.
 
 use serde_json::{Value, json};
 
@@ -148,7 +148,7 @@ fn a_gateway_on_another_link_than_the_internal_address_is_asymmetric_too() {
     assert_eq!(worst(&other, spec), Some(ObstacleReason::AsymmetricRoute));
 }
 
-/// A forward chain with the policy drop that accepts what enters by `interface`, and every answer.
+/// A forward chain with policy drop that accepts packets that enter by `interface`, and all replies.
 fn guarded(interface: &str, change: impl FnOnce(&mut Facts)) -> Facts {
     let enters = |name: &str| {
         let names = vec![NamePattern::Exact(name.to_owned())];
@@ -191,7 +191,7 @@ fn where_packets_may_enter_elsewhere_a_chain_by_interface_is_a_note() {
         assert_eq!(worst(&facts, unnamed()), None, "{facts:?}");
         assert!(notes(&facts, unnamed()).contains("MayBeDropped: the chain inet guard forward"), "{facts:?}");
     }
-    // The way back is by another interface than the one that has the address.
+    // The route back uses another interface than the one with the address.
     let elsewhere = guarded("eth7", |facts| {
         facts.routes = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0).cloned().collect();
     });

@@ -1,48 +1,48 @@
-//! What may become of a packet in a chain of another program: every way through it that the packet may take.
+//! The possible results for a packet in a chain of another program, over all paths that the packet may take through it.
 
 use super::packet::{Packet, Truth};
 use crate::model::{Action, BaseChain, FilterRule, Policy};
 
-/// How many rules are looked at for one packet, at most. What lies beyond may do anything.
+/// The maximum number of rules that are evaluated for one packet. The result of further rules is unknown.
 const MOST_RULES: usize = 1000;
-/// How deep jumps go, at most (`NFT_JUMP_STACK_SIZE`, `include/net/netfilter/nf_tables.h`).
+/// The maximum depth of jumps (`NFT_JUMP_STACK_SIZE`, `include/net/netfilter/nf_tables.h`).
 const DEPTH: usize = 16;
 
-/// What may become of a packet in a base chain.
+/// The possible results for a packet in a base chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fate {
-    /// It may pass, also by what is unlikely.
+    /// Whether it may be accepted, also by an unlikely match.
     pub(super) pass: Ending,
-    /// It may be dropped.
+    /// Whether it may be dropped.
     pub(super) stop: Ending,
-    /// It may be translated, and no chain after this one then translates it.
+    /// Whether it may be translated. No later chain then translates it.
     pub(super) translate: Ending,
-    /// It may go untracked.
+    /// Whether it may be excluded from tracking.
     pub(super) untrack: Ending,
-    /// It is dropped, if it is, by the policy and by no rule.
+    /// Whether a drop would come from the policy only, and not from a rule.
     pub(super) by_policy: bool,
 }
 
-/// Whether something may come to pass.
+/// Whether a result is possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
-    /// It cannot.
+    /// It is not possible.
     #[default]
     Never,
-    /// Only if another program does something to the packet first.
+    /// Only if another program changes the packet first.
     Unlikely,
-    /// It may.
+    /// It is possible.
     Possible,
 }
 
 impl Fate {
-    /// Whether every way through the chain drops the packet.
+    /// Whether every path through the chain drops the packet.
     pub(super) fn is_stopped(self) -> bool {
         self.stop == Ending::Possible && self.pass == Ending::Never && self.translate == Ending::Never
     }
 }
 
-/// What may become of `packet` in `chain`.
+/// The possible results for `packet` in `chain`.
 pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
     let mut walk = Walk { chain, packet, fate: Fate::default(), room: MOST_RULES };
     let falls = walk.through(&chain.rules, Ending::Possible, 0);
@@ -64,7 +64,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Goes through `rules`, to which the packet comes as likely as `comes`; whether it comes out at their end undecided.
+    /// Evaluates `rules`, which the packet reaches with likelihood `comes`. Returns whether it reaches their end undecided.
     fn through(&mut self, rules: &[FilterRule], comes: Ending, depth: usize) -> Ending {
         let mut returns = Ending::Never;
         for rule in rules {
@@ -79,7 +79,7 @@ impl Walk<'_> {
                 Truth::Unlikely => comes.min(Ending::Unlikely),
                 Truth::Maybe | Truth::Yes => comes,
             };
-            // Whether a packet that the rule matches still goes on to the next one.
+            // Whether a packet that matches the rule still reaches the next one.
             let goes_on = match &rule.action {
                 Action::Continue => true,
                 Action::Untrack => {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of a range of ports, what is said of all of them holds for each.
+        /// What is certain for a range of ports is certain for each port of it.
         #[test]
         fn what_is_sure_of_many_packets_is_sure_of_each(
             rules in any_rules(), a in any_rules(), b in any_rules(), drops in any::<bool>(), first in 77u64..84, width in 0u64..4,

@@ -1,16 +1,16 @@
-//! A forward in force stays in force, whatever the node would not accept as new.
+//! A forward in force stays in force, also where the node would not accept it as new.
 
 use super::node_ports::{listener, reached};
 use super::*;
 use crate::model::Translation;
 
-/// The seed on a node where a program has begun to listen on its port since, and whose ports are reserved now.
+/// The seed on a node where later a program listens on its port and its ports are reserved.
 fn later() -> (Facts, Policy) {
     let facts = reached("192.168.0.2", &[listener(Protocol::Tcp, "0.0.0.0", 80), listener(Protocol::Tcp, "0.0.0.0", 81)]);
     (facts, Policy { reserved_ports: "80,22/TCP".parse().unwrap() })
 }
 
-/// What `specs` put in force on a node where nothing spoke against it.
+/// The plan for `specs` on a node without any objection.
 fn put(specs: &[Value]) -> Plan {
     let objects: Vec<Candidate> = specs.iter().enumerate().map(|(n, spec)| object(&format!("f{n}"), spec.clone())).collect();
     let plan = planned(&facts(), &objects);
@@ -24,7 +24,7 @@ fn found(translations: &BTreeSet<Translation>) -> InForce {
     in_force
 }
 
-/// What becomes of `spec`, by the name of the first that was put in force, beside `in_force`.
+/// The verdict for `spec`, under the name of the first one put in force, given `in_force`.
 fn then(in_force: &InForce, spec: Value) -> (Verdict, Vec<String>) {
     let (facts, policy) = later();
     let plan = plan(&facts, &[object("f0", spec)], &policy, in_force);
@@ -59,7 +59,8 @@ fn no_edit_of_anything_but_ports_takes_a_forward_out_of_force() {
     for changes in &edits {
         stays(&InForce::of(&plan.verdicts), changes);
     }
-    // A record that is lost: the kernel tells flows, and not whose they are. Nobody can tell then that another client is the same forward's.
+    // The record is lost: the kernel shows the flows, but not their forwards. It is then not known that another client
+    // belongs to the same forward.
     let other_client = |changes: &&Vec<(&str, Value)>| !changes.contains(&("/client/addresses", json!(["5.5.5.5"])));
     for changes in edits.iter().filter(other_client) {
         stays(&found(&plan.desired.translations), changes);
@@ -104,7 +105,7 @@ fn a_port_that_an_edit_adds_and_that_is_refused_is_left_out_and_the_rest_goes_on
         (None, vec!["TCP 80".to_owned(), "TCP 82".to_owned()]),
         "what nobody refuses comes in"
     );
-    // An entry that grows keeps what it had.
+    // An entry that grows keeps the ports it had.
     let (verdict, ports) = then(&in_force, with(&[("/ports", json!([{"name": "http", "port": 79, "endPort": 81}]))]));
     assert_eq!((verdict.objection.unwrap().reason, ports), (NodeRefusalReason::ShadowsLocalListener, vec!["TCP 80".to_owned()]));
 }
@@ -199,7 +200,7 @@ fn the_older_forward_still_displaces_a_younger_one_in_force() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever comes to listen or is reserved later, the same set stays exactly as it is.
+    /// Listeners or reserved ports that come later do not change the plan for the same set.
     #[test]
     fn nothing_of_the_node_takes_what_is_in_force_out_of_force(
         specs in prop::collection::vec(any_spec(), 1..12), ports in prop::collection::vec(1u16..200, 0..8), kernel in any::<bool>(),

@@ -1,4 +1,4 @@
-//! What must hold of every plan.
+//! Properties of every plan.
 
 mod in_force;
 mod names;
@@ -290,7 +290,7 @@ prop_compose! {
     }
 }
 
-/// Some packet matches both.
+/// Whether some packet matches both.
 fn both_match(a: &crate::model::FlowMatch, b: &crate::model::FlowMatch) -> bool {
     a.protocol == b.protocol
         && a.destination == b.destination

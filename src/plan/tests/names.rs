@@ -1,4 +1,4 @@
-//! Legs on devices that are no wire of their own, and what interfaces may be called.
+//! Legs on virtual interfaces, and the allowed names of interfaces.
 
 use super::ways::install;
 use super::*;
@@ -8,7 +8,7 @@ fn name(text: &str) -> InterfaceName {
     text.parse().unwrap()
 }
 
-/// The node of the seed, whose address `moved` is on `device` alone, and another of its subnet where `moved` was.
+/// The node of the seed, with the address `moved` on `device` only, and another address of its subnet in its old place.
 fn on_device(moved: &str, device: &str, kind: Virtual, links: &[u32]) -> Facts {
     let mut facts = facts();
     let address = moved.parse().unwrap();

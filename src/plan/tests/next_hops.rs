@@ -1,4 +1,4 @@
-//! Which neighbours a forward depends on, and what their answers make of it.
+//! Which neighbours a forward depends on, and the effect of their answers.
 
 use super::*;
 use crate::model::{Answer, Answers, NextHop};

@@ -1,8 +1,8 @@
-//! What a node keeps for itself, and where.
+//! The ports that a node protects, and the addresses on which it does.
 
 use super::*;
 
-/// A node that is reached by the address of its internal leg, and whose programs listen on `listeners`.
+/// A node that is reached by the address of its internal leg, with programs that listen on `listeners`.
 pub(super) fn reached(address: &str, listeners: &[Listener]) -> Facts {
     Facts { node_addresses: [address.parse().unwrap()].into(), listeners: listeners.iter().cloned().collect(), ..facts() }
 }
@@ -62,7 +62,7 @@ fn a_port_on_which_a_program_listens_is_refused_on_the_nodes_own_address_with_on
         }
         assert_eq!(refused(&busy, with(&[port(80, "UDP")])), None);
         assert_eq!(refused(&busy, with(&[port(81, "TCP")])), None);
-        // An address for forwards has the port, and the program that it shadows there is a note.
+        // On an address for forwards, the forward gets the port, and there is a note about the shadowed program.
         let verdict = verdict(&reached("2.2.2.2", &[listener]), spec());
         assert!(verdict.is_carried());
         assert!(verdict.notes[0].0.contains("on 192.168.0.2: TCP 80"), "{:?}", verdict.notes);

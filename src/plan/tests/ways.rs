@@ -1,4 +1,4 @@
-//! The ways to clients and upstreams: gateways, routes of others, what is held.
+//! The routes to clients and upstreams: gateways, foreign routes, held addresses.
 
 use super::*;
 use crate::model::{Delivery, LocalRoute, LocalTable, Sight};
