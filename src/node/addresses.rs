@@ -14,24 +14,24 @@ use crate::model::LocalAddress;
 use crate::netlink::Socket;
 use crate::netlink::route::KernelRoute;
 
-/// An address with what its choice as a source depends on.
+/// An address with the fields that decide about its use as a source.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
     pub(super) local: LocalAddress,
     /// The index of its interface.
     index: u32,
-    /// Whether it is a further one of its subnet (`IFA_F_SECONDARY`, rtnetlink(7)).
+    /// Whether it is a secondary address of its subnet (`IFA_F_SECONDARY`, rtnetlink(7)).
     rank: Rank,
 }
 
-/// What an address is to its subnet.
+/// The rank of an address in its subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rank {
     Primary,
     Secondary,
 }
 
-/// The addresses, in the kernel's order.
+/// The addresses, in the order of the kernel.
 pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Address>, FactsError> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
@@ -45,8 +45,8 @@ pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Addre
     Ok(addresses)
 }
 
-/// The source addresses of the default routes of `table`: the one that a route names, else the one that the kernel takes
-/// (`inet_select_addr`, net/ipv4/devinet.c). By these the node is reached, as far as it can tell by itself.
+/// The source addresses of the default routes of `table`: the one that a route names, otherwise the one that the kernel
+/// selects (`inet_select_addr`, net/ipv4/devinet.c). The node is reached by these, as far as it can know by itself.
 pub(super) fn sources(table: &[KernelRoute], addresses: &[Address]) -> BTreeSet<IpAddr> {
     let default =
         |route: &&KernelRoute| route.destination.prefix_len() == 0 && route.tos == 0 && route.kind == RouteType::Unicast;
@@ -58,7 +58,7 @@ fn chosen(route: &KernelRoute, addresses: &[Address]) -> Option<IpAddr> {
     let primary = || addresses.iter().filter(|address| address.rank == Rank::Primary);
     let on_link = || primary().filter(|address| Some(address.index) == interface);
     let towards = |address: &&Address| gateway.is_some_and(|gateway| address.local.subnet().contains(&gateway));
-    // An interface without an address borrows one.
+    // An interface without an address uses the address of another one.
     let found = on_link().find(towards).or_else(|| on_link().next()).or_else(|| primary().find(|_| interface.is_some()));
     found.map(|address| address.local.address)
 }
@@ -85,7 +85,7 @@ fn local(message: &AddressMessage, links: &Links) -> Option<Address> {
     Some(Address { local, index: message.header.index, rank: if secondary { Rank::Secondary } else { Rank::Primary } })
 }
 
-/// The prefix length that `own` has. On a point-to-point link the kernel's belongs to the address of the peer
+/// The prefix length of `own`. On a point-to-point link the kernel gives the prefix length of the peer's address
 /// (ip-address(8), `peer`).
 fn prefix_len(own: Ipv4Addr, peer: Ipv4Addr, given: u8) -> Option<u8> {
     let subnet = Ipv4Net::new(peer, given).ok()?;

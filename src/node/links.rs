@@ -11,26 +11,26 @@ use super::{FactsError, listing, proc_file};
 use crate::model::{InterfaceName, Link, RpFilter, Virtual};
 use crate::netlink::Socket;
 
-/// Asks the kernel to leave the counters out (`RTEXT_FILTER_SKIP_STATS`, include/uapi/linux/rtnetlink.h).
+/// Asks the kernel to omit the counters (`RTEXT_FILTER_SKIP_STATS`, include/uapi/linux/rtnetlink.h).
 pub(super) const WITHOUT_STATS: netlink_packet_route::link::LinkExtentMask =
     netlink_packet_route::link::LinkExtentMask::SkipStats;
 
-/// The interfaces whose names an object can write, by index.
+/// The interfaces whose names an object can contain, by index.
 #[derive(Debug, Default)]
 pub(super) struct Links(BTreeMap<u32, (InterfaceName, Link, Wire)>);
 
-/// What an interface is to the wire that it is on.
+/// The relation of an interface to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
-    /// One of its own, as far as is known.
+    /// It is a link of its own, as far as is known.
     Own,
-    /// That of the link with this index.
+    /// It is on the link with this index.
     Of(u32),
-    /// None at all.
+    /// It is on no link.
     Nothing,
 }
 
-/// What is read of an interface from netlink.
+/// The fields of an interface from netlink.
 struct Named {
     name: InterfaceName,
     index: u32,
@@ -40,7 +40,7 @@ struct Named {
 }
 
 impl Links {
-    /// The name of the interface `index`, where it is one that an object can write.
+    /// The name of the interface `index`, if an object can contain it.
     pub(super) fn name(&self, index: u32) -> Option<&InterfaceName> {
         self.0.get(&index).map(|(name, ..)| name)
     }
@@ -49,7 +49,7 @@ impl Links {
         self.0.into_values().map(|(name, link, _)| (name, link)).collect()
     }
 
-    /// Those that are no wire of their own.
+    /// The virtual interfaces.
     pub(super) fn virtuals(&self) -> BTreeMap<InterfaceName, Virtual> {
         let kind = |wire| match wire {
             Wire::Own => None,
@@ -78,7 +78,7 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Links, FactsError> {
                 let rp_filter = rp_filter(everywhere.max(own));
                 found.0.insert(index, (name, Link { index, up, rp_filter, forwarding, master }, wire));
             }
-            // It went away, or IPv4 is not set up on it: no flow of ours can use it.
+            // It was deleted, or IPv4 is not set up on it: no flow of a forward can use it.
             Err(error) => debug!(%name, %error, "left out an interface"),
         }
     }
@@ -115,7 +115,7 @@ fn wire(attributes: &[LinkAttribute]) -> Wire {
         LinkAttribute::Link(index) => Some(*index),
         _ => None,
     });
-    // The lower link of a container's macvlan is in another namespace, where the index means another interface.
+    // The parent link of a container's macvlan is in another namespace, where the index means another interface.
     let elsewhere = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
     match (kind, lower) {
         (Some(InfoKind::MacVlan | InfoKind::IpVlan), Some(index)) if !elsewhere => Wire::Of(index),
@@ -133,7 +133,7 @@ fn forwarding(folder: &str) -> Result<bool, FactsError> {
     Ok(proc_file(&Path::new("/proc/sys/net/ipv4/conf").join(folder).join("forwarding"))?.trim() != "0")
 }
 
-/// What the kernel makes of a value: everything above 1 is loose (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
+/// The kernel treats every value above 1 as loose (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
 fn rp_filter(value: u8) -> RpFilter {
     match value {
         0 => RpFilter::Off,

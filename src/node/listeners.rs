@@ -1,7 +1,7 @@
-//! The ports on which programs of this node listen, asked of the kernel (`sock_diag`(7)).
+//! The ports on which programs of this node listen, read from the kernel (`sock_diag`(7)).
 //!
-//! Decides which socket is a listener: one that would hear a packet that nobody announced. A socket that may be there by chance is
-//! none.
+//! Decides which socket is a listener: one that receives packets from any sender. A socket that may have its port by chance
+//! is not one.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +20,7 @@ use super::{FactsError, listing, proc_file};
 use crate::model::{Listener, PortRange, Protocol};
 use crate::netlink::{NetlinkError, Socket};
 
-/// Says once that the kernel cannot list sockets.
+/// Logs only once that the kernel cannot list sockets.
 static UNLISTED: Once = Once::new();
 
 pub(super) async fn read(links: &Links) -> Result<BTreeSet<Listener>, FactsError> {
@@ -36,7 +36,7 @@ pub(super) async fn read(links: &Links) -> Result<BTreeSet<Listener>, FactsError
             });
             match answer.await {
                 Ok(listeners) => found.extend(listeners.into_iter().filter(|listener| !ephemeral.may_be(listener))),
-                // Built without it, or the module cannot be loaded. What is not known refuses nothing.
+                // The kernel was built without it, or the module cannot be loaded. What is not known refuses nothing.
                 Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::NOENT | Errno::OPNOTSUPP) => {
                     UNLISTED.call_once(|| warn!(%protocol, "the kernel cannot list sockets (modules tcp_diag, udp_diag); programs that listen are not known"));
                 }
@@ -54,14 +54,14 @@ fn request(protocol: Protocol, socket_id: SocketId) -> SockDiagMessage {
         extensions: ExtensionFlags::empty(),
         states: match protocol {
             Protocol::Tcp => StateFlags::LISTEN,
-            // Not connected: it hears everybody.
+            // Not connected: it receives packets from any sender.
             Protocol::Udp => StateFlags::CLOSE,
         },
         socket_id,
     })
 }
 
-/// The listener behind `socket`, if it hears IPv4.
+/// The listener for `socket`, if it receives IPv4.
 fn listener(protocol: Protocol, socket: &InetResponse, links: &Links) -> Option<Listener> {
     let id = &socket.header.socket_id;
     let only_v6 = socket.nlas.contains(&Nla::SkV6Only(true));
@@ -73,16 +73,16 @@ fn listener(protocol: Protocol, socket: &InetResponse, links: &Links) -> Option<
     };
     let device = match id.interface_id {
         0 => None,
-        // No forward can name such an interface, nor have its address on it.
+        // No forward can name such an interface or have its address on it.
         index => Some(links.name(index)?.clone()),
     };
     (id.source_port != 0).then_some(Listener { protocol, address: IpAddr::V4(address), port: id.source_port, device })
 }
 
-/// The ports that the kernel gives to sockets that ask for any (`ip_local_port_range`, ip-sysctl).
+/// The ports that the kernel assigns to sockets without a fixed port (`ip_local_port_range`, ip-sysctl).
 ///
-/// A UDP socket there is weak evidence: a resolver has many for a moment each, and nothing tells them from one that listens. Ports
-/// that the kernel is told to leave out (`ip_local_reserved_ports`) are taken on purpose.
+/// A UDP socket in this range is weak evidence: a resolver opens many for a moment each, and they cannot be distinguished
+/// from a listener. Ports that the kernel is configured to leave out (`ip_local_reserved_ports`) are used on purpose.
 #[derive(Debug)]
 struct Ephemeral {
     range: Option<PortRange>,
@@ -101,7 +101,7 @@ impl Ephemeral {
         Self { range, reserved }
     }
 
-    /// Whether `listener` may be a socket that listens to nothing.
+    /// Whether `listener` may be a socket with a random port that does not listen.
     fn may_be(&self, listener: &Listener) -> bool {
         match listener.protocol {
             Protocol::Tcp => false,

@@ -1,7 +1,7 @@
-//! What is known of this node's network namespace: [`Observer`] reads it, [`watch()`] tells when it may have changed,
-//! [`NextHops`] has the kernel ask whether the next hops answer.
+//! The facts of this node's network namespace: [`Observer`] reads them, [`watch()`] reports when they may have changed,
+//! [`NextHops`] makes the kernel check whether the next hops answer.
 //!
-//! Writes nothing, apart from the questions. Decides nothing about forwards.
+//! Writes nothing, except the requests for next hops. Decides nothing about forwards.
 
 mod addresses;
 mod firewall;
@@ -27,13 +27,13 @@ use crate::netlink::{NetlinkError, Socket};
 pub use next_hops::{NextHops, Patience};
 pub use watch::watch;
 
-/// What can go wrong when the facts are read.
+/// Why the facts could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
-    /// The kernel cannot be asked.
+    /// The communication with the kernel failed.
     #[error("the {what} of this node cannot be listed")]
     Netlink {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
         /// Why.
         source: NetlinkError,
@@ -49,7 +49,7 @@ pub enum FactsError {
 }
 
 impl FactsError {
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -63,33 +63,34 @@ impl FactsError {
 #[derive(Debug, Default)]
 pub struct Observer {
     api_servers: BTreeSet<IpAddr>,
-    /// Who asks for the next hops; nobody, where what they answer does not matter.
+    /// The checks of the next hops; `None` if their answers are not needed.
     next_hops: Option<NextHops>,
-    /// The variant of iptables that our rules are written by; without it, other programs' rules are not looked at.
+    /// The variant of iptables that the operator uses. Without it, the rules of other programs are not read.
     beside: Option<Variant>,
     firewall: Mutex<firewall::Reader>,
 }
 
 impl Observer {
-    /// An observer that states `api_servers`, which the kernel does not know. Nor does it know the labels of the node: there are none.
+    /// An observer with these `api_servers`, which cannot be read from the kernel. The labels of the node are not known
+    /// either, and stay empty.
     #[must_use]
     pub fn new(api_servers: BTreeSet<IpAddr>) -> Self {
         Self { api_servers, ..Self::default() }
     }
 
-    /// The same, which knows what `next_hops` answer.
+    /// Adds the answers of `next_hops`.
     #[must_use]
     pub fn asking(self, next_hops: NextHops) -> Self {
         Self { next_hops: Some(next_hops), ..self }
     }
 
-    /// What the next hops answer, as far as is known.
+    /// The answers of the next hops, as far as they are known.
     #[must_use]
     pub fn answers(&self) -> Answers {
         self.next_hops.as_ref().map_or(Answers::Assumed, NextHops::answers)
     }
 
-    /// Has the kernel ask for `next_hops` from now on; tells whether some were new, of which more is known now.
+    /// Makes the kernel check `next_hops` from now on. Returns whether some were new, so that more is known now.
     pub async fn want(&self, next_hops: &BTreeSet<NextHop>) -> bool {
         match &self.next_hops {
             Some(asked) => asked.want(next_hops).await,
@@ -97,13 +98,18 @@ impl Observer {
         }
     }
 
-    /// The same, which also looks at what other programs' rules do to flows that ours, written by `variant`, translate.
+    /// Adds the rules of other programs, as they affect flows that the operator's rules of `variant` translate.
     #[must_use]
     pub fn beside(self, variant: Variant) -> Self {
         Self { beside: Some(variant), ..self }
     }
 
-    /// The facts as they are now, of the network namespace of the calling thread.
+    /// The current facts of the network namespace of the calling thread.
+    ///
+    /// Data in a form that this version cannot decode is left out and logged; IPv6 is left out.
+    ///
+    /// # Errors
+    /// When a part cannot be read at all: a plan from incomplete facts would remove forwards that work.
     ///
     /// What the kernel tells in a form that this version does not know is left out and logged; IPv6 is left out.
     ///

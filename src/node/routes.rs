@@ -1,4 +1,4 @@
-//! The tables `main` and `local`, and whether other tables are asked as well (ip-route(8), ip-rule(8)).
+//! The tables `main` and `local`, and whether other tables are used as well (ip-route(8), ip-rule(8)).
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteType;
@@ -12,10 +12,10 @@ use crate::model::{Delivery, LocalRoute, LocalTable, Route, RouteKind, RouteTabl
 use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, local_table};
 
-/// The rules that the kernel makes by itself, as priority and table: `local`, `main` and `default` (ip-rule(8)).
+/// The default rules of the kernel, as priority and table: `local`, `main` and `default` (ip-rule(8)).
 const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
 
-/// The routes of the main table. One for a type of service is left out: it is for packets that carry that one only.
+/// The routes of the main table. A route for a type of service is left out, because only packets with that type use it.
 pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
     let route = |route: &KernelRoute| {
         let (gateway, interface) = route.next_hop.single();
@@ -39,7 +39,7 @@ fn kind(kind: RouteType) -> Option<RouteKind> {
     }
 }
 
-/// The table `local`, which the kernel asks before every other.
+/// The table `local`, which the kernel searches before all others.
 pub(super) async fn local(socket: &mut Socket, links: &Links) -> Result<LocalTable, FactsError> {
     let table = local_table(socket).await.map_err(listing("local routes"))?;
     let route = |route: KernelRoute| {
@@ -53,7 +53,7 @@ pub(super) async fn local(socket: &mut Socket, links: &Links) -> Result<LocalTab
     Ok(table.into_iter().filter(|route| route.tos == 0).map(route).collect())
 }
 
-/// Whether any rule but the kernel's own three chooses a table.
+/// Whether there are rules in addition to the three default rules of the kernel.
 pub(super) async fn is_chosen_by_policy(socket: &mut Socket) -> Result<bool, FactsError> {
     let mut request = RuleMessage::default();
     request.header.family = AddressFamily::Inet;
@@ -73,7 +73,7 @@ fn is_own(rule: &RuleMessage) -> bool {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::Table(value) => table = *value,
-            // A rule that chooses by anything is not the kernel's own.
+            // A rule with a selector is not a default rule.
             RuleAttribute::Source(_)
             | RuleAttribute::Destination(_)
             | RuleAttribute::Iifname(_)

@@ -1,8 +1,8 @@
-//! Wakes a waiter when something in this network namespace may have changed: a link, an address, a route, a rule, a
-//! setting of the stack, or anything in `nf_tables`. Neighbours are for [`super::NextHops`].
+//! Wakes a waiter when something in this network namespace may have changed: a link, an address, a route, a rule, a sysctl
+//! of the network, or anything in `nf_tables`. Neighbours are handled by [`super::NextHops`].
 //!
-//! Says only "look again". Never ends for an error: it reports it once, waits and subscribes anew, and wakes then too,
-//! because it may have missed something. Changes of legacy iptables make no event at all.
+//! Only signals that there may be a change. An error never ends it: it logs the error once, waits and subscribes again, and
+//! then also wakes the waiter, because events may have been missed. Changes of legacy iptables cause no event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,15 @@ use tracing::warn;
 use crate::netlink::{NetlinkError, Socket};
 use crate::supervise::Tasks;
 
-/// The shortest and the longest time between two attempts to subscribe.
+/// The minimum and the maximum time between two attempts to subscribe.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Every change of `nf_tables`, by whichever program (include/uapi/linux/netfilter/nfnetlink.h).
+/// Every change of `nf_tables`, by any program (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// Subscribes at once, in the network namespace of the calling thread, and wakes `wake` at every change from now on: two of
-/// `tasks`.
+/// Subscribes at once, in the network namespace of the calling thread, and notifies `wake` at every change from now on.
+/// Adds two tasks to `tasks`.
+///
+/// It may wake without a change. It never misses a change, except where it logs this.
 ///
 /// A wake without a change is possible, a change without a wake is not, save where the log says so.
 ///
@@ -35,7 +37,7 @@ pub fn watch(wake: &Arc<Notify>, tasks: &mut Tasks) {
     }
 }
 
-/// A netlink family that tells of changes.
+/// A netlink family with change notifications.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// Links, addresses, routes, rules, settings.
@@ -74,7 +76,7 @@ impl Source {
             let begun = Instant::now();
             let error = match attempt {
                 Ok(mut socket) => {
-                    // What changed between two subscriptions was not heard.
+                    // Changes between two subscriptions were missed.
                     wake.notify_one();
                     hear(&mut socket, &wake).await
                 }
@@ -100,7 +102,7 @@ async fn hear(socket: &mut Socket, wake: &Notify) -> NetlinkError {
     loop {
         match socket.receive().await {
             Ok(()) => wake.notify_one(),
-            // More happened than fits: which is all that a waiter has to know.
+            // There were more events than fit into the buffer. For the waiter this is just one more change.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => wake.notify_one(),
             Err(error) => return error.into(),
         }

@@ -1,4 +1,5 @@
-//! One rule of `nf_tables`, expression by expression, as conditions and an action (`include/uapi/linux/netfilter/nf_tables.h`).
+//! Translates one rule of `nf_tables`, expression by expression, to conditions and an action
+//! (`include/uapi/linux/netfilter/nf_tables.h`).
 
 use std::collections::BTreeMap;
 
@@ -20,12 +21,12 @@ const NF_ACCEPT: u32 = 1;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const VERDICT_REGISTER: u32 = 0;
-/// The attributes of `ct` and of the expressions of xtables, which the crate does not name.
+/// The attributes of `ct` and of the xtables expressions, for which the crate has no names.
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_DIRECTION: u16 = 3;
 
-/// The rules that one rule comes to: several where it looks its verdict up in a map.
+/// The rules that one rule is translated to: several if it looks up its verdict in a map.
 pub(super) fn rules(list: &[ListAttribute<ExpressionAttribute>], sets: &Sets) -> Vec<FilterRule> {
     let mut reading = Reading { conditions: Vec::new(), registers: BTreeMap::new(), outcome: vec![], sets };
     for expression in list {
@@ -50,7 +51,7 @@ pub(super) fn rules(list: &[ListAttribute<ExpressionAttribute>], sets: &Sets) ->
 struct Reading<'a> {
     conditions: Vec<Condition>,
     registers: BTreeMap<u32, Loaded>,
-    /// What it does, each with a condition of its own.
+    /// The actions, each with its own condition.
     outcome: Vec<(Option<Condition>, Action)>,
     sets: &'a Sets,
 }
@@ -91,7 +92,7 @@ impl Reading<'_> {
         let key = parts.iter().find_map(|part| if let Meta::Key(key) = part { Some(*key) } else { None });
         let register =
             parts.iter().find_map(|part| if let Meta::DestinationRegister(to) = part { Some(u32::from(*to)) } else { None });
-        // Without a register to load into, it sets a mark or the like.
+        // Without a destination register, it sets a mark or similar.
         let Some(register) = register else { return };
         let loaded = match key {
             Some(MetaKey::Iifname) => Loaded::Name(Way::In),
@@ -118,7 +119,7 @@ impl Reading<'_> {
                 _ => {}
             }
         }
-        // Without one, it writes the packet: a class of traffic, a time to live.
+        // Without a destination register, it changes the packet, for example the DSCP or the TTL.
         let Some(register) = register else { return };
         let field = match (base, offset, length) {
             (NETWORK_HEADER, 9, 1) => Some(Field::Protocol),
@@ -255,7 +256,7 @@ impl Reading<'_> {
                 }
             }
             "limit" | "quota" | "connlimit" | "range" | "dynset" => self.conditions.push(Condition::Uncertain),
-            // They load something that we do not know.
+            // They load a value that is not known here.
             "fib" | "rt" | "socket" | "osf" | "exthdr" | "hash" | "numgen" | "tunnel" | "xfrm" | "byteorder" => {
                 self.registers.clear();
             }
@@ -264,7 +265,7 @@ impl Reading<'_> {
     }
 }
 
-/// What a verdict does.
+/// The action of a verdict.
 pub(super) fn verdict(parts: &[VerdictAttribute]) -> Action {
     let code = parts.iter().find_map(|part| if let VerdictAttribute::Code(code) = part { Some(*code) } else { None });
     let chain = parts.iter().find_map(|part| if let VerdictAttribute::Chain(name) = part { Some(name.clone()) } else { None });
@@ -279,7 +280,7 @@ pub(super) fn verdict(parts: &[VerdictAttribute]) -> Action {
     }
 }
 
-/// The registers of 16 bytes are the same as the first of four of 4 bytes each.
+/// A register of 16 bytes is the same as the first of four registers of 4 bytes.
 fn aligned(register: u32) -> u32 {
     if (1..=4).contains(&register) { 4 + register * 4 } else { register }
 }

@@ -1,28 +1,28 @@
-//! What a register of `nf_tables` holds, and what a comparison with it asks.
+//! The content of an `nf_tables` register, and the conditions made from a comparison with it.
 
 use std::ops::RangeInclusive;
 
 use crate::model::{Condition, Field, NamePattern, Polarity, Way};
 
-/// What a register holds.
+/// The content of a register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Loaded {
-    /// The first bytes of a number, of which only some bits are looked at.
+    /// The first bytes of a field, of which only some bits are compared.
     Number {
-        /// Which.
+        /// The field.
         field: Field,
-        /// How many bytes.
+        /// The number of bytes.
         length: usize,
-        /// The bits, of the whole number.
+        /// The compared bits, of the whole field.
         mask: u64,
     },
     /// The name of an interface.
     Name(Way),
-    /// Something that is not understood.
+    /// A content that could not be interpreted.
     Unknown,
 }
 
-/// How two values are compared.
+/// The comparison of two values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Test {
     Equal,
@@ -33,7 +33,7 @@ pub(super) enum Test {
     GreaterOrEqual,
 }
 
-/// The bytes of a number in a register, and their order.
+/// The size of a field in a register, in bytes, and its byte order.
 const fn width(field: Field) -> (usize, Order) {
     match field {
         Field::Family | Field::Protocol | Field::Direction => (1, Order::Network),
@@ -50,17 +50,17 @@ enum Order {
 }
 
 impl Loaded {
-    /// A whole number.
+    /// A whole field.
     pub(super) const fn number(field: Field) -> Self {
         Self::leading(field, width(field).0)
     }
 
-    /// The first bytes of a number.
+    /// The first bytes of a field.
     pub(super) const fn leading(field: Field, length: usize) -> Self {
         Self::Number { field, length, mask: all_bits(field) }
     }
 
-    /// The same, less the bits that `mask` leaves out.
+    /// The same, restricted to the bits of `mask`.
     pub(super) fn masked(self, mask: &[u8]) -> Self {
         match self {
             Self::Number { field, length, mask: before } => match parsed(field, length, mask) {
@@ -71,15 +71,15 @@ impl Loaded {
         }
     }
 
-    /// The numbers that look like `value`; `None` where that is not one range.
+    /// The values of the field that compare equal to `value`; `None` if they are not one range.
     pub(super) fn range(&self, value: &[u8]) -> Option<RangeInclusive<u64>> {
         let Self::Number { field, length, mask } = self else { return None };
         let (value, hidden) = (parsed(*field, *length, value)?, all_bits(*field) & !(mask & leading_bits(*field, *length)));
-        // What is not looked at must be the last bits, or the numbers are no range.
+        // The bits that are not compared must be the last ones, otherwise the values are not one range.
         (hidden.wrapping_add(1).is_power_of_two() && value & hidden == 0).then_some(value..=(value | hidden))
     }
 
-    /// What a comparison with `value` asks.
+    /// The condition for a comparison with `value`.
     pub(super) fn compared(&self, test: Test, value: &[u8]) -> Condition {
         match (self, test) {
             (Self::Name(way), Test::Equal | Test::NotEqual) => {
@@ -105,7 +105,7 @@ fn bits(field: Field, mask: u64, value: Option<u64>, test: Test) -> Condition {
         (Some(0), Test::NotEqual) => Polarity::Is,
         (Some(0), _) => Polarity::IsNot,
         (Some(value), _) if value == mask && mask.is_power_of_two() => polarity(test),
-        // More than this is not asked of marks: whether there is any.
+        // For marks, only the test whether there is a mark is supported.
         (Some(value), Test::Equal) if field == Field::Mark => {
             return Condition::AnyBit { field, mask: value, polarity: Polarity::Is };
         }
@@ -139,14 +139,14 @@ const fn polarity(test: Test) -> Polarity {
     }
 }
 
-/// A name that is given whole ends with a zero; one that is cut short stands for all that begin so.
+/// A complete name ends with a zero byte. A name without it is a prefix.
 pub(super) fn pattern(value: &[u8]) -> NamePattern {
     let end = value.iter().position(|byte| *byte == 0);
     let name = String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned();
     if end.is_some() { NamePattern::Exact(name) } else { NamePattern::Prefix(name) }
 }
 
-/// A number whose first `length` bytes are `value`, the rest zero.
+/// A field whose first `length` bytes are `value`, and the rest zero.
 fn parsed(field: Field, length: usize, value: &[u8]) -> Option<u64> {
     let (whole, order) = width(field);
     if value.len() != length || length > whole {

@@ -1,4 +1,4 @@
-//! The base chains of `nf_tables`, and the rules that packets meet from there on (nft(8), `nf_tables.h`).
+//! The base chains of `nf_tables` and all rules that packets reach from them (nft(8), `nf_tables.h`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,19 +16,19 @@ use crate::dataplane::iptables::Variant;
 use crate::model::{Action, BaseChain, FilterRule, Hook, Policy, Purpose, TableFamily, Tool};
 use crate::netlink::{NetlinkError, Socket};
 
-/// How many rules are read from one base chain on, at most; what lies beyond is not understood.
+/// The maximum number of rules that are read from one base chain on. Further rules count as not interpreted.
 const MOST_RULES: usize = 2000;
-/// How many sets of one table are read, at most.
+/// The maximum number of sets that are read from one table.
 const MOST_SETS: usize = 500;
-/// Tables whose rules are made for other packets than ours, by programs that see to it themselves: kube-proxy marks and
-/// translates what goes to Services. The last is ours.
+/// Tables with rules for other packets than forwarded ones: kube-proxy marks and translates only packets to Services. The
+/// last one belongs to the operator.
 const PASSED_OVER: [&str; 2] = ["kube-proxy", "portforward"];
-/// The tables that iptables-nft makes and shows.
+/// The tables that iptables-nft creates and shows.
 const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
-/// The policy that drops (`NF_DROP`, `include/uapi/linux/netfilter.h`).
+/// The drop policy (`NF_DROP`, `include/uapi/linux/netfilter.h`).
 const NF_DROP: u32 = 0;
 
-/// A way to the `nf_tables` of this thread's network namespace.
+/// A connection to the `nf_tables` of this thread's network namespace.
 pub(super) struct Wire(Socket);
 
 /// A base chain as it was listed.
@@ -48,7 +48,8 @@ impl Wire {
         Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
     }
 
-    /// The generation of all rules, which every write of anybody changes; `None` where the kernel has no `nf_tables`.
+    /// The generation of the ruleset, which changes with every write of any program; `None` if the kernel has no
+    /// `nf_tables`.
     pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
         let request = message(NetfilterProtoFamily::Unspec, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }));
         let id = |message: NetfilterMessage| match message.inner {
@@ -64,7 +65,7 @@ impl Wire {
         }
     }
 
-    /// The base chains of other programs that IPv4 packets meet, with their rules.
+    /// The base chains of other programs that IPv4 packets pass, with their rules.
     pub(super) async fn base_chains(&mut self, ours: Variant) -> Result<Vec<BaseChain>, NetlinkError> {
         let dormant = self.dormant().await?;
         let (listed, uses) = self.chains().await?;
@@ -86,7 +87,7 @@ impl Wire {
         Ok(found)
     }
 
-    /// The tables that are switched off.
+    /// The dormant tables.
     async fn dormant(&mut self) -> Result<BTreeSet<(TableFamily, String)>, NetlinkError> {
         let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
         let read = |family, found| {
@@ -104,7 +105,7 @@ impl Wire {
         Ok(self.dump(NetfilterProtoFamily::Unspec, request, read).await?.into_iter().collect())
     }
 
-    /// The base chains that IPv4 packets of ours may meet, and how often each other chain is used.
+    /// The base chains that forwarded IPv4 packets may pass, and the use count of each chain.
     async fn chains(&mut self) -> Result<(Vec<Listed>, Uses), NetlinkError> {
         let request = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
         let read = |family, found| {
@@ -128,7 +129,7 @@ impl Wire {
         Ok((listed, uses))
     }
 
-    /// The sets without a name of one table.
+    /// The anonymous sets of one table.
     async fn sets(&mut self, family: TableFamily, table: &str) -> Result<Sets, NetlinkError> {
         let request = NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(table.to_owned())] });
         let read = |_, found| {
@@ -163,7 +164,7 @@ impl Wire {
         Ok(sets)
     }
 
-    /// The chain with its rules and all chains that they jump to.
+    /// The chain with its rules and all chains that it jumps to.
     async fn filled(&mut self, chain: Listed, tool: Tool, sets: &Sets, uses: &Uses) -> Result<BaseChain, NetlinkError> {
         let mut read = BTreeMap::<String, Vec<FilterRule>>::new();
         let (mut next, mut room) = (vec![chain.name.clone()], MOST_RULES);
@@ -174,8 +175,8 @@ impl Wire {
             let (rules, count) = self.rules(chain.family, &chain.table, &name, sets).await?;
             room = room.saturating_sub(rules.len());
             next.extend(rules.iter().filter_map(|rule| target(&rule.action)).map(str::to_owned));
-            // Each rule counts as a use, and so does each jump to it. With fewer than that, one could not be decoded; with more,
-            // somebody wrote meanwhile.
+            // Each rule counts as one use, and so does each jump to the chain. If fewer rules were read, one could not be
+            // decoded; if more, another program wrote in the meantime.
             let expected = uses.get(&(chain.family, chain.table.clone(), name.clone())).map_or(0, |uses| *uses as usize);
             let complete = if name == chain.name { count == expected } else { count < expected };
             read.insert(name, if complete { rules } else { vec![FilterRule::uncertain()] });
@@ -185,7 +186,7 @@ impl Wire {
         Ok(BaseChain { tool, table, name, purpose, hook, priority, devices, policy, rules, jumps: read })
     }
 
-    /// The rules of one chain, and how many they were before maps were written out.
+    /// The rules of one chain, and their number before maps were expanded.
     async fn rules(
         &mut self,
         family: TableFamily,
@@ -197,7 +198,7 @@ impl Wire {
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
         let read = |_, found| {
             let NfTablesMessage::NewRule(RuleMessage { attributes }) = found else { return None };
-            // A kernel that knows no filter by chain gives all rules of the table.
+            // A kernel that does not support the filter by chain returns all rules of the table.
             let here = attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Chain(name) if name == chain));
             let expressions = attributes.into_iter().find_map(|attribute| match attribute {
                 RuleAttribute::Expressions(list) => Some(list),
@@ -221,21 +222,21 @@ impl Wire {
             (_, _) => None,
         };
         match self.0.dump(message(family, request), keep).await {
-            // It went away meanwhile.
+            // It was deleted in the meantime.
             Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(Vec::new()),
             dumped => dumped,
         }
     }
 }
 
-/// How many rules a chain holds and how many jump to it, by chain.
+/// The number of rules in a chain plus the number of jumps to it, by chain.
 type Uses = BTreeMap<(TableFamily, String, String), u32>;
 
 fn message(family: NetfilterProtoFamily, message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
-/// The family, if IPv4 packets pass it.
+/// The family, if IPv4 packets pass its chains.
 fn passed(family: NetfilterProtoFamily) -> Option<TableFamily> {
     match family {
         NetfilterProtoFamily::IPv4 => Some(TableFamily::Ip),
@@ -268,7 +269,7 @@ fn target(action: &Action) -> Option<&str> {
     }
 }
 
-/// The chain, if the kernel calls it for packets of ours.
+/// The chain, if the kernel calls it for forwarded packets.
 fn base(family: TableFamily, table: String, name: String, attributes: &[ChainAttribute]) -> Option<Listed> {
     let (mut place, mut priority, mut devices, mut policy, mut purpose) = (None, 0, BTreeSet::new(), Policy::Accept, None);
     for attribute in attributes {
@@ -294,8 +295,9 @@ fn base(family: TableFamily, table: String, name: String, attributes: &[ChainAtt
     Some(Listed { family, table, name, purpose: purpose?, hook, priority, devices, policy })
 }
 
-/// The hook, if routed packets pass it (`enum nf_inet_hooks`, `enum nf_dev_hooks`, `include/uapi/linux/netfilter.h`). What a bridge
-/// hands up to the node itself passes its `prerouting` and `input`, and what it gets from there `output` and `postrouting`.
+/// The hook, if routed packets pass it (`enum nf_inet_hooks`, `enum nf_dev_hooks`, `include/uapi/linux/netfilter.h`).
+/// Packets that a bridge passes to the node itself go through its `prerouting` and `input`; packets from the node go
+/// through its `output` and `postrouting`.
 const fn hook(family: TableFamily, number: u32) -> Option<Hook> {
     match (family, number) {
         (TableFamily::Ip | TableFamily::Inet, 0) => Some(Hook::Prerouting),

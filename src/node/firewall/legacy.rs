@@ -1,4 +1,4 @@
-//! Tables of the older xtables, as `iptables-legacy-save` prints them.
+//! Tables of legacy xtables, as `iptables-legacy-save` prints them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -9,10 +9,10 @@ use super::{is_ours, xtables};
 use crate::dataplane::iptables::{Variant, legacy_tables, print_legacy};
 use crate::model::{Action, BaseChain, Condition, Field, FilterRule, Hook, NamePattern, Polarity, Policy, Purpose, Tool, Way};
 
-/// How many rules of a table are read, at most; one with more is not understood.
+/// The maximum number of rules that are read from a table. A table with more is not interpreted.
 const MOST_RULES: usize = 2000;
 
-/// The built-in chains of other programs that packets of ours meet.
+/// The built-in chains of other programs that forwarded packets pass.
 pub(super) async fn base_chains(ours: Variant) -> Vec<BaseChain> {
     let mut found = Vec::new();
     for table in legacy_tables() {
@@ -20,7 +20,7 @@ pub(super) async fn base_chains(ours: Variant) -> Vec<BaseChain> {
         if whole_is_ours {
             continue;
         }
-        // One that went away, or that the program does not know, is left out.
+        // A table that was deleted, or that the program does not support, is left out.
         if let Ok(text) = print_legacy(&table).await {
             found
                 .extend(parse(&table, &text).into_iter().filter(|chain| ours != Variant::Legacy || !is_ours(&table, chain.hook)));
@@ -67,7 +67,7 @@ pub(super) fn parse(table: &str, text: &str) -> Vec<BaseChain> {
     policies.into_iter().filter_map(base).collect()
 }
 
-/// Where the kernel calls a built-in chain (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`).
+/// The hook and priority of a built-in chain (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`).
 fn place(table: &str, chain: &str) -> Option<(Hook, i32)> {
     let hook = match chain {
         "PREROUTING" => Hook::Prerouting,
@@ -86,7 +86,7 @@ fn place(table: &str, chain: &str) -> Option<(Hook, i32)> {
     Some((hook, priority))
 }
 
-/// The chains that `rules` jump to, and those that they jump to.
+/// The chains that `rules` jump to, directly or through other chains.
 fn reached(rules: &[FilterRule], chains: &BTreeMap<String, Vec<FilterRule>>) -> BTreeMap<String, Vec<FilterRule>> {
     let mut found = BTreeMap::new();
     let mut next: Vec<&FilterRule> = rules.iter().collect();
@@ -102,7 +102,7 @@ fn reached(rules: &[FilterRule], chains: &BTreeMap<String, Vec<FilterRule>>) -> 
     found
 }
 
-/// A rule as iptables-save(8) prints it, less its chain.
+/// A rule as iptables-save(8) prints it, without its chain.
 pub(super) fn rule(text: &str) -> FilterRule {
     let words = words(text);
     let mut words = words.iter().map(String::as_str).peekable();
@@ -115,7 +115,7 @@ pub(super) fn rule(text: &str) -> FilterRule {
         let mut value = || words.next().unwrap_or_default();
         match word {
             "-m" | "--comment" => drop(value()),
-            // What a target is told besides is written as an option of its own.
+            // The arguments of a target are options of their own.
             "-j" => {
                 let target = value();
                 action = match xtables::action(target) {
@@ -139,7 +139,8 @@ pub(super) fn rule(text: &str) -> FilterRule {
     FilterRule { conditions, action }
 }
 
-/// Whether a target is one of the program's, and no chain: those that are known end a rule in a way that is not understood.
+/// Whether a target is an extension and not a chain. A known extension ends the rule with an action that is not
+/// interpreted.
 fn is_extension(target: &str) -> bool {
     matches!(target, "QUEUE" | "NFQUEUE" | "TPROXY" | "SYNPROXY" | "CLUSTERIP" | "IDLETIMER" | "RATEEST" | "HMARK" | "LED")
 }
@@ -215,7 +216,7 @@ fn states(list: &str) -> Option<u16> {
     list.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?))
 }
 
-/// The words of a line; what stands in quotes is one.
+/// The words of a line; text in quotes is one word.
 fn words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
     for c in text.chars() {

@@ -1,8 +1,9 @@
-//! The rules of other programs that packets of ours meet: base chains of `nf_tables` by netlink, tables of the older xtables by
-//! `iptables-legacy-save`.
+//! The rules of other programs that forwarded packets meet: base chains of `nf_tables` by netlink, tables of legacy xtables
+//! by `iptables-legacy-save`.
 //!
-//! Weak evidence: what cannot be read is left out, and nothing waits for it. `nf_tables` is read again only when its generation
-//! has changed. Where a reading takes long, the next one waits: looking takes a fiftieth of the time at most.
+//! This is weak evidence: what cannot be read is left out, and nothing waits for it. `nf_tables` is read again only if its
+//! generation has changed. If a reading takes long, the next one is delayed, so that reading takes at most a fiftieth of
+//! the time.
 
 mod expression;
 mod field;
@@ -21,24 +22,24 @@ use crate::model::{BaseChain, Firewall, Hook};
 use crate::netlink::NetlinkError;
 use kernel::Wire;
 
-/// How many times longer than a reading took the next one waits at least.
+/// The minimum delay until the next reading, as a multiple of the duration of the last one.
 const SHARE: u32 = 50;
-/// What takes less than this is never put off.
+/// A reading that is faster than this causes no delay.
 const QUICK: Duration = Duration::from_millis(20);
-/// The longest that a reading is put off.
+/// The maximum delay of a reading.
 const MOST: Duration = Duration::from_secs(30);
 
-/// Reads what other programs do, beside an agent that writes rules by one variant of iptables.
+/// Reads the rules of other programs, for an agent that uses one variant of iptables.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     native: Cache,
     legacy: Cache,
     whole: Arc<Firewall>,
-    /// Whether it was said that something cannot be read.
+    /// Whether it was logged that something cannot be read.
     told: bool,
 }
 
-/// What was read last, and when it may be read again.
+/// The result of the last reading, and when the next one is allowed.
 #[derive(Debug, Default)]
 struct Cache {
     generation: Option<u32>,
@@ -51,7 +52,7 @@ impl Cache {
         self.next.is_none_or(|next| next <= Instant::now())
     }
 
-    /// Whether it changed.
+    /// Stores a reading. Returns whether it changed.
     fn take(&mut self, chains: Vec<BaseChain>, begun: Instant) -> bool {
         let took = begun.elapsed();
         self.next = (took > QUICK).then(|| Instant::now() + MOST.min(took * SHARE));
@@ -62,8 +63,8 @@ impl Cache {
 }
 
 impl Reader {
-    /// What other programs do, in the network namespace of the calling thread. `ours` is the variant whose built-in chains begin
-    /// with jumps of ours; in those, no other rule decides about our flows.
+    /// The rules of other programs, in the network namespace of the calling thread. `ours` is the variant in which the
+    /// operator's jumps are first in the built-in chains; no other rule in these chains decides about forwarded flows.
     pub(super) async fn read(&mut self, ours: Variant) -> Arc<Firewall> {
         let native = match self.read_native(ours).await {
             Ok(changed) => {
@@ -96,12 +97,12 @@ impl Reader {
         }
         let begun = Instant::now();
         let chains = wire.base_chains(ours).await?;
-        // Where somebody wrote meanwhile, it is read again at the next look, which his write asks for.
+        // If another program wrote in the meantime, it is read again at the next look, which that write triggers.
         self.native.generation = Some(generation);
         Ok(self.native.take(chains, begun))
     }
 
-    /// There is no generation: it is read each time that it is due.
+    /// There is no generation for it, so it is read whenever a reading is allowed.
     async fn read_legacy(&mut self, ours: Variant) -> bool {
         if !self.legacy.is_due() {
             return false;
@@ -112,7 +113,7 @@ impl Reader {
     }
 }
 
-/// Whether a built-in chain of iptables is one that begins with a jump of ours.
+/// Whether a built-in chain of iptables is one that begins with a jump of the operator.
 fn is_ours(table: &str, hook: Hook) -> bool {
     matches!((table, hook), ("filter", Hook::Forward) | ("nat", Hook::Prerouting | Hook::Postrouting))
 }

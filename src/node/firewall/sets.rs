@@ -1,6 +1,6 @@
-//! The sets and maps without a name that rules hold, such as `{ 80, 443 }`: they never change after they were made.
+//! The anonymous sets and maps of rules, for example `{ 80, 443 }`. They never change after they were created.
 //!
-//! Named sets are not read: they may be large, and what packets add to them changes no generation.
+//! Named sets are not read: they may be large, and elements that packets add do not change the generation.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -11,9 +11,9 @@ use super::expression::verdict;
 use super::field::{Loaded, pattern};
 use crate::model::{Action, Condition, Polarity};
 
-/// The end of an interval, and the element for whatever is not in the map (`NFT_SET_ELEM_*`).
+/// The flag for the end of an interval, and the catch-all element of a map (`NFT_SET_ELEM_*`).
 const INTERVAL_END: u32 = 1;
-/// Asks for what is not in the set (`NFT_LOOKUP_F_INV`).
+/// The flag for an inverted look-up (`NFT_LOOKUP_F_INV`).
 const INVERTED: u32 = 1;
 
 /// Sets by name.
@@ -23,7 +23,7 @@ pub(super) type Sets = BTreeMap<String, Set>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Set {
     elements: Vec<Element>,
-    /// Whether all of it is understood.
+    /// Whether a part of it could not be interpreted.
     incomplete: bool,
 }
 
@@ -35,7 +35,7 @@ struct Element {
 }
 
 impl Set {
-    /// Takes the elements of one message in.
+    /// Adds the elements of one message.
     pub(super) fn extend(&mut self, attributes: &[SetElementList]) {
         for attribute in attributes {
             let SetElementList::Elements(elements) = attribute else { continue };
@@ -51,7 +51,7 @@ impl Set {
         }
     }
 
-    /// What a look-up of `loaded` asks.
+    /// The condition for a look-up of `loaded`.
     pub(super) fn condition(&self, loaded: &Loaded, flags: u32) -> Condition {
         let polarity = if flags & INVERTED == 0 { Polarity::Is } else { Polarity::IsNot };
         if self.incomplete || flags & !INVERTED != 0 {
@@ -73,7 +73,7 @@ impl Set {
         }
     }
 
-    /// What a look-up of `loaded` in the map does, each with its condition.
+    /// The actions for a look-up of `loaded` in the map, each with its condition.
     pub(super) fn verdicts(&self, loaded: &Loaded) -> Vec<(Condition, Action)> {
         let unsure = |action| (Condition::Uncertain, action);
         let actions = || self.elements.iter().filter_map(|element| element.action.clone());
@@ -85,7 +85,7 @@ impl Set {
         ranges.into_iter().filter_map(|(range, action)| Some((asks(range), action?))).collect()
     }
 
-    /// The numbers that are in it, each with what the map says of it.
+    /// The ranges in the set, each with its value in the map.
     fn ranges(&self, loaded: &Loaded) -> Option<Vec<(RangeInclusive<u64>, Option<Action>)>> {
         let mut marks = Vec::new();
         for element in &self.elements {
@@ -94,7 +94,7 @@ impl Set {
         if self.elements.iter().all(|element| !element.is_end) {
             return Some(marks.into_iter().map(|(range, element)| (range, element.action.clone())).collect());
         }
-        // Of an interval there is where it begins, and where the next numbers begin that are not in it.
+        // An interval is given by its first value and by the first value after it.
         marks.sort_by_key(|(range, element)| (*range.start(), !element.is_end));
         let mut found = Vec::new();
         for (place, (range, element)) in marks.iter().enumerate().filter(|(_, (_, element))| !element.is_end) {

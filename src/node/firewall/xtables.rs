@@ -1,4 +1,4 @@
-//! The matches and targets of the older xtables that iptables-nft still uses inside of `nf_tables` rules.
+//! The xtables matches and targets that iptables-nft still uses inside of `nf_tables` rules.
 
 use netlink_packet_core::{DefaultNla, Nla};
 
@@ -9,13 +9,13 @@ use crate::model::{Action, Condition, Field, Polarity};
 const NAME: u16 = 1;
 const REVISION: u16 = 2;
 const INFO: u16 = 3;
-/// What a `conntrack` match looks at (`include/uapi/linux/netfilter/xt_conntrack.h`).
+/// The fields that a `conntrack` match can compare (`include/uapi/linux/netfilter/xt_conntrack.h`).
 const STATE: u16 = 1;
 const ORIGINAL_SOURCE: u16 = 1 << 2;
 const ORIGINAL_DESTINATION: u16 = 1 << 3;
 const STATUS: u16 = 1 << 6;
 const STATE_ALIAS: u16 = 1 << 13;
-/// `NOTRACK` among the flags of the target `CT` (`include/uapi/linux/netfilter/xt_CT.h`).
+/// The `NOTRACK` flag of the target `CT` (`include/uapi/linux/netfilter/xt_CT.h`).
 const CT_NOTRACK: u16 = 1;
 
 fn value(attributes: &[DefaultNla], kind: u16) -> Option<Vec<u8>> {
@@ -27,7 +27,7 @@ fn name(attributes: &[DefaultNla]) -> String {
     String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
 }
 
-/// What a match asks.
+/// The conditions of a match.
 pub(super) fn matches(attributes: &[DefaultNla]) -> Vec<Condition> {
     let info = value(attributes, INFO).unwrap_or_default();
     match name(attributes).as_str() {
@@ -47,7 +47,7 @@ fn mark(info: &[u8]) -> Option<Condition> {
     Some(marked(part(0)?, part(4)?, polarity))
 }
 
-/// Whether a mark has this value, of which only the bits in `mask` are looked at.
+/// The condition that a mark has this value in the bits of `mask`.
 pub(super) fn marked(value: u64, mask: u64, polarity: Polarity) -> Condition {
     match (value, polarity) {
         (0, Polarity::Is) => Condition::AnyBit { field: Field::Mark, mask, polarity: Polarity::IsNot },
@@ -56,7 +56,7 @@ pub(super) fn marked(value: u64, mask: u64, polarity: Polarity) -> Condition {
     }
 }
 
-/// What a target does; `None` where that is nothing that decides.
+/// The action of a target; `None` if it does not decide.
 pub(super) fn target(attributes: &[DefaultNla]) -> Option<Action> {
     let info = value(attributes, INFO).unwrap_or_default();
     match name(attributes).as_str() {
@@ -65,7 +65,7 @@ pub(super) fn target(attributes: &[DefaultNla]) -> Option<Action> {
     }
 }
 
-/// What a target of this name does; `None` where that is nothing that decides.
+/// The action of the target with this name; `None` if it does not decide.
 pub(super) fn action(target: &str) -> Option<Action> {
     match target {
         "ACCEPT" => Some(Action::Accept),
@@ -83,7 +83,7 @@ fn number(info: &[u8], place: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(info.get(place..place + 2)?.try_into().ok()?))
 }
 
-/// `struct xt_conntrack_mtinfo3`: eight addresses of 16 bytes, then the rest.
+/// `struct xt_conntrack_mtinfo3`: eight addresses of 16 bytes, then the other fields.
 fn conntrack(info: &[u8]) -> Option<Vec<Condition>> {
     let (flags, inverted, states, statuses) = (number(info, 146)?, number(info, 148)?, number(info, 150)?, number(info, 152)?);
     let polarity = |flag| if inverted & flag == 0 { Polarity::Is } else { Polarity::IsNot };
@@ -109,9 +109,9 @@ fn conntrack(info: &[u8]) -> Option<Vec<Condition>> {
     Some(conditions)
 }
 
-/// States and, among them, whether source or destination are translated.
+/// The condition for states, which include whether source or destination are translated.
 pub(super) fn state(states: u16, polarity: Polarity) -> Condition {
-    // What is a state of its own has the same bit there as nf_tables gives it: invalid 1, established 2, related 4, new 8.
+    // The proper states have the same bits as in nf_tables: invalid 1, established 2, related 4, new 8.
     let (own, translated) = (u64::from(states & 0x0f), u64::from(states & 0xc0) >> 2);
     match (own, translated) {
         (0, _) if states & !0xc0 == 0 => Condition::AnyBit { field: Field::Status, mask: translated, polarity },

@@ -1,6 +1,6 @@
-//! The kernel's neighbour entries: listing them, having them resolved, and what an event says (rtnetlink(7), ip-neighbour(8)).
+//! The kernel's neighbour entries: lists them, has them resolved, and decodes events (rtnetlink(7), ip-neighbour(8)).
 //!
-//! Entries are the kernel's own, as a packet to the neighbour would make them: nothing marks them, and the kernel forgets
+//! Entries are ordinary ones, as a packet to the neighbour would create them: they have no mark, and the kernel removes
 //! them like any other.
 
 use std::collections::BTreeMap;
@@ -22,27 +22,27 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
-/// The kernel tells ages in hundredths of a second, whatever its own clock (`USER_HZ`, time(7)).
+/// The unit of ages: hundredths of a second, independent of the kernel's clock rate (`USER_HZ`, time(7)).
 const TICK: Duration = Duration::from_millis(10);
 
-/// A neighbour as the kernel knows it: the index of the interface, and the address.
+/// The key of a neighbour in the kernel: the index of the interface, and the address.
 pub(super) type Place = (u32, IpAddr);
 
-/// What matters of an interface to whoever sends by it.
+/// The properties of an interface that matter for sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Port {
     /// The interface index (netdevice(7)).
     pub(super) index: u32,
-    /// Whether it finds out where its neighbours are.
+    /// Whether it resolves neighbours.
     pub(super) resolution: Resolution,
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The state of a neighbour's entry; `None` where it is gone.
+    /// The state of a neighbour's entry; `None` if it was deleted.
     Neighbour(Place, Option<NeighbourState>),
-    /// Something about an interface.
+    /// A change of an interface.
     Link,
 }
 
@@ -68,7 +68,7 @@ fn port(link: &LinkMessage) -> Option<(InterfaceName, Port)> {
     Some((name, Port { index: link.header.index, resolution }))
 }
 
-/// The IPv4 entries that `wanted` asks for.
+/// The IPv4 entries for `wanted`.
 pub(super) async fn entries(
     socket: &mut Socket,
     wanted: impl Fn(&Place) -> bool,
@@ -104,7 +104,7 @@ fn entry(message: &NeighbourMessage) -> Entry {
     Entry { state: message.header.state, confirmed, keeper }
 }
 
-/// Asks the kernel; a question that it refuses is asked again in its turn.
+/// Sends requests to the kernel. A request that is refused is sent again at the next turn.
 pub(super) async fn ask(socket: &mut Socket, asks: Vec<(Place, Ask)>) -> Result<(), NetlinkError> {
     let changes = asks.into_iter().map(|(place, ask)| question(place, ask)).collect();
     for refusal in socket.change(changes).await?.into_iter().filter_map(Result::err) {
@@ -113,7 +113,7 @@ pub(super) async fn ask(socket: &mut Socket, asks: Vec<(Place, Ask)>) -> Result<
     Ok(())
 }
 
-/// No packet of IP goes out for it, only one of ARP, which no rule of iptables and no base chain of IP sees.
+/// No IP packet is sent for it, only ARP, which no rule of iptables and no base chain of family ip sees.
 fn question((index, address): Place, ask: Ask) -> Change<RouteNetlinkMessage> {
     let mut message = NeighbourMessage::default();
     message.header.family = match address {
@@ -143,7 +143,7 @@ fn question((index, address): Place, ask: Ask) -> Change<RouteNetlinkMessage> {
     Change { message: RouteNetlinkMessage::NewNeighbour(message), flags }
 }
 
-/// What `frame` says of a link or an IPv4 neighbour, if it does.
+/// The event in `frame`, if it is about a link or an IPv4 neighbour.
 pub(super) fn event(frame: &Frame<'_>) -> Option<Event> {
     match frame.kind {
         RTM_NEWLINK | RTM_DELLINK => Some(Event::Link),
@@ -152,7 +152,7 @@ pub(super) fn event(frame: &Frame<'_>) -> Option<Event> {
                 place(&message).map(|place| Event::Neighbour(place, Some(message.header.state)))
             }
             Ok(RouteNetlinkMessage::DelNeighbour(message)) => place(&message).map(|place| Event::Neighbour(place, None)),
-            // Bridge ports come in forms that do not concern us.
+            // Messages for bridge ports have other forms, which are not needed.
             Ok(_) | Err(_) => None,
         },
         _ => None,

@@ -1,8 +1,8 @@
-//! Has the kernel resolve the next hops that forwards depend on, and knows which of them answer.
+//! Makes the kernel resolve the next hops that forwards depend on, and records which of them answer.
 //!
-//! The kernel asks a neighbour only when it has a packet for it, and forgets soon what came of it. So a task asks in turns:
-//! one question for each next hop, however many forwards name it. Where the task fails it subscribes anew, and what was
-//! known stays known. Decides nothing about forwards.
+//! The kernel resolves a neighbour only when it has a packet for it, and soon removes the result. So a task sends requests
+//! at regular intervals: one request for each next hop, for any number of forwards. If the task fails it subscribes again,
+//! and the known answers are kept. Decides nothing about forwards.
 
 mod kernel;
 mod neighbour;
@@ -24,23 +24,23 @@ use crate::supervise::Tasks;
 use kernel::{Event, Place, Port};
 use neighbour::{Neighbour, Occasion};
 
-/// How often every next hop has its turn. A question that stays without an answer takes the kernel three seconds.
+/// The interval between the requests for a next hop. The kernel gives up on an unanswered request after three seconds.
 const TURN: Duration = Duration::from_secs(5);
-/// The shortest time between two turns: a link that comes up is many events.
+/// The minimum time between two rounds: a link that comes up causes many events.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// How long an event waits for others.
 const COALESCE: Duration = Duration::from_millis(20);
-/// How long the socket rests after it failed.
+/// The pause after the socket failed.
 const BACKOFF: Duration = Duration::from_secs(5);
-/// What the kernel keeps for us of events that we have not read yet, in bytes.
+/// The size of the kernel's buffer for events that were not read yet, in bytes.
 const BACKLOG: usize = 1024 * 1024;
 
-/// How long to wait for the first answer of a next hop that is new.
+/// How long to wait for the first answer of a new next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// No longer than one that lives takes: whoever looks again later learns of the others then.
+    /// As long as a working next hop needs. Callers that look again later get the other answers then.
     Brief,
-    /// Until the kernel gives up: whoever looks once wants to know.
+    /// Until the kernel gives up. For callers that look only once.
     Exhaustive,
 }
 
@@ -53,7 +53,7 @@ impl Patience {
     }
 }
 
-/// The next hops that are asked for, and what they answered.
+/// The monitored next hops, and their answers.
 #[derive(Debug)]
 pub struct NextHops {
     wanted: watch::Sender<BTreeSet<NextHop>>,
@@ -62,7 +62,7 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// Begins to ask, in the network namespace of the calling thread, and wakes `wake` when an answer changes.
+    /// Starts to monitor, in the network namespace of the calling thread. Notifies `wake` when an answer changes.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -76,14 +76,14 @@ impl NextHops {
         Self { wanted, answers, patience }
     }
 
-    /// What is known now.
+    /// The current answers.
     #[must_use]
     pub fn answers(&self) -> Answers {
         Answers::Asked(self.answers.borrow().clone())
     }
 
-    /// Asks for `next_hops` from now on and for no others. Waits for the first answers of those that are new, with the
-    /// patience that it has; tells whether there were any.
+    /// Monitors `next_hops` from now on, and no others. Waits for the first answers of new ones, as long as the patience
+    /// allows. Returns whether there were new ones.
     pub async fn want(&self, next_hops: &BTreeSet<NextHop>) -> bool {
         let known = next_hops.iter().all(|next_hop| self.answers.borrow().contains_key(next_hop));
         self.wanted.send_if_modified(|wanted| {
@@ -99,13 +99,13 @@ impl NextHops {
         let mut answers = self.answers.clone();
         let is_known = |answer: Option<&Answer>| answer.is_some_and(|answer| *answer != Answer::Awaited);
         let all = |answers: &BTreeMap<NextHop, Answer>| next_hops.iter().all(|next_hop| is_known(answers.get(next_hop)));
-        // Whatever is not known by then is awaited.
+        // A next hop without an answer by then is `Awaited`.
         let _ = timeout(self.patience.limit(), answers.wait_for(all)).await;
         true
     }
 }
 
-/// One socket for questions and one for events.
+/// One socket for requests and one for events.
 struct Sockets {
     questions: Socket,
     events: Socket,
@@ -120,23 +120,23 @@ impl Sockets {
     }
 }
 
-/// What the task knows.
+/// The state of the task.
 struct Asker {
     wanted: watch::Receiver<BTreeSet<NextHop>>,
     told: watch::Sender<BTreeMap<NextHop, Answer>>,
     wake: Arc<Notify>,
-    /// Each next hop with the index that its interface had.
+    /// Each next hop with the last index of its interface.
     neighbours: BTreeMap<NextHop, (u32, Neighbour)>,
 }
 
-/// What ends the wait between two looks.
+/// The event that ends the wait between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Woken {
-    /// Another set is wanted, or a neighbour answered or failed.
+    /// The wanted set changed, or a neighbour answered or failed.
     Event,
     /// A link changed; its neighbours may be able to answer now.
     Link,
-    /// It is time to ask again.
+    /// The interval is over.
     Turn,
 }
 
@@ -163,7 +163,7 @@ impl Asker {
         }
     }
 
-    /// Asks and listens until a socket fails.
+    /// Sends requests and listens until a socket fails.
     async fn follow(&mut self, sockets: &mut Sockets) -> Result<Infallible, NetlinkError> {
         let (mut occasion, mut last) = (Occasion::Turn, Instant::now());
         let mut next = last + TURN;
@@ -187,7 +187,7 @@ impl Asker {
     async fn woken(&mut self, events: &mut Socket, next: Instant) -> Result<Woken, NetlinkError> {
         loop {
             tokio::select! {
-                // An error says that nobody is left who could want something else.
+                // An error means that all senders are gone, so nothing can change.
                 Ok(()) = self.wanted.changed() => return Ok(Woken::Event),
                 () = sleep_until(next) => return Ok(Woken::Turn),
                 heard = events.receive() => {
@@ -199,7 +199,7 @@ impl Asker {
         }
     }
 
-    /// Takes what came meanwhile.
+    /// Reads the events that came in the meantime.
     fn drained(&mut self, events: &mut Socket, mut woken: Woken) -> Result<Woken, NetlinkError> {
         loop {
             let received = events.receive_now();
@@ -210,11 +210,11 @@ impl Asker {
         }
     }
 
-    /// Takes one datagram; tells whether there is something to look at.
+    /// Reads one datagram. Returns whether a round is needed.
     fn heard(&mut self, events: &Socket, received: std::io::Result<()>) -> Result<Option<Woken>, NetlinkError> {
         match received {
             Ok(()) => {}
-            // More happened than fits, so everything is looked at.
+            // There were more events than fit into the buffer, so everything is checked.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Some(Woken::Link)),
             Err(error) => return Err(error.into()),
         }
@@ -236,7 +236,7 @@ impl Asker {
         self.neighbours.iter_mut().filter(move |(next_hop, (at, _))| here(next_hop, *at)).map(|(_, (_, neighbour))| neighbour)
     }
 
-    /// Looks at every next hop, asks for those whose turn it is, and tells what changed.
+    /// Checks every next hop, sends the requests that are due, and publishes changes.
     async fn look(&mut self, socket: &mut Socket, occasion: Occasion) -> Result<(), NetlinkError> {
         let wanted = self.wanted.borrow_and_update().clone();
         self.neighbours.retain(|next_hop, _| wanted.contains(next_hop));
@@ -256,7 +256,7 @@ impl Asker {
         Ok(())
     }
 
-    /// Finds the interfaces of those that are wanted. A link that was made anew has other neighbours.
+    /// Finds the interfaces of the wanted next hops. An interface that was created again has new neighbours.
     fn place(&mut self, wanted: &BTreeSet<NextHop>, ports: &BTreeMap<InterfaceName, Port>) {
         for next_hop in wanted {
             match ports.get(&next_hop.interface) {

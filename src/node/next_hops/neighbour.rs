@@ -1,8 +1,9 @@
-//! Whether one neighbour is there, by what the kernel says of it. Pure: no I/O, no clock.
+//! Whether one neighbour answers, by the kernel's entries and events. Pure: no I/O, no clock.
 //!
-//! Only an answer makes a neighbour seen, and only questions that stayed without an answer make it silent. That the kernel
-//! forgets an entry, asks anew or has not asked for a while changes nothing. One failure alone does not either: the kernel
-//! asks the hardware address that it knows, and a router that took over (VRRP) has another. Then everybody is asked.
+//! Only an answer makes a neighbour seen, and only unanswered requests make it silent. If the kernel removes an entry,
+//! sends a new request or has not sent one for a while, nothing changes. A single failure does not make it silent either:
+//! the kernel sends to the hardware address that it knows, and a router that took over (VRRP) has another one. The next
+//! request is then a broadcast.
 
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use crate::model::Answer;
 
-/// How old an answer may be for a neighbour of which nothing else is known: longer than a restart of the agent takes.
+/// The maximum age of an answer for a neighbour without other information: longer than a restart of the agent takes.
 const RECENT: Duration = Duration::from_mins(1);
-/// How old an answer is when the neighbour is asked again in its turn. Without traffic the kernel asks nobody.
+/// The age of an answer from which on the neighbour is asked again. Without traffic the kernel sends no request by itself.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// The kernel's entry for a neighbour (ip-neighbour(8)).
@@ -20,67 +21,67 @@ const FRESH: Duration = Duration::from_secs(2);
 pub(super) struct Entry {
     /// Its state.
     pub(super) state: NeighbourState,
-    /// How long ago it last answered.
+    /// The time since its last answer.
     pub(super) confirmed: Duration,
-    /// Who keeps it up to date.
+    /// Who maintains the entry.
     pub(super) keeper: Keeper,
 }
 
-/// Who keeps an entry up to date.
+/// Who maintains an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keeper {
-    /// The kernel, as packets ask for it.
+    /// The kernel, when packets need it.
     Kernel,
-    /// Another program, or the kernel on its behalf (`extern_learn`, `managed`). A request of ours would take that away.
+    /// Another program, or the kernel on its behalf (`extern_learn`, `managed`). A request of the operator would end that.
     Another,
 }
 
-/// Whether an interface finds out where its neighbours are.
+/// Whether an interface resolves neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resolution {
     /// By ARP.
     Asks,
-    /// It does not: a tunnel, a point-to-point link, `arp off`. Whatever is sent arrives at the other end, or nowhere.
+    /// It does not: a tunnel, a point-to-point link, `arp off`. Packets arrive at the other end, or nowhere.
     None,
 }
 
-/// When a neighbour is looked at.
+/// Why a neighbour is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// It is time to ask again.
+    /// The interval is over.
     Turn,
-    /// Something was heard.
+    /// There was an event.
     Event,
 }
 
-/// What the kernel is to be asked for.
+/// The request to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// To make an entry, and resolve it.
+    /// Create an entry, and resolve it.
     Create,
-    /// To resolve the entry that is there, as if a packet had to go there.
+    /// Resolve the existing entry, as a packet to it would.
     Resolve,
-    /// To have the address that it knows confirmed.
+    /// Confirm the known hardware address.
     Confirm,
 }
 
 /// One neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Neighbour {
-    /// Whether it is asked for at all.
+    /// Whether its interface resolves neighbours.
     pub(super) resolution: Resolution,
-    /// What is known of it.
+    /// Its answer.
     pub(super) answer: Answer,
-    /// Whether the last thing heard of the entry that is there is that it failed.
+    /// Whether the last event of the existing entry was a failure.
     failing: bool,
-    /// Whether it failed once since it was seen.
+    /// Whether it failed once since it was last seen.
     doubted: bool,
-    /// Whether the kernel was asked for it.
+    /// Whether a request was sent for it.
     asked: bool,
 }
 
 impl Neighbour {
-    /// A neighbour of which nothing is known; one that needs no answer is seen.
+    /// A neighbour without any information; one that needs no answer counts as seen.
     pub(super) const fn new(resolution: Resolution) -> Self {
         let answer = match resolution {
             Resolution::Asks => Answer::Awaited,
@@ -89,8 +90,11 @@ impl Neighbour {
         Self { resolution, answer, failing: false, doubted: false, asked: false }
     }
 
-    /// Takes an event: the new state of the entry, `None` where the entry is gone. Tells what is known then, where that calls
-    /// for a look.
+    /// Processes an event: the new state of the entry, `None` if the entry was deleted. Returns the answer if a check is
+    /// needed.
+    ///
+    /// When an entry is deleted, it is first marked as failed (`neigh_delete`, net/core/neighbour.c), so a failure counts
+    /// only while the entry exists.
     ///
     /// An entry that somebody deletes fails first (`neigh_delete`, net/core/neighbour.c), so a failure counts only while
     /// the entry is there.
@@ -111,7 +115,7 @@ impl Neighbour {
         (self.answer, self.doubted) = (Answer::Seen, false);
     }
 
-    /// Takes the entry as it is now, `None` where there is none, and says what to ask the kernel for.
+    /// Processes the current entry, `None` if there is none, and returns the request to send.
     pub(super) fn look(&mut self, entry: Option<&Entry>, occasion: Occasion) -> Option<Ask> {
         if self.resolution == Resolution::None {
             return None;
@@ -123,7 +127,7 @@ impl Neighbour {
         };
         let doubt = self.failing && self.answer == Answer::Seen && !self.doubted;
         if doubt {
-            // The next failure counts, which is one of asking everybody.
+            // The next failure counts, because it is one of a broadcast request.
             (self.failing, self.doubted) = (false, true);
         } else if self.failing {
             self.answer = Answer::Silent;
@@ -133,7 +137,8 @@ impl Neighbour {
         let ask = entry.map_or(Some(Ask::Create), |entry| ask(entry, self.answer));
         let due = match occasion {
             Occasion::Turn => true,
-            // What waits for no turn: the first question, the second to one that failed, and one to whom was just heard.
+            // Sent at once, without a wait for the interval: the first request, the second one after a failure, and one
+            // after an answer.
             Occasion::Event => !self.asked || doubt || (ask == Some(Ask::Confirm) && self.answer != Answer::Seen),
         };
         self.asked |= due;
@@ -150,7 +155,7 @@ impl Neighbour {
     }
 }
 
-/// Whether a neighbour in this state has answered or need not.
+/// Whether a neighbour in this state has answered or need not answer.
 fn is_an_answer(state: NeighbourState) -> bool {
     matches!(state, NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp)
 }
@@ -163,9 +168,10 @@ fn ask(entry: &Entry, answer: Answer) -> Option<Ask> {
         NeighbourState::Failed | NeighbourState::None => Some(Ask::Resolve),
         NeighbourState::Stale => Some(Ask::Confirm),
         NeighbourState::Reachable if entry.confirmed >= FRESH => Some(Ask::Confirm),
-        // It waits for traffic before it asks; for one that nobody has seen there is no time to lose.
+        // The kernel waits for traffic before it sends a request. For a neighbour that was not seen yet, this would take
+        // too long.
         NeighbourState::Delay if answer != Answer::Seen => Some(Ask::Confirm),
-        // It is being asked, it answered just now, or it needs no answer.
+        // A request is under way, it answered just now, or it needs no answer.
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold of every course of events.
+//! Properties of every sequence of events.
 
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn silent() -> Neighbour {
     Neighbour { answer: Answer::Silent, ..seen() }
 }
 
-/// What a look at `entry` makes of `neighbour`, and what is asked for in its turn.
+/// The result of a check of `entry` for `neighbour`, and the request at the interval.
 fn looked(mut neighbour: Neighbour, entry: Option<Entry>) -> (Answer, Option<Ask>) {
     let ask = neighbour.look(entry.as_ref(), Occasion::Turn);
     (neighbour.answer, ask)
@@ -160,16 +160,16 @@ fn a_new_neighbour_is_asked_for_at_once_and_a_known_one_in_its_turn() {
     assert_eq!(seen().look(Some(&entry(Reachable, 3)), Occasion::Turn), Some(Ask::Confirm));
 }
 
-/// One thing that happens to the entry of a neighbour that answers every question that it is asked.
+/// One event for the entry of a neighbour that answers every request.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
-    /// The kernel goes from one state to another, and tells or does not.
+    /// The kernel changes the state, with or without an event.
     State(NeighbourState, bool),
-    /// The kernel forgets the entry, or its interface loses its carrier.
+    /// The kernel removes the entry, or its interface loses its carrier.
     Forgotten,
-    /// Somebody deletes it: the kernel tells that it failed, then that it is gone.
+    /// The entry is deleted: the kernel reports a failure, then the deletion.
     Deleted,
-    /// It is looked at, in its turn or not.
+    /// It is checked, at the interval or in between.
     Looked(Occasion),
 }
 
@@ -183,7 +183,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// What comes of `course`, from a neighbour that is seen.
+/// The result of `course`, from a neighbour that was seen.
 fn after(course: &[Happening]) -> Neighbour {
     let (mut neighbour, mut kept) = (seen(), Some(entry(Reachable, 0)));
     for happening in course {
