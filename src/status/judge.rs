@@ -173,8 +173,7 @@ fn withdrawn(verdict: &Verdict, applied: &Applied) -> Vec<Judged> {
     }
 }
 
-/// The forward is carried although the node refuses a part of it. The kernel has the rest, which is not all that was asked
-/// for.
+/// The forward is carried although the node refuses a part of it; the kernel has the rest.
 fn objected(verdict: &Verdict, conditions: Vec<Judged>) -> Vec<Judged> {
     let Some(NodeRefusal { reason, message }) = &verdict.objection else { return conditions };
     let judged = |judged: Judged| match judged.kind {

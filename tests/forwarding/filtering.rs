@@ -44,7 +44,7 @@ fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant)
     assert_eq!(bed.proxy().foreign_rules(variant), before);
 }
 
-/// The one looseness of the design, section 5: POSTROUTING and FORWARD go by what conntrack remembers of the
+/// The one inexact match of the design, section 5: POSTROUTING and FORWARD go by what conntrack remembers of the
 /// destination, and not by the client. Another program's DNAT on the very port that a forward listens on, for a client
 /// that it does not serve, so goes on as the forward's external address, and passes a FORWARD that would drop it.
 fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(variant: Variant) {
