@@ -102,7 +102,7 @@ impl Row {
         match self {
             Self::Stopped => Some("`False`, any of [these](reasons.md#something-stops-the-traffic)"),
             Self::RefusedHere => Some("`False`, any of [these](reasons.md#the-node-refuses-the-object)"),
-            Self::Refused => Some("`False`, any of [these](reasons.md#the-object-is-wrong)"),
+            Self::Refused => Some("`False`, any of [these](reasons.md#the-object-is-invalid)"),
             Self::Changed | Self::Outdated => Some("unchanged"),
             _ => None,
         }
