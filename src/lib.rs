@@ -19,6 +19,7 @@ pub mod plan;
 pub mod progress;
 pub mod publish;
 pub mod record;
+mod similar;
 pub mod source;
 pub mod status;
 pub mod supervise;

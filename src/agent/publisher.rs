@@ -61,9 +61,10 @@ impl Publisher {
     fn print(&mut self, objects: &[PortForward], report: &Report) {
         let mut text = table(objects);
         for file in &report.snapshot.files {
-            if let Some(error) = &file.error {
-                text = format!("{text}\n{}: {error} (its last good content stays in force)", file.path.display());
-            }
+            let Some(error) = &file.error else { continue };
+            let path = file.path.display();
+            text = error.lines().fold(text, |text, line| format!("{text}\n{path}: {line}"));
+            text = format!("{text}\n{path}: not applied; the last good content of the file, if there is one, stays in force");
         }
         if text != self.printed {
             // Whoever reads the table may have gone; the status file stays.

@@ -27,7 +27,7 @@ pub fn crd_yaml() -> String {
     serde_saphyr::to_string(&document()).expect("a definition can be written as YAML")
 }
 
-fn document() -> Value {
+pub(super) fn document() -> Value {
     let mut definition = PortForward::crd();
     for version in &mut definition.spec.versions {
         version.additional_printer_columns = Some(columns());

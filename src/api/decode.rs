@@ -1,11 +1,14 @@
-//! Reads a `PortForward` from a document that no API server has looked at.
+//! Reads a `PortForward` from a document that the API server has not validated.
 //!
-//! Stricter than `serde`: a field that does not exist is an error, as `kubectl apply` makes it one. Must not
-//! judge what the fields say.
+//! Checks the structure only: fields, types and enums, as the schema of the CRD describes them. Unknown fields are errors,
+//! as they are for `kubectl apply`. Must not judge the values; `crate::forward` does that.
+
+use std::fmt;
 
 use serde_json::Value;
 
 use super::PortForward;
+use super::structure;
 
 /// The group and version of the API.
 const API_VERSION: &str = "portforward.dev/v1alpha1";
@@ -13,7 +16,10 @@ const API_VERSION: &str = "portforward.dev/v1alpha1";
 /// The namespace of an object that names none.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
-/// Why a document is no `PortForward`.
+/// The largest number of mistakes that are reported for one document.
+const MOST: usize = 20;
+
+/// One mistake in the structure of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Another kind of object, or none.
@@ -23,71 +29,130 @@ pub enum DecodeError {
         found: String,
     },
     /// A field that the API does not have.
-    #[error("{path}: there is no such field; correct its name or remove it (kubectl explain pf --recursive lists the fields)")]
+    #[error("{path}: there is no such field; {advice}")]
     UnknownField {
-        /// Where it is.
+        /// The path of the field.
         path: String,
+        /// The field that was probably meant, or where to look.
+        advice: String,
     },
-    /// A field that must be there.
+    /// A required field is missing.
     #[error("{path}: is missing; add it")]
     Missing {
-        /// Where it belongs.
+        /// The path of the field.
         path: String,
     },
-    /// A word that a field does not take.
-    #[error("{path}: {detail}")]
+    /// A value that an enum field does not accept.
+    #[error("{path}: {found} is not accepted here; write {accepted}")]
     UnknownWord {
-        /// Where it is.
+        /// The path of the field.
         path: String,
-        /// The word, and those that the field takes.
-        detail: String,
+        /// The value, quoted and escaped.
+        found: String,
+        /// The values that the field accepts.
+        accepted: String,
     },
     /// A value of the wrong type.
-    #[error("{path}: {detail}")]
+    #[error("{path}: {found} is not accepted here; write {wanted}")]
     Type {
-        /// Where it is.
+        /// The path of the field.
         path: String,
-        /// What is there, and what belongs there.
-        detail: String,
+        /// The value, or a description of it.
+        found: String,
+        /// A description of the type that the field accepts.
+        wanted: &'static str,
     },
-    /// A name that Kubernetes would not take.
+    /// A name that Kubernetes does not accept.
     #[error(
         "{path}: {found} is not a name; write lower-case letters, digits, '-' and, in metadata.name, '.', such as bank-a-web"
     )]
     Name {
-        /// Where it is.
+        /// The path of the field.
         path: &'static str,
-        /// The name, escaped.
+        /// The name, quoted and escaped.
         found: String,
+    },
+    /// More mistakes than are reported one by one.
+    #[error("{count} more mistakes are not shown; correct those above first")]
+    More {
+        /// How many.
+        count: usize,
     },
 }
 
-/// Reads one document. The namespace is `default` where it names none.
+/// All mistakes in the structure of one document, in the order of its fields. There is at least one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct DecodeErrors(Vec<DecodeError>);
+
+impl DecodeErrors {
+    /// Cuts `mistakes` to a bounded length; `None` where there are none.
+    fn of(mut mistakes: Vec<DecodeError>) -> Option<Self> {
+        if mistakes.len() > MOST {
+            let count = mistakes.len() - MOST;
+            mistakes.truncate(MOST);
+            mistakes.push(DecodeError::More { count });
+        }
+        (!mistakes.is_empty()).then_some(Self(mistakes))
+    }
+
+    /// The mistakes, at least one.
+    #[must_use]
+    pub fn as_slice(&self) -> &[DecodeError] {
+        &self.0
+    }
+}
+
+impl From<DecodeError> for DecodeErrors {
+    fn from(error: DecodeError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl fmt::Display for DecodeErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes one document. Without a namespace, the object is in `default`. A field with the value `null` counts as absent,
+/// as it does for the API server.
 ///
 /// # Errors
-/// When it is no `PortForward`, has a field too many, lacks one, or one has the wrong type. What the fields
-/// say is not judged; `Forward::parse` does that.
-pub fn decode(document: Value) -> Result<PortForward, DecodeError> {
+/// All structural mistakes: another kind, unknown and missing fields, wrong types, names that Kubernetes does not accept.
+/// The values are not judged; `Forward::parse` does that.
+pub fn decode(mut document: Value) -> Result<PortForward, DecodeErrors> {
     check_kind(&document)?;
-    for path in ["metadata", "spec"] {
-        if document.get(path).is_none_or(Value::is_null) {
-            return Err(DecodeError::Missing { path: path.to_owned() });
-        }
+    remove_nulls(&mut document);
+    let mut mistakes = structure::mistakes(&document);
+    let text = |path| document.pointer(path).and_then(Value::as_str);
+    if let Some(name) = text("/metadata/name") {
+        mistakes.extend(check_identity(text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE), name).err());
     }
-    let mut unknown = None;
-    let mut note = |path: serde_ignored::Path<'_>| match field(&path) {
-        // Read above, and no part of the derived type.
-        path if path == "apiVersion" || path == "kind" => {}
-        path => unknown = unknown.take().or(Some(path)),
-    };
-    let decoded = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(document, &mut note));
-    let mut object: PortForward = decoded.map_err(|error| classify(&error))?;
-    if let Some(path) = unknown {
-        return Err(DecodeError::UnknownField { path });
+    if let Some(errors) = DecodeErrors::of(mistakes) {
+        return Err(errors);
     }
-    let namespace = object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
-    check_identity(namespace, object.metadata.name.as_deref().unwrap_or_default())?;
+    let mut object: PortForward = serde_json::from_value(document).map_err(|_| DecodeError::Type {
+        // The schema describes every field, so this is a value that the schema cannot describe.
+        path: "the document".to_owned(),
+        found: "a value that does not fit its field".to_owned(),
+        wanted: "the fields as kubectl explain pf --recursive lists them",
+    })?;
+    object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
     Ok(object)
+}
+
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn check_kind(document: &Value) -> Result<(), DecodeError> {
@@ -107,16 +172,16 @@ fn check_kind(document: &Value) -> Result<(), DecodeError> {
 /// Checks the names of an object: a label and a subdomain (RFC 1123), as Kubernetes does.
 ///
 /// # Errors
-/// When the name is missing, or one of them is no name.
+/// When the name is missing, or Kubernetes would not accept the name or the namespace.
 pub(crate) fn check_identity(namespace: &str, name: &str) -> Result<(), DecodeError> {
     if name.is_empty() {
         return Err(DecodeError::Missing { path: "metadata.name".to_owned() });
     }
     if name.len() > 253 || !name.split('.').all(is_label) {
-        return Err(DecodeError::Name { path: "metadata.name", found: shown(name) });
+        return Err(DecodeError::Name { path: "metadata.name", found: quoted(name) });
     }
     if namespace.len() > 63 || !is_label(namespace) {
-        return Err(DecodeError::Name { path: "metadata.namespace", found: shown(namespace) });
+        return Err(DecodeError::Name { path: "metadata.namespace", found: quoted(namespace) });
     }
     Ok(())
 }
@@ -128,42 +193,11 @@ fn is_label(text: &str) -> bool {
         && text.bytes().last().is_some_and(plain)
 }
 
-fn shown(text: &str) -> String {
-    format!("\"{}\"", text.chars().take(64).collect::<String>().escape_default())
-}
-
-/// `text` without control characters, cut.
-fn printable(text: &str) -> String {
-    text.chars().take(256).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// `serde` gives its errors as text alone; these beginnings are part of its `Error` trait.
-fn classify(error: &serde_path_to_error::Error<serde_json::Error>) -> DecodeError {
-    let path = error.path().to_string();
-    let detail: String = printable(&error.inner().to_string());
-    if let Some(field) = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
-        let path = if path == "." { field.to_owned() } else { format!("{path}.{field}") };
-        DecodeError::Missing { path }
-    } else if detail.starts_with("unknown variant") {
-        DecodeError::UnknownWord { path, detail }
-    } else {
-        DecodeError::Type { path, detail }
-    }
-}
-
-/// The path as a user writes it, without the steps that only Rust's types have.
-fn field(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    let join = |parent: &Path<'_>, step: &str| match field(parent) {
-        parent if parent.is_empty() => step.to_owned(),
-        parent => format!("{parent}.{step}"),
-    };
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", field(parent)),
-        Path::Map { parent, key } => join(parent, &key.chars().take(64).collect::<String>().escape_default().to_string()),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => field(parent),
-    }
+/// `text` in quotes, escaped and cut, so that a message can carry it.
+pub(crate) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 64;
+    let cut = if text.chars().count() > LONGEST { "…" } else { "" };
+    format!("\"{}{cut}\"", text.chars().take(LONGEST).collect::<String>().escape_default())
 }
 
 #[cfg(test)]
@@ -213,17 +247,129 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_its_path() {
         let cases = [
-            (error(|d| d["spec"]["upsteam"] = json!({})), "spec.upsteam: there is no such field"),
-            (error(|d| d["spec"]["external"] = json!({"adresses": []})), "spec.external.adresses: there is no such field"),
-            (error(|d| d["spec"]["ports"][0]["port"] = json!("http")), "spec.ports[0].port: invalid type: string \"http\""),
-            (error(|d| d["spec"]["ports"][0]["protocol"] = json!("tcp")), "spec.ports[0].protocol: unknown variant `tcp`"),
-            (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("client"))), "spec.client: is missing"),
-            (error(|d| d["metadata"] = json!({})), "metadata.name: is missing"),
+            (error(|d| d["spec"]["upsteam"] = json!({})), "spec.upsteam: there is no such field; "),
+            (
+                error(|d| d["spec"]["external"] = json!({"adresses": []})),
+                "spec.external.adresses: there is no such field; did you mean addresses?",
+            ),
+            (
+                error(|d| d["spec"]["ports"][0]["port"] = json!("http")),
+                "spec.ports[0].port: \"http\" is not accepted here; write a whole number without quotes",
+            ),
+            (
+                error(|d| d["spec"]["ports"][0]["port"] = json!(80.5)),
+                "spec.ports[0].port: 80.5 is not accepted here; write a whole number without quotes",
+            ),
+            (
+                error(|d| d["spec"]["ports"] = json!({"port": 80})),
+                "spec.ports: a group of fields is not accepted here; write a list, each entry on a line of its own that begins with \"- \"",
+            ),
+            (
+                error(|d| d["spec"]["ports"][0] = json!(80)),
+                "spec.ports[0]: 80 is not accepted here; write its fields, each as name: value on a line of its own",
+            ),
+            (
+                error(|d| d["spec"]["client"]["addresses"] = json!([1.1])),
+                "spec.client.addresses[0]: 1.1 is not accepted here; write text, in quotes where it looks like a number, true or false",
+            ),
+            (
+                error(|d| d["spec"]["ports"][0]["protocol"] = json!("tcp")),
+                "spec.ports[0].protocol: \"tcp\" is not accepted here; write TCP or UDP",
+            ),
+            (error(|d| d["spec"]["mode"] = json!("on")), "spec.mode: \"on\" is not accepted here; write Enabled or Disabled"),
+            (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("client"))), "spec.client: is missing; add it"),
+            (error(|d| d["spec"]["client"] = Value::Null), "spec.client: is missing; add it"),
+            (error(|d| d["metadata"] = json!({})), "metadata.name: is missing; add it"),
+            (error(|d| d["metadata"]["lables"] = json!({})), "metadata.lables: there is no such field; did you mean labels?"),
+            (
+                error(|d| d["metadata"]["annotations"] = json!({"a\n": 1})),
+                "metadata.annotations[\"a\\n\"]: 1 is not accepted here; write text",
+            ),
+            (
+                error(|d| d["metadata"]["creationTimestamp"] = json!("today")),
+                "metadata.creationTimestamp: \"today\" is not accepted here; write a time",
+            ),
             (error(|d| d["kind"] = json!("Service")), "apiVersion, kind: portforward.dev/v1alpha1 Service is not known here"),
             (error(|d| *d = json!(["PortForward"])), "apiVersion, kind: a document without them is not known here"),
         ];
         for (message, beginning) in cases {
             assert!(message.starts_with(beginning), "{message}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_named() {
+        let all = error(|document| {
+            document["metadata"]["name"] = json!("Web");
+            document["spec"]["mode"] = json!("enabled");
+            document["spec"]["client"] = json!({"address": "1.1.1.1"});
+            document["spec"]["ports"] = json!([{"port": "http"}, {"prt": 80}]);
+        });
+        let expected = [
+            "spec.client.address: there is no such field; did you mean addresses?",
+            "spec.mode: \"enabled\" is not accepted here; write Enabled or Disabled",
+            "spec.ports[0].port: \"http\" is not accepted here; write a whole number without quotes",
+            "spec.ports[1].prt: there is no such field; did you mean port?",
+            "metadata.name: \"Web\" is not a name; write lower-case letters, digits, '-' and, in metadata.name, '.', such as bank-a-web",
+        ];
+        assert_eq!(all, expected.join("; "));
+    }
+
+    #[test]
+    fn a_misspelt_or_misplaced_field_is_told_where_it_belongs_and_is_not_missing_too() {
+        assert_eq!(
+            error(|document| document["spec"]["upstream"] = json!({"target": [{"address": "3.3.3.3"}]})),
+            "spec.upstream.target: there is no such field; did you mean targets?"
+        );
+        assert_eq!(
+            error(|document| document["spec"]["gateways"] = json!(["1.1.1.254"])),
+            "spec.gateways: there is no such field; did you mean spec.internal.gateways?"
+        );
+        assert_eq!(
+            error(|document| document["spec"]["ports"][0]["zzz"] = json!(1)),
+            "spec.ports[0].zzz: there is no such field; correct its name or remove it (kubectl explain pf --recursive lists the fields)"
+        );
+    }
+
+    #[test]
+    fn a_document_of_many_mistakes_has_a_short_error() {
+        let all = error(|document| {
+            let many = (0..10_000).map(|number| (format!("field{number}"), json!(1))).collect();
+            document["spec"]["upstream"] = Value::Object(many);
+        });
+        assert!(all.ends_with("; 9981 more mistakes are not shown; correct those above first"), "{all}");
+        assert!(all.len() < 8192, "{}", all.len());
+    }
+
+    #[test]
+    fn the_schema_and_the_types_accept_the_same_documents() {
+        // Each optional field, once, and what an API server adds.
+        let full = json!({
+            "apiVersion": API_VERSION, "kind": "PortForward",
+            "metadata": {
+                "name": "web", "namespace": "bank-a", "uid": "f0e1", "resourceVersion": "7", "generation": 3,
+                "creationTimestamp": "2026-01-31T12:00:00Z", "deletionTimestamp": "2026-01-31T12:00:00.5Z",
+                "deletionGracePeriodSeconds": 0, "finalizers": ["a/b"], "generateName": "web-", "selfLink": "/x",
+                "labels": {"app": "web"}, "annotations": {"a/b": "c"},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b", "controller": true}],
+                "managedFields": [{
+                    "manager": "kubectl", "operation": "Apply", "apiVersion": API_VERSION, "time": "2026-01-31T12:00:00Z",
+                    "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:mode": {}}}, "subresource": "status",
+                }],
+            },
+            "spec": {
+                "mode": "Disabled", "description": "text",
+                "nodeSelector": {
+                    "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}],
+                },
+                "client": {"addresses": ["1.1.1.1"]},
+                "internal": {"addresses": ["192.168.0.2"], "interface": "eth0", "gateways": ["192.168.0.1"]},
+                "external": {"addresses": ["2.2.2.2"], "interface": "eth1"},
+                "upstream": {"targets": [{"address": "3.3.3.3"}]},
+                "ports": [{"name": "http", "protocol": "UDP", "port": 80, "endPort": 81, "targetPort": 90, "targetEndPort": 91}],
+                "reverse": {"ports": [{"port": 80}]},
+            },
+        });
+        decode(full).unwrap();
     }
 }

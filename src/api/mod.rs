@@ -13,10 +13,11 @@ mod schema;
 mod shown;
 mod spec;
 mod status;
+mod structure;
 
 pub use crd::{crd, crd_yaml};
-pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity};
-pub use decode::{DecodeError, decode};
+pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, quoted};
+pub use decode::{DecodeError, DecodeErrors, decode};
 pub use port::Port;
 pub use shown::ShownPorts;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};

@@ -18,7 +18,7 @@ use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
-use crate::forward::Forward;
+use crate::forward::{Forward, Refusal};
 use crate::metrics::{Health, Metrics};
 use crate::node::{NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
@@ -167,8 +167,10 @@ async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit
     }
 }
 
-pub(super) fn check(object: &crate::api::PortForward) -> Result<(), String> {
-    Forward::parse(object).map(drop).map_err(|refusal| format!("{}: {refusal}", refusal.reason))
+/// Refuses an object of a folder that is wrong by itself.
+pub(super) fn check(object: &crate::api::PortForward) -> Result<(), Vec<String>> {
+    let line = |refusal: &Refusal| format!("{}: {refusal}", refusal.reason);
+    Forward::parse(object).map(drop).map_err(|refusals| refusals.as_slice().iter().map(line).collect())
 }
 
 #[cfg(test)]

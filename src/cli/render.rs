@@ -56,7 +56,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
             match read {
                 Ok(read) => objects.extend(read),
                 Err(error) => {
-                    complain(&format!("{place}: {error}"));
+                    error.lines().for_each(|line| complain(&format!("{place}: {line}")));
                     exit = Exit::Refused;
                 }
             }

@@ -22,6 +22,7 @@ use crate::node::{NextHops, Observer, Patience};
 use crate::plan::{Candidate, Policy};
 use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
+use crate::similar;
 use crate::source::Snapshot;
 use crate::status::{Judgement, Standing, State, Type, here};
 use crate::supervise::Tasks;
@@ -118,7 +119,7 @@ fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<Forw
         let is_named = |key: &&ForwardKey| if name.contains('/') { key.to_string() == *name } else { key.name == *name };
         let found: Vec<ForwardKey> = known.iter().filter(is_named).cloned().collect();
         if found.is_empty() {
-            bail!("{name}: the record of this node has no such forward{}", similar(name, &known));
+            bail!("{name}: the record of this node has no such forward{}", did_you_mean(name, &known));
         }
         chosen.extend(found);
     }
@@ -127,16 +128,14 @@ fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<Forw
 
 /// How many names are offered instead of one that is not there.
 const OFFERED: usize = 3;
-/// How alike a name must be to be offered: the Jaro-Winkler similarity, from 0 to 1.
-const ALIKE: f64 = 0.8;
 
 /// The names that are most like `name`, for a message; where there are few, all of them.
-fn similar(name: &str, known: &BTreeSet<ForwardKey>) -> String {
+fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
     let likeness = |key: &ForwardKey| {
-        let whole = strsim::jaro_winkler(name, &key.to_string());
-        if name.contains('/') { whole } else { strsim::jaro_winkler(name, &key.name) }
+        if name.contains('/') { similar::likeness(name, &key.to_string()) } else { similar::likeness(name, &key.name) }
     };
-    let mut alike: Vec<&ForwardKey> = known.iter().filter(|key| known.len() <= OFFERED || likeness(key) >= ALIKE).collect();
+    let offered = |key: &&ForwardKey| known.len() <= OFFERED || similar::is_alike(likeness(key));
+    let mut alike: Vec<&ForwardKey> = known.iter().filter(offered).collect();
     alike.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
     let names: Vec<String> = alike.into_iter().take(OFFERED).map(ToString::to_string).collect();
     match names.is_empty() {

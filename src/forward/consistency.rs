@@ -2,19 +2,21 @@
 
 use std::net::IpAddr;
 
+use super::refusal::Found;
 use super::{Forward, Refusal, RefusalReason};
 use crate::api::PortForwardSpec;
 
-/// Checks `forward`, the fields of `spec` each of which is fine by itself.
-///
-/// # Errors
-/// When two of them do not go together.
-pub(super) fn check(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
-    refuse_nothing_to_do(forward)?;
-    refuse_loops(spec, forward)?;
-    refuse_captured(forward)?;
-    refuse_reverse_without_parties(spec, forward)?;
-    refuse_overlapping_directions(forward)
+/// Checks whether the fields of `spec`, each of which is valid by itself in `forward`, fit each other. Adds what does not to
+/// `found`.
+pub(super) fn check(found: &mut Found, spec: &PortForwardSpec, forward: &Forward) {
+    found.take(refuse_nothing_to_do(forward));
+    refuse_loops(found, spec, forward);
+    // A client that is an address of the proxy is both, and is reported once.
+    if !found.has(RefusalReason::ForwardLoop) {
+        found.take(refuse_captured(forward));
+    }
+    found.take(refuse_reverse_without_parties(spec, forward));
+    found.take(refuse_overlapping_directions(forward));
 }
 
 fn refuse_nothing_to_do(forward: &Forward) -> Result<(), Refusal> {
@@ -26,25 +28,24 @@ fn refuse_nothing_to_do(forward: &Forward) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn refuse_loops(spec: &PortForwardSpec, forward: &Forward) -> Result<(), Refusal> {
+fn refuse_loops(found: &mut Found, spec: &PortForwardSpec, forward: &Forward) {
     let own = |address: IpAddr| address == forward.internal.address || Some(address) == forward.external;
-    let refuse = |path: &str, address: IpAddr, instead: &str| {
+    let mut refuse = |path: &str, address: IpAddr, instead: &str| {
         let what = format_args!("{address} is an address of the proxy itself; {instead}");
-        Err(Refusal::new(RefusalReason::ForwardLoop, path, what))
+        found.push(Refusal::new(RefusalReason::ForwardLoop, path, what));
     };
     if own(forward.upstream) {
-        return refuse("spec.upstream.targets[0].address", forward.upstream, "write the address of the server");
+        refuse("spec.upstream.targets[0].address", forward.upstream, "write the address of the server");
     }
     if let Some(gateway) = forward.gateway.filter(|gateway| own(*gateway)) {
-        return refuse("spec.internal.gateways[0]", gateway, "write the router before the clients, or leave gateways out");
+        refuse("spec.internal.gateways[0]", gateway, "write the router before the clients, or leave gateways out");
     }
-    // Of the entries as written: merged with a neighbour, such an address would hide in a network.
+    // The entries as they are written: after merging, such an address could be part of a network.
     for (index, text) in spec.client.addresses.iter().enumerate() {
         if let Some(client) = text.parse().ok().filter(|client| own(*client)) {
-            return refuse(&format!("spec.client.addresses[{index}]"), client, "write the host that connects");
+            refuse(&format!("spec.client.addresses[{index}]"), client, "write the host that connects");
         }
     }
-    Ok(())
 }
 
 /// No host route may lead packets for a party of the forward, or for the proxy's own subnets, to the gateway.

@@ -24,7 +24,7 @@ use kube::core::{Selector, SelectorExt};
 pub use crate::api::Mode;
 use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 
-pub use refusal::{Refusal, RefusalReason};
+pub use refusal::{Refusal, RefusalReason, Refusals};
 pub use translation::Direction;
 
 /// One usable `PortForward`.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::refusal::{Found, Refusals};
 use super::{Forward, ForwardKey, Leg, Lifecycle, Refusal, RefusalReason, address, consistency, ports, selector};
 use crate::api::{self, PortForward};
 use crate::model::InterfaceName;
@@ -19,38 +20,61 @@ impl Forward {
     /// Checks `object` and gives it types. Relies on no schema: the object may come from anywhere.
     ///
     /// # Errors
-    /// The first mistake found, with its place and what to write instead.
-    pub fn parse(object: &PortForward) -> Result<Self, Refusal> {
+    /// All mistakes, each with its place and what to write instead. Fields are compared with each other only when each is
+    /// valid by itself.
+    ///
+    /// # Panics
+    /// Never: a field without a value adds its mistake.
+    pub fn parse(object: &PortForward) -> Result<Self, Refusals> {
         let spec = &object.spec;
-        let external = spec.external.as_ref();
-        let external_addresses = external.map_or(&[][..], |leg| &leg.addresses);
-        let forward = Self {
-            key: key(object)?,
-            uid: object.metadata.uid.clone(),
-            generation: object.metadata.generation.unwrap_or_default(),
-            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            lifecycle: object.metadata.deletion_timestamp.as_ref().map_or(Lifecycle::Present, |_| Lifecycle::Deleting),
-            mode: spec.mode,
-            node_selector: selector::selector("spec.nodeSelector", spec.node_selector.as_ref())?,
-            clients: clients("spec.client.addresses", &spec.client.addresses)?,
-            internal: Leg {
-                address: one("spec.internal.addresses", &spec.internal.addresses)?,
-                interface: interface("spec.internal.interface", spec.internal.interface.as_deref())?,
-            },
-            gateway: at_most_one("spec.internal.gateways", &spec.internal.gateways)?,
-            external: at_most_one("spec.external.addresses", external_addresses)?,
-            external_interface: interface("spec.external.interface", external.and_then(|leg| leg.interface.as_deref()))?,
-            upstream: target("spec.upstream.targets", &spec.upstream.targets)?,
-            ports: ports::ports("spec.ports", &spec.ports)?,
-            reverse: spec
-                .reverse
-                .as_ref()
-                .map_or(Ok(Vec::new()), |reverse| ports::reverse("spec.reverse.ports", &reverse.ports))?,
-        };
-        description("spec.description", spec.description.as_deref())?;
-        consistency::check(spec, &forward)?;
+        let mut found = Found::default();
+        let fields = fields(object, &mut found);
+        found.take(description("spec.description", spec.description.as_deref()));
+        found.finish()?;
+        let forward = fields.expect("every field has a value where no mistake was found");
+        let mut found = Found::default();
+        consistency::check(&mut found, spec, &forward);
+        found.finish()?;
         Ok(forward)
     }
+}
+
+/// Reads each field by itself. `None` after mistakes, which are added to `found`.
+fn fields(object: &PortForward, found: &mut Found) -> Option<Forward> {
+    let spec = &object.spec;
+    let external = spec.external.as_ref();
+    let external_addresses = external.map_or(&[][..], |leg| &leg.addresses);
+    let key = found.take(key(object));
+    let node_selector = selector::selector(found, "spec.nodeSelector", spec.node_selector.as_ref());
+    let clients = clients(found, "spec.client.addresses", &spec.client.addresses);
+    let internal = found.take(one("spec.internal.addresses", &spec.internal.addresses));
+    let internal_interface = found.take(interface("spec.internal.interface", spec.internal.interface.as_deref()));
+    let gateway = found.take(at_most_one("spec.internal.gateways", &spec.internal.gateways));
+    let external_address = found.take(at_most_one("spec.external.addresses", external_addresses));
+    let external_interface = found.take(interface("spec.external.interface", external.and_then(|leg| leg.interface.as_deref())));
+    let upstream = found.take(target("spec.upstream.targets", &spec.upstream.targets));
+    let ports = ports::ports(found, "spec.ports", &spec.ports);
+    let reverse = match &spec.reverse {
+        Some(reverse) => ports::reverse(found, "spec.reverse.ports", &reverse.ports),
+        None => Some(Vec::new()),
+    };
+    Some(Forward {
+        key: key?,
+        uid: object.metadata.uid.clone(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        lifecycle: object.metadata.deletion_timestamp.as_ref().map_or(Lifecycle::Present, |_| Lifecycle::Deleting),
+        mode: spec.mode,
+        node_selector: node_selector?,
+        clients: clients?,
+        internal: Leg { address: internal?, interface: internal_interface? },
+        gateway: gateway?,
+        external: external_address?,
+        external_interface: external_interface?,
+        upstream: upstream?,
+        ports: ports?,
+        reverse: reverse?,
+    })
 }
 
 /// Free text for people. It is not kept: nothing that reaches a tool or the kernel may hold it.
@@ -66,33 +90,39 @@ fn description(path: &str, text: Option<&str>) -> Result<(), Refusal> {
 fn key(object: &PortForward) -> Result<ForwardKey, Refusal> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let namespace = object.metadata.namespace.clone().unwrap_or_else(|| api::DEFAULT_NAMESPACE.to_owned());
-    api::check_identity(&namespace, &name)?;
+    api::check_identity(&namespace, &name).map_err(|error| Refusal::from(&error))?;
     Ok(ForwardKey { namespace, name })
 }
 
-/// The client entries, merged and sorted.
-fn clients(path: &str, texts: &[String]) -> Result<Vec<IpNet>, Refusal> {
+/// The client entries, merged and sorted. `None` after mistakes, which are added to `found`.
+fn clients(found: &mut Found, path: &str, texts: &[String]) -> Option<Vec<IpNet>> {
     if texts.is_empty() {
-        return Err(Refusal::new(
-            RefusalReason::Required,
-            path,
-            "is empty; write the addresses of those who may use the forward",
-        ));
+        let what = "is empty; write the addresses of those who may use the forward";
+        found.push(Refusal::new(RefusalReason::Required, path, what));
+        return None;
     }
     if texts.len() > MOST_CLIENTS {
         let what = format_args!("has {} entries and takes {MOST_CLIENTS}; write networks, or a second PortForward", texts.len());
-        return Err(Refusal::new(RefusalReason::TooMany, path, what));
+        found.push(Refusal::new(RefusalReason::TooMany, path, what));
+        return None;
     }
     let mut seen = BTreeSet::new();
+    let mut valid = true;
     for (index, text) in texts.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        if !seen.insert(address::client(&path, text)?) {
-            return Err(Refusal::of(RefusalReason::DuplicateClient, &path, text, "is there already; remove one of the two"));
+        match found.take(address::client(&path, text)) {
+            Some(client) if !seen.insert(client) => {
+                let what = "is there already; remove one of the two";
+                found.push(Refusal::of(RefusalReason::DuplicateClient, &path, text, what));
+                valid = false;
+            }
+            Some(_) => {}
+            None => valid = false,
         }
     }
     let mut merged = IpNet::aggregate(&seen.into_iter().collect());
     merged.sort();
-    Ok(merged)
+    valid.then_some(merged)
 }
 
 fn one(path: &str, texts: &[String]) -> Result<IpAddr, Refusal> {

@@ -3,65 +3,69 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
-use super::refusal::quote;
+use super::refusal::Found;
 use super::{PortEntry, Refusal, RefusalReason};
-use crate::api;
+use crate::api::{self, quoted};
 use crate::model::{InvalidShift, PortRange, Protocol, Shift, TargetPorts};
 
 /// The most entries of a list.
 const MOST: usize = 64;
 
-/// Reads the list of `reverse`, at `path`.
+/// Reads the list of `reverse`, at `path`. It must not be empty.
 ///
-/// # Errors
-/// When it is empty or too long, or an entry is wrong by itself or beside another.
-pub(super) fn reverse(path: &str, list: &[api::PortEntry]) -> Result<Vec<PortEntry>, Refusal> {
+/// `None` after mistakes, which are added to `found`.
+pub(super) fn reverse(found: &mut Found, path: &str, list: &[api::PortEntry]) -> Option<Vec<PortEntry>> {
     if list.is_empty() {
-        return Err(Refusal::new(
-            RefusalReason::Required,
-            path,
-            "is empty; write at least one entry with port, or leave reverse out",
-        ));
+        let what = "is empty; write at least one entry with port, or leave reverse out";
+        found.push(Refusal::new(RefusalReason::Required, path, what));
+        return None;
     }
-    ports(path, list)
+    ports(found, path, list)
 }
 
-/// Reads the list at `path`, which may be empty.
+/// Reads the list at `path`. It may be empty.
 ///
-/// # Errors
-/// When it is too long, or an entry is wrong by itself or beside another.
-pub(super) fn ports(path: &str, list: &[api::PortEntry]) -> Result<Vec<PortEntry>, Refusal> {
+/// `None` after mistakes, which are added to `found`: the list is too long, or an entry is wrong by itself or beside another.
+pub(super) fn ports(found: &mut Found, path: &str, list: &[api::PortEntry]) -> Option<Vec<PortEntry>> {
     if list.len() > MOST {
         let what = format_args!("has {} entries and takes {MOST}; use ranges (endPort), or a second PortForward", list.len());
-        return Err(Refusal::new(RefusalReason::TooMany, path, what));
+        found.push(Refusal::new(RefusalReason::TooMany, path, what));
+        return None;
     }
     let mut entries: Vec<PortEntry> = Vec::with_capacity(list.len());
+    let mut valid = true;
     for (index, raw) in list.iter().enumerate() {
-        let entry = entry(&format!("{path}[{index}]"), raw)?;
-        for earlier in &entries {
-            refuse_beside(&format!("{path}[{index}]"), &entry, earlier)?;
-        }
+        let path = format!("{path}[{index}]");
+        let Some(entry) = entry(found, &path, raw) else {
+            valid = false;
+            continue;
+        };
+        // One clash is enough: what clashes with one entry often clashes with the next one too.
+        valid &= found.take(entries.iter().try_for_each(|earlier| refuse_beside(&path, &entry, earlier))).is_some();
         entries.push(entry);
     }
-    Ok(entries)
+    valid.then_some(entries)
 }
 
-fn entry(path: &str, raw: &api::PortEntry) -> Result<PortEntry, Refusal> {
+/// Reads one entry. `None` after mistakes, which are added to `found`.
+fn entry(found: &mut Found, path: &str, raw: &api::PortEntry) -> Option<PortEntry> {
     let port = |field: &str, port: api::Port| {
         u16::try_from(port.0).ok().and_then(NonZeroU16::new).ok_or_else(|| {
             let what = format_args!("{} is not a port; write a number from 1 to 65535", port.0);
             Refusal::new(RefusalReason::InvalidPort, &format!("{path}.{field}"), what)
         })
     };
-    let name = name(&format!("{path}.name"), &raw.name)?;
-    let first = port("port", raw.port)?;
-    let last = raw.end_port.map_or(Ok(first), |last| port("endPort", last))?;
-    let target_port = raw.target_port.map(|target| port("targetPort", target)).transpose()?;
-    let target_end = raw.target_end_port.map(|target| port("targetEndPort", target)).transpose()?;
-    let ports = PortRange::new(first, last).map_err(|_| {
+    let name = found.take(name(&format!("{path}.name"), &raw.name));
+    let first = found.take(port("port", raw.port));
+    let last = found.take(raw.end_port.map(|last| port("endPort", last)).transpose());
+    let target_port = found.take(raw.target_port.map(|target| port("targetPort", target)).transpose());
+    let target_end = found.take(raw.target_end_port.map(|target| port("targetEndPort", target)).transpose());
+    let (first, last, target_port, target_end) = (first?, last?, target_port?, target_end?);
+    let last = last.unwrap_or(first);
+    let ports = found.take(PortRange::new(first, last).map_err(|_| {
         let what = format_args!("{last} is below port, {first}; write the lower port in port and the higher one in endPort");
         Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.endPort"), what)
-    })?;
+    }))?;
     let protocol = match raw.protocol {
         api::Protocol::Tcp => Protocol::Tcp,
         api::Protocol::Udp => Protocol::Udp,
@@ -70,7 +74,8 @@ fn entry(path: &str, raw: &api::PortEntry) -> Result<PortEntry, Refusal> {
         None => Asked::Port(ports, target_port, target_end),
         Some(_) => Asked::Range(ports, target_port, target_end),
     };
-    Ok(PortEntry { name, protocol, ports, target: target(path, &asked)? })
+    let target = found.take(target(path, &asked))?;
+    Some(PortEntry { name: name?, protocol, ports, target })
 }
 
 /// What an entry says of its ports, and of the first and the last that they go on to.
@@ -153,7 +158,7 @@ fn refuse_beside(path: &str, entry: &PortEntry, earlier: &PortEntry) -> Result<(
     if entry.name == earlier.name {
         let what = format_args!(
             "the name {} is there already; give each entry a name of its own (only one entry may leave it out: it is then called default)",
-            quote(&entry.name)
+            quoted(&entry.name)
         );
         return Err(Refusal::new(RefusalReason::DuplicateName, &format!("{path}.name"), what));
     }

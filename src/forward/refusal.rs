@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::api::DecodeError;
+use crate::api::{DecodeError, DecodeErrors, quoted};
 use crate::words::words;
 
 /// Why an object is refused.
@@ -101,12 +101,12 @@ impl Refusal {
 
     /// Refuses `value`, the text of the field at `path`.
     pub(super) fn of(reason: RefusalReason, path: &str, value: &str, what: impl fmt::Display) -> Self {
-        Self::new(reason, path, format_args!("{} {what}", quote(value)))
+        Self::new(reason, path, format_args!("{} {what}", quoted(value)))
     }
 }
 
-impl From<DecodeError> for Refusal {
-    fn from(error: DecodeError) -> Self {
+impl From<&DecodeError> for Refusal {
+    fn from(error: &DecodeError) -> Self {
         let reason = match error {
             DecodeError::Kind { .. } => RefusalReason::UnknownKind,
             DecodeError::UnknownField { .. } => RefusalReason::UnknownField,
@@ -114,25 +114,80 @@ impl From<DecodeError> for Refusal {
             DecodeError::UnknownWord { .. } => RefusalReason::UnsupportedValue,
             DecodeError::Type { .. } => RefusalReason::InvalidType,
             DecodeError::Name { .. } => RefusalReason::InvalidName,
+            DecodeError::More { .. } => RefusalReason::TooMany,
         };
         Self { reason, message: error.to_string() }
     }
 }
 
-/// `value` as a message may carry it: no control character reaches a terminal or a log, and no long text fills it.
-pub(super) fn quote(value: &str) -> String {
-    const LONGEST: usize = 64;
-    let cut = if value.chars().count() > LONGEST { "…" } else { "" };
-    format!("\"{}{cut}\"", value.chars().take(LONGEST).collect::<String>().escape_default())
+/// All mistakes of one object, in the order of its fields. There is at least one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.summary().message)]
+pub struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    /// The mistakes, at least one.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Refusal] {
+        &self.0
+    }
+
+    /// One refusal for all mistakes, as a condition carries it: the reason of the first, and every message.
+    #[must_use]
+    pub fn summary(&self) -> Refusal {
+        let message = self.0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; ");
+        // There is at least one, so the default is never used.
+        let reason = self.0.first().map_or(RefusalReason::InvalidType, |first| first.reason);
+        Refusal { reason, message }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl From<DecodeErrors> for Refusals {
+    fn from(errors: DecodeErrors) -> Self {
+        Self(errors.as_slice().iter().map(Refusal::from).collect())
+    }
+}
 
-    #[test]
-    fn a_hostile_value_is_shown_harmless_and_short() {
-        assert_eq!(quote("eth0\nCOMMIT\u{1b}[2J"), r#""eth0\nCOMMIT\u{1b}[2J""#);
-        assert!(quote(&"x".repeat(1 << 20)).len() < 80);
+/// Collects the mistakes of one object.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    refusals: Vec<Refusal>,
+    /// How many more there are.
+    more: usize,
+}
+
+impl Found {
+    /// The largest number of mistakes that are reported for one object.
+    const MOST: usize = 20;
+
+    /// Adds a mistake.
+    pub(super) fn push(&mut self, refusal: Refusal) {
+        if self.refusals.len() < Self::MOST {
+            self.refusals.push(refusal);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Adds the mistake of `checked`, or returns its value.
+    pub(super) fn take<T>(&mut self, checked: Result<T, Refusal>) -> Option<T> {
+        checked.map_err(|refusal| self.push(refusal)).ok()
+    }
+
+    /// Whether a mistake with this reason was added.
+    pub(super) fn has(&self, reason: RefusalReason) -> bool {
+        self.refusals.iter().any(|refusal| refusal.reason == reason)
+    }
+
+    /// Ends the collection.
+    ///
+    /// # Errors
+    /// All mistakes, when there is one.
+    pub(super) fn finish(mut self) -> Result<(), Refusals> {
+        if self.more > 0 {
+            let message = DecodeError::More { count: self.more }.to_string();
+            self.refusals.push(Refusal { reason: RefusalReason::TooMany, message });
+        }
+        if self.refusals.is_empty() { Ok(()) } else { Err(Refusals(self.refusals)) }
     }
 }

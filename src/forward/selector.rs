@@ -3,31 +3,41 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::Selector;
 
-use super::refusal::quote;
+use super::refusal::Found;
 use super::{Refusal, RefusalReason};
+use crate::api::quoted;
 
 /// The most labels, requirements, or values of one.
 const MOST: usize = 32;
 
 /// Reads the selector at `path`. Absent, it selects every node.
 ///
-/// # Errors
-/// When a key, a value or an operator is none, or an operator does not go with its values.
-pub(super) fn selector(path: &str, raw: Option<&LabelSelector>) -> Result<Selector, Refusal> {
+/// `None` after mistakes, which are added to `found`: a key, a value or an operator is not valid, or an operator does not fit
+/// its values.
+pub(super) fn selector(found: &mut Found, path: &str, raw: Option<&LabelSelector>) -> Option<Selector> {
     let raw = raw.cloned().unwrap_or_default();
     let labels = raw.match_labels.iter().flatten();
     let requirements = raw.match_expressions.as_deref().unwrap_or_default();
     if labels.clone().count() > MOST || requirements.len() > MOST {
-        return Err(Refusal::new(RefusalReason::TooMany, path, format_args!("takes {MOST} labels and {MOST} requirements")));
+        let what = format_args!("takes {MOST} labels and {MOST} requirements");
+        found.push(Refusal::new(RefusalReason::TooMany, path, what));
+        return None;
     }
+    let mut valid = true;
+    let mut check = |checked| valid &= found.take(checked).is_some();
     for (key, value) in labels {
-        check_key(path, key)?;
-        check_value(path, value)?;
+        let path = format!("{path}.matchLabels");
+        check(check_key(&path, key));
+        check(check_value(&path, value));
     }
     for (index, requirement) in requirements.iter().enumerate() {
-        check_requirement(&format!("{path}.matchExpressions[{index}]"), requirement)?;
+        check(check_requirement(&format!("{path}.matchExpressions[{index}]"), requirement));
     }
-    Selector::try_from(raw).map_err(|error| Refusal::new(RefusalReason::InvalidSelector, path, error))
+    if !valid {
+        return None;
+    }
+    let refuse = |_| Refusal::new(RefusalReason::InvalidSelector, path, "is not a label selector; write matchLabels");
+    found.take(Selector::try_from(raw).map_err(refuse))
 }
 
 fn check_requirement(path: &str, requirement: &LabelSelectorRequirement) -> Result<(), Refusal> {
@@ -58,7 +68,7 @@ fn check_key(path: &str, key: &str) -> Result<(), Refusal> {
     if domain_ok && !name.is_empty() && is_label_value(name) {
         return Ok(());
     }
-    let what = format_args!("{} is not the key of a label; write it as kubectl get nodes --show-labels shows it", quote(key));
+    let what = format_args!("{} is not the key of a label; write it as kubectl get nodes --show-labels shows it", quoted(key));
     Err(Refusal::new(RefusalReason::InvalidSelector, path, what))
 }
 
@@ -66,7 +76,8 @@ fn check_value(path: &str, value: &str) -> Result<(), Refusal> {
     if is_label_value(value) {
         return Ok(());
     }
-    let what = format_args!("{} is not the value of a label; write it as kubectl get nodes --show-labels shows it", quote(value));
+    let what =
+        format_args!("{} is not the value of a label; write it as kubectl get nodes --show-labels shows it", quoted(value));
     Err(Refusal::new(RefusalReason::InvalidSelector, path, what))
 }
 

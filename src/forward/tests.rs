@@ -130,13 +130,84 @@ fn the_only_entry_needs_no_name() {
     assert_eq!(forward.ports[0].name, "default");
 }
 
-/// How `entry` is refused.
-fn refusal(entry: &Value) -> String {
+/// The reasons and messages with which the example is refused after `change`.
+fn refusals(change: impl FnOnce(&mut Value)) -> Vec<String> {
     let mut spec = example();
-    spec["ports"] = json!([entry]);
+    change(&mut spec);
     let document =
         json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a"}, "spec": spec});
-    Forward::parse(&api::decode(document).unwrap()).unwrap_err().message
+    let refusals = Forward::parse(&api::decode(document).unwrap()).unwrap_err();
+    refusals.as_slice().iter().map(|refusal| format!("{}: {refusal}", refusal.reason)).collect()
+}
+
+/// The only message with which `entry` is refused as a port.
+fn refusal(entry: &Value) -> String {
+    let [refusal] = &refusals(|spec| spec["ports"] = json!([entry]))[..] else { panic!("not exactly one mistake") };
+    refusal.split_once(": ").unwrap().1.to_owned()
+}
+
+/// The reasons with their fields.
+fn places(refusals: &[String]) -> Vec<String> {
+    refusals.iter().map(|refusal| refusal.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn every_field_that_is_wrong_is_refused_in_one_pass() {
+    let all = refusals(|spec| {
+        spec["nodeSelector"] = json!({"matchLabels": {"a b": "c"}, "matchExpressions": [{"key": "a", "operator": "In"}]});
+        spec["client"]["addresses"] = json!(["1.1.1", "1.1.1.1", "::1", "1.1.1.1"]);
+        spec["internal"] = json!({"addresses": [], "interface": "eth 0", "gateways": ["10.0.0.256"]});
+        spec["external"] = json!({"addresses": ["127.0.0.1"], "interface": "lo"});
+        spec["upstream"]["targets"] = json!([]);
+        spec["ports"] =
+            json!([{"name": "A", "port": 0, "targetPort": 65536}, {"port": 9, "endPort": 8}, {"port": 80}, {"port": 80}]);
+        spec["reverse"]["ports"] = json!([]);
+        spec["description"] = json!("x".repeat(257));
+    });
+    let expected = [
+        "InvalidSelector spec.nodeSelector.matchLabels",
+        "InvalidSelector spec.nodeSelector.matchExpressions[0]",
+        "InvalidAddress spec.client.addresses[0]",
+        "UnsupportedFamily spec.client.addresses[2]",
+        "DuplicateClient spec.client.addresses[3]",
+        "Required spec.internal.addresses",
+        "InvalidInterfaceName spec.internal.interface",
+        "InvalidAddress spec.internal.gateways[0]",
+        "LoopbackAddress spec.external.addresses[0]",
+        "InvalidInterfaceName spec.external.interface",
+        "Required spec.upstream.targets",
+        "InvalidName spec.ports[0].name",
+        "InvalidPort spec.ports[0].port",
+        "InvalidPort spec.ports[0].targetPort",
+        "InvalidPortRange spec.ports[1].endPort",
+        "DuplicateName spec.ports[3].name",
+        "Required spec.reverse.ports",
+        "TooLong spec.description",
+    ];
+    assert_eq!(places(&all), expected);
+}
+
+#[test]
+fn everything_that_does_not_fit_together_is_refused_in_one_pass() {
+    let all = refusals(|spec| {
+        spec["client"]["addresses"] = json!(["1.1.1.1", "2.2.2.2"]);
+        spec["internal"]["gateways"] = json!(["192.168.0.2"]);
+        spec["upstream"]["targets"] = json!([{"address": "2.2.2.2"}]);
+    });
+    let expected = [
+        "ForwardLoop spec.upstream.targets[0].address",
+        "ForwardLoop spec.internal.gateways[0]",
+        "ForwardLoop spec.client.addresses[1]",
+        "ReverseNeedsOneClient spec.reverse",
+    ];
+    assert_eq!(places(&all), expected);
+}
+
+#[test]
+fn an_object_of_many_mistakes_has_a_bounded_number_of_refusals() {
+    let all = refusals(|spec| spec["client"]["addresses"] = json!(vec!["x"; 64]));
+    assert_eq!(all.len(), 21);
+    assert_eq!(all[20], "TooMany: 44 more mistakes are not shown; correct those above first");
 }
 
 #[test]

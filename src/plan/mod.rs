@@ -93,7 +93,7 @@ impl Candidate {
             generation: metadata.generation.unwrap_or(0),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             shown: ShownPorts::of(&object.spec),
-            forward: Forward::parse(object),
+            forward: Forward::parse(object).map_err(|refusals| refusals.summary()),
         }
     }
 }

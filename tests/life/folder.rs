@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 
 use portforward_operator::api;
-use portforward_operator::forward::Forward;
+use portforward_operator::forward::{Forward, Refusals};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -144,9 +144,10 @@ fn one_object_of_every_kind_of_refusal_is_refused_in_the_types_own_words() {
     for row in rows.iter().filter(|row| row.reason.as_ref().is_some_and(|reason| seen.insert(reason.clone()))) {
         let object = object(row);
         let refusal =
-            api::decode(object.clone()).map_err(Into::into).and_then(|object| Forward::parse(&object)).expect_err(&row.claim);
+            api::decode(object.clone()).map_err(Refusals::from).and_then(|object| Forward::parse(&object)).expect_err(&row.claim);
         stage.manifests.put(FILE, &object.to_string());
-        let error = refused(&stage, &[&refusal.message]);
+        let messages: Vec<&str> = refusal.as_slice().iter().map(|refusal| refusal.message.as_str()).collect();
+        let error = refused(&stage, &messages);
         assert!(error.starts_with("document 1"), "{}: {error}", row.claim);
     }
     assert!(seen.len() >= 25, "{seen:?}");

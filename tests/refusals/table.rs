@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portforward_operator::api;
-use portforward_operator::forward::{Forward, Refusal};
+use portforward_operator::forward::{Forward, Refusal, Refusals};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -62,5 +62,6 @@ pub(crate) fn changed(set: &BTreeMap<String, Value>) -> Value {
 
 /// What the agent's own types say.
 pub(crate) fn own(object: &Value) -> Result<Forward, Refusal> {
-    Forward::parse(&api::decode(object.clone())?)
+    let decoded = api::decode(object.clone()).map_err(Refusals::from);
+    decoded.and_then(|object| Forward::parse(&object)).map_err(|refusals| refusals.summary())
 }

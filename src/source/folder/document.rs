@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use serde_saphyr::Options;
+use serde_saphyr::{MessageFormatter, Options, UserMessageFormatter};
 
 use crate::api::{self, PortForward};
 use crate::source::key;
@@ -15,34 +15,83 @@ use super::Check;
 /// The objects of one file. Several documents, `kind: List` and empty documents are fine; the text is YAML 1.2
 /// (so `on` and `yes` are strings) or JSON, without duplicate keys.
 ///
-/// The error is for people: which document, where in it, what is wrong.
+/// The error lists all mistakes for people, one a line: which document, where in it, what is wrong.
 pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| line(&error.to_string()))?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| unreadable(&error))?;
     let mut seen = BTreeSet::new();
     let mut objects = Vec::new();
+    let mut mistakes = Mistakes::default();
     for (place, document) in flatten(documents)? {
         let who = described(&place, &document);
-        let object = object(document, check).map_err(|error| format!("{who}: {error}"))?;
-        if !seen.insert(key(&object)) {
-            return Err(format!("{who}: is in this file twice; remove one of them"));
+        match object(document, check) {
+            Ok(object) if !seen.insert(key(&object)) => mistakes.add(&who, "is in this file twice; remove one of them"),
+            Ok(object) => objects.push(object),
+            Err(errors) => errors.iter().for_each(|error| mistakes.add(&who, error)),
         }
-        objects.push(object);
     }
+    mistakes.finish()?;
     Ok(objects)
 }
 
-/// What a reader says of a text that may hold anything: one line, of bounded length.
-fn line(message: &str) -> String {
-    message.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// Collects the mistakes of one file, one a line.
+#[derive(Default)]
+struct Mistakes {
+    lines: Vec<String>,
+    /// How many more there are.
+    more: usize,
 }
 
-/// One object, with nothing of what only an API server may say.
-fn object(mut document: Value, check: Check) -> Result<PortForward, String> {
+impl Mistakes {
+    /// The largest number that is reported for one file.
+    const MOST: usize = 50;
+
+    fn add(&mut self, who: &str, what: &str) {
+        if self.lines.len() < Self::MOST {
+            self.lines.push(format!("{who}: {what}"));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn finish(mut self) -> Result<(), String> {
+        if self.more > 0 {
+            self.lines.push(format!("{} more mistakes are not shown; correct those above first", self.more));
+        }
+        if self.lines.is_empty() { Ok(()) } else { Err(self.lines.join("\n")) }
+    }
+}
+
+/// Why a text is not YAML: the place and the mistake, in one line of bounded length. The text may hold anything.
+fn unreadable(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    let place = error.location().map_or(String::new(), |at| format!("line {}, column {}: ", at.line(), at.column()));
+    let mut error = error;
+    while let Error::AliasError { error: inner, .. } | Error::WithSnippet { error: inner, .. } = error {
+        error = inner;
+    }
+    let what = match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the field {key} is there twice; remove one of the two"),
+        Error::DuplicateMappingKey { key: None, .. } => "a field is there twice; remove one of the two".to_owned(),
+        Error::UnknownAnchor { .. } => "the alias refers to an anchor that is not defined above it".to_owned(),
+        Error::Budget { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            "too large or too deeply nested for a manifest; write several smaller files, without aliases".to_owned()
+        }
+        other => format!("not valid YAML: {}", UserMessageFormatter.format_message(other)),
+    };
+    format!("{place}{what}").chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// One object, without the fields that only an API server sets.
+fn object(mut document: Value, check: Check) -> Result<PortForward, Vec<String>> {
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
-    let mut object = api::decode(document).map_err(|error| error.to_string())?;
+    let mut object =
+        api::decode(document).map_err(|errors| errors.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>())?;
     object.metadata = kube::core::ObjectMeta {
         name: object.metadata.name,
         namespace: object.metadata.namespace,

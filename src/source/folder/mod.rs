@@ -30,8 +30,8 @@ use reading::Reading;
 
 pub use reading::FolderError;
 
-/// Judges what an object says; the error is for people and names the place.
-pub type Check = fn(&PortForward) -> Result<(), String>;
+/// Judges the values of an object. The error lists all mistakes for people, each with its place.
+pub type Check = fn(&PortForward) -> Result<(), Vec<String>>;
 
 /// When a folder is read again.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
 /// The objects of one manifest, given as its text; all or none.
 ///
 /// # Errors
-/// When it does not parse or one of its objects is refused: which, where and why, for people.
+/// When it is not YAML or an object is refused: all mistakes for people, one a line, each with its object and its place.
 pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
     document::objects(text, check)
 }
@@ -172,7 +172,7 @@ fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wak
     }
 }
 
-/// One line for the change, and one for each file whose report changed.
+/// Logs one line for the change, and for each file whose report changed one line, or one for each mistake.
 fn log(old: Option<&Snapshot>, new: &Snapshot) {
     info!(forwards = new.forwards.len(), files = new.files.len(), "manifests read");
     let errors = |snapshot: &Snapshot| -> BTreeMap<PathBuf, String> {
@@ -183,7 +183,9 @@ fn log(old: Option<&Snapshot>, new: &Snapshot) {
         let path = file.path.display();
         match (&file.error, before.get(&file.path)) {
             (Some(error), was) if was != Some(error) => {
-                warn!(file = %path, error, "manifest refused; its last good content stays in force");
+                for mistake in error.lines() {
+                    warn!(file = %path, mistake, "manifest refused; its last good content stays in force");
+                }
             }
             (None, Some(_)) => info!(file = %path, "manifest is good again"),
             (Some(_), _) | (None, None) => {}

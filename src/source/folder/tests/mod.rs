@@ -21,9 +21,9 @@ spec:
 }
 
 /// Refuses one upstream, so that a refusal can be told from a mistake in the text.
-fn check(object: &PortForward) -> Result<(), String> {
+fn check(object: &PortForward) -> Result<(), Vec<String>> {
     assert_ne!(object.spec.upstream.targets[0].address, "255.255.255.255", "a fault of the check");
-    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err("spec.upstream: is nowhere".into()) } else { Ok(()) }
+    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(()) }
 }
 
 /// What is in force: name, upstream, generation.

@@ -102,10 +102,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
     let good = manifest("a", "3.3.3.3");
     let cases = [
         (good.replace("port: 80", "port: 80, prot: 1"), vec!["document 1 (a)", "spec.ports", "prot"]),
-        (good.replace("port: 80", "port: '80'"), vec!["document 1 (a)", "spec.ports[0].port", "string"]),
+        (good.replace("port: 80", "port: '80'"), vec!["document 1 (a)", "spec.ports[0].port", "a whole number without quotes"]),
         (good.replace("port: 80", "port: 080"), vec!["spec.ports[0].port"]),
         (good.replace("kind: PortForward", "kind: Service"), vec!["document 1 (a)", "Service"]),
-        (good.clone() + "spec: {}\n", vec!["duplicate", "spec"]),
+        (good.clone() + "spec: {}\n", vec!["twice", "spec"]),
         (good.replace("[1.1.1.1]", "[1.1.1.1"), vec!["line"]),
         (manifest("b", "3.3.3.3") + "---\n" + &manifest("a", "0.0.0.0"), vec!["document 2 (a)", "spec.upstream: is nowhere"]),
         (good.clone() + "---\n" + &good, vec!["document 2 (a)", "twice"]),
@@ -127,6 +127,42 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
     }
     assert!(folder.refusal(b"kind: \xff\xfe").contains("UTF-8"));
     assert!(folder.refusal(vec![b'#'; 8 * 1024 * 1024 + 1]).contains("larger than 8388608"));
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_said_one_a_line() {
+    let mut folder = Folder::new();
+    let good = manifest("a", "3.3.3.3");
+    let first = good.replace("port: 80", "prot: 80, protocol: tcp");
+    let third = good.replace("3.3.3.3", "0.0.0.0").replace("{name: a}", "{name: c}");
+    let refusal = folder.refusal([first.as_str(), &manifest("b", "3.3.3.3"), &third, &manifest("b", "3.3.3.3")].join("---\n"));
+    let expected = [
+        "document 1 (a): spec.ports[0].prot: there is no such field; did you mean port?",
+        "document 1 (a): spec.ports[0].protocol: \"tcp\" is not accepted here; write TCP or UDP",
+        "document 3 (c): spec.upstream: is nowhere",
+        "document 4 (b): is in this file twice; remove one of them",
+    ];
+    assert_eq!(refusal, expected.join("\n"));
+    let many = (0..60).map(|_| first.clone()).collect::<Vec<_>>().join("---\n");
+    let refusal = folder.refusal(many);
+    assert!(refusal.ends_with("\n70 more mistakes are not shown; correct those above first"), "{refusal}");
+}
+
+#[test]
+fn what_is_not_yaml_is_said_in_plain_words() {
+    let mut folder = Folder::new();
+    let cases = [
+        ("a: 1\na: 2\n".to_owned(), "line 2, column 1: the field a is there twice; remove one of the two"),
+        ("a: *b\n".to_owned(), "line 1, column 4: the alias refers to an anchor that is not defined above it"),
+        ("a: [1\n".to_owned(), "line 1, column 4: not valid YAML: unclosed bracket '['"),
+        (
+            bomb(),
+            "line 6, column 36: too large or too deeply nested for a manifest; write several smaller files, without aliases",
+        ),
+    ];
+    for (text, wanted) in cases {
+        assert_eq!(folder.refusal(&text), wanted);
+    }
 }
 
 /// Few bytes that would become a billion strings.
