@@ -25,13 +25,9 @@ pub enum Stored {
 /// Writes a temporary file in the same directory, syncs it, renames it, and syncs the directory (fsync(2), rename(2)). A
 /// symbolic link at `path` is replaced, not followed. Only one writer at a time is allowed: the name of the temporary file
 /// is fixed, so that a crash leaves at most one.
-///
-/// Writes beside it, syncs, renames, and syncs the directory (fsync(2), rename(2)). A symbolic link at `path` is
-/// replaced, not followed. One writer at a time: the name of the file beside it is fixed, so that a crash
-/// leaves at most one.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not name a file in a directory"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file in a directory"));
     };
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let mut beside = OsString::from(".");

@@ -110,11 +110,6 @@ impl Observer {
     ///
     /// # Errors
     /// When a part cannot be read at all: a plan from incomplete facts would remove forwards that work.
-    ///
-    /// What the kernel tells in a form that this version does not know is left out and logged; IPv6 is left out.
-    ///
-    /// # Errors
-    /// When a part cannot be read at all: planning on half of the facts would withdraw what works.
     pub async fn facts(&self) -> Result<Facts, FactsError> {
         let mut socket = Socket::open_route().map_err(listing("network interfaces"))?;
         let links = links::read(&mut socket).await?;

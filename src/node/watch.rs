@@ -26,8 +26,6 @@ const NFNLGRP_NFTABLES: u32 = 7;
 ///
 /// It may wake without a change. It never misses a change, except where it logs this.
 ///
-/// A wake without a change is possible, a change without a wake is not, save where the log says so.
-///
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn watch(wake: &Arc<Notify>, tasks: &mut Tasks) {

@@ -32,9 +32,6 @@ pub(super) struct Admission<'a> {
 ///
 /// # Errors
 /// When it carries nothing: a new forward is admitted completely or not at all.
-///
-/// # Errors
-/// When it carries nothing: a new forward comes in whole or not at all.
 pub(super) fn admit<'a>(
     facts: &Facts,
     forward: &'a Forward,

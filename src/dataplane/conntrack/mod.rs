@@ -79,11 +79,6 @@ struct Removed {
 /// # Errors
 /// When the table cannot be read, or when the kernel does not remove an entry. Calling it again with the same arguments is
 /// safe.
-///
-/// Where it is not certain what was in force, `before` may hold more than that; what matches none of both is foreign.
-///
-/// # Errors
-/// When the table cannot be read, or when the kernel does not remove an entry. Calling again with the same arguments is safe.
 pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
     Purger::default().purge(before, now).await
 }

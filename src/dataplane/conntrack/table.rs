@@ -100,9 +100,6 @@ impl Table {
     ///
     /// # Errors
     /// When the kernel does not remove one of them. The others are removed in any case.
-    ///
-    /// # Errors
-    /// When the kernel does not remove one of them. The others are removed all the same.
     pub async fn remove(&mut self, entries: &[&Entry]) -> Result<usize, ConntrackError> {
         let changes = entries.iter().map(|entry| Change { message: message(deletion(entry)), flags: 0 }).collect();
         let outcomes = self.0.change(changes).await?;

@@ -15,9 +15,6 @@ pub struct NoVariant;
 ///
 /// # Errors
 /// When the programs of neither variant can be run.
-///
-/// # Errors
-/// When the programs of neither can be run.
 pub async fn choose() -> Result<Variant, NoVariant> {
     let mut found = Vec::new();
     for variant in Variant::ALL {
@@ -61,9 +58,6 @@ pub fn legacy_tables() -> Vec<String> {
 ///
 /// # Errors
 /// When the program is missing or fails.
-///
-/// # Errors
-/// When the program is missing or refuses.
 pub async fn print_legacy(table: &str) -> Result<String, ProgramError> {
     program::run(Variant::Legacy.save(), &["-t", table], "").await
 }

@@ -25,9 +25,6 @@ pub struct JumpError {
 ///
 /// # Errors
 /// When the program fails.
-///
-/// # Errors
-/// When the program refuses.
 pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
     let old = before.jumps(stage);
     if old.is_empty() {
@@ -42,9 +39,6 @@ pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTabl
 ///
 /// # Errors
 /// When the program fails.
-///
-/// # Errors
-/// When the program refuses.
 pub(super) async fn take_out(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
     match before.jumps(stage).as_slice() {
         [] => Ok(()),

@@ -113,8 +113,6 @@ pub struct RoutesReport {
 ///
 /// Writes nothing if nothing differs. A refused route does not affect the others.
 ///
-/// Writes nothing when nothing differs. A route that is refused stops no other.
-///
 /// # Errors
 /// When the table cannot be read or written at all.
 pub async fn apply(routes: &BTreeSet<HostRoute>) -> Result<RoutesReport, RoutesError> {

@@ -95,9 +95,6 @@ impl Neighbour {
     ///
     /// When an entry is deleted, it is first marked as failed (`neigh_delete`, net/core/neighbour.c), so a failure counts
     /// only while the entry exists.
-    ///
-    /// An entry that somebody deletes fails first (`neigh_delete`, net/core/neighbour.c), so a failure counts only while
-    /// the entry is there.
     pub(super) fn hear(&mut self, state: Option<NeighbourState>) -> Option<Answer> {
         let before = self.answer;
         self.failing = match state {

@@ -96,9 +96,6 @@ pub(super) async fn prepare(table: Table, before: &SavedTable) {
 ///
 /// # Errors
 /// When the kernel cannot be asked, when it refuses, or when other programs write at each attempt. Nothing is removed then.
-///
-/// # Errors
-/// When the kernel cannot be asked, refuses, or is written by others all the time. All of it then stays.
 pub async fn remove() -> Result<Removed, ScaffoldError> {
     let steps = transact(idle).await?;
     let count = |is: fn(&Step) -> bool| steps.iter().filter(|step| is(step)).count();
