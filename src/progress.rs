@@ -1,24 +1,25 @@
-//! That work goes on: each step of a long piece of work says so, to whoever watches over that piece.
+//! Reports the progress of a long piece of work, step by step, to a watcher.
 //!
-//! The steps are deep in the kernel side (a program that ended, an answer of netlink), and most callers watch over nothing. So
-//! the watcher travels with the task and not through every function in between. Must not be used for anything else.
+//! The steps happen deep in the dataplane: a program ended, or the kernel answered a netlink request. Most callers do not
+//! watch. The watcher is therefore a task-local value and not a parameter of every function in between. It must not be used
+//! for anything else.
 
 use std::future::Future;
 use std::sync::Arc;
 
-/// Hears of each step.
+/// Is called at each step.
 pub type Watcher = Arc<dyn Fn() + Send + Sync>;
 
 tokio::task_local! {
     static WATCHER: Watcher;
 }
 
-/// Runs `work`; `watcher` hears of each step of it.
+/// Runs `work` and calls `watcher` at each of its steps.
 pub async fn watched<T>(watcher: Watcher, work: impl Future<Output = T>) -> T {
     WATCHER.scope(watcher, work).await
 }
 
-/// A step is done. Without a watcher nothing happens.
+/// Reports one step. Without a watcher, this does nothing.
 pub(crate) fn step() {
     let _ = WATCHER.try_with(|watcher| watcher());
 }

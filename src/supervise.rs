@@ -21,7 +21,7 @@ pub struct Tasks {
 /// A task ended that has to run as long as the process does.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the task \"{task}\" {how}, so the process ends: without it the rest would go on with what it last said. The kernel stays as it is; the process is to be started again, as the DaemonSet and the systemd unit do. This is a bug, please report it with the log before this line"
+    "the task \"{task}\" {how}, so the process ends, because the other tasks would continue with outdated data. The rules and routes in the kernel stay. Start the process again; the DaemonSet and the systemd unit do so by themselves. This is a bug, please report it with the log lines before this one"
 )]
 pub struct TaskEnded {
     /// The name of the task.
@@ -85,7 +85,10 @@ fn panicked(error: JoinError) -> Option<HowEnded> {
 pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     // The state that `read` worked on is dropped, so no half-finished state can be seen.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-        Err(format!("the agent crashed on it ({}); this is a bug, please report it with this object", panic_message(&*panic)))
+        Err(format!(
+            "the agent crashed while it read this object ({}); this is a bug, please report it with the object",
+            panic_message(&*panic)
+        ))
     })
 }
 
@@ -133,7 +136,7 @@ mod tests {
         assert_eq!(guarded(|| Ok(1)), Ok(1));
         assert_eq!(guarded(|| Err::<(), _>("refused".to_owned())), Err("refused".to_owned()));
         let crashed = guarded(|| -> Result<(), String> { panic!("at {}", "byte 7") }).unwrap_err();
-        assert!(crashed.contains("crashed on it (at byte 7)"), "{crashed}");
+        assert!(crashed.contains("crashed while it read this object (at byte 7)"), "{crashed}");
     }
 
     #[tokio::test]

@@ -422,7 +422,7 @@ async fn a_stuck_sync_turns_livez_red_and_readyz_waits_for_the_first_complete_sy
     assert_eq!(statuses().await, [200, 200, 200]);
     health.enter(Phase::Queued { since: now - STUCK_AFTER - Duration::from_secs(9) });
     assert_eq!(statuses().await, [503, 503, 200]);
-    assert!(page(address, "/livez").await.text.starts_with("the sync loop has not gone on for 12"));
+    assert!(page(address, "/livez").await.text.starts_with("the sync loop has made no progress for 12"));
     health.enter(Phase::Waiting { until: now + Duration::from_secs(10) });
     assert_eq!(statuses().await, [200, 200, 200]);
     for path in ["/", "/metrics"] {

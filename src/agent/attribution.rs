@@ -1,4 +1,4 @@
-//! Whose the connections are that met our rules.
+//! Attributes counted connections to forwards.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::model::Translation;
 use crate::plan::Plan;
 use crate::source::Snapshot;
 
-/// Tells the metrics, and whoever else counts, whose is what.
+/// Updates the owners of the translations, and counts the connections of each owner.
 pub(super) struct Attribution {
     metrics: Arc<Metrics>,
     owners: watch::Sender<Arc<Owners>>,
-    /// What the owners were found from.
+    /// The input that the current owners were computed from.
     of: Option<(Arc<Snapshot>, BTreeSet<Translation>)>,
 }
 
@@ -24,7 +24,8 @@ impl Attribution {
         Self { metrics, owners, of: None }
     }
 
-    /// What met the rules before they were written was of those who owned them then.
+    /// Counts the connections that one apply read from the rules. Connections counted before the rules were written belong to
+    /// the previous owners, and those counted afterwards belong to the new owners.
     pub(super) fn note(&mut self, snapshot: &Arc<Snapshot>, plan: &Plan, applied: &Applied) {
         if self.metrics.per_forward().detail == Detail::Off {
             return;

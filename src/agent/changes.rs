@@ -1,4 +1,4 @@
-//! What changed from one sync to the next, told once: repairs, failures and each forward's state.
+//! Logs what changed since the last sync, once for each change: repairs, failures and the state of each forward.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::node::FactsError;
 use crate::plan::Plan;
 use crate::status::{Circumstance, Judged, Judgement, Reason, State, Type};
 
-/// What was told last.
+/// What was logged last.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     applied: Option<Desired>,
@@ -22,7 +22,7 @@ pub(super) struct Changes {
     repairs: u64,
 }
 
-/// What of ours one sync put back that another program had changed.
+/// What one sync repaired after another program had changed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Repaired {
     /// Chains that were written or deleted.
@@ -33,7 +33,7 @@ pub(super) struct Repaired {
     pub(super) routes: usize,
 }
 
-/// Logs how it stands with a forward: a refusal is a warning, everything else is a change of state.
+/// Logs the new state of a forward. A refusal is a warning, every other state is information.
 fn tell(forward: &ForwardKey, judgement: &Judgement, ready: &Judged) {
     let Judged { state, reason, message, .. } = ready;
     let (generation, state, word) = (judgement.generation, *state, state.as_str());
@@ -46,18 +46,18 @@ fn tell(forward: &ForwardKey, judgement: &Judgement, ready: &Judged) {
         (_, State::True) => info!(%forward, generation, ready = word, %reason, detail = message, "forward ready"),
         (_, State::False) => info!(%forward, generation, ready = word, %reason, detail = message, "forward not ready"),
         (_, State::Unknown) => {
-            info!(%forward, generation, ready = word, %reason, detail = message, "not known whether the forward is ready");
+            info!(%forward, generation, ready = word, %reason, detail = message, "readiness of the forward unknown");
         }
     }
 }
 
 impl Changes {
-    /// How often something of ours was put back.
+    /// The number of syncs that repaired something.
     pub(super) const fn repairs(&self) -> u64 {
         self.repairs
     }
 
-    /// Logs what is new; tells what was put back.
+    /// Logs what is new, and returns what was repaired.
     pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>) -> Repaired {
         let repaired = self.note_writes(plan, applied);
         self.note_troubles(applied);
@@ -65,7 +65,8 @@ impl Changes {
         repaired
     }
 
-    /// The same was desired before and all of it was there: what had to be written now, somebody had changed.
+    /// Logs what was written. If the desired state is the same as before and was applied completely, then another program must
+    /// have changed what had to be written now.
     fn note_writes(&mut self, plan: &Plan, applied: &Applied) -> Repaired {
         let mut repaired = Repaired::default();
         let same = self.applied.as_ref() == Some(&plan.desired);
@@ -83,23 +84,23 @@ impl Changes {
                     routes,
                     connections,
                     repairs = self.repairs,
-                    "another program had changed what is ours; repaired"
+                    "another program changed rules or routes of the operator; repaired"
                 );
             } else {
-                info!(chains, jumps, routes, connections, "kernel written");
+                info!(chains, jumps, routes, connections, "kernel state updated");
             }
         }
         self.applied = applied.is_complete().then(|| plan.desired.clone());
         repaired
     }
 
-    /// Logs that the facts of the node cannot be read, or can be again.
+    /// Logs that the facts of the node cannot be read, or that they can be read again.
     pub(super) fn note_facts(&mut self, error: Option<&FactsError>) {
         self.note_trouble("facts of this node", error);
     }
 
     fn note_troubles(&mut self, applied: &Applied) {
-        for (table, part) in [(Table::Filter, "rules of filter"), (Table::Nat, "rules of nat")] {
+        for (table, part) in [(Table::Filter, "rules of the filter table"), (Table::Nat, "rules of the nat table")] {
             self.note_trouble(part, applied.rules.failed.get(&table));
         }
         self.note_trouble("refused rules", applied.rules.refused.first().map(|refused| &refused.error));
@@ -113,13 +114,13 @@ impl Changes {
         match error {
             None => {
                 if self.troubles.remove(part).is_some() {
-                    info!(part, "works again");
+                    info!(part, "this part of the sync works again");
                 }
             }
             Some(error) => {
                 let text = error.to_string();
                 if self.troubles.insert(part, text.clone()).as_ref() != Some(&text) {
-                    error!(part, %error, cause = error.source_text(), "the kernel could not be made as planned; retrying");
+                    error!(part, %error, cause = error.source_text(), "a part of the sync failed; the agent tries again");
                 }
             }
         }
@@ -136,7 +137,7 @@ impl Changes {
         self.told.retain(|forward, _| {
             let present = judgements.contains_key(forward);
             if !present {
-                info!(%forward, "forward gone");
+                info!(%forward, "forward removed");
             }
             present
         });

@@ -1,6 +1,8 @@
-//! The sync loop of one node: the complete set of forwards and the facts in, the kernel as planned, a report out.
+//! The sync loop of one node. It takes the complete set of forwards and the facts of the node, brings the kernel to the
+//! planned state, and reports the result.
 //!
-//! Level-triggered: every event only says "look again". Knows both sides, Kubernetes and kernel, and decides nothing itself.
+//! The loop is level-triggered: an event only starts a new sync and carries no data. The loop is the only module that knows
+//! both Kubernetes and the kernel. It decides nothing itself.
 
 mod attribution;
 mod changes;
@@ -39,68 +41,69 @@ use changes::{Changes, Repaired};
 use programming::Programming;
 use retries::{Failure, Retries};
 
-/// How long a wake waits for others, so that a burst of events is one sync: at least this, twice what a sync takes, and at most a second.
+/// The minimum time that a sync waits for further events, so that a burst of events causes only one sync. The actual time is
+/// twice the duration of the last sync, within this minimum and a maximum of one second.
 const COALESCE: Duration = Duration::from_millis(50);
-/// How long the agent waits for a first complete set before it goes on with what the record holds.
+/// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often the kernel is compared with the plan although nothing was heard.
+/// How often the kernel is compared with the plan when no event arrives.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The shortest time between two comparisons.
+    /// The minimum time between two comparisons.
     pub every: Duration,
 }
 
-/// What one sync came to, for whoever publishes it.
+/// The result of one sync, for the publishers.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The objects that were planned from.
+    /// The objects that the plan was made from.
     pub snapshot: Arc<Snapshot>,
-    /// The objects that are gone, but of which something may still be in force.
+    /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
-    /// What this node says of each, also of those that are leaving.
+    /// The judgement of this node on each object, including deleted ones in `leaving`.
     pub judgements: BTreeMap<ForwardKey, Judgement>,
-    /// How often something of ours was put back that another program had changed, since the agent started.
+    /// The number of syncs since the start of the agent that repaired what another program had changed.
     pub repairs: u64,
 }
 
 /// One node and everything that its sync loop needs.
 pub struct Node<D> {
-    /// The forwards.
+    /// Provides the forwards.
     pub source: Source,
-    /// The facts.
+    /// Reads the facts of the node.
     pub observer: Observer,
-    /// The kernel.
+    /// Reads and writes the kernel.
     pub dataplane: D,
-    /// What the administrator decides.
+    /// The settings of the administrator.
     pub policy: Policy,
-    /// What was last applied.
+    /// The state that was last applied.
     pub memory: Memory,
-    /// Says "look again".
+    /// Starts a new sync.
     pub wake: Arc<Notify>,
-    /// Where the newest report goes.
+    /// Receives the newest report.
     pub reports: watch::Sender<Option<Arc<Report>>>,
-    /// How often to look although nothing was heard.
+    /// How often to compare when no event arrives.
     pub pace: Pace,
-    /// What is counted and measured.
+    /// The metrics of the agent.
     pub metrics: Arc<Metrics>,
-    /// What is said of the loop itself.
+    /// The state of the loop, for the health endpoints.
     pub health: Arc<Health>,
-    /// Whose the translations in force are, for whoever counts what they carry.
+    /// Receives the owners of the translations in force, for the tasks that count traffic.
     pub owners: watch::Sender<Arc<Owners>>,
 }
 
-/// What the loop remembers from one sync to the next, for people.
+/// What the loop keeps from one sync to the next for logs, metrics and retries.
 struct Notes {
     changes: Changes,
     attribution: Attribution,
     programming: Programming,
     retries: Retries,
-    /// How soon to look again after a failure.
+    /// The time until the next sync after a failure.
     retry: Duration,
 }
 
-/// Keeps the node's kernel as its forwards ask for, until the future is dropped. What is in the kernel then stays.
+/// Keeps the node's kernel in the state that its forwards ask for, until the future is dropped. The kernel state then stays.
 pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let mut notes = Notes {
         changes: Changes::default(),
@@ -122,7 +125,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         let listed = node.source.complete().is_some();
         let Some(snapshot) = node.snapshot(started.elapsed()) else {
             pause = PATIENCE;
-            continue; // never plan from a half-read list
+            continue; // Never plan from a list that is not complete.
         };
         let begun = Instant::now();
         notes.programming.begin(snapshot.heard);
@@ -140,7 +143,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
             comparison = took;
         }
         pause = match outcome {
-            // A comparison that nothing asked for takes no more than a fiftieth of the time.
+            // Comparisons without an event take at most 2 percent of the time.
             SyncOutcome::Unchanged | SyncOutcome::Written => node.pace.every.max(comparison * 50),
             SyncOutcome::Failed => notes.retry,
         };
@@ -148,7 +151,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
 }
 
 impl<D: Dataplane> Node<D> {
-    /// The newest complete set; if there is none yet after a while, the one that this node last applied.
+    /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied.
     fn snapshot(&self, waited: Duration) -> Option<Arc<Snapshot>> {
         self.source.complete().or_else(|| if waited < PATIENCE { None } else { self.memory.snapshot() })
     }
@@ -165,10 +168,10 @@ impl<D: Dataplane> Node<D> {
         }
     }
 
-    /// Reports that nobody knows how things are, of everything that was reported before.
+    /// Reports the state of all previously reported forwards as unknown.
     fn unseen(&self, error: &FactsError, changes: &mut Changes) {
         changes.note_facts(Some(error));
-        let text = format!("the node cannot be looked at: {error}: {}", error.source_text());
+        let text = format!("the state of the node cannot be read: {error}: {}", error.source_text());
         self.reports.send_if_modified(|report| {
             let Some(before) = report.take() else { return false };
             let judgements: BTreeMap<ForwardKey, Judgement> =
@@ -179,7 +182,7 @@ impl<D: Dataplane> Node<D> {
         });
     }
 
-    /// Remembers what is done and reports what is true.
+    /// Updates the memory with the result of the sync and reports it.
     async fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
         let Synced { plan, applied, judgements, leaving } = synced;
         let changes = &mut notes.changes;
@@ -219,23 +222,23 @@ impl<D: Dataplane> Node<D> {
     }
 }
 
-/// What one sync, or one look, planned and found, and what that means for each forward.
+/// The result of one sync or one inspection: the plan, the state of the kernel, and the judgement on each forward.
 #[derive(Debug)]
 pub struct Synced {
     /// The plan.
     pub plan: Plan,
-    /// What became of it.
+    /// The state of the kernel after the apply, or as found by the inspection.
     pub applied: Applied,
-    /// What this node says of each forward, also of those that are leaving.
+    /// The judgement of this node on each forward, including deleted ones in `leaving`.
     pub judgements: BTreeMap<ForwardKey, Judgement>,
-    /// The objects that are gone, but of which something may still be in force.
+    /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
 }
 
-/// Syncs once: plans the node from `snapshot`, makes its kernel so and judges what came of it.
+/// Syncs once: plans the node from `snapshot`, applies the plan to its kernel and judges the result.
 ///
 /// # Errors
-/// When the facts of the node cannot be read; the kernel then stays as it is.
+/// When the facts of the node cannot be read. The kernel is not changed then.
 pub async fn sync<D: Dataplane>(
     observer: &Observer,
     dataplane: &D,
@@ -252,7 +255,7 @@ pub async fn sync<D: Dataplane>(
     Ok(Synced { plan, applied, judgements, leaving: leaving.into_values().collect() })
 }
 
-/// Those of `gone` that may still be in force: nobody takes a forward for closed before it is.
+/// Those of the objects `gone` that may still be in force. Such a forward must not be reported as closed.
 fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeMap<ForwardKey, Sourced> {
     if applied.is_known() {
         let left: BTreeSet<_> = applied.rules.left.iter().map(|it| (&it.flows, it.destination)).collect();
@@ -264,7 +267,7 @@ fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeM
     gone
 }
 
-/// Looks once: plans the node as [`sync`] does, and judges what its kernel holds, without a write.
+/// Inspects once: plans the node as [`sync`] does, and judges the state of its kernel without a write.
 ///
 /// # Errors
 /// When the facts of the node cannot be read.
@@ -282,7 +285,7 @@ pub async fn inspect<D: Dataplane>(
     Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
 }
 
-/// A plan, and what it was made from.
+/// A plan and its inputs.
 struct Planned<'a> {
     facts: Facts,
     candidates: Vec<Candidate>,
@@ -308,15 +311,16 @@ impl<'a> Planned<'a> {
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let mut in_force = Cow::Borrowed(memory.flows());
         if memory.is_fresh() {
-            // The record may be lost, or older than the rules: what the kernel translates is in force whoever remembers it.
+            // The record may be lost, or older than the rules. A translation in the kernel is in force even if the record does
+            // not contain it.
             in_force.to_mut().find(&dataplane.translated().await);
         }
         let plan = plan(&facts, &candidates, policy, &in_force);
         Ok(Self { facts, candidates, in_force, plan })
     }
 
-    /// The same plan with what its next hops answer. Only what is said of the forwards depends on that, so the kernel need
-    /// not wait for it.
+    /// Plans again, with the answers of the next hops. They affect only the verdicts and not the desired state, so the kernel
+    /// is written before they are known.
     async fn answered(self, observer: &Observer, policy: &Policy) -> Plan {
         let Self { mut facts, candidates, in_force, plan: before } = self;
         if !observer.want(&before.next_hops()).await {
@@ -327,7 +331,7 @@ impl<'a> Planned<'a> {
     }
 }
 
-/// What this node says of every object, also of those whose newest content it cannot decode.
+/// The judgement of this node on every object, including objects whose newest content cannot be decoded.
 fn judgements(snapshot: &Snapshot, plan: &Plan, applied: &Applied) -> BTreeMap<ForwardKey, Judgement> {
     let mut judgements: BTreeMap<ForwardKey, Judgement> =
         plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, applied))).collect();
@@ -351,7 +355,7 @@ fn key_of(Undecoded { metadata, .. }: &Undecoded) -> ForwardKey {
     ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
 }
 
-/// An error's causes, for a log field.
+/// The causes of an error, for a log field.
 trait SourceText {
     fn source_text(&self) -> String;
 }

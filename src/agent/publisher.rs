@@ -1,6 +1,7 @@
-//! Publishes the newest report of a node that works on a folder: a table on standard output and the status file.
+//! Publishes the newest report of a node whose objects come from a folder: as a table on standard output, and in the status
+//! file.
 //!
-//! A task of its own: whatever it waits for never delays the kernel.
+//! Runs as a separate task, so that slow output never delays the kernel.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +23,7 @@ use crate::status::{Judgement, merge};
 /// The status of each forward, by its name.
 pub type Statuses = BTreeMap<ForwardKey, PortForwardStatus>;
 
-/// Publishes for people and scripts on this node.
+/// Publishes the status for people and scripts on this node.
 #[derive(Debug)]
 pub struct Publisher {
     node: String,
@@ -34,7 +35,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes as `node`, to `file`; `metrics` count what fails.
+    /// A publisher for the node `node` that writes to `file`. Failed writes are counted in `metrics`.
     #[must_use]
     pub fn new(node: String, file: StatusFile, metrics: Arc<Metrics>) -> Self {
         Self { node, file, metrics, statuses: Statuses::new(), printed: String::new(), writable: true }
@@ -57,7 +58,7 @@ impl Publisher {
         self.writable = written.is_ok();
     }
 
-    /// Prints the table if it is another one than before.
+    /// Prints the table if it differs from the last one.
     fn print(&mut self, objects: &[PortForward], report: &Report) {
         let mut text = table(objects);
         for file in &report.snapshot.files {
@@ -67,14 +68,15 @@ impl Publisher {
             text = format!("{text}\n{path}: not applied; the last good content of the file, if there is one, stays in force");
         }
         if text != self.printed {
-            // Whoever reads the table may have gone; the status file stays.
+            // A closed standard output is not an error; the status file still contains the status.
             let _ = writeln!(std::io::stdout().lock(), "{text}\n");
             self.printed = text;
         }
     }
 }
 
-/// Publishes the newest report, again and again; skips those that were overtaken. Ends when nobody reports any more.
+/// Publishes each new report. A report that is replaced before it is published is skipped. Ends when the sender of reports is
+/// dropped.
 pub async fn publish(mut publisher: Publisher, mut reports: watch::Receiver<Option<Arc<Report>>>) {
     while reports.changed().await.is_ok() {
         let newest = reports.borrow_and_update().clone();
@@ -84,7 +86,8 @@ pub async fn publish(mut publisher: Publisher, mut reports: watch::Receiver<Opti
     }
 }
 
-/// The objects of `snapshot`, and those that are `leaving`, with the status that `node` gives them; `previous` keeps transition times.
+/// The objects of `snapshot` and those that are `leaving`, with their status on `node`. Transition times are kept from
+/// `previous`.
 #[must_use]
 pub fn objects(
     node: &str,

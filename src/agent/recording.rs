@@ -1,6 +1,7 @@
-//! Keeps the record on the disk: a task of its own, which takes the newest, so that a slow disk delays no kernel.
+//! Writes the record to the disk. This is a separate task that always writes the newest record, so that a slow disk never
+//! delays a sync for long.
 //!
-//! Decides when to try again and what is said of the disk. Must not decide what the record says.
+//! Decides when a write is tried again and what is logged about the disk. Must not decide the content of the record.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use super::SourceText;
 use crate::metrics::{Metrics, Written};
 use crate::record::{self, Lock, Record, RecordError, Stored};
 
-/// How long a sync waits for the disk at most. In that time a disk that works has taken the record, so that the next change
-/// begins with a record of this one.
+/// The maximum time that a sync waits for the disk. A working disk writes the record within this time, so that the record is
+/// up to date before the next change is applied.
 const MOMENT: Duration = Duration::from_millis(500);
-/// How long a write may take before that is said.
+/// The duration of a write after which a warning is logged.
 const SLOW: Duration = Duration::from_secs(30);
 
 /// A record with its number.
 type Numbered = (u64, Option<Arc<Record>>);
 
-/// From whom records come to whom keeps them.
+/// A channel for records: its sender and its receiver.
 #[must_use]
 pub fn recording() -> (Records, Due) {
     let (newest, next) = watch::channel((0, None));
@@ -33,17 +34,17 @@ pub fn recording() -> (Records, Due) {
     (Records { newest, dealt_with, late: 0 }, Due { next, done })
 }
 
-/// Hands on records to be kept; only the newest counts.
+/// Sends records to the writer. Only the newest one is written.
 #[derive(Debug)]
 pub struct Records {
     newest: watch::Sender<Numbered>,
-    /// The number of the newest that was written, or could not be.
+    /// The number of the newest record that was dealt with: it was written, or writing it failed.
     dealt_with: watch::Receiver<u64>,
-    /// The number of the one that was waited for in vain; 0 for none.
+    /// The number of the record for which the last wait timed out; 0 if it did not time out.
     late: u64,
 }
 
-/// The newest record that is to be kept.
+/// Receives the newest record.
 #[derive(Debug)]
 pub struct Due {
     next: watch::Receiver<Numbered>,
@@ -51,7 +52,7 @@ pub struct Due {
 }
 
 impl Records {
-    /// Takes the place of a record that nobody has begun to write.
+    /// Sends a record. It replaces the previous one if the writer has not begun to write that.
     pub(super) fn send(&mut self, record: Arc<Record>) {
         self.newest.send_modify(|(number, newest)| {
             *number += 1;
@@ -59,8 +60,8 @@ impl Records {
         });
     }
 
-    /// Waits until the disk has taken all that was sent, for half a second at most; not at all before it has taken what it
-    /// was waited for in vain.
+    /// Waits until the writer has dealt with all records, for at most half a second. After such a wait has timed out, it
+    /// returns at once until the writer has dealt with the record of that wait.
     pub(super) async fn settle(&mut self) {
         let number = self.newest.borrow().0;
         if *self.dealt_with.borrow() < self.late {
@@ -72,25 +73,25 @@ impl Records {
 }
 
 impl Due {
-    /// The newest record, if there is one that was not asked for before.
+    /// The newest record, unless it was returned before.
     #[cfg(test)]
     pub(super) fn newest(&mut self) -> Option<Arc<Record>> {
         if self.next.has_changed().unwrap_or_default() { self.next.borrow_and_update().1.clone() } else { None }
     }
 }
 
-/// Where the record is kept.
+/// Where and how the record is written.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     /// The state directory.
     pub state_dir: PathBuf,
-    /// The right to act on the node. A write that hangs keeps it, so that it cannot end after another agent has written.
+    /// The lock on the node. A write that hangs keeps it, so that no other agent can write before this write ends.
     pub lock: Arc<Lock>,
-    /// Count what fails.
+    /// Counts failed writes.
     pub metrics: Arc<Metrics>,
 }
 
-/// Keeps the newest of `due` for as long as somebody may send another, and then the last one; `kept` is dropped after that.
+/// Writes the newest record of `due` until the sender is dropped, and then the last one. Drops `kept` at the end.
 pub async fn keep_record<T: Send>(recorder: Recorder, due: Due, kept: T) {
     let Recorder { state_dir, lock, metrics } = recorder;
     let store = move |record: &Record| {
@@ -121,7 +122,7 @@ where
             };
             metrics.unwritten(Written::Record);
             if !std::mem::replace(&mut failing, true) {
-                warn!(%error, cause = error.source_text(), "the record cannot be written: a reboot would bring back an older state; trying again");
+                warn!(%error, cause = error.source_text(), "the record cannot be written; a reboot now would restore an older state; the agent tries again");
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next().unwrap_or_default()) => {}
@@ -136,7 +137,7 @@ fn retries() -> ExponentialBackoff {
     ExponentialBuilder::default().with_min_delay(first).with_max_delay(most).without_max_times().build()
 }
 
-/// Writes one record, however long the disk takes.
+/// Writes one record. Waits for the disk without a time limit, and logs a warning if it is slow.
 async fn write<S>(store: S, record: Arc<Record>) -> Result<Stored, RecordError>
 where
     S: Fn(&Record) -> Result<Stored, RecordError> + Send + 'static,
@@ -146,7 +147,7 @@ where
         written = &mut writing => written,
         () = tokio::time::sleep(SLOW) => {
             let seconds = SLOW.as_secs();
-            warn!(seconds, "the disk does not answer: the record is not written yet, and a reboot would bring back an older state; forwards are kept all the same");
+            warn!(seconds, "the disk does not answer: the record is not written yet; a reboot now would restore an older state; forwards are not affected");
             let written = writing.await;
             info!("the disk answers again");
             written
@@ -177,14 +178,14 @@ mod tests {
         Arc::new(Snapshot { labels: [("set".to_owned(), label.to_owned())].into(), ..Snapshot::default() })
     }
 
-    /// A disk on which each write waits until it is let through, and then ends as told.
+    /// A disk on which each write waits for the test, and then ends with the result that the test gives.
     struct Disk {
         begun: Receiver<String>,
         ends: Sender<Result<Stored, RecordError>>,
     }
 
     impl Disk {
-        /// The disk, and how to write to it.
+        /// The disk, and the function that writes to it.
         fn new() -> (Self, impl Fn(&Record) -> Result<Stored, RecordError> + Clone + Send + 'static) {
             let (starts, begun) = channel();
             let (ends, end) = channel();
@@ -201,7 +202,7 @@ mod tests {
         }
     }
 
-    /// Runs the writer of what `memory` records beside a test that may block.
+    /// Runs the writer for `memory` in parallel to a test that may block. Returns the writes that the test did not wait for.
     async fn beside(test: impl FnOnce(&mut Memory, &Disk) + Send + 'static) -> Vec<String> {
         let (disk, store) = Disk::new();
         let (records, due) = recording();
@@ -242,7 +243,7 @@ mod tests {
             records.send(Arc::new(Record::default()));
             records.settle().await;
         }
-        assert!(begun.elapsed() < MOMENT * 1000, "it is behind, and not waited for");
+        assert!(begun.elapsed() < MOMENT * 1000, "the writer is late, so the sync does not wait for it");
         due.done.send_replace(1001);
         records.send(Arc::new(Record::default()));
         let answers = async {
@@ -278,7 +279,7 @@ mod tests {
         let rest = beside(|memory, disk| {
             disk.ends.send(Ok(Stored::Written)).unwrap();
             memory.advance(&set("last"), &Desired::default());
-            // The loop ends here, maybe before the writer has seen anything.
+            // The loop ends here, possibly before the writer has read anything.
             *memory = Memory::new("a", None);
             assert_eq!(disk.begun(), "last");
         });

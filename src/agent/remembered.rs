@@ -1,7 +1,7 @@
-//! What this node last applied: in memory for the next sync, and handed on to whoever keeps it on the disk.
+//! The state that this node last applied. It is kept in memory for the next sync and sent to the writer of the record.
 //!
-//! The record never names less than may be in force: what was attempted is added to it at once, and taken out only when rules,
-//! routes and connections are all done.
+//! The record always contains everything that may be in force. A translation is added as soon as it is attempted. It is
+//! removed only when rules, routes and connections are all done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,26 +16,26 @@ use crate::record::Record;
 use crate::source::{Snapshot, Sourced};
 use kube::core::ObjectMeta;
 
-/// What this node last applied.
+/// The state that this node last applied.
 #[derive(Debug)]
 pub struct Memory {
     record: Record,
     in_force: BTreeSet<Translation>,
-    /// The objects of sets that were applied since the record was written, but not wholly.
+    /// The objects of sets that were applied only in part since the record was written.
     attempted: BTreeMap<ForwardKey, Sourced>,
-    /// The same by flow and forward, for whoever plans.
+    /// The flows that may be in force, with their forwards, for planning.
     flows: InForce,
-    /// Whether the kernel was made as planned since the start: until then it may hold more than is remembered.
+    /// Whether a plan was applied completely since the start. Before that, the kernel may hold more than is known here.
     settled: bool,
-    /// Whether anything was ever applied as a whole.
+    /// Whether a set was ever applied completely.
     complete: bool,
-    /// The set that the record says.
+    /// The set that the record contains.
     set: Option<Arc<Snapshot>>,
     recorder: Option<Records>,
 }
 
 impl Memory {
-    /// Goes on from `record`, or from nothing.
+    /// Starts from `record`, or empty.
     #[must_use]
     pub fn new(node: &str, record: Option<Record>) -> Self {
         let complete = record.is_some();
@@ -46,37 +46,37 @@ impl Memory {
         Self { record, in_force, attempted: BTreeMap::new(), flows, settled: false, complete, set: None, recorder: None }
     }
 
-    /// The same; each new record goes to `recorder`.
+    /// The same, but each new record is sent to `recorder`.
     #[must_use]
     pub fn recorded_by(self, recorder: Records) -> Self {
         Self { recorder: Some(recorder), ..self }
     }
 
-    /// The translations that are, or may be, in force.
+    /// The translations that are or may be in force.
     #[must_use]
     pub fn in_force(&self) -> &BTreeSet<Translation> {
         &self.in_force
     }
 
-    /// The flows that are, or may be, in force.
+    /// The flows that are or may be in force.
     #[must_use]
     pub fn flows(&self) -> &InForce {
         &self.flows
     }
 
-    /// Whether nothing was applied completely since the start, so that the kernel may hold what nobody here knows of.
+    /// Whether no plan was applied completely since the start. The kernel may then hold translations that are not known here.
     #[must_use]
     pub const fn is_fresh(&self) -> bool {
         !self.settled
     }
 
-    /// Remembers that the kernel holds exactly what `plan` asks for.
+    /// Notes that the kernel holds exactly the flows of `plan`.
     pub fn programmed(&mut self, plan: &Plan) {
         self.flows = InForce::of(&plan.verdicts);
         self.settled = true;
     }
 
-    /// Remembers that the kernel may hold some of what `plan` asks for.
+    /// Notes that the kernel may hold some flows of `plan`.
     pub fn may_hold(&mut self, plan: &Plan) {
         self.flows.extend(&plan.verdicts);
     }
@@ -87,18 +87,19 @@ impl Memory {
         &self.record.forwards
     }
 
-    /// The objects that were last applied, as a complete set; `None` if there never were any.
+    /// The objects that were last applied, as a complete set; `None` if there are none.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         let Record { forwards, labels, api_servers, node_addresses, .. } = self.record.clone();
-        // Only what is known of all of them is recorded: a record of a cluster without any does not know them.
+        // Addresses of API servers are recorded only if all of them are known. So they are unknown if the objects come from a
+        // cluster and the record contains no address.
         let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
         let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
         let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
     }
 
-    /// The objects of which something may be in force although `snapshot` has them no more.
+    /// The objects that `snapshot` no longer contains, but of which something may be in force.
     #[must_use]
     pub fn gone(&self, snapshot: &Snapshot) -> BTreeMap<ForwardKey, Sourced> {
         let recorded = self.record.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
@@ -112,7 +113,7 @@ impl Memory {
         gone
     }
 
-    /// Remembers that not everything of `desired` is done: some of it may be in force.
+    /// Notes that `desired` was applied only in part: some of it may be in force.
     pub fn attempt(&mut self, snapshot: &Snapshot, desired: &Desired) {
         let objects = snapshot.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
         self.attempted.extend(objects);
@@ -123,13 +124,13 @@ impl Memory {
         }
     }
 
-    /// Remembers that everything is done: rules, routes and connections.
+    /// Notes that `desired` was applied completely: rules, routes and connections.
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
         self.attempted.clear();
         self.in_force.clone_from(&desired.translations);
         let same_set = self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot);
         self.set = Some(Arc::clone(snapshot));
-        // Compared with what is recorded: `in_force` may hold what was only attempted.
+        // This compares with the record, because `in_force` may contain translations that were only attempted.
         if same_set && self.record.in_force.iter().eq(&desired.translations) {
             return;
         }
@@ -142,7 +143,7 @@ impl Memory {
         self.hand_on();
     }
 
-    /// Whether the record says what `snapshot` does: a change of status alone is no reason to write it.
+    /// Whether the record has the content of `snapshot`. A change of status alone does not count, so it causes no write.
     fn says(&self, snapshot: &Snapshot) -> bool {
         let Record { forwards, labels, api_servers, node_addresses, .. } = &self.record;
         (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
@@ -156,7 +157,7 @@ impl Memory {
         }
     }
 
-    /// Gives the disk a moment to take what was handed on; see `Records::settle`.
+    /// Waits a short time for the disk to write the sent records; see `Records::settle`.
     pub async fn settle(&mut self) {
         if let Some(recorder) = &mut self.recorder {
             recorder.settle().await;
@@ -164,7 +165,7 @@ impl Memory {
     }
 }
 
-/// The addresses of the API servers, where all of them are known.
+/// The addresses of the API servers if all of them are known, otherwise none.
 fn known(snapshot: &Snapshot) -> &BTreeSet<IpAddr> {
     static NONE: BTreeSet<IpAddr> = BTreeSet::new();
     match snapshot.sight {
@@ -173,7 +174,7 @@ fn known(snapshot: &Snapshot) -> &BTreeSet<IpAddr> {
     }
 }
 
-/// Whether two objects are recorded as the same.
+/// Whether two objects are equal in the record, which contains no status.
 fn same_but_status(a: &Sourced, b: &Sourced) -> bool {
     let lasting = |metadata: &ObjectMeta| ObjectMeta { resource_version: None, managed_fields: None, ..metadata.clone() };
     let same_object = Arc::ptr_eq(&a.object, &b.object)
@@ -207,7 +208,7 @@ mod tests {
         Desired { translations: ports.iter().map(translation).collect(), ..Desired::default() }
     }
 
-    /// A set of one object with this status.
+    /// A set of one object with this active node in its status.
     fn set(active_node: &str) -> Arc<Snapshot> {
         let object = serde_json::json!({
             "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a", "namespace": "b"},
@@ -228,7 +229,7 @@ mod tests {
         })
     }
 
-    /// A memory and what it wants recorded.
+    /// A memory, and the receiver of its records.
     struct Recorded {
         memory: Memory,
         due: Due,
@@ -240,7 +241,7 @@ mod tests {
             Self { memory: Memory::new("a", record).recorded_by(records), due }
         }
 
-        /// The ports that the newest record names, if there is a new one.
+        /// The ports in the newest record, if there is a new one.
         fn due(&mut self) -> Option<Vec<u16>> {
             let newest = self.due.newest()?;
             Some(newest.in_force.iter().map(|it| it.flows.ports.first()).collect())
@@ -251,13 +252,13 @@ mod tests {
     fn the_record_names_all_that_may_be_in_force_until_it_is_done() {
         let mut recorded = Recorded::new(None);
         recorded.memory.attempt(&Snapshot::default(), &desired(&[80]));
-        assert_eq!(recorded.due(), None, "nothing was ever applied as a whole, so nothing is to be put back");
+        assert_eq!(recorded.due(), None, "nothing was ever applied completely, so there is nothing to restore");
         recorded.memory.advance(&set("x"), &desired(&[80]));
         assert_eq!(recorded.due(), Some(vec![80]));
         recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
         assert_eq!(recorded.due(), Some(vec![80, 81]));
         recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
-        assert_eq!(recorded.due(), None, "the same again");
+        assert_eq!(recorded.due(), None, "the same state again");
         recorded.memory.attempt(&Snapshot::default(), &desired(&[82]));
         assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
         recorded.memory.advance(&set("x"), &desired(&[82]));

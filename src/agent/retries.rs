@@ -1,6 +1,7 @@
-//! How soon a sync that failed is tried again: by the kind of the failure, and later each time.
+//! Decides how soon a failed sync is tried again. This depends on the kind of the failure, and the pause grows with each
+//! failure.
 //!
-//! Pure. Only about the time after which the loop looks again by itself; a change that is heard of is looked at at once.
+//! Pure. It concerns only retries without an event: an event starts a sync at once.
 
 use std::time::Duration;
 
@@ -8,19 +9,19 @@ use crate::dataplane::Applied;
 use crate::model::Desired;
 use crate::node::FactsError;
 
-/// What kind of failure it was.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It passes by itself: a lock that is held, a table that changes just then, too little memory.
+    /// Temporary: a lock is held, a table changes at the same time, or memory is short.
     Transient,
-    /// The same again would be refused again, until something changes.
+    /// The kernel would refuse the same again until something changes.
     Refused,
 }
 
-/// The longest pause: what failed is not looked at more rarely than what is in order.
+/// The longest pause. A failed node is compared at least as often as one without failures.
 const MOST: Duration = Duration::from_secs(10);
 
-/// The failures in a row.
+/// The consecutive failures.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     failed: u32,
@@ -28,12 +29,12 @@ pub(super) struct Retries {
 }
 
 impl Failure {
-    /// Of an apply that is not complete.
+    /// The kind of failure of an incomplete apply.
     pub(super) fn of(applied: &Applied) -> Self {
         if applied.is_transient() { Self::Transient } else { Self::Refused }
     }
 
-    /// Of a look at the node.
+    /// The kind of failure when the facts cannot be read.
     pub(super) fn of_facts(error: &FactsError) -> Self {
         if error.is_transient() { Self::Transient } else { Self::Refused }
     }
@@ -47,7 +48,8 @@ impl Failure {
 }
 
 impl Retries {
-    /// How long to wait after a failure to make the kernel as `desired`: twice as long as after the same one before.
+    /// The pause after a failure to apply `desired`. It doubles with each consecutive failure of the same kind and the same
+    /// state.
     pub(super) fn after(&mut self, failure: Failure, desired: &Desired) -> Duration {
         if self.of.as_ref().is_none_or(|(before, of)| (*before, of) != (failure, desired)) {
             *self = Self { failed: 0, of: Some((failure, desired.clone())) };
@@ -57,7 +59,7 @@ impl Retries {
         failure.first().saturating_mul(factor).min(MOST)
     }
 
-    /// It went well.
+    /// Notes that a sync succeeded.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -80,7 +82,7 @@ mod tests {
         assert_eq!(
             pauses(&mut retries, Failure::Refused, &other),
             [2000, 4000, 8000, 10_000, 10_000],
-            "something else is wanted"
+            "another desired state starts again with the shortest pause"
         );
         retries.reset();
         assert_eq!(retries.after(Failure::Refused, &other).as_millis(), 2000);

@@ -1,4 +1,4 @@
-//! Follows what the connections of forwards carry, for the metrics. A task of its own, which delays no kernel.
+//! Counts the traffic of the connections of forwards, for the metrics. Runs as a separate task, which never delays a sync.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::dataplane::conntrack::ConntrackError;
 use crate::dataplane::conntrack::flows::{Accounting, Flow, Flows, Heard, accounting};
 use crate::metrics::{Finder, Metrics, Owners, Traffic};
 
-/// How often all connections are looked at, unless a look takes more than a fiftieth of that.
+/// The time between two readings of all connections, unless a reading takes more than 2 percent of it.
 const LOOK: Duration = Duration::from_secs(10);
-/// The same, once a forward came or went.
+/// The same, after the set of forwards changed.
 const SOON: Duration = Duration::from_millis(100);
-/// How long connections that ended wait to be counted together, and how many of them at most.
+/// How long ended connections are collected before they are counted together, and how many of them at most.
 const BATCH: (Duration, usize) = (Duration::from_secs(1), 4096);
-/// How soon is tried again what failed.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Counts what the connections of `owners` carry, for as long as it runs.
+/// Counts the traffic of the connections of `owners`, until the future is dropped.
 pub async fn follow_traffic(metrics: Arc<Metrics>, owners: watch::Receiver<Arc<Owners>>) {
     let traffic = Traffic::default();
     let mut follower = Follower { metrics, owners, traffic, accounting: Accounting::Off, ended: Vec::new() };
@@ -31,7 +31,7 @@ pub async fn follow_traffic(metrics: Arc<Metrics>, owners: watch::Receiver<Arc<O
         let Err(error) = follower.follow().await;
         let text = error.to_string();
         if told.as_ref() != Some(&text) {
-            warn!(%error, cause = error.source_text(), "packets and bytes of forwards are not counted; trying again");
+            warn!(%error, cause = error.source_text(), "packets and bytes of forwards are not counted; the agent tries again");
             told = Some(text);
         }
         tokio::time::sleep(RETRY).await;
@@ -43,12 +43,12 @@ struct Follower {
     owners: watch::Receiver<Arc<Owners>>,
     traffic: Traffic,
     accounting: Accounting,
-    /// What ended and is not counted yet.
+    /// Connections that ended and are not counted yet.
     ended: Vec<Flow>,
 }
 
 impl Follower {
-    /// Counts until something fails.
+    /// Counts until an error occurs.
     async fn follow(&mut self) -> Result<Infallible, ConntrackError> {
         let mut flows = Flows::open()?;
         loop {
@@ -62,7 +62,7 @@ impl Follower {
         }
     }
 
-    /// Looks at every connection, then takes in those that have ended by then.
+    /// Reads all connections, and then all notifications about connections that ended before the end of the reading.
     async fn look(&mut self, flows: &mut Flows) -> Result<(), ConntrackError> {
         let owners = Arc::clone(&self.owners.borrow_and_update());
         if owners.is_empty() {
@@ -71,7 +71,8 @@ impl Follower {
         }
         let finder = Finder::new(&owners);
         flows.look(|flow| self.traffic.seen(&flow, &finder)).await?;
-        // The kernel tells of an end before it takes the connection out: what the list lacks, it has told by now.
+        // The kernel sends the notification before it removes the connection. So a notification exists for each connection
+        // that is missing in the list.
         while let Some(heard) = flows.ended_by_now()? {
             self.hear(heard);
         }
@@ -80,8 +81,9 @@ impl Follower {
         Ok(())
     }
 
-    /// Listens to what ends until the next look is due, after one that began at `begun` and took so long. That is sooner where
-    /// the owners change: what a connection carried before it was a forward's is known only then.
+    /// Receives ended connections until the next reading is due. `begun` and `took` are the start and the duration of the last
+    /// reading. When the owners change, the next reading is due sooner, because the traffic that a connection had before its
+    /// forward became the owner is known only after a reading.
     async fn listen(&mut self, flows: &mut Flows, begun: Instant, took: Duration) -> Result<(), ConntrackError> {
         let owners = Arc::clone(&self.owners.borrow());
         let (patience, most) = BATCH;
@@ -118,7 +120,7 @@ impl Follower {
         }
     }
 
-    /// Counts what has ended.
+    /// Counts the ended connections.
     fn settle(&mut self, owners: &Owners) {
         if !self.ended.is_empty() {
             let finder = Finder::new(owners);

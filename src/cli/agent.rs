@@ -184,7 +184,8 @@ mod tests {
         tasks.spawn(PUBLISHER, async {});
         let error = until_stopped(&mut tasks, Stop::listen().unwrap()).await.unwrap_err().to_string();
         assert!(
-            error.contains("\"publisher of status\" stopped by itself") && error.contains("The kernel stays as it is"),
+            error.contains("\"publisher of status\" stopped by itself")
+                && error.contains("The rules and routes in the kernel stay"),
             "{error}"
         );
     }

@@ -15,7 +15,7 @@ pub enum ListenAddress {
 
 /// A text that is not an address with a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an IP address with a port: write 127.0.0.1:10450, or [::1]:10450 for IPv6, or nothing to serve none")]
+#[error("not an IP address with a port: write 127.0.0.1:10450, or [::1]:10450 for IPv6, or an empty value to serve nothing")]
 pub struct NoAddress;
 
 impl FromStr for ListenAddress {

@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(seen(31), (stuck(31), Liveness::Alive));
         assert_eq!(seen(121), (stuck(121), stuck(121)));
         health.step(at(start, 4000));
-        assert_eq!(health.vouches(at(start, 4000)), Liveness::Alive, "it goes on");
+        assert_eq!(health.vouches(at(start, 4000)), Liveness::Alive, "it makes progress");
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
         let health = Health::new(start);
         health.enter(Phase::Waiting { until: at(start, 10) });
         health.step(at(start, 1000));
-        assert_ne!(health.vouches(at(start, 1000)), Liveness::Alive, "it should have looked long ago");
+        assert_ne!(health.vouches(at(start, 1000)), Liveness::Alive, "its next sync was due long ago");
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub struct Secure {
 pub async fn serve_secure(address: SocketAddr, served: Served, secure: Secure) {
     let config = configured(address, &secure.certificate).await;
     let listener = listen(address, &served).await;
-    info!(what = served.name(), %address, "served over HTTPS, to holders of a token that may get /metrics");
+    info!(what = served.name(), %address, "served over HTTPS to clients with a token that may get /metrics");
     let router = served.router().layer(from_fn_with_state(secure.gate, admitted));
     let serving = async {
         let listener: TcpListener = listener.into_std()?;
@@ -131,7 +131,7 @@ async fn renewed(config: &RustlsConfig, certificate: &Certificate) {
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
-                    warn!(file = %certificate.display(), error = text, "the certificate of the metrics cannot be read again; the former one stays in use");
+                    warn!(file = %certificate.display(), error = text, "the certificate for the metrics cannot be reloaded; the former one stays in use");
                     told = Some(text);
                 }
             }

@@ -108,7 +108,7 @@ async fn livez(State(health): State<Arc<Health>>) -> Response {
     match health.liveness(Instant::now()) {
         Liveness::Alive => "ok\n".into_response(),
         Liveness::Stuck { since } => {
-            let text = format!("the sync loop has not gone on for {} s\n", since.as_secs());
+            let text = format!("the sync loop has made no progress for {} s\n", since.as_secs());
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }
@@ -118,6 +118,6 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     if health.is_ready() {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the first complete sync is not done; the log says what it waits for\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "the first complete sync is not finished; the log shows the reason\n").into_response()
     }
 }

@@ -188,7 +188,11 @@ mod tests {
     fn what_flows_carried_counts_once_whether_they_live_or_end() {
         let (mut traffic, owners) = (Traffic::default(), owners(Some("x")));
         look(&mut traffic, &owners, &[], &[]);
-        assert_eq!(look(&mut traffic, &owners, &[flow(1, 1, 100)], &[flow(2, 2, 70)]), of("x", 170), "one never was looked at");
+        assert_eq!(
+            look(&mut traffic, &owners, &[flow(1, 1, 100)], &[flow(2, 2, 70)]),
+            of("x", 170),
+            "one flow was never seen in a reading"
+        );
         assert_eq!(look(&mut traffic, &owners, &[flow(1, 1, 130)], &[]), of("x", 30));
         assert_eq!(look(&mut traffic, &owners, &[flow(1, 1, 130)], &[]), []);
         assert_eq!(look(&mut traffic, &owners, &[], &[flow(1, 1, 150)]), of("x", 20));
@@ -210,7 +214,11 @@ mod tests {
         assert_eq!(look(&mut traffic, &owners(Some("x")), &[flow(1, 1, 6_100)], &[]), of("x", 100));
         assert_eq!(look(&mut traffic, &owners(Some("y")), &[flow(1, 1, 6_130)], &[]), of("x", 30));
         assert_eq!(look(&mut traffic, &owners(Some("y")), &[flow(1, 1, 6_150)], &[]), of("y", 20));
-        assert_eq!(look(&mut traffic, &owners(None), &[], &[flow(1, 1, 6_160)]), of("y", 10), "cut with its forward");
+        assert_eq!(
+            look(&mut traffic, &owners(None), &[], &[flow(1, 1, 6_160)]),
+            of("y", 10),
+            "the flow was cut together with its forward"
+        );
     }
 
     #[test]

@@ -351,7 +351,7 @@ mod tests {
         let facts = Facts { local: local.into_iter().collect(), ..Facts::default() };
         let held = |address: &str| facts.holds(address.parse().unwrap());
         assert!(held("10.200.0.9") && held("10.201.0.9"));
-        assert!(!held("10.200.0.255"), "a broadcast address inside of it is none of ours");
+        assert!(!held("10.200.0.255"), "the node does not hold a broadcast address in that network");
         assert!(!held("10.200.1.1"));
         assert_eq!(facts.interface_of("10.201.0.9".parse().unwrap()).map(ToString::to_string).as_deref(), Some("eth1"));
     }

@@ -50,7 +50,7 @@ impl fmt::Display for InterfaceName {
 
 impl fmt::Display for InvalidInterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an interface name is a letter, digit or '_', then letters, digits, '_', '.' or '-', 15 characters at most, and not lo, all or default")
+        f.write_str("an interface name must begin with a letter, digit or '_' and contain only letters, digits, '_', '.' and '-'; it has at most 15 characters and is not lo, all or default")
     }
 }
 

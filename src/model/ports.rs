@@ -115,7 +115,7 @@ impl FromStr for PortRange {
 
 impl fmt::Display for InvalidPortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a port range is FIRST or FIRST:LAST, 1 to 65535, the last not below the first")
+        f.write_str("a port range must be FIRST or FIRST:LAST, with ports from 1 to 65535 and LAST not below FIRST")
     }
 }
 

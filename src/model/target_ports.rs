@@ -61,7 +61,7 @@ impl Shift {
     /// Maps `from` to `to`.
     ///
     /// # Errors
-    /// When one of them is wider than the other.
+    /// When they have different sizes.
     pub fn new(from: PortRange, to: PortRange) -> Result<Self, InvalidShift> {
         if from.count() == to.count() { Ok(Self { from, to }) } else { Err(InvalidShift) }
     }
@@ -110,7 +110,7 @@ impl FromStr for Shift {
 
 impl fmt::Display for InvalidShift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the target ports are FIRST-LAST/BASE, as many as the ports from BASE on")
+        f.write_str("target ports must be FIRST-LAST/BASE, where BASE is the first listen port; no port may exceed 65535")
     }
 }
 

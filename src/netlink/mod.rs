@@ -48,16 +48,16 @@ pub enum NetlinkError {
     #[error("the netlink socket does not work; the agent needs CAP_NET_ADMIN in the network namespace of the node")]
     Socket(#[from] io::Error),
     /// The kernel refused a whole request.
-    #[error("the kernel refuses to list: {0}")]
+    #[error("the kernel refused a request to list: {0}")]
     Refused(Refusal),
     /// The table changed during every attempt to list it.
     #[error("the table changed during each of {DUMP_TRIES} attempts to list it; it is listed again at the next change")]
     Unsettled,
     /// The answer is not a valid netlink message.
-    #[error("the kernel's answer is cut short")]
+    #[error("the kernel's answer is incomplete")]
     Malformed,
     /// The kernel did not answer in time.
-    #[error("the kernel gave no answer for {} seconds", SILENCE.as_secs())]
+    #[error("the kernel did not answer for {} seconds", SILENCE.as_secs())]
     Silent,
 }
 
@@ -304,7 +304,9 @@ impl Socket {
                 if let Some(outcome) = frame.end() {
                     outcome.map_err(NetlinkError::Refused)?;
                     if unread > 0 {
-                        UNREAD.call_once(|| warn!(unread, "the kernel lists things that this version cannot decode; left out"));
+                        UNREAD.call_once(|| {
+                            warn!(unread, "this version cannot decode some entries that the kernel listed; they are left out");
+                        });
                     }
                     return Ok((!interrupted).then_some(found));
                 }

@@ -18,7 +18,7 @@ const MODE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The system returned an error.
-    #[error("{}: cannot write status; name a file in a directory that exists and that this program may write", path.display())]
+    #[error("{}: cannot write the status; use a file in an existing directory that this program can write to", path.display())]
     Io {
         /// The status file.
         path: PathBuf,
@@ -26,10 +26,10 @@ pub enum PublishError {
         source: io::Error,
     },
     /// It could not be written as JSON.
-    #[error("status cannot be written as JSON")]
+    #[error("the status cannot be converted to JSON")]
     Unwritable(#[from] serde_json::Error),
     /// The task that wrote it stopped.
-    #[error("writing status stopped")]
+    #[error("the task that writes the status stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
@@ -51,9 +51,6 @@ impl StatusFile {
     ///
     /// # Errors
     /// When the system returns an error.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub async fn write(&self, objects: &[PortForward], files: &[FileReport]) -> Result<Stored, PublishError> {
         let document = document(objects, files)?;
         let path = self.path.clone();
@@ -217,6 +214,6 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_file_that_cannot_be_written_is_named() {
         let error = StatusFile::new("/nowhere/status.json".into()).write(&[], &[]).await.unwrap_err().to_string();
-        assert!(error.starts_with("/nowhere/status.json: cannot write status; "), "{error}");
+        assert!(error.starts_with("/nowhere/status.json: cannot write the status; "), "{error}");
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
     match document.get("format").and_then(Value::as_u64) {
         Some(WITHOUT_API_SERVERS..=FORMAT) => {}
         Some(found) => return Err(RecordError::Version { path: path.to_owned(), found, known: FORMAT }),
-        None => return Err(damaged("no format is named".to_owned())),
+        None => return Err(damaged("the format number is missing".to_owned())),
     }
     let envelope: Envelope = serde_json::from_value(document).map_err(|error| damaged(error.to_string()))?;
     if checksum(&envelope.content) != envelope.sha256 {

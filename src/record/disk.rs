@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
         }
         Err(error) => return Err(io("open it")(error)),
     };
-    let metadata = file.metadata().map_err(io("look at it"))?;
+    let metadata = file.metadata().map_err(io("read its owner and mode"))?;
     check_file(path, &metadata)?;
     let too_large = || RecordError::TooLarge { path: path.to_owned(), most: MOST_BYTES };
     if metadata.len() > MOST_BYTES {
@@ -64,11 +64,11 @@ pub(super) fn remove(path: &Path) -> Result<(), RecordError> {
 /// Creates the state directory, or checks the existing one.
 pub(super) fn make(dir: &Path) -> Result<(), RecordError> {
     let io = |action| move |source| RecordError::Io { path: dir.to_owned(), action, source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("make this directory"))?;
-    let metadata = fs::metadata(dir).map_err(io("look at it"))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create this directory"))?;
+    let metadata = fs::metadata(dir).map_err(io("read its owner and mode"))?;
     check_owner(dir, &metadata)?;
     if metadata.mode() & 0o022 != 0 {
-        return Err(untrusted(dir, format!("others may write to this directory (mode {:o})", metadata.mode() & 0o7777)));
+        return Err(untrusted(dir, format!("other users can write to this directory (mode {:o})", metadata.mode() & 0o7777)));
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), RecordE
     }
     check_owner(path, metadata)?;
     if metadata.mode() & 0o077 != 0 {
-        return Err(untrusted(path, format!("is open to others (mode {:o}, wanted 600)", metadata.mode() & 0o7777)));
+        return Err(untrusted(path, format!("is accessible by other users (mode {:o}, expected 600)", metadata.mode() & 0o7777)));
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), RecordError> {
     if metadata.uid() == 0 || metadata.uid() == ours {
         return Ok(());
     }
-    Err(untrusted(path, format!("belongs to user {}, not to root or user {ours}", metadata.uid())))
+    Err(untrusted(path, format!("belongs to user {}, but must belong to root or to user {ours}", metadata.uid())))
 }
 
 fn untrusted(path: &Path, what: String) -> RecordError {
@@ -103,6 +103,6 @@ pub(super) fn open_or_make(path: &Path) -> Result<File, RecordError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(durable::nofollow());
     let file = options.open(path).map_err(io("open it"))?;
-    check_file(path, &file.metadata().map_err(io("look at it"))?)?;
+    check_file(path, &file.metadata().map_err(io("read its owner and mode"))?)?;
     Ok(file)
 }

@@ -20,7 +20,7 @@ pub enum RecordError {
         source: io::Error,
     },
     /// Another user could have written it.
-    #[error("{}: {what}; look who made it so, then remove it: a new one is written at the next change", path.display())]
+    #[error("{}: {what}; find out who changed it, then remove it; the agent writes a new one at the next change", path.display())]
     Untrusted {
         /// The file or directory.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum RecordError {
         what: String,
     },
     /// It is larger than the maximum size of a record.
-    #[error("{}: is larger than {most} bytes; remove it, a new one is written at the next change", path.display())]
+    #[error("{}: is larger than {most} bytes; remove it; the agent writes a new one at the next change", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum RecordError {
         most: u64,
     },
     /// The content is damaged.
-    #[error("{}: is damaged ({detail}); remove it, a new one is written at the next change", path.display())]
+    #[error("{}: is damaged ({detail}); remove it; the agent writes a new one at the next change", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum RecordError {
         detail: String,
     },
     /// Another version of this program wrote it.
-    #[error("{}: has format {found}, this program reads formats up to {known}; remove it, or run the version that wrote it", path.display())]
+    #[error("{}: has format {found}, but this program reads formats up to {known}; remove it, or run the version that wrote it", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum RecordError {
         known: u64,
     },
     /// It belongs to another node.
-    #[error("{}: belongs to node {found}, this is node {node}; remove it, or give the node its name back", path.display())]
+    #[error("{}: belongs to node {found}, but this is node {node}; remove it, or set the former name with --node-name", path.display())]
     OtherNode {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum RecordError {
         node: String,
     },
     /// Another process changes this node at the moment.
-    #[error("{}: {holder} holds this node; stop it first, or name another state directory for another node", path.display())]
+    #[error("{}: {holder} holds the lock of this node; stop it first, or use another --state-dir for another node", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -72,9 +72,9 @@ pub enum RecordError {
         holder: Holder,
     },
     /// The thread that wrote it stopped.
-    #[error("writing it stopped")]
+    #[error("the thread that writes the record stopped")]
     Stopped(#[source] tokio::task::JoinError),
     /// It could not be written as JSON.
-    #[error("the record cannot be written as JSON")]
+    #[error("the record cannot be converted to JSON")]
     Unwritable(#[from] serde_json::Error),
 }

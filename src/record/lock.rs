@@ -75,7 +75,7 @@ impl fmt::Display for Holder {
         }
         match (self.pid, self.numbering) {
             (Some(pid), Numbering::Ours) => write!(f, " (process {pid})"),
-            (Some(pid), Numbering::Foreign) => write!(f, " (process {pid} of its own container or host, which is not this one)"),
+            (Some(pid), Numbering::Foreign) => write!(f, " (process {pid} in another container or on the host)"),
             (None, _) => Ok(()),
         }
     }
@@ -86,10 +86,8 @@ impl fmt::Display for Holder {
 /// The file names the process that holds the lock. The lock itself is in the kernel, so a file left by a crash locks
 /// nothing.
 ///
-/// The file names the process that holds it; the lock is the kernel's, so one that a crash left does not count.
-///
 /// # Errors
-/// When another process holds it, or the file cannot be made.
+/// When another process holds it, or when the file cannot be opened or created.
 pub fn lock(dir: &Path, purpose: Purpose) -> Result<Lock, RecordError> {
     disk::make(dir)?;
     let path = dir.join(FILE);

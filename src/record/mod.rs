@@ -55,12 +55,6 @@ pub struct Loaded {
 /// # Errors
 /// When the file cannot be trusted (a symbolic link, another owner than root or this user, accessible by others, larger
 /// than 256 MiB), when it is damaged (checksum), or when it is of another version or of another node.
-///
-/// Every object is decoded and every translation parsed like any input; an entry that does not pass costs only itself.
-///
-/// # Errors
-/// When the file is not safe to trust (a symbolic link, another owner than root or this user, open to others,
-/// larger than 256 MiB), not what was written (checksum), of another version or of another node.
 pub fn load(dir: &Path, node: &str) -> Result<Option<Loaded>, RecordError> {
     let path = dir.join(disk::FILE);
     disk::read(&path)?.map(|bytes| content::parse(&path, &bytes, node)).transpose()
@@ -72,12 +66,6 @@ pub fn load(dir: &Path, node: &str) -> Result<Option<Loaded>, RecordError> {
 ///
 /// # Errors
 /// When other users can write the directory, or when the system returns an error.
-///
-/// The file (mode 0600) is replaced as a whole and has reached the disk when this returns. Equal content is
-/// not written again.
-///
-/// # Errors
-/// When the directory may be written by others, or the system refuses.
 pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
     disk::write(dir, &content::render(record)?)
 }
@@ -86,9 +74,6 @@ pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
 ///
 /// # Errors
 /// When the system returns an error.
-///
-/// # Errors
-/// When the system refuses.
 pub fn remove(dir: &Path) -> Result<(), RecordError> {
     disk::remove(&dir.join(disk::FILE))
 }

@@ -122,9 +122,9 @@ fn a_record_that_others_could_have_written_is_refused() {
         assert!(text.contains("record.json: ") && text.contains(wanted) && text.contains("remove it"), "{text}");
     };
     set_mode(&path, 0o640);
-    refusal("is open to others (mode 640, wanted 600)");
+    refusal("is accessible by other users (mode 640, expected 600)");
     set_mode(&path, 0o602);
-    refusal("is open to others (mode 602, wanted 600)");
+    refusal("is accessible by other users (mode 602, expected 600)");
     set_mode(&path, 0o600);
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
@@ -144,7 +144,7 @@ fn a_directory_that_others_may_write_to_holds_no_record() {
     let (_parent, dir) = stored();
     set_mode(&dir, 0o770);
     let error = store(&dir, &record()).unwrap_err().to_string();
-    assert!(error.contains("others may write to this directory (mode 770)"), "{error}");
+    assert!(error.contains("other users can write to this directory (mode 770)"), "{error}");
     assert!(lock(&dir, Purpose::Agent).is_err());
 }
 
@@ -159,12 +159,12 @@ fn a_record_that_is_too_large_is_refused() {
 fn a_record_of_another_node_or_format_is_refused() {
     let (_parent, dir) = stored();
     let error = load(&dir, "proxy-2").unwrap_err().to_string();
-    assert!(error.contains("belongs to node proxy-1, this is node proxy-2"), "{error}");
+    assert!(error.contains("belongs to node proxy-1, but this is node proxy-2"), "{error}");
     let text = fs::read_to_string(dir.join("record.json")).unwrap();
     for format in ["0", "4"] {
         fs::write(dir.join("record.json"), text.replace("\"format\":3", &format!("\"format\":{format}"))).unwrap();
         let error = load(&dir, NODE).unwrap_err().to_string();
-        assert!(error.contains(&format!("has format {format}, this program reads formats up to 3")), "{error}");
+        assert!(error.contains(&format!("has format {format}, but this program reads formats up to 3")), "{error}");
     }
 }
 
@@ -233,7 +233,7 @@ fn two_agents_exclude_each_other() {
     let dir = parent.path().join("state");
     let held = lock(&dir, Purpose::Agent).unwrap();
     let error = lock(&dir, Purpose::Agent).unwrap_err().to_string();
-    let names = format!("state/lock: an agent (process {}) holds this node", std::process::id());
+    let names = format!("state/lock: an agent (process {}) holds the lock of this node", std::process::id());
     assert!(error.contains(&names), "{error}");
     drop(held);
     fs::write(dir.join("lock"), "4194304999 left by a crash").unwrap();
@@ -253,9 +253,9 @@ fn who_holds_the_lock_is_named_as_far_as_it_is_known() {
             other => panic!("{other:?}"),
         }
     };
-    let elsewhere = "restore (process 1 of its own container or host, which is not this one)";
+    let elsewhere = "restore (process 1 in another container or on the host)";
     assert_eq!(says("1 restore pid:[1]\n"), elsewhere);
-    assert_eq!(says("77"), "another process (process 77 of its own container or host, which is not this one)");
+    assert_eq!(says("77"), "another process (process 77 in another container or on the host)");
     for nothing in ["", "no words of ours \u{1b}[31m", &"x".repeat(1000)] {
         assert_eq!(says(nothing), "another process", "{nothing:?}");
     }

@@ -110,5 +110,5 @@ fn network(field: &str, text: &str) -> Result<IpNet, String> {
 }
 
 fn wrong(field: &str, text: &str) -> String {
-    format!("{field}: \"{}\" is not one", text.chars().take(64).collect::<String>().escape_debug())
+    format!("{field}: \"{}\" is not valid", text.chars().take(64).collect::<String>().escape_debug())
 }

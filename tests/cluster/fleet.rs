@@ -147,7 +147,7 @@ impl Fleet {
     #[track_caller]
     pub(crate) fn flush_and_wait_repaired(&self, node: usize) {
         // In the middle of its own writing it does not tell the damage from what it has not written yet.
-        let writes = || ["repaired", "kernel written"].map(|words| self.agent(node).log().matches(words).count());
+        let writes = || ["repaired", "kernel state updated"].map(|words| self.agent(node).log().matches(words).count());
         let before = writes();
         self.flush(node);
         assert!(eventually(PATIENCE, || writes() != before), "nothing was written on {}", name(node));

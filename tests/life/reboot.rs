@@ -64,7 +64,7 @@ fn a_link_that_comes_late_is_served_and_an_agent_takes_over(variant: Variant) {
     agent.wait_ready(SEED);
     restore.wait("an agent keeps this node from here on; resting until stopped");
     assert!(restore.runs(), "a pod that ends would be started again and again");
-    assert!(!agent.log().contains("kernel written"), "{}", agent.log());
+    assert!(!agent.log().contains("kernel state updated"), "{}", agent.log());
     assert!(download.goes_on(ANSWER));
     assert!(restore.stop().success());
     assert!(download.goes_on(ANSWER));
@@ -93,7 +93,7 @@ fn what_cleanup_removed_does_not_come_back(variant: Variant) {
     proxy.netns.ip("route add 10.99.0.0/16 via 192.168.0.1");
     // It has looked again when it says so of the next record.
     fs::write(state.join("record.json"), "{}").unwrap();
-    assert!(eventually(SOON, || restore.said().contains("is open to others")));
+    assert!(eventually(SOON, || restore.said().contains("is accessible by other users")));
     assert_eq!(proxy.our_rules(variant), [""; 0]);
     assert_eq!(proxy.routes_to(&CLIENT.to_string()), [] as [serde_json::Value; 0]);
 }

@@ -32,7 +32,7 @@ fn record(proxy: &Proxy) -> PathBuf {
 
 /// Whether the log tells of a write to the kernel.
 fn tells_of_a_write(log: &str) -> bool {
-    log.contains("kernel written") || log.contains("repaired")
+    log.contains("kernel state updated") || log.contains("repaired")
 }
 
 /// The lines of a log after the last start.
@@ -66,7 +66,7 @@ fn a_restart_in_the_middle_of_a_download_changes_nothing(variant: Variant) {
 
     assert_eq!(flow.ask(ANSWER).unwrap().peer, from, "the server still sees the same flow");
     assert_eq!((counted(bed.proxy(), variant), bed.proxy().routes(), bed.proxy().iptables_save(variant)), before);
-    assert_eq!(agent.log().matches("kernel written").count(), 1, "by the first agent");
+    assert_eq!(agent.log().matches("kernel state updated").count(), 1, "by the first agent");
     assert!(!agent.log().contains("repaired"));
     download.finish().unwrap();
 }
@@ -237,7 +237,7 @@ fn a_record_that_is_a_link_is_refused_and_nothing_is_lost() {
 fn a_record_that_others_may_write_is_refused_and_nothing_is_lost() {
     a_record_is_refused(
         |proxy| fs::set_permissions(record(proxy), fs::Permissions::from_mode(0o666)).unwrap(),
-        "is open to others",
+        "is accessible by other users",
     );
 }
 

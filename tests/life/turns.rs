@@ -31,7 +31,7 @@ fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
     new.wait_ready(SEED);
     assert_eq!(new.log().matches("agent starts").count(), 2);
     assert_eq!(new.log().matches("waiting for its end").count(), 1, "said once");
-    assert_eq!(new.log().matches("kernel written").count(), 1, "by the old one");
+    assert_eq!(new.log().matches("kernel state updated").count(), 1, "by the old one");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
 }
 
@@ -52,7 +52,7 @@ fn a_holder_in_another_container_is_not_taken_for_a_process_of_this_one() {
     stage.agent.wait_ready(SEED);
     let refused = run(stage.proxy(), &["cleanup"]);
     assert_eq!(refused.status.code(), Some(1));
-    let words = "an agent (process 1 of its own container or host, which is not this one) holds this node; stop it first";
+    let words = "an agent (process 1 in another container or on the host) holds the lock of this node; stop it first";
     assert!(said(&refused).contains(words), "{refused:?}");
 }
 

@@ -177,7 +177,7 @@ fn a_file_that_crashes_its_reader_harms_no_other() {
     folder.write("a.yaml", manifest("a", "255.255.255.255"));
     folder.write("b.yaml", manifest("b", "3.3.3.3"));
     let snapshot = folder.read();
-    assert!(error(&snapshot, "a.yaml").contains("the agent crashed on it (assertion"));
+    assert!(error(&snapshot, "a.yaml").contains("the agent crashed while it read this object (assertion"));
     assert_eq!(in_force(&snapshot), [forward("b", "3.3.3.3", 1)]);
 }
 
