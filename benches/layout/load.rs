@@ -1,4 +1,4 @@
-//! How long rules take to load: ours by the library, and the same forwards written by hand.
+//! Measures how long rules take to load: by the library, and as rules written by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,18 +12,18 @@ use portforward_operator::model::Translation;
 use crate::netns::{Netns, must};
 use crate::shapes::{Forward, by_hand};
 
-/// What is timed.
+/// The operation that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
-    /// Laying the forwards out as chains; no program runs.
+    /// Laying out the forwards as chains. No program runs.
     LayOut,
-    /// The first apply, into an empty kernel.
+    /// The first apply, to an empty kernel.
     FromEmpty,
     /// The same set again.
     NothingToDo,
-    /// One forward with another upstream.
+    /// The set with another upstream for one forward.
     OneChanged,
-    /// The same set again, by an agent that has just started and reads whole tables.
+    /// The same set again, by a newly started agent that must read whole tables.
     AfterRestart,
     /// Only printing and parsing both tables.
     ReadBack,
@@ -31,11 +31,11 @@ pub(crate) enum Step {
     Remove,
     /// By hand: `iptables-restore` of all rules into an empty table.
     ByHandFromEmpty,
-    /// By hand: `iptables-restore` of all rules over those of before.
+    /// By hand: `iptables-restore` of all rules over the previous ones.
     ByHandAgain,
 }
 
-/// How long each step took, once per round.
+/// The duration of each step, one value for each round.
 pub(crate) type Times = BTreeMap<Step, Vec<Duration>>;
 
 /// Applies these forwards in this namespace.
@@ -47,14 +47,15 @@ pub(crate) fn apply(variant: Variant, netns: &Netns, forwards: &[Forward]) {
     });
 }
 
-/// Writes these forwards by hand in this namespace; none: empty chains, and conntrack at work.
+/// Writes these forwards by hand in this namespace. Without forwards, it writes empty chains and activates connection
+/// tracking.
 pub(crate) fn write_by_hand(variant: Variant, netns: &Netns, forwards: &[Forward]) {
-    // Conntrack runs where some rule needs it, whether or not any packet comes by it.
+    // Connection tracking is active if any rule needs it, even if no packet reaches that rule.
     let aside = ":ASIDE - [0:0]\n-A ASIDE -p udp -j DNAT --to-destination 3.3.0.1\nCOMMIT\n";
     restore(variant, netns, &by_hand(forwards).replace("COMMIT\n", aside));
 }
 
-/// Takes one round of times: ours in one namespace, those by hand in another.
+/// Measures one round: the rules of the operator in one namespace, and the rules written by hand in another.
 pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Forward], times: &mut Times) {
     let mut changed = forwards.to_vec();
     let middle = forwards.len() / 2;
@@ -90,7 +91,7 @@ pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Fo
     restore(variant, hand, &by_hand(&[]));
 }
 
-/// How many rules and chains of ours these forwards become.
+/// The number of rules and chains that the operator makes of these forwards.
 pub(crate) fn size(forwards: &[Forward]) -> (usize, usize) {
     let laid_out = Ruleset::of(&translations(forwards));
     let chains = Table::ALL.map(|table| laid_out.chains(table));
@@ -109,7 +110,7 @@ fn translations(forwards: &[Forward]) -> BTreeSet<Translation> {
     forwards.iter().map(Forward::translation).collect()
 }
 
-/// Runs `task` inside a namespace; the programs that it starts run there too.
+/// Runs `task` in a namespace. The programs that it starts run there too.
 fn within<T: Send>(netns: &Netns, task: impl AsyncFnOnce() -> T + Send) -> T {
     netns.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
@@ -127,7 +128,7 @@ fn restore(variant: Variant, netns: &Netns, text: &str) -> Duration {
 }
 
 impl Step {
-    /// The same by hand, if there is such a thing.
+    /// The same step with rules written by hand, if there is one.
     pub(crate) const fn by_hand(self) -> Option<Self> {
         match self {
             Self::FromEmpty => Some(Self::ByHandFromEmpty),

@@ -1,10 +1,11 @@
-//! Measures that ten thousand forwards cost a packet what one costs: `make bench`, described in `docs/benchmarks.md`.
+//! Measures whether a packet costs the same with ten thousand forwards as with one: `make bench`, described in
+//! `docs/benchmarks.md`.
 //!
-//! Every set of rules has a proxy of its own in one network, and each round visits them all, so that what else
-//! the machine does falls on all alike. Fails only when a ratio is far off its goal. Needs root.
+//! Each set of rules has its own proxy in one network. Each round measures all of them, so that other load on the machine
+//! affects all alike. Fails only if a ratio misses its goal by far. Needs root.
 
 mod load;
-#[allow(dead_code, reason = "the bed's namespaces; the tests use the rest")]
+#[allow(dead_code, reason = "the benchmark uses only a part of the module")]
 #[path = "../../tests/bed/netns.rs"]
 mod netns;
 mod network;
@@ -25,39 +26,39 @@ use probe::Probe;
 use report::{Rounds, micros, millis, print_table, ratio};
 use shapes::{Forward, MANY, Shape};
 
-/// How many times every set is visited.
+/// The number of rounds in which packets are measured.
 const ROUNDS: usize = 7;
-/// How many times every load is done.
+/// The number of rounds in which loading is measured.
 const LOAD_ROUNDS: usize = 3;
-/// How many batches of packets are timed on each visit, where a packet costs microseconds.
+/// The number of batches of packets in each measurement, if a packet costs microseconds.
 const BATCHES: u32 = 50;
-/// The same, where it may cost hundreds.
+/// The same, if a packet may cost hundreds of microseconds.
 const BATCHES_BY_HAND: u32 = 8;
-/// How many times as long as the goal says a packet may take before the run fails; less than that may be noise.
+/// The run fails if a ratio is more than this number of times its goal. A smaller excess can be noise.
 const MARGIN: f64 = 2.0;
 
-/// The argument by which this program starts itself to measure.
+/// The argument with which this program starts itself for the measurement.
 const MEASURE: &str = "measure";
 
-/// What a set of forwards is compared as.
+/// The rules that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rules {
-    /// Empty chains, conntrack at work, packets sent to the upstream itself.
+    /// Empty chains and active connection tracking. The packets are sent directly to the upstream.
     Floor,
-    /// Ours.
+    /// The rules of the operator for a set of this shape.
     Ours(Shape),
-    /// The first shape, by hand.
+    /// The rules written by hand for the first shape.
     ByHand,
 }
 
-/// Which packets are measured.
+/// The kind of packets that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Flow {
     New,
     Established,
 }
 
-/// One set of rules on one proxy, and the packets sent through it.
+/// One set of rules on one proxy, with its forwards.
 #[derive(Debug)]
 struct Case {
     variant: Variant,
@@ -76,8 +77,7 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == MEASURE) { measure() } else { supervise() }
 }
 
-/// Runs the measurement as a process of its own, with its own lock of the legacy iptables, and removes what it leaves
-/// when it is stopped.
+/// Runs the measurement as a separate process with its own lock of legacy iptables. If it is stopped, removes its namespaces.
 fn supervise() -> ExitCode {
     let files = tempfile::tempdir().expect("a temporary folder can be made");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
@@ -164,7 +164,7 @@ fn measure_packets() -> Costs {
     costs
 }
 
-/// Prints the costs; the ratios that are far off.
+/// Prints the costs. Returns the ratios that miss their goal by far.
 fn report_packets(costs: &Costs) -> Vec<String> {
     let (mut rows, mut far_off) = (Vec::new(), Vec::new());
     for ((variant, rules, count, flow), one) in costs {
@@ -226,13 +226,13 @@ fn report_loads(variant: Variant, loads: &BTreeMap<Shape, Times>) {
     print_table(&format!("Loading 10,000 forwards by iptables-{variant}"), &head, &rows);
 }
 
-/// Long work says what it is at.
+/// Prints the current step.
 fn progress(text: &str) {
     eprintln!("... {text}");
 }
 
 impl Flow {
-    /// How many times as much as with one forward a packet may cost with ten thousand.
+    /// The highest allowed ratio between the costs of a packet with ten thousand forwards and with one.
     const fn goal(self) -> f64 {
         match self {
             Self::New => 1.3,

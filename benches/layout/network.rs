@@ -1,4 +1,4 @@
-//! The network that packets cross: a client, a gateway, any number of proxies side by side, a server.
+//! The network of the benchmark: a client, a gateway, any number of parallel proxies, and a server.
 //!
 //! ```text
 //! client ──── gateway ──┬── proxy 0 ──┬── server
@@ -6,17 +6,17 @@
 //!                        └── ...     ──┘
 //! ```
 //!
-//! The proxies are alike, addresses included, so that only their rules differ; one at a time is in the way.
+//! All proxies have the same addresses, so that they differ only in their rules. Only one proxy at a time is on the path.
 
 use std::process::Command;
 
 use crate::netns::{Netns, must};
 use crate::shapes;
 
-/// The hosts; removed when dropped.
+/// The hosts. They are removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// The proxies. First of the fields, so that they go first.
+    /// The proxies. This is the first field, so that they are dropped first.
     pub(crate) proxies: Vec<Netns>,
     /// The client.
     pub(crate) client: Netns,
@@ -27,7 +27,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network with so many proxies, none of them in the way yet.
+    /// Creates a network with this number of proxies. None of them is on the path yet.
     pub(crate) fn new(proxies: usize) -> Self {
         let proxies = (0..proxies).map(|index| host(&format!("px{index}"))).collect();
         let network = Self { proxies, client: host("cli"), gateway: host("gw"), server: host("srv") };
@@ -47,7 +47,8 @@ impl Network {
         for (index, proxy) in network.proxies.iter().enumerate() {
             wire((proxy, "eth1"), (&network.gateway, &format!("px{index}")));
             wire((proxy, "eth0"), (&network.server, &format!("px{index}")));
-            // Routes make them local; as addresses of the link, each rule for a UDP port would load slower by their number.
+            // These addresses are local by routes. As addresses of the link, they would slow down the loading of each rule for
+            // a UDP port in proportion to their number.
             let inside = shapes::listen_addresses().map(|address| format!("route add local {address} dev eth1"));
             let own = ["addr add 192.168.0.2/16 dev eth1".to_owned()].into_iter();
             let outside = (2..6).map(|last| format!("addr add 2.2.2.{last}/24 dev eth0"));
@@ -57,7 +58,7 @@ impl Network {
         network
     }
 
-    /// Puts a proxy in the way, in both directions.
+    /// Routes both directions through this proxy.
     pub(crate) fn through(&self, proxy: usize) {
         let next = format!("dev px{proxy} onlink");
         self.gateway.ip_batch(["192.168.0.0/16", "3.3.0.0/16"].map(|to| format!("route replace {to} via 192.168.0.2 {next}")));
@@ -65,12 +66,13 @@ impl Network {
     }
 }
 
-/// Removes what a proxy's kernel remembers of connections.
+/// Deletes the conntrack entries of a proxy.
 pub(crate) fn forget_connections(proxy: &Netns) {
     must(proxy.command("conntrack").arg("-F"));
 }
 
-/// A host that routes and takes any source address, with nothing left to what the machine has set.
+/// Creates a host that routes and accepts any source address. All relevant settings are set here and do not depend on the
+/// machine.
 pub(crate) fn host(name: &str) -> Netns {
     let netns = Netns::create(0, name);
     for (setting, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")] {

@@ -1,4 +1,4 @@
-//! UDP packets with any source address, sent and read whole by raw sockets (raw(7)).
+//! UDP packets with any source address, sent and received with their headers by raw sockets (raw(7)).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -9,10 +9,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::netns::Netns;
 
-/// How long a packet may take. Ten thousand rules by hand cost it less than a millisecond.
+/// The time limit for a packet. Ten thousand rules written by hand delay it by less than a millisecond.
 const ARRIVAL: Duration = Duration::from_secs(2);
 
-/// The bytes of a packet: an IPv4 header without options (RFC 791), a UDP header (RFC 768), four bytes of data.
+/// The size of a packet in bytes: an IPv4 header without options (RFC 791), a UDP header (RFC 768) and four bytes of data.
 const LENGTH: usize = 32;
 
 /// One UDP packet.
@@ -23,8 +23,8 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// A packet from one address and port to another. The kernel fills in the identification and the checksum of the
-    /// header (raw(7)); UDP goes without (RFC 768), so that no program spends time on it here.
+    /// A packet between these addresses and ports. The kernel fills in the identification and the checksum of the IPv4 header
+    /// (raw(7)). The UDP checksum is 0 (RFC 768), so that no time is spent on it.
     pub(crate) fn new(from: SocketAddrV4, to: SocketAddrV4) -> Self {
         let mut bytes = [0; LENGTH];
         bytes[0] = 0x45;
@@ -40,7 +40,7 @@ impl Packet {
     }
 }
 
-/// Sends packets from within one namespace.
+/// Sends packets from one namespace.
 #[derive(Debug)]
 pub(crate) struct Sender(OwnedFd);
 
@@ -50,13 +50,14 @@ impl Sender {
         Self(raw(netns, ipproto::RAW))
     }
 
-    /// Sends one packet. Over veth, the whole path to the receiver is walked before this returns, unless the kernel is busy.
+    /// Sends one packet. On veth, the packet has crossed the whole path to the receiver when this returns, unless the kernel
+    /// is busy.
     pub(crate) fn send(&self, packet: &Packet) {
         sendto(&self.0, &packet.bytes, SendFlags::empty(), &packet.to).expect("a raw socket takes a packet");
     }
 }
 
-/// Reads the UDP packets that reach one namespace.
+/// Receives the UDP packets that arrive in one namespace.
 #[derive(Debug)]
 pub(crate) struct Receiver(OwnedFd);
 
@@ -68,7 +69,7 @@ impl Receiver {
         Self(socket)
     }
 
-    /// The source and destination of the next packet, or nothing when none comes in time.
+    /// The source and destination of the next packet, or `None` if no packet arrives in time.
     pub(crate) fn next(&self) -> Option<(SocketAddrV4, SocketAddrV4)> {
         let mut bytes = [0; LENGTH];
         let (length, _) = recv(&self.0, &mut bytes, RecvFlags::empty()).ok()?;

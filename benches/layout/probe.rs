@@ -1,4 +1,4 @@
-//! What one packet costs on its whole way from the client to the server, and whether it arrives as it should.
+//! Measures the cost of one packet on the whole path from the client to the server, and checks that it arrives correctly.
 
 use std::fs::{self, File};
 use std::net::{SocketAddrV4, UdpSocket};
@@ -11,14 +11,15 @@ use crate::network::{Network, forget_connections};
 use crate::packet::{Packet, Receiver, Sender};
 use crate::shapes::Forward;
 
-/// How many packets are timed together: about a millisecond, so that most batches run without an interruption.
+/// The number of packets that are timed together. They take about a millisecond, so that most batches run without an
+/// interruption.
 const BATCH: u32 = 100;
-/// How many flows take turns when packets of established ones are measured.
+/// The number of flows that take turns when packets of established flows are measured.
 const ESTABLISHED: u32 = 250;
-/// Steps through the forwards of a set of thousands so that neighbours in time are not neighbours in the set.
+/// The step through a set of thousands of forwards, so that consecutive packets do not use consecutive forwards.
 const STRIDE: u32 = 7_919;
 
-/// Sends and counts in one network.
+/// Sends and counts packets in one network.
 #[derive(Debug)]
 pub(crate) struct Probe<'a> {
     network: &'a Network,
@@ -32,7 +33,8 @@ impl<'a> Probe<'a> {
         Self { network, sender: Sender::new(&network.client), arrivals: Arrivals::new(network) }
     }
 
-    /// Sends one packet for each forward through a proxy and its answer back; panics unless all came as translated.
+    /// Sends one packet for each forward through a proxy, and its answer back. Panics unless all arrive with the expected
+    /// addresses.
     pub(crate) fn verify(&self, proxy: usize, forwards: &[Forward]) {
         self.network.through(proxy);
         let flows: Vec<_> = forwards.iter().map(|forward| (*forward, 2_000)).collect();
@@ -43,7 +45,7 @@ impl<'a> Probe<'a> {
         forget_connections(netns);
     }
 
-    /// The cost of one packet, each the first of a new flow: the lower quartile of so many batches.
+    /// The cost of one packet if each is the first of a new flow: the lower quartile of this number of batches.
     pub(crate) fn new_flows(&self, proxy: usize, forwards: &[Forward], batches: u32) -> Duration {
         self.network.through(proxy);
         forget_connections(&self.network.proxies[proxy]);
@@ -58,7 +60,7 @@ impl<'a> Probe<'a> {
         cost
     }
 
-    /// The cost of one packet of flows that have been answered: the lower quartile of so many batches.
+    /// The cost of one packet of flows that were answered: the lower quartile of this number of batches.
     pub(crate) fn established(&self, proxy: usize, forwards: &[Forward], batches: u32) -> Duration {
         self.network.through(proxy);
         forget_connections(&self.network.proxies[proxy]);
@@ -68,8 +70,8 @@ impl<'a> Probe<'a> {
         self.quartile(batches, || packets.clone())
     }
 
-    /// The cost that a quarter of the batches stay below, so that another program's turn on the CPU does not count. The
-    /// first batch warms caches and neighbours and does not count either.
+    /// The lower quartile of the costs, so that batches during which another program used the CPU do not count. The first
+    /// batch fills caches and neighbour tables and does not count either.
     fn quartile(&self, batches: u32, mut packets: impl FnMut() -> Vec<Packet>) -> Duration {
         let mut costs: Vec<Duration> = (0..=batches).map(|_| self.time(&packets())).skip(1).collect();
         costs.sort_unstable();
@@ -88,22 +90,22 @@ impl<'a> Probe<'a> {
         started.elapsed() / BATCH
     }
 
-    /// Sends the first packet of each flow and has it answered; panics unless both arrive as the forward says.
+    /// Sends the first packet of each flow, and an answer to it. Panics unless both arrive with the addresses of the forward.
     fn converse(&self, flows: &[(Forward, u32)]) {
         let (at_server, at_client) = (Receiver::new(&self.network.server), Receiver::new(&self.network.client));
         let answers = Sender::new(&self.network.server);
         for (forward, port) in flows {
             let from = SocketAddrV4::new(forward.client, source_port(*port));
             self.sender.send(&Packet::new(from, forward.listen));
-            let (seen, reached) = at_server.next().unwrap_or_else(|| panic!("{forward:?}: nothing arrives"));
+            let (seen, reached) = at_server.next().unwrap_or_else(|| panic!("{forward:?}: no packet arrived"));
             assert_eq!((*seen.ip(), reached), (forward.external, forward.upstream), "{forward:?}");
             answers.send(&Packet::new(reached, seen));
-            assert_eq!(at_client.next(), Some((forward.listen, from)), "{forward:?}: the answer");
+            assert_eq!(at_client.next(), Some((forward.listen, from)), "{forward:?}: the answer is wrong or missing");
         }
     }
 }
 
-/// How many packets have reached the server's program, whose socket is full, so that each one counts as refused.
+/// Counts the packets that reached the server's program. Its receive buffer is full, so each packet counts as dropped.
 #[derive(Debug)]
 struct Arrivals {
     statistics: File,
@@ -119,7 +121,7 @@ impl Arrivals {
         Self { statistics, _program: program }
     }
 
-    /// `RcvbufErrors` of the server's namespace (RFC 4113 and Linux's own, in /proc/net/snmp).
+    /// `RcvbufErrors` in the server's namespace (RFC 4113 and an extension of Linux, in /proc/net/snmp).
     fn count(&self) -> u64 {
         let mut text = [0; 8_192];
         let length = self.statistics.read_at(&mut text, 0).expect("statistics can be read");
@@ -127,7 +129,7 @@ impl Arrivals {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
         let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         let counted = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
-        counted.and_then(|(_, value)| value.parse().ok()).expect("the kernel counts refused UDP packets")
+        counted.and_then(|(_, value)| value.parse().ok()).expect("the kernel counts dropped UDP packets")
     }
 }
 

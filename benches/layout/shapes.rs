@@ -1,6 +1,7 @@
-//! The sets of forwards that are measured, and the same sets as an administrator would write them by hand.
+//! The sets of forwards that are measured, and the same sets as rules that an administrator would write by hand.
 //!
-//! Pure. Clients and ports are scattered by multiplication with an odd number, so that no trie of ours finds them in rows.
+//! Pure. Clients and ports are spread by a multiplication with an odd number, so that they are not consecutive in the search
+//! trees of the chains.
 
 use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -8,18 +9,18 @@ use std::num::NonZeroU16;
 
 use portforward_operator::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation};
 
-/// How many forwards the large sets have.
+/// The number of forwards in the large sets.
 pub(crate) const MANY: u32 = 10_000;
 
-/// How many listen addresses [`Shape::Scattered`] has.
+/// The number of listen addresses of [`Shape::Scattered`].
 const ADDRESSES: u32 = 1_000;
 
-/// How the forwards of a set differ from one another. Each has one client and one upstream of its own.
+/// How the forwards of a set differ from each other. Each forward has its own client and its own upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shape {
-    /// Each listens on a port of its own, in rows of neighbouring ports on eight addresses.
+    /// Each listens on its own port: consecutive ports on eight addresses.
     OwnPort,
-    /// All listen on one address and port; their clients go on as four addresses in turn.
+    /// All listen on one address and port. Their external addresses are four addresses in turn.
     OnePort,
     /// They listen on scattered ports of a thousand addresses.
     Scattered,
@@ -28,18 +29,18 @@ pub(crate) enum Shape {
 /// One forward of one UDP port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forward {
-    /// Who may use it.
+    /// The client that may use it.
     pub(crate) client: Ipv4Addr,
-    /// Where the client sends to.
+    /// The address and port that the client connects to.
     pub(crate) listen: SocketAddrV4,
-    /// Where that goes on to.
+    /// The destination after translation.
     pub(crate) upstream: SocketAddrV4,
-    /// As whom.
+    /// The source after translation.
     pub(crate) external: Ipv4Addr,
 }
 
 impl Shape {
-    /// All of them.
+    /// All shapes.
     pub(crate) const ALL: [Self; 3] = [Self::OwnPort, Self::OnePort, Self::Scattered];
 
     /// The first `count` forwards of this shape.
@@ -73,12 +74,12 @@ impl fmt::Display for Shape {
 }
 
 impl Forward {
-    /// The same client sending straight to the upstream: no translation.
+    /// The same client and upstream without translation: the client sends directly to the upstream.
     pub(crate) fn untranslated(self) -> Self {
         Self { listen: self.upstream, external: self.client, ..self }
     }
 
-    /// What this project's plan makes of it.
+    /// The translation that the plan makes of it.
     pub(crate) fn translation(&self) -> Translation {
         let listen = NonZeroU16::new(self.listen.port()).expect("no shape has port 0");
         Translation {
@@ -95,12 +96,12 @@ impl Forward {
     }
 }
 
-/// The addresses on which some shape listens, less the first, 192.168.0.2.
+/// The addresses on which the forwards of any shape listen, except the first one, 192.168.0.2.
 pub(crate) fn listen_addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..8).map(first_listen_addresses).chain((0..ADDRESSES).map(scattered_address))
 }
 
-/// The whole `nat` table as written by hand: a DNAT rule and an SNAT rule for each forward, one after the other.
+/// The whole `nat` table as written by hand: a DNAT rule and an SNAT rule for each forward, in two long chains.
 pub(crate) fn by_hand(forwards: &[Forward]) -> String {
     let mut text = ["*nat", ":PREROUTING ACCEPT", ":INPUT ACCEPT", ":OUTPUT ACCEPT", ":POSTROUTING ACCEPT", ""].join("\n");
     for Forward { listen, upstream, .. } in forwards {

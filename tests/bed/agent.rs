@@ -1,4 +1,4 @@
-//! The agent as a process on a proxy of the bed, on a folder of manifests or against an API server.
+//! The agent as a process on a proxy of the bed, with a folder of manifests or an API server as its source.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,14 +17,14 @@ use super::wait::{eventually, until};
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
-/// A folder of manifests, with the name of a file as its only key.
+/// A folder of manifests. The tests address each file by its name.
 #[derive(Debug)]
 pub(crate) struct Manifests {
     folder: PathBuf,
 }
 
 impl Manifests {
-    /// The empty folder `manifests` among a proxy's files.
+    /// Creates the empty folder `manifests` in the proxy's files.
     pub(crate) fn new(proxy: &Proxy) -> Self {
         let folder = proxy.files().join("manifests");
         fs::create_dir_all(&folder).expect("the proxy's folder can be written");
@@ -36,9 +36,9 @@ impl Manifests {
         &self.folder
     }
 
-    /// Writes or replaces one file at once, as a careful editor does: a new file, renamed over the old.
+    /// Writes or replaces one file atomically: writes a new file and renames it over the old one.
     pub(crate) fn put(&self, file: &str, yaml: &str) {
-        // Neither the suffix nor the leading dot is a manifest's.
+        // Because of the suffix and the leading dot, this file does not count as a manifest.
         let new = self.folder.join(format!(".{file}.new"));
         fs::write(&new, yaml).expect("the folder can be written");
         fs::rename(&new, self.folder.join(file)).expect("a file can be renamed in its folder");
@@ -50,7 +50,7 @@ impl Manifests {
     }
 }
 
-/// How an agent is started.
+/// The options with which an agent is started.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentOptions {
     /// `--iptables`.
@@ -59,9 +59,9 @@ pub(crate) struct AgentOptions {
     pub(crate) node_name: String,
     /// `--node-label`, each `key=value`.
     pub(crate) labels: Vec<String>,
-    /// Anything else.
+    /// More arguments.
     pub(crate) extra: Vec<String>,
-    /// What a shell does to a mount namespace of the agent's own before it becomes the agent by `exec "$@"`.
+    /// A shell script that changes the agent's own mount namespace and then runs the agent by `exec "$@"`.
     pub(crate) mounts: Option<String>,
 }
 
@@ -72,29 +72,29 @@ impl AgentOptions {
     }
 }
 
-/// A running agent; killed when dropped, and its log shown if the test failed.
+/// A running agent. It is killed when this is dropped. If the test failed, its log is shown.
 #[derive(Debug)]
 pub(crate) struct Agent {
     process: Child,
     status_file: PathBuf,
     log_file: PathBuf,
-    /// Where in it this agent's own lines begin, in bytes.
+    /// Where this agent's own lines begin in the log, in bytes.
     log_start: usize,
 }
 
 impl Agent {
-    /// Starts the agent on a proxy; state and status lie among the proxy's files and outlive it.
+    /// Starts the agent on a proxy. State and status are stored in the proxy's files and stay when the agent ends.
     pub(crate) fn start(proxy: &Proxy, manifests: &Manifests, options: &AgentOptions) -> Self {
         let status_file = proxy.files().join("status.json");
-        // What an earlier agent left would be taken for this one's word.
+        // The status of an earlier agent must not be taken for the status of this one.
         let _ = fs::remove_file(&status_file);
         let mut source = vec!["--manifests".into(), manifests.folder().into(), "--status-file".into(), status_file.into()];
         source.extend(options.labels.iter().flat_map(|label| ["--node-label".into(), label.into()]));
         Self::spawn(proxy, options, &source)
     }
 
-    /// Starts the agent on a proxy against an API server, as the holder of a kubeconfig; its state lies among the
-    /// proxy's files and outlives it. Its status is with the API server, and there are no labels by option.
+    /// Starts the agent on a proxy with a kubeconfig for an API server. Its state is stored in the proxy's files and stays
+    /// when the agent ends. Its status is at the API server, and labels cannot be given as options.
     pub(crate) fn join(proxy: &Proxy, kubeconfig: &Path, options: &AgentOptions) -> Self {
         assert!(options.labels.is_empty(), "the labels of a node are the API server's");
         Self::spawn(proxy, options, &["--kubeconfig".into(), kubeconfig.into()])
@@ -111,7 +111,7 @@ impl Agent {
         command.arg("agent").args(source).args(["--node-name", &options.node_name]);
         command.arg("--state-dir").arg(state_folder(proxy));
         command.args(["--iptables", &options.variant.to_string(), "--log-format", "text"]);
-        // nsenter becomes the agent by exec(2): the child's pid is the agent's.
+        // nsenter becomes the agent by exec(2), so the child's pid is the agent's pid.
         let process = command.args(&options.extra).stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
         Self { process, status_file, log_file, log_start }
     }
@@ -123,27 +123,27 @@ impl Agent {
         own.filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).map(str::to_owned).collect()
     }
 
-    /// SIGSTOP: it does nothing until [`Agent::thaw`]; its kernel still answers for its sockets.
+    /// Sends SIGSTOP: the agent does nothing until [`Agent::thaw`]. The kernel still acknowledges data on its sockets.
     pub(crate) fn freeze(&self) {
         kill_process(self.pid(), Signal::STOP).expect("the agent runs until it is stopped");
     }
 
-    /// Lets a frozen agent go on.
+    /// Lets a frozen agent continue.
     pub(crate) fn thaw(&self) {
         kill_process(self.pid(), Signal::CONT).expect("the agent runs until it is stopped");
     }
 
-    /// What the agent has logged, and the agents before it on this proxy.
+    /// The log of this agent and of the earlier agents on this proxy.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log_file).unwrap_or_default()
     }
 
-    /// The status file: a `List` of every forward and what each file of the folder said.
+    /// The status file: a `List` of every forward, and the result of each file of the folder.
     pub(crate) fn report(&self) -> Option<Value> {
         serde_json::from_slice(&fs::read(&self.status_file).ok()?).ok()
     }
 
-    /// The forward `namespace/name` with its status, once the report has it.
+    /// The forward `namespace/name` with its status, if the report contains it.
     pub(crate) fn forward(&self, key: &str) -> Option<Value> {
         let named = |item: &&Value| {
             let part = |field: &str| item["metadata"][field].as_str().unwrap_or_default();
@@ -152,7 +152,7 @@ impl Agent {
         self.report()?["items"].as_array()?.iter().find(named).cloned()
     }
 
-    /// Every forward of the report with the generation of its content.
+    /// Every forward of the report with its generation.
     pub(crate) fn generations(&self) -> Vec<(String, i64)> {
         let report = self.report().unwrap_or_default();
         let generation =
@@ -160,7 +160,7 @@ impl Agent {
         report["items"].as_array().into_iter().flatten().filter_map(generation).collect()
     }
 
-    /// The error that the report gives for a file of the folder, if it gives one.
+    /// The error in the report for a file of the folder, if there is one.
     pub(crate) fn file_error(&self, file: &str) -> Option<String> {
         let report = self.report()?;
         let entry = report["files"].as_array()?.iter().find(|entry| {
@@ -169,7 +169,8 @@ impl Agent {
         entry["error"].as_str().map(str::to_owned)
     }
 
-    /// The `(status, reason)` of a condition that judges the forward's present content; `None` while it judges an older one.
+    /// The `(status, reason)` of a condition for the current generation of the forward; `None` while the condition refers to
+    /// an older one.
     pub(crate) fn condition(&self, key: &str, condition: &str) -> Option<(String, String)> {
         let forward = self.forward(key)?;
         let found = forward["status"]["conditions"].as_array()?.iter().find(|each| each["type"] == condition)?.clone();
@@ -177,7 +178,7 @@ impl Agent {
         (found["observedGeneration"] == forward["metadata"]["generation"]).then_some((text("status")?, text("reason")?))
     }
 
-    /// Waits for a condition to have this status and reason; panics with the report and the log if it does not come.
+    /// Waits until a condition has this status and reason. Otherwise panics with the report and the log.
     pub(crate) fn wait_condition(&self, key: &str, condition: &str, status: &str, reason: &str) {
         let wanted = Some((status.to_owned(), reason.to_owned()));
         if !eventually(PATIENCE, || self.condition(key, condition) == wanted) {
@@ -192,8 +193,8 @@ impl Agent {
         }
     }
 
-    /// Waits until the report has so many forwards, and of each this node's own entry has the condition `True`, whatever
-    /// the summary says: it cannot be `Ready` where all that an agent knows of is a standby.
+    /// Waits until the report contains this number of forwards and this node's own entry of each has the condition `True`. The
+    /// summary is ignored: it cannot be `Ready` if the agent knows only a standby.
     pub(crate) fn wait_nodes(&self, condition: &str, forwards: usize) {
         self.wait_report(&format!("{forwards} forwards never became {condition} on this node"), |report| {
             let items = report["items"].as_array().map_or(&[][..], Vec::as_slice);
@@ -201,42 +202,42 @@ impl Agent {
         });
     }
 
-    /// Waits until this node's own entry gives a condition this reason.
+    /// Waits until a condition in this node's own entry has this reason.
     pub(crate) fn wait_node_reason(&self, key: &str, condition: &str, reason: &str) {
         let found = || self.forward(key).and_then(|item| Some(node_condition(&item, condition)?["reason"] == reason));
         if !eventually(PATIENCE, || found() == Some(true)) {
-            self.give_up(&format!("this node never said {condition} {reason} of {key}"));
+            self.give_up(&format!("the entry of this node for {key} never had {condition} with {reason}"));
         }
     }
 
-    /// Waits for the report to hold.
+    /// Waits until `holds` is true for the report.
     pub(crate) fn wait_report(&self, claim: &str, holds: impl Fn(&Value) -> bool) {
         if !eventually(PATIENCE, || self.report().is_some_and(|report| holds(&report))) {
             self.give_up(claim);
         }
     }
 
-    /// SIGTERM, as an init system stops it; waits for the end.
+    /// Sends SIGTERM, as an init system does, and waits until the agent has ended.
     pub(crate) fn stop(mut self) -> ExitStatus {
         kill_process(self.pid(), Signal::TERM).expect("the agent runs until it is stopped");
         let ended = until(PATIENCE, || self.process.try_wait().expect("a child can be waited for"));
         ended.unwrap_or_else(|| self.give_up("the agent did not end after SIGTERM"))
     }
 
-    /// SIGKILL, at whatever it was doing.
+    /// Sends SIGKILL at any moment.
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("a child can be killed");
         self.process.wait().expect("a child can be waited for");
     }
 
-    /// Waits for a line of the log.
+    /// Waits until the log contains `text`.
     pub(crate) fn wait_log(&self, text: &str) {
         if !eventually(PATIENCE, || self.log().contains(text)) {
-            self.give_up(&format!("the log never said: {text}"));
+            self.give_up(&format!("the log never contained: {text}"));
         }
     }
 
-    /// SIGSTOP: it holds what it has and does nothing until [`resume`](Self::resume).
+    /// Sends SIGSTOP and waits until the process is stopped. It does nothing until [`resume`](Self::resume).
     pub(crate) fn pause(&self) {
         kill_process(self.pid(), Signal::STOP).expect("the agent runs until it is stopped");
         let stat = format!("/proc/{}/stat", self.id());
@@ -245,17 +246,17 @@ impl Agent {
         assert!(eventually(PATIENCE, stopped), "the agent never stopped");
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).expect("the agent runs until it is stopped");
     }
 
-    /// Its process, as others name it.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.process.try_wait().expect("a child can be waited for").is_none()
     }
@@ -280,7 +281,7 @@ impl Drop for Agent {
     }
 }
 
-/// A condition of the one node that an agent without an API server knows: its own.
+/// A condition of the only node that an agent without an API server knows: its own.
 fn node_condition<'a>(item: &'a Value, condition: &str) -> Option<&'a Value> {
     item["status"]["nodes"][0]["conditions"].as_array()?.iter().find(|each| each["type"] == condition)
 }
@@ -290,13 +291,12 @@ fn is_true_here(item: &Value, condition: &str) -> bool {
         .is_some_and(|found| found["status"] == "True" && found["observedGeneration"] == item["metadata"]["generation"])
 }
 
-/// Where the record of a proxy lies.
+/// The state directory of a proxy.
 pub(crate) fn state_folder(proxy: &Proxy) -> PathBuf {
     proxy.files().join("state")
 }
 
-/// A command of the program on a proxy that stays until it is stopped; killed when dropped, and its words shown if the
-/// test failed.
+/// A running command of the program on a proxy. It is killed when this is dropped. If the test failed, its output is shown.
 #[derive(Debug)]
 pub(crate) struct Running {
     process: Child,
@@ -304,7 +304,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it; what it prints and logs goes to a file of this name.
+    /// Starts the command. Its output and log are written to a file of this name.
     pub(crate) fn start(proxy: &Proxy, name: &str, arguments: &[&str]) -> Self {
         let log_file = proxy.files().join(format!("{name}.log"));
         let log = File::create(&log_file).expect("the proxy's folder can be written");
@@ -314,22 +314,22 @@ impl Running {
         Self { process: command.spawn().expect("nsenter is installed"), log_file }
     }
 
-    /// What it has printed and logged.
+    /// The output and log so far.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.log_file).unwrap_or_default()
     }
 
-    /// Waits until it has said something.
+    /// Waits until the output contains `text`.
     pub(crate) fn wait(&self, text: &str) {
-        assert!(eventually(PATIENCE, || self.said().contains(text)), "never said: {text}");
+        assert!(eventually(PATIENCE, || self.said().contains(text)), "the output never contained: {text}");
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.process.try_wait().expect("a child can be waited for").is_none()
     }
 
-    /// SIGTERM; waits for the end.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) fn stop(mut self) -> ExitStatus {
         kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it runs until it is stopped");
         let ended = until(PATIENCE, || self.process.try_wait().expect("a child can be waited for"));
@@ -347,14 +347,14 @@ impl Drop for Running {
     }
 }
 
-/// The program on a proxy, in a mount namespace of its own that a shell script has changed; it ends in `exec "$@"`.
+/// The program on a proxy, in its own mount namespace that a shell script has changed. The script ends with `exec "$@"`.
 pub(crate) fn in_mounts(proxy: &Proxy, script: &str) -> Command {
     let mut command = proxy.command("unshare");
     command.args(["--mount", "sh", "-euc", script, "sh", PROGRAM]);
     command
 }
 
-/// Runs another command of the program on a proxy, such as `["cleanup", "--iptables", "nft"]`.
+/// Runs another command of the program on a proxy, for example `["cleanup", "--iptables", "nft"]`.
 pub(crate) fn operator<S: AsRef<std::ffi::OsStr>>(proxy: &Proxy, arguments: impl IntoIterator<Item = S>) -> Output {
     output(proxy.command(PROGRAM).args(arguments))
 }

@@ -1,4 +1,4 @@
-//! Real clients inside a namespace: what became of a request, and what the server says it saw.
+//! Real clients in a namespace: the result of a request, and what the server says that it saw.
 
 use std::fmt;
 use std::io::{self, BufReader, Read as _, Write as _};
@@ -18,26 +18,26 @@ use super::netns::{Netns, must};
 use super::server::{Pattern, Request, Seen, Server};
 use super::wait::eventually;
 
-/// How long an answer may take that has to come. That none comes is shown by what comes after it, not by this time: see
-/// [`Connection::is_cut`], [`UdpFlow::is_cut`] and [`Bed::wait_passed`].
+/// The time limit for an answer that must arrive. A missing answer is never proved by this time, but by later packets that
+/// arrived: see [`Connection::is_cut`], [`UdpFlow::is_cut`] and [`Bed::wait_passed`].
 pub(crate) const ANSWER: Duration = Duration::from_secs(20);
 
 /// Why there was no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Silence {
-    /// Nobody listens: RST, or ICMP port unreachable.
+    /// No program listens: RST, or ICMP port unreachable.
     Refused,
     /// ICMP host, network or administratively unreachable, or no route.
     Unreachable,
-    /// Nothing came back in time.
+    /// No answer arrived in time.
     TimedOut,
-    /// The connection ended, or was reset, before everything was there.
+    /// The connection ended or was reset before all data had arrived.
     Broken,
-    /// Something came, and it was not what was asked for.
+    /// An answer arrived, but not the expected one.
     Garbled,
 }
 
-/// Asks over a new TCP connection.
+/// Sends a request over a new TCP connection.
 pub(crate) fn tcp_ask(
     netns: &Netns,
     from: impl Into<IpAddr>,
@@ -47,7 +47,7 @@ pub(crate) fn tcp_ask(
     Connection::open(netns, (from.into(), 0), to, limit).map(|connection| connection.seen)
 }
 
-/// Asks with one datagram from a new socket.
+/// Sends one datagram from a new socket.
 pub(crate) fn udp_ask(
     netns: &Netns,
     from: impl Into<IpAddr>,
@@ -68,7 +68,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects from an address and port (0: any) and reads what the server saw.
+    /// Connects from an address and port (0: any), and reads what the server saw.
     pub(crate) fn open(
         netns: &Netns,
         from: impl Into<SocketAddr>,
@@ -84,12 +84,12 @@ impl Connection {
         Ok(Self { stream, lines, asked: 0, seen })
     }
 
-    /// The client's own end.
+    /// The client's own address and port.
     pub(crate) fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("a connected socket has an address")
     }
 
-    /// Sends the next number and wants it back: the connection lives.
+    /// Sends the next number and expects it back, to prove that the connection works.
     pub(crate) fn exchange(&mut self, limit: Duration) -> Result<(), Silence> {
         self.asked += 1;
         self.limit(limit)?;
@@ -97,12 +97,12 @@ impl Connection {
         if line(&mut self.lines)? == self.asked.to_string() { Ok(()) } else { Err(Silence::Garbled) }
     }
 
-    /// Sends the next number, and says whether it did not arrive: the server's kernel has got no byte of it by the time
-    /// at which what is sent later, on the same way past the forward, has arrived there.
+    /// Sends the next number, and returns whether it did not arrive. It did not arrive if the server's kernel received no byte
+    /// of it before the datagrams of [`Bed::wait_passed`], which are sent later on the same path past the forward.
     pub(crate) fn is_cut(&mut self, bed: &Bed) -> bool {
         let Some(before) = self.received(bed) else { return true };
         self.asked += 1;
-        // A reset that came is all that there is to know.
+        // A reset already proves that the connection is cut.
         if writeln!(&self.stream, "{}", Request::Echo(self.asked)).is_err() {
             return true;
         }
@@ -110,18 +110,18 @@ impl Connection {
         self.received(bed).is_none_or(|after| after == before)
     }
 
-    /// How many bytes the server's kernel has got over this connection; `None` where it does not know it any more.
+    /// The number of bytes that the server's kernel received on this connection; `None` if it no longer has the connection.
     fn received(&self, bed: &Bed) -> Option<u64> {
         let Seen { peer, local } = self.seen;
         let of_this = ["src", &local.to_string(), "dst", &peer.to_string()].map(str::to_owned);
         let shown = must(bed.server.command("ss").args(["--tcp", "--info", "--numeric", "--no-header"]).args(of_this));
         let count = shown.split_whitespace().find_map(|word| word.strip_prefix("bytes_received:"));
-        let count = count.map(|count| count.parse().expect("ss counts bytes"));
-        // It leaves the count out while that is 0.
+        let count = count.map(|count| count.parse().expect("ss prints a number of bytes"));
+        // ss omits the count while it is 0.
         shown.split_whitespace().next().map(|_| count.unwrap_or(0))
     }
 
-    /// Fetches so many bytes, each compared; `limit` is how long it may stand still.
+    /// Downloads this number of bytes and compares each. `limit` is the longest time without progress.
     pub(crate) fn download(&mut self, bytes: u64, limit: Duration) -> Result<(), Silence> {
         self.limit(limit)?;
         writeln!(self.stream, "{}", Request::Download(bytes))?;
@@ -130,7 +130,7 @@ impl Connection {
         if pattern.offset == bytes { Ok(()) } else { Err(Silence::Broken) }
     }
 
-    /// Sends so many bytes, which the server compares; `limit` is how long it may stand still.
+    /// Uploads this number of bytes, which the server compares. `limit` is the longest time without progress.
     pub(crate) fn upload(&mut self, bytes: u64, limit: Duration) -> Result<(), Silence> {
         self.limit(limit)?;
         writeln!(self.stream, "{}", Request::Upload(bytes))?;
@@ -138,7 +138,7 @@ impl Connection {
         if line(&mut self.lines)? == bytes.to_string() { Ok(()) } else { Err(Silence::Broken) }
     }
 
-    /// Makes it a download that goes on in the background until [`Download::finish`].
+    /// Turns the connection into a download that runs in the background until [`Download::finish`].
     pub(crate) fn stream(mut self) -> Result<Download, Silence> {
         self.limit(STANDSTILL)?;
         writeln!(self.stream, "{}", Request::Stream)?;
@@ -151,14 +151,15 @@ impl Connection {
     }
 }
 
-/// How long a download may stand still before it counts as interrupted: some retransmissions, so that a
-/// short outage that TCP heals is seen by [`Download::goes_on`] and not taken for an end.
+/// How long a download may make no progress before it counts as interrupted. This allows several retransmissions, so that TCP
+/// can recover from a short outage; [`Download::goes_on`] shows the recovery.
 const STANDSTILL: Duration = Duration::from_mins(1);
 
-/// The pause between two reads of a [`Download`]: about 3 MB/s, so that it outlives what happens beside it.
+/// The pause between two reads of a [`Download`]. It limits the download to about 3 MB/s, so that it lasts longer than the
+/// events of the test.
 const PACE: Duration = Duration::from_millis(5);
 
-/// A download without end, in the background; every byte is compared.
+/// An endless download in the background. Every byte is compared.
 #[derive(Debug)]
 pub(crate) struct Download {
     bytes: Arc<AtomicU64>,
@@ -190,26 +191,26 @@ impl Download {
         Self { bytes, stop, reading }
     }
 
-    /// How many bytes have come.
+    /// The number of received bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether more comes within `limit`; counted from now, so that buffered data alone does not pass for it.
+    /// Whether more data arrives within `limit`. Data that was already in buffers at the call does not count.
     pub(crate) fn goes_on(&self, limit: Duration) -> bool {
-        // More than both ends can hold in their buffers (tcp_rmem and tcp_wmem, tcp(7), as the bed sets them).
+        // More than the buffers of both ends can hold (tcp_rmem and tcp_wmem, tcp(7), as the bed sets them).
         let enough = self.bytes() + 512 * 1024;
         eventually(limit, || self.bytes() >= enough || self.reading.is_finished()) && !self.reading.is_finished()
     }
 
-    /// Ends it in good order; the bytes that came, or how it had been interrupted.
+    /// Ends the download normally. Returns the number of received bytes, or how it was interrupted earlier.
     pub(crate) fn finish(self) -> Result<u64, Silence> {
         let _ = self.stop.send(());
         self.reading.join().expect("reading does not panic")
     }
 }
 
-/// A UDP socket that stays, and with it the flow that the kernel tracks.
+/// A UDP socket that stays open, so that the kernel keeps tracking its flow.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
     socket: UdpSocket,
@@ -217,7 +218,7 @@ pub(crate) struct UdpFlow {
 }
 
 impl UdpFlow {
-    /// A socket from an address and port (0: any), connected so that ICMP errors reach it.
+    /// A socket from an address and port (0: any). It is connected so that it receives ICMP errors.
     pub(crate) fn open(netns: &Netns, from: impl Into<SocketAddr>, to: impl Into<SocketAddr>) -> Result<Self, Silence> {
         let (from, to) = (from.into(), to.into());
         let socket = netns.run(|| {
@@ -227,18 +228,18 @@ impl UdpFlow {
         Ok(Self { socket, asked: 0 })
     }
 
-    /// The client's own end.
+    /// The client's own address and port.
     pub(crate) fn local(&self) -> SocketAddr {
         self.socket.local_addr().expect("a connected socket has an address")
     }
 
-    /// Sends a datagram, and says whether it arrived at none of these servers: none has seen one more by the time at which
-    /// what is sent later, on the same way past the forward, has arrived there.
+    /// Sends a datagram, and returns whether it arrived at none of these servers. It did not arrive if no server saw it before
+    /// the datagrams of [`Bed::wait_passed`], which are sent later on the same path past the forward.
     pub(crate) fn is_cut(&mut self, bed: &Bed, servers: &[Server]) -> bool {
         let arrived = || servers.iter().map(|server| server.seen().len()).sum::<usize>();
         let before = arrived();
         self.asked += 1;
-        // An error about an earlier datagram stands for that one alone; so does one about this for what is sent later.
+        // A pending error belongs to an earlier datagram only. An error for this datagram does not affect later ones either.
         let _ = self.socket.take_error();
         self.socket.send(self.asked.to_string().as_bytes()).expect("a datagram can be sent");
         bed.wait_passed();
@@ -246,7 +247,7 @@ impl UdpFlow {
         arrived() == before
     }
 
-    /// Sends one datagram and waits for the answer to it; late answers to earlier ones are passed over.
+    /// Sends one datagram and waits for its answer. Late answers to earlier datagrams are skipped.
     pub(crate) fn ask(&mut self, limit: Duration) -> Result<Seen, Silence> {
         self.asked += 1;
         self.socket.set_read_timeout(Some(limit))?;
@@ -254,7 +255,7 @@ impl UdpFlow {
         let mut datagram = [0; 2048];
         loop {
             let length = match self.socket.recv(&mut datagram) {
-                // With a time limit a wait that was interrupted is not taken up again (signal(7)).
+                // After an interrupting signal, a wait with a time limit is not restarted (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 received => received?,
             };
@@ -267,13 +268,13 @@ impl UdpFlow {
     }
 }
 
-/// A TCP socket bound before it connects, which `std` cannot do.
+/// A TCP socket that is bound before it connects. `std` cannot do this.
 fn connected(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &from)?;
-    // Bounds connect(2) as well, which then says EINPROGRESS (socket(7)).
+    // The limit also applies to connect(2), which then returns EINPROGRESS (socket(7)).
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     connect(&socket, &to).map_err(|error| if error == Errno::INPROGRESS { Errno::TIMEDOUT } else { error })?;
     Ok(socket.into())
@@ -295,7 +296,7 @@ impl From<io::Error> for Silence {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Self::Broken,
             io::ErrorKind::InvalidData | io::ErrorKind::Other => Self::Garbled,
-            kind => panic!("a probe met what no probe should: {kind}: {error}"),
+            kind => panic!("a probe failed with an unexpected error: {kind}: {error}"),
         }
     }
 }

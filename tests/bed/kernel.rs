@@ -1,6 +1,6 @@
-//! What the kernel of a proxy holds, as the system's own tools show it, for tests to compare.
+//! The state of a proxy's kernel as the tools of the system show it, for comparison in tests.
 //!
-//! Reads by the tools and never by code of ours, so that a fault of ours cannot hide itself.
+//! Reads with these tools and never with code of the project, so that a bug of the project cannot hide itself.
 
 use std::fmt;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use std::process::Stdio;
 use super::Proxy;
 use super::netns::{must, output};
 
-/// The two ways in which iptables reaches the kernel (xtables-nft(8), xtables-legacy(8)).
+/// The two kernel interfaces of iptables (xtables-nft(8), xtables-legacy(8)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
     /// By the kernel's `nf_tables`.
@@ -19,11 +19,11 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    /// Both.
+    /// Both variants.
     pub(crate) const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 }
 
-/// Makes tests `nft::NAME` and `legacy::NAME` of functions that take a [`Variant`].
+/// Turns functions that take a [`Variant`] into tests `nft::NAME` and `legacy::NAME`.
 macro_rules! on_both_variants {
     ($($name:ident),+ $(,)?) => {
         mod nft {
@@ -46,12 +46,12 @@ impl fmt::Display for Variant {
 }
 
 impl Proxy {
-    /// `iptables -w ARGUMENTS`, which has to succeed.
+    /// Runs `iptables -w ARGUMENTS`, which must succeed.
     pub(crate) fn iptables(&self, variant: Variant, arguments: &str) -> String {
         must(self.command(&format!("iptables-{variant}")).arg("-w").args(arguments.split_whitespace()))
     }
 
-    /// `iptables-restore --noflush -w` of a text, which has to succeed.
+    /// Runs `iptables-restore --noflush -w` with this text, which must succeed.
     pub(crate) fn iptables_restore(&self, variant: Variant, rules: &str) {
         let mut restore = self
             .command(&format!("iptables-{variant}-restore"))
@@ -65,14 +65,14 @@ impl Proxy {
         assert!(output.status.success(), "{}\n{rules}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// `iptables-save` without what differs between two equal rulesets: comments with times, and counters.
+    /// `iptables-save` without the parts that differ between equal rulesets: comments with times, and counters.
     pub(crate) fn iptables_save(&self, variant: Variant) -> Vec<String> {
         let text = must(&mut self.command(&format!("iptables-{variant}-save")));
         let kept = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         kept.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
     }
 
-    /// The chains, jumps and rules of ours, each line with its table before it.
+    /// The operator's chains, jumps and rules, each line with its table before it.
     pub(crate) fn our_rules(&self, variant: Variant) -> Vec<String> {
         let mut table = String::new();
         let mut ours = Vec::new();
@@ -86,8 +86,8 @@ impl Proxy {
         ours
     }
 
-    /// Everything that is not ours, byte by byte; of a table with no rule and no policy in it (iptables makes such
-    /// ones by looking) nothing.
+    /// All rules that are not the operator's, byte by byte. A table without rules and with default policies is left out,
+    /// because iptables creates such tables when it only reads.
     pub(crate) fn foreign_rules(&self, variant: Variant) -> Vec<String> {
         let all = self.iptables_save(variant);
         let tables = all.split_inclusive(|line| line == "COMMIT");
@@ -96,43 +96,43 @@ impl Proxy {
         foreign.filter(|table| table.iter().any(says_something)).flatten().collect()
     }
 
-    /// The native nftables ruleset, without counters and handles; what another program may have beside iptables.
+    /// The native nftables ruleset without counters and handles. Other programs may have rules in it besides iptables.
     pub(crate) fn nft_ruleset(&self) -> String {
         must(self.command("nft").args(["--stateless", "list", "ruleset"]))
     }
 
-    /// The IPv4 routes of the main table, as `ip -j` gives them.
+    /// The IPv4 routes of the main table, as printed by `ip -j`.
     pub(crate) fn routes(&self) -> Vec<serde_json::Value> {
         let text = must(self.command("ip").args(["-j", "-4", "-d", "route", "show", "table", "main"]));
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j route: {error}: {text}"))
     }
 
-    /// The routes to one destination, as `ip` writes it (a host without a prefix length).
+    /// The routes to one destination, in the notation of `ip` (a host without a prefix length).
     pub(crate) fn routes_to(&self, destination: &str) -> Vec<serde_json::Value> {
         self.routes().into_iter().filter(|route| route["dst"] == destination).collect()
     }
 
-    /// The entries of the connection tracking that `conntrack -L FILTER` lists, one line each.
+    /// The conntrack entries that `conntrack -L FILTER` lists, one line each.
     pub(crate) fn conntrack(&self, filter: &str) -> Vec<String> {
         let listed = must(self.command("conntrack").arg("-L").args(filter.split_whitespace()));
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// Deletes the entries that `conntrack -D FILTER` matches; how many went.
+    /// Deletes the entries that `conntrack -D FILTER` matches. Returns their number.
     pub(crate) fn conntrack_delete(&self, filter: &str) -> usize {
-        // Exits 1 when nothing matched (conntrack(8)).
+        // conntrack exits with 1 if nothing matched (conntrack(8)).
         let deleted = output(self.command("conntrack").arg("-D").args(filter.split_whitespace()));
         String::from_utf8_lossy(&deleted.stdout).lines().count()
     }
 
-    /// The neighbour entries, as `ip -j` gives them.
+    /// The neighbour entries, as printed by `ip -j`.
     pub(crate) fn neighbours(&self) -> Vec<serde_json::Value> {
         let text = must(self.command("ip").args(["-j", "-4", "neigh", "show"]));
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j neigh: {error}: {text}"))
     }
 }
 
-/// Whether a line of `iptables-save` declares, fills or names a chain of ours.
+/// Whether a line of `iptables-save` declares, fills or names a chain of the operator.
 fn is_ours(line: &str) -> bool {
     line.starts_with(":PF-") || line.split_whitespace().any(|word| word.starts_with("PF-"))
 }

@@ -1,4 +1,4 @@
-//! The network of the design's first page in namespaces, with real hosts on every side of the proxy node.
+//! The network of the example in the design, built from network namespaces, with real hosts on every side of the proxy node.
 //!
 //! ```text
 //! client ──── gateway ──┬── eth1 proxy eth0 ──┬── router ──── server
@@ -7,11 +7,16 @@
 //!                        └── (more proxies) ──┘
 //! ```
 //!
-//! The proxy has a default route to the router and none to the client: that one is the operator's work.
-//! The gateway, the neighbour and the router know the way back to everybody, so that what is not translated
-//! still arrives and shows its true address. Beds share nothing but the names' prefix and run side by side.
-//! Needs root, and the packages of `hack/prepare.sh`.
-#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary builds the whole bed and uses its own part of it")]
+//! The proxy has a default route to the router and no route to the client: the operator adds that one. The gateway, the
+//! neighbour and the router have routes back to all hosts, so that a packet without translation still arrives and shows its
+//! true address. Beds share only the prefix of their names and run in parallel. They need root and the packages of
+//! `hack/prepare.sh`.
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "every test binary compiles the whole bed and uses only a part of it"
+)]
 
 pub(crate) mod agent;
 pub(crate) mod client;
@@ -33,47 +38,48 @@ use tempfile::TempDir;
 
 use netns::{Netns, must};
 
-/// The client of the seed.
+/// The client of the example.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 /// Another host behind the same gateway.
 pub(crate) const SECOND_CLIENT: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 2);
-/// The gateway on the line, towards the clients.
+/// The gateway on the leased line, towards the clients.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 /// The proxy's internal address, on `eth1`.
 pub(crate) const INTERNAL: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
-/// Another host on the line.
+/// Another host on the leased line.
 pub(crate) const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 9);
 /// The proxy's external address, on `eth0`.
 pub(crate) const EXTERNAL: Ipv4Addr = Ipv4Addr::new(2, 2, 2, 2);
-/// The router between the proxy and the server; in a bed of one leg it is on the line as [`LINE_ROUTER`].
+/// The router between the proxy and the server. In a bed with one leg it is on the leased line, as [`LINE_ROUTER`].
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(2, 2, 2, 1);
-/// The router's address on the line in a bed of one leg.
+/// The router's address on the leased line in a bed with one leg.
 pub(crate) const LINE_ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
-/// The server of the seed.
+/// The server of the example.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(3, 3, 3, 3);
-/// Another server beside it.
+/// Another server in the same network.
 pub(crate) const SECOND_SERVER: Ipv4Addr = Ipv4Addr::new(3, 3, 3, 4);
 
-/// How the proxies stand in the network.
+/// The links of the proxies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Legs {
-    /// `eth1` on the line and `eth0` towards the router.
+    /// `eth1` on the leased line and `eth0` towards the router.
     #[default]
     Two,
-    /// `eth1` on the line alone; the router is on the line too, and 2.2.2.0/24 does not exist.
+    /// Only `eth1` on the leased line. The router is on the leased line too, and 2.2.2.0/24 does not exist.
     One,
 }
 
-/// What a bed has beside the seed's own hosts.
+/// What a bed has in addition to the hosts of the example.
 #[derive(Clone, Debug)]
 pub(crate) struct Topology {
-    /// How the proxies stand in the network.
+    /// The links of the proxies.
     pub(crate) legs: Legs,
-    /// How many proxies: the first holds the addresses; of several, each also has own ones (`.21`, `.22`, ... on both legs).
+    /// The number of proxies. The first one holds the addresses. If there are several, each also has its own addresses (`.21`,
+    /// `.22`, ... on both legs).
     pub(crate) proxies: u8,
-    /// Networks of which every address is the client's, such as 10.7.0.0/16.
+    /// Networks whose addresses all belong to the client, for example 10.7.0.0/16.
     pub(crate) client_networks: Vec<Ipv4Net>,
-    /// The path MTU that the router imposes in both directions, in bytes; else 1500.
+    /// The path MTU that the router sets in both directions, in bytes. `None`: 1500.
     pub(crate) path_mtu: Option<u16>,
 }
 
@@ -83,10 +89,10 @@ impl Default for Topology {
     }
 }
 
-/// The hosts, each a network namespace; removed when dropped, after a panic too.
+/// The hosts, each in a network namespace. The namespaces are removed when this is dropped, also after a panic.
 #[derive(Debug)]
 pub(crate) struct Bed {
-    /// The proxies, never none. First of the fields, so that it is dropped while the others still route.
+    /// The proxies, at least one. This is the first field, so that it is dropped while the other hosts still route.
     pub(crate) proxies: Vec<Proxy>,
     /// Holds [`CLIENT`], [`SECOND_CLIENT`] and the client networks.
     pub(crate) client: Netns,
@@ -100,7 +106,7 @@ pub(crate) struct Bed {
     pub(crate) server: Netns,
 }
 
-/// One proxy node: its namespace, and files of its own.
+/// One proxy node: its namespace and its files.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     /// The namespace.
@@ -109,12 +115,12 @@ pub(crate) struct Proxy {
 }
 
 impl Bed {
-    /// The bed of the seed: one proxy with two legs.
+    /// The bed of the example: one proxy with two legs.
     pub(crate) fn new() -> Self {
         Self::with(&Topology::default())
     }
 
-    /// A bed of this shape.
+    /// A bed with this topology.
     pub(crate) fn with(topology: &Topology) -> Self {
         static BEDS: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "network namespaces need root: run the tests as root (make test)");
@@ -146,8 +152,8 @@ impl Bed {
         &self.proxies[0]
     }
 
-    /// Moves [`INTERNAL`] and [`EXTERNAL`] between proxies as keepalived would: gone here, there now, and the
-    /// neighbours told (by forgetting what they had learnt).
+    /// Moves [`INTERNAL`] and [`EXTERNAL`] between proxies, as keepalived does. The neighbours then learn the new place,
+    /// because their entries are flushed.
     pub(crate) fn move_addresses(&self, from: &Proxy, to: &Proxy) {
         from.netns.ip_batch([format!("addr del {INTERNAL}/24 dev eth1"), format!("addr del {EXTERNAL}/24 dev eth0")]);
         to.netns.ip_batch([format!("addr add {INTERNAL}/24 dev eth1"), format!("addr add {EXTERNAL}/24 dev eth0")]);
@@ -161,7 +167,8 @@ impl Bed {
         self.proxies.iter().map(|proxy| &proxy.netns).chain(others)
     }
 
-    /// Before any link exists, so that links take the defaults; nothing is left to what the machine has set.
+    /// Sets the kernel settings before any link exists, so that links inherit the defaults. Nothing depends on the settings of
+    /// the machine.
     fn set_kernels(&self) {
         for netns in self.hosts() {
             let routes = ![&self.client, &self.neighbour, &self.server].contains(&netns);
@@ -186,7 +193,7 @@ impl Bed {
         }
     }
 
-    /// Cables the legs of a proxy.
+    /// Connects the legs of a proxy.
     fn connect_proxy(&self, index: usize, legs: Legs) {
         let (proxy, port) = (&self.proxies[index].netns, format!("px{index}"));
         wire((proxy, "eth1"), (&self.gateway, &port));
@@ -197,8 +204,8 @@ impl Bed {
         }
     }
 
-    /// What a reboot is to the kernel of a proxy with two legs: everything in its namespace ends, and a new one has nothing
-    /// but the links and addresses that the boot gives it. Its files stay.
+    /// Reboots a proxy with two legs: ends everything in its namespace and creates a new one with only the links and addresses
+    /// that it has after a boot. Its files stay.
     pub(crate) fn reboot(&self, index: usize) {
         let proxy = &self.proxies[index].netns;
         proxy.recreate();
@@ -273,7 +280,7 @@ impl Bed {
 }
 
 impl Proxy {
-    /// A folder of this proxy's own, for manifests, state and logs; gone with the bed.
+    /// The folder of this proxy for manifests, state and logs. It is removed together with the bed.
     pub(crate) fn files(&self) -> &Path {
         self.files.path()
     }
@@ -283,7 +290,7 @@ impl Proxy {
         self.files().join("xtables.lock")
     }
 
-    /// A command on this proxy, with its lock.
+    /// A command on this proxy, with its iptables lock.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = self.netns.command(program);
         command.env("XTABLES_LOCKFILE", self.lock_file());
@@ -297,7 +304,7 @@ impl PartialEq for Netns {
     }
 }
 
-/// What a host is set to, whatever the machine is.
+/// Sets the kernel settings of a host, independent of those of the machine.
 fn set_kernel(netns: &Netns, ip_forward: &str) {
     netns.run(|| {
         let set = |key: &str, value: &str| {
@@ -306,13 +313,13 @@ fn set_kernel(netns: &Netns, ip_forward: &str) {
         set("ip_forward", ip_forward);
         set("conf/all/rp_filter", "0");
         set("conf/default/rp_filter", "0");
-        // Small buffers: a download that stands still is seen to stand still.
+        // With small buffers, an interrupted download stops soon.
         set("tcp_rmem", "4096 65536 131072");
         set("tcp_wmem", "4096 65536 131072");
     });
 }
 
-/// The lines for `ip` that give a proxy its addresses and its default route.
+/// The `ip -batch` lines that give a proxy its addresses and its default route.
 fn proxy_addresses(legs: Legs, own: Option<u8>, holds: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let both_legs = [("192.168.0", INTERNAL, "eth1"), ("2.2.2", EXTERNAL, "eth0")];
@@ -331,7 +338,7 @@ fn proxy_addresses(legs: Legs, own: Option<u8>, holds: bool) -> Vec<String> {
     lines
 }
 
-/// A cable between two hosts, both ends up.
+/// Connects two hosts by a veth pair and sets both ends up.
 pub(crate) fn wire((one, at_one): (&Netns, &str), (other, at_other): (&Netns, &str)) {
     let [one_name, other_name] = [one.name(), other.name()];
     let veth = format!("link add {at_one} netns {one_name} type veth peer name {at_other} netns {other_name}");

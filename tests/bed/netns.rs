@@ -1,6 +1,6 @@
-//! Network namespaces that belong to one test bed: made, entered, and removed with all that runs in them.
+//! Network namespaces that belong to one test bed: created, entered, and removed with all processes in them.
 //!
-//! Touches only namespaces whose name says that a test process made them: `pf-<pid>-<bed>-<host>`.
+//! Touches only namespaces whose name shows that a test process created them: `pf-<pid>-<bed>-<host>`.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -18,17 +18,17 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Where `ip netns` keeps its namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
 
-/// The prefix of every namespace of ours.
+/// The prefix of the namespaces of the tests.
 const PREFIX: &str = "pf-";
 
-/// A named network namespace; removed, with every process in it, when dropped.
+/// A named network namespace. It is removed with all processes in it when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Netns {
     name: String,
 }
 
 impl Netns {
-    /// Makes the namespace `pf-<pid>-<bed>-<host>`, its loopback up.
+    /// Creates the namespace `pf-<pid>-<bed>-<host>` and sets its loopback interface up.
     pub(crate) fn create(bed: u32, host: &str) -> Self {
         static LEFTOVERS: Once = Once::new();
         LEFTOVERS.call_once(remove_leftovers);
@@ -42,13 +42,14 @@ impl Netns {
         self.ip("link set lo up");
     }
 
-    /// Ends all that runs in the namespace, and puts a new one of the same name in its place.
+    /// Ends all processes in the namespace, and replaces it by a new one with the same name.
     pub(crate) fn recreate(&self) {
         remove(&self.name);
         self.add();
     }
 
-    /// Removes a link, if it is still there: the other end of a cable to a namespace that ended goes a moment later.
+    /// Removes a link if it still exists. When a namespace ends, the kernel removes the other ends of its veth pairs a little
+    /// later.
     pub(crate) fn unplug(&self, link: &str) {
         let _ = output(self.command("ip").args(["link", "delete", link]));
     }
@@ -58,12 +59,12 @@ impl Netns {
         &self.name
     }
 
-    /// The file by which the namespace is entered.
+    /// The file that is opened to enter the namespace.
     pub(crate) fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(&self.name)
     }
 
-    /// Runs `task` on a thread of its own inside the namespace; sockets made there stay there.
+    /// Runs `task` on a new thread in the namespace. Sockets that it creates stay there.
     pub(crate) fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -76,19 +77,19 @@ impl Netns {
         })
     }
 
-    /// A command that will run inside the namespace. Unlike `ip netns exec` and `ip -n` it leaves the mounts as they are.
+    /// A command that will run in the namespace. Unlike `ip netns exec` and `ip -n`, this keeps the mounts as they are.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program).stdin(Stdio::null());
         command
     }
 
-    /// `ip ARGUMENTS` inside the namespace; the output. Panics when `ip` refuses.
+    /// Runs `ip ARGUMENTS` in the namespace and returns its output. Panics if `ip` fails.
     pub(crate) fn ip(&self, arguments: &str) -> String {
         must(self.command("ip").args(arguments.split_whitespace()))
     }
 
-    /// Several lines for `ip -batch` inside the namespace: one process, however many lines.
+    /// Runs these lines with `ip -batch` in the namespace, all in one process.
     pub(crate) fn ip_batch(&self, lines: impl IntoIterator<Item = impl Display>) {
         let text = lines.into_iter().map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
         let mut ip = self
@@ -103,14 +104,14 @@ impl Netns {
         assert!(output.status.success(), "ip -batch in {}: {}\n{text}", self.name, String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Writes a setting below `/proc/sys/net`, such as `ipv4/ip_forward`, inside the namespace.
+    /// Writes a setting below `/proc/sys/net`, for example `ipv4/ip_forward`, in the namespace.
     pub(crate) fn set(&self, key: &str, value: &str) {
         // /proc/sys/net shows the namespace of the thread that opens the file.
         self.run(|| fs::write(Path::new("/proc/sys/net").join(key), value))
             .unwrap_or_else(|error| panic!("net/{key} in {}: {error}", self.name));
     }
 
-    /// Reads a setting below `/proc/sys/net` inside the namespace, trimmed.
+    /// Reads a setting below `/proc/sys/net` in the namespace, without white space around it.
     pub(crate) fn setting(&self, key: &str) -> String {
         self.run(|| fs::read_to_string(Path::new("/proc/sys/net").join(key)))
             .unwrap_or_else(|error| panic!("net/{key} in {}: {error}", self.name))
@@ -125,7 +126,7 @@ impl Netns {
         pids(&self.name)
     }
 
-    /// Kills every process in the namespace; how many were there.
+    /// Kills every process in the namespace. Returns their number.
     pub(crate) fn kill_all(&self) -> usize {
         kill_all(&self.name)
     }
@@ -137,19 +138,19 @@ impl Drop for Netns {
     }
 }
 
-/// Runs a command that has to succeed; its output. Panics with what it said otherwise.
+/// Runs a command that must succeed and returns its output. Otherwise panics with its error output.
 pub(crate) fn must(command: &mut Command) -> String {
     let output = output(command);
     assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs a command whose failure the caller judges.
+/// Runs a command that may fail. The caller checks the result.
 pub(crate) fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; hack/prepare.sh installs what the tests need"))
 }
 
-/// Kills what still runs in a namespace of ours and removes it; quiet, because it also runs while a test fails.
+/// Kills all processes in a namespace of the tests and removes it. Ignores errors, because it also runs while a test fails.
 fn remove(name: &str) {
     kill_all(name);
     let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
@@ -163,14 +164,14 @@ fn kill_all(name: &str) -> usize {
     pids.len()
 }
 
-/// The processes in a namespace but this one: a test that panicked inside `run` may still have its own thread in there.
+/// The processes in a namespace, without this one: a test that panicked in `run` may still have its own thread there.
 fn pids(name: &str) -> Vec<Pid> {
     let Ok(listed) = Command::new("ip").args(["netns", "pids", name]).output() else { return Vec::new() };
     let listed = String::from_utf8_lossy(&listed.stdout);
     listed.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).filter(|pid| *pid != getpid()).collect()
 }
 
-/// Removes the namespaces of test processes that are gone; those of living ones stay.
+/// Removes the namespaces of test processes that have ended. Those of running test processes stay.
 pub(crate) fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {

@@ -1,4 +1,4 @@
-//! One suite of probes for every way to set the proxy up: what each side sees, to be compared between beds.
+//! One set of probes for every kind of proxy setup. It records what each side sees, for comparison between beds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use super::netns::Netns;
 use super::server::{Seen, Server};
 use super::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, ROUTER, SECOND_CLIENT, SECOND_SERVER, SERVER};
 
-/// What was seen, by the name of the probe.
+/// The observations, by the name of the probe.
 pub(crate) type Observations = BTreeMap<&'static str, Observation>;
 
-/// What became of one probe.
+/// The result of one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Observation {
     /// A server answered.
@@ -23,11 +23,11 @@ pub(crate) enum Observation {
         /// The address that it saw as its peer.
         saw: IpAddr,
     },
-    /// None did.
+    /// No server answered.
     Silent(Silence),
 }
 
-/// A port on which the proxy itself serves, on its external address.
+/// A port on which the proxy itself listens, on its external address.
 pub(crate) const OWN_SERVICE: u16 = 9000;
 
 /// The transport of a probe.
@@ -37,12 +37,12 @@ enum Over {
     Udp,
 }
 
-/// A name, and who asks whom how: the namespace, the address asked from, the address and port asked.
+/// A name, and the request: the namespace and address of the sender, and the address and port of the destination.
 type Probe<'a> = (&'static str, Over, &'a Netns, Ipv4Addr, (Ipv4Addr, u16));
 
 /// Runs every probe on the first proxy of a bed with two legs.
 ///
-/// While it runs, the proxy also has a route to the second client, so that what is not translated can be seen there.
+/// Meanwhile the proxy also has a route to the second client, so that packets without translation can be seen there.
 pub(crate) fn observe(bed: &Bed) -> Observations {
     use Over::{Tcp, Udp};
     let _servers = [
@@ -78,7 +78,7 @@ pub(crate) fn observe(bed: &Bed) -> Observations {
         ("router to the proxy's own service", Tcp, router, ROUTER, (EXTERNAL, OWN_SERVICE)),
         ("proxy to server:80", Tcp, proxy, EXTERNAL, (SERVER, 80)),
     ];
-    // Side by side: no probe touches what another sees, and those without an answer wait together.
+    // The probes run in parallel: they do not influence each other, and those without an answer time out together.
     let observations = thread::scope(|scope| {
         let running = probes.map(|(name, over, netns, from, to)| {
             let probe = move || match over {
@@ -93,7 +93,7 @@ pub(crate) fn observe(bed: &Bed) -> Observations {
     observations
 }
 
-/// An answer as one line would tell it.
+/// An answer as an observation.
 pub(crate) fn answered(at: (Ipv4Addr, u16), saw: Ipv4Addr) -> Observation {
     Observation::Answered { at: (at.0.into(), at.1), saw: saw.into() }
 }

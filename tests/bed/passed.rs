@@ -1,4 +1,4 @@
-//! Proof that something did not arrive, by order and not by the clock: what was sent after it has arrived.
+//! Proves that a packet did not arrive. The proof relies on order and not on time: a packet that was sent later has arrived.
 
 use std::io;
 use std::net::UdpSocket;
@@ -9,25 +9,26 @@ use super::server::Server;
 use super::wait::{PATIENCE, eventually};
 use super::{Bed, CLIENT, SERVER};
 
-/// The port of the server for what is sent after.
+/// The port of the server for the later packets.
 const AFTER: u16 = 65_007;
 
 impl Bed {
-    /// Returns once everything that the client has sent so far and that the proxy lets through has arrived at the server.
+    /// Returns when everything that the client has sent so far, and that the proxy lets through, has arrived at the server.
     ///
-    /// Sends datagrams of its own past every forward on the same way, and waits for their arrival. The kernel hands
-    /// packets from one namespace to the next in the order of their sending, for each processor; so one goes from each.
-    /// The proxy has to route, and its FORWARD to let them pass.
+    /// Sends its own datagrams on the same path past every forward, and waits for their arrival. For each processor, the
+    /// kernel passes packets between namespaces in the order in which they were sent. So it sends one datagram from each
+    /// processor. The proxy must route, and its FORWARD chain must accept these datagrams.
     pub(crate) fn wait_passed(&self) {
         let server = Server::udp(&self.server, SERVER, [AFTER]);
         let sockets = self.client.run(send_from_every_processor).expect("the client can send");
-        // Counted, since rules of others may give them another source.
+        // Only their number is checked, because rules of other programs may change their source.
         let came = eventually(PATIENCE, || server.seen().len() >= sockets.len());
-        assert!(came, "of {} datagrams past the forward these arrived: {:?}", sockets.len(), server.seen());
+        assert!(came, "of {} datagrams past the forward, only these arrived: {:?}", sockets.len(), server.seen());
     }
 }
 
-/// A datagram from each processor that this thread may run on; the thread is one of its own, and stays on the last.
+/// Sends a datagram from each processor that this thread may run on. The thread then stays on the last one, so it must be a
+/// separate thread.
 fn send_from_every_processor() -> io::Result<Vec<UdpSocket>> {
     let allowed = sched_getaffinity(None)?;
     let mut sockets = Vec::new();

@@ -1,6 +1,6 @@
-//! Real servers inside a namespace: each tells its peer what it saw, and keeps a list of it.
+//! Real servers in a namespace. Each tells its peer what it saw, and keeps a list of it.
 //!
-//! Over TCP the first line is what was seen; then the client asks, line by line, for what is in [`Request`].
+//! Over TCP, the first line is what the server saw. Then the client sends requests, one line each: see [`Request`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,30 +20,31 @@ use super::netns::Netns;
 /// What a server saw of a connection or datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seen {
-    /// Who connected.
+    /// The peer that connected or sent.
     pub(crate) peer: SocketAddr,
-    /// The server's own address, as the packet carried it when it arrived.
+    /// The server's own address, as it was in the packet that arrived.
     pub(crate) local: SocketAddr,
 }
 
-/// What a client may ask for on a TCP connection, one line each.
+/// The requests of a client on a TCP connection, one line each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// The number back, as a line.
+    /// Send this number back as a line.
     Echo(u64),
-    /// So many bytes of the pattern.
+    /// Send this number of bytes of the pattern.
     Download(u64),
-    /// The pattern without end, until the client shuts its direction.
+    /// Send the pattern until the client shuts down its direction.
     Stream,
-    /// So many bytes of the pattern follow; the server answers with the number it found in order.
+    /// This number of bytes of the pattern follows. The server answers with the number of correct bytes.
     Upload(u64),
 }
 
-/// A TCP or UDP server on one address and any number of ports; gone, with its connections, when dropped.
+/// A TCP or UDP server on one address and any number of ports. It stops and closes its connections when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    /// A byte asks the serving thread to take all that has arrived, and is given back then; the end ends it.
+    /// A byte asks the serving thread to read everything that has arrived; the thread then sends the byte back. The thread
+    /// ends when this is shut down.
     wake: Mutex<UnixStream>,
     serving: Option<JoinHandle<()>>,
 }
@@ -55,14 +56,14 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens by TCP; bound when this returns.
+    /// Listens by TCP. The sockets are bound when this returns.
     pub(crate) fn tcp(netns: &Netns, address: impl Into<IpAddr>, ports: impl IntoIterator<Item = u16>) -> Self {
         let (address, ports) = (address.into(), ports.into_iter().collect::<Vec<_>>());
         let listeners = netns.run(|| bind(&ports, |port| TcpListener::bind((address, port))));
         for listener in &listeners {
             listener.set_nonblocking(true).expect("a socket can be made not to block");
         }
-        // Shut, a listener stops at once. Closing alone does not do it: see below.
+        // Shutting down a listener stops it at once. Closing it is not enough: see below.
         let close = |listener: &TcpListener| rustix::net::shutdown(listener, rustix::net::Shutdown::Both).is_ok();
         Self::serve(listeners, close, |listener, shared| {
             while let Ok((stream, peer)) = listener.accept() {
@@ -75,15 +76,15 @@ impl Server {
         })
     }
 
-    /// Answers datagrams; bound when this returns.
+    /// Answers datagrams. The sockets are bound when this returns.
     pub(crate) fn udp(netns: &Netns, address: impl Into<IpAddr>, ports: impl IntoIterator<Item = u16>) -> Self {
         let (address, ports) = (address.into(), ports.into_iter().collect::<Vec<_>>());
         let sockets = netns.run(|| bind(&ports, |port| UdpSocket::bind((address, port))));
         for socket in &sockets {
             socket.set_nonblocking(true).expect("a socket can be made not to block");
         }
-        // A child that another test is about to start holds a copy of every socket between fork(2) and execve(2), and
-        // a bound socket then swallows datagrams that nobody reads. Connected elsewhere, it takes none.
+        // A child process that another test is starting has a copy of every socket between fork(2) and execve(2). A bound
+        // socket then still receives datagrams that nothing reads. When it is connected to another address, it receives none.
         let close = |socket: &UdpSocket| socket.local_addr().and_then(|local| socket.connect((local.ip(), 1))).is_ok();
         Self::serve(sockets, close, |socket, shared| {
             let mut datagram = [0; 2048];
@@ -91,22 +92,22 @@ impl Server {
                 let Ok(local) = socket.local_addr() else { continue };
                 let seen = shared.note(Seen { peer, local });
                 let number = String::from_utf8_lossy(&datagram[..length]);
-                // A client that is gone shows itself in its own test, not here.
+                // An error here means that the client is gone. The client's own test reports that.
                 let _ = socket.send_to(format!("{number} {seen}").as_bytes(), peer);
             }
         })
     }
 
-    /// What this server has seen so far, in order of arrival: all connections that are made and all datagrams that the
-    /// kernel has for it when this is called.
+    /// What this server has seen so far, in order of arrival. It includes all established connections and all datagrams that
+    /// the kernel holds for it at the time of the call.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         let mut wake = lock(&self.wake);
-        // A thread that has panicked answers no more, and then its test fails.
+        // If the thread panicked, it does not answer, and then its test fails.
         let _ = wake.write_all(&[1]).and_then(|()| wake.read_exact(&mut [0]));
         lock(&self.shared.seen).clone()
     }
 
-    /// Forgets what it has seen.
+    /// Clears the list.
     pub(crate) fn forget(&self) {
         lock(&self.shared.seen).clear();
     }
@@ -116,7 +117,7 @@ impl Server {
         close: impl Fn(&S) -> bool + Send + 'static,
         take: impl Fn(&S, &Arc<Shared>) + Send + 'static,
     ) -> Self {
-        let (wake, mut woken) = UnixStream::pair().expect("a process may have one more socket");
+        let (wake, mut woken) = UnixStream::pair().expect("a socket pair can be created");
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         let serving = thread::spawn(move || {
@@ -159,16 +160,16 @@ impl Shared {
         seen
     }
 
-    /// One TCP connection, to its end; a peer that breaks it off is the client's matter.
+    /// Serves one TCP connection until it ends. An interruption by the peer is not an error here.
     fn converse(&self, stream: TcpStream, seen: Seen) {
         let _ = answer(stream, seen);
         lock(&self.open).remove(&seen.peer);
     }
 }
 
-/// Greets, then does what the client asks, until it closes.
+/// Sends the greeting, then serves the requests of the client until it closes.
 fn answer(mut stream: TcpStream, seen: Seen) -> io::Result<()> {
-    // Accepted sockets do not inherit it on Linux, but nothing here may depend on that.
+    // Accepted sockets do not inherit the non-blocking mode on Linux, but this code must not depend on that.
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     writeln!(stream, "{seen}")?;
@@ -198,16 +199,16 @@ fn stream_until_shut(stream: &mut TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// The bytes of 0, 1, 2, ... as little-endian words: read, it makes them; written to, it checks them.
+/// The numbers 0, 1, 2, ... as little-endian words. Reading generates them, and writing checks them.
 #[derive(Debug, Default)]
 pub(crate) struct Pattern {
-    /// How many bytes have gone by, all in order.
+    /// The number of bytes so far, all of them correct.
     pub(crate) offset: u64,
 }
 
 impl Pattern {
     fn next_byte(&mut self) -> u8 {
-        // Below 8, so no cast can cut it.
+        // The value is below 8, so the cast cannot truncate it.
         let byte = (self.offset / 8).to_le_bytes()[(self.offset % 8) as usize];
         self.offset += 1;
         byte
@@ -279,22 +280,22 @@ impl FromStr for Request {
     }
 }
 
-/// Binds every port, after making room for as many files as the system lets this process open.
+/// Binds every port, after raising the limit of open files to the maximum for this process.
 fn bind<S>(ports: &[u16], one: impl Fn(u16) -> io::Result<S>) -> Vec<S> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("a process may use its own limit");
     ports.iter().map(|port| one(*port).unwrap_or_else(|error| panic!("port {port}: {error}"))).collect()
 }
 
-/// Which of the sockets can be read, closed or failed ones among them; waits as long as `limit` says.
+/// The sockets that can be read, including closed and failed ones. Waits for `limit` at most.
 fn readable<'a>(sockets: impl IntoIterator<Item = BorrowedFd<'a>>, limit: Option<&Timespec>) -> Vec<usize> {
     let mut sockets: Vec<_> = sockets.into_iter().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
-    // An interrupted wait found nothing: the caller comes again.
+    // After an interrupted wait the result is empty, and the caller tries again.
     let _ = poll(&mut sockets, limit);
     (0..sockets.len()).filter(|index| !sockets[*index].revents().is_empty()).collect()
 }
 
-/// What a panicking thread leaves in these lists is still a list.
+/// A list stays usable after a thread panicked while it held the lock.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

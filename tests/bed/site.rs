@@ -1,4 +1,4 @@
-//! A bed with the agent on every proxy, all of them on the same forwards.
+//! A bed with an agent on every proxy. All agents have the same forwards.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,13 @@ use super::Bed;
 use super::agent::{Agent, AgentOptions, Manifests};
 use super::kernel::Variant;
 
-/// The one file of a site's folder.
+/// The only file in the folder of a site.
 const FILE: &str = "forwards.yaml";
 
-/// The namespace of a site's forwards.
+/// The namespace of the forwards of a site.
 const NAMESPACE: &str = "lines";
 
-/// Agents at work; stopped before the hosts go.
+/// Running agents. They are stopped before the hosts are removed.
 #[derive(Debug)]
 pub(crate) struct Site {
     nodes: Vec<(Agent, Manifests)>,
@@ -21,23 +21,23 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Starts an agent on every proxy, and returns once each says that nothing stops any forward there.
+    /// Starts an agent on every proxy, and returns when each reports that every forward is ready there.
     ///
-    /// A forward is its name and its spec, as the inside of a YAML mapping in flow style.
+    /// A forward is given as its name and its spec. The spec is the content of a YAML mapping in flow style.
     pub(crate) fn serve(variant: Variant, bed: Bed, forwards: &[(&str, &str)]) -> Self {
         let site = Self::start(variant, bed, forwards);
         site.nodes.iter().for_each(|(agent, _)| agent.wait_nodes("Ready", forwards.len()));
         site
     }
 
-    /// Starts an agent on every proxy, and returns once each says that its kernel holds every forward, `Ready` or not.
+    /// Starts an agent on every proxy, and returns when each reports that its kernel holds every forward, `Ready` or not.
     pub(crate) fn programme(variant: Variant, bed: Bed, forwards: &[(&str, &str)]) -> Self {
         let site = Self::start(variant, bed, forwards);
         site.nodes.iter().for_each(|(agent, _)| agent.wait_nodes("Programmed", forwards.len()));
         site
     }
 
-    /// Puts other forwards in place of the present ones, and waits until the kernel holds them.
+    /// Replaces the forwards by others, and waits until the kernel holds them.
     pub(crate) fn replace(&self, forwards: &[(&str, &str)]) {
         for (agent, manifests) in &self.nodes {
             let before = agent.generations();
@@ -64,7 +64,7 @@ impl Site {
     }
 }
 
-/// The key under which the agent reports a forward of a site.
+/// The key of a forward of a site in the reports of the agent.
 pub(crate) fn key(name: &str) -> String {
     format!("{NAMESPACE}/{name}")
 }
