@@ -1,4 +1,4 @@
-//! Exactly the wrong entries go.
+//! Exactly the wrong conntrack entries are removed.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, Sou
 
 use crate::namespace::{inside, run};
 
-/// Ours: the client at port 53, to the upstream as the external address.
+/// A translation from port 53 of the listen address to the upstream, for the client, with the external address as source.
 fn translation(upstream: &str) -> Translation {
     Translation {
         flows: FlowMatch {
@@ -36,7 +36,7 @@ async fn entries() -> Vec<Entry> {
     entries
 }
 
-/// The one translation, on a node that has its listen address.
+/// The desired state with this translation, on a node that holds its listen address.
 fn in_force(translation: Translation) -> Desired {
     Desired { held: [translation.flows.destination].into(), translations: [translation].into(), ..Desired::default() }
 }
@@ -58,11 +58,11 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         assert_eq!(
             purge(&before, &in_force(translation("3.3.3.3"))).await.unwrap(),
             Purged { count: 1, ..Purged::default() },
-            "the one that is translated otherwise"
+            "the entry with another translation"
         );
         assert_eq!(source_ports().await, [1001, 1004, 1003]);
         assert_eq!(purge(&before, &now).await.unwrap(), Purged { count: 1, ..Purged::default() });
-        assert_eq!(source_ports().await, [1004, 1003], "another protocol and another client are not ours");
+        assert_eq!(source_ports().await, [1004, 1003], "entries of another protocol and of another client stay");
         assert_eq!(purge(&now.translations, &Desired::default()).await.unwrap(), Purged { count: 0, ..Purged::default() });
         assert_eq!(source_ports().await, [1004, 1003]);
     });
@@ -111,7 +111,7 @@ fn an_entry_that_is_gone_or_has_a_successor_is_no_error() {
         let mut successor = entries().await;
         let current = successor[0].id;
         successor[0].id = current.map(|id| id ^ 1);
-        assert_eq!(table.remove(&[&successor[0]]).await.unwrap(), 0, "another flow with the same tuple is not hit");
+        assert_eq!(table.remove(&[&successor[0]]).await.unwrap(), 0, "another flow with the same tuple stays");
         assert_eq!(source_ports().await, [1001]);
     });
 }

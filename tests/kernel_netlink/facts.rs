@@ -1,4 +1,4 @@
-//! The facts of a namespace are what was set up in it.
+//! The facts of a namespace match what the test has set up in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -43,16 +43,16 @@ fn links_are_read_with_state_master_and_source_validation() {
         );
         let facts = facts().await;
         let names: Vec<_> = facts.links.keys().map(ToString::to_string).collect();
-        assert_eq!(names, ["br0", "eth0", "eth1", "peer0", "peer1"], "neither lo nor a name that no object can write");
+        assert_eq!(names, ["br0", "eth0", "eth1", "peer0", "peer1"], "without lo and without names that no object can contain");
         let link = |name: &str| &facts.links[&name.parse().unwrap()];
         assert!(link("eth0").up);
-        assert!(!link("eth1").up, "up, but the other end is not: no carrier");
+        assert!(!link("eth1").up, "no carrier, because the other end is down");
         assert_eq!(link("eth1").master, Some(link("br0").index));
         assert_eq!(link("eth0").master, None);
         assert_eq!((link("eth0").rp_filter, link("eth1").rp_filter), (RpFilter::Strict, RpFilter::Off));
         run("sysctl -qw net.ipv4.conf.all.rp_filter=2");
         let facts = self::facts().await;
-        assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger of both counts");
+        assert!(facts.links.values().all(|link| link.rp_filter == RpFilter::Loose), "the larger value of the two decides");
     });
 }
 
@@ -65,7 +65,11 @@ fn devices_that_share_a_wire_with_another_are_known() {
         );
         let name = |text: &str| text.parse().unwrap();
         let expected = [(name("vrrp.51"), Virtual::OnWireOf(name("base")))];
-        assert_eq!(facts().await.virtuals, expected.into(), "each end of a veth is a wire's own, whatever link it names");
+        assert_eq!(
+            facts().await.virtuals,
+            expected.into(),
+            "an end of a veth pair is a link of its own, although it refers to another one"
+        );
     });
 }
 
@@ -93,7 +97,7 @@ fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() 
         let facts = facts().await;
         let expected = [local("2.2.2.2", 24, Some("eth0")), local("10.9.9.9", 32, None), local("192.168.0.2", 24, Some("eth1"))];
         assert_eq!(facts.addresses, BTreeSet::from(expected));
-        assert!(facts.holds(address("10.9.9.9")), "an address of the loopback is the node's own");
+        assert!(facts.holds(address("10.9.9.9")), "the node holds an address of the loopback interface");
         assert_eq!(facts.interface_of(address("10.9.9.9")), None);
         assert_eq!(facts.connected(address("192.168.0.77")).unwrap().address, address("192.168.0.2"));
     });
@@ -102,7 +106,7 @@ fn addresses_are_read_with_their_interface_and_the_loopback_range_is_left_out() 
 #[test]
 fn routes_are_those_of_the_main_table() {
     inside(|| async {
-        assert!(facts().await.routes.is_empty(), "a namespace without any route");
+        assert!(facts().await.routes.is_empty(), "a new namespace has no routes");
         run_all(NODE);
         run_all(
             "ip route add default via 2.2.2.1
@@ -131,13 +135,13 @@ fn routes_are_those_of_the_main_table() {
                 "7.7.7.0/24   0 foreign Unicast",
                 "9.9.9.9/32   0 foreign Nowhere",
             ],
-            "neither another table nor one for a type of service"
+            "without routes of other tables and routes for a type of service"
         );
         assert_eq!(facts.route_to(address("9.9.9.9")), None);
     });
 }
 
-/// As `--dst-type LOCAL` asks it (iptables-extensions(8)).
+/// As `--dst-type LOCAL` matches (iptables-extensions(8)).
 #[test]
 fn held_is_what_the_kernel_delivers_locally() {
     inside(|| async {
@@ -176,7 +180,7 @@ fn forwarding_and_policy_routing_are_seen() {
         assert!(after.ip_forward && after.policy_routing);
         run("ip rule del from 1.1.1.1 table 100");
         run("ip rule add from 1.1.1.1 table main pref 32766");
-        assert!(facts().await.policy_routing, "a rule may stand at the priority of the kernel's own");
+        assert!(facts().await.policy_routing, "a rule can have the priority of a default rule");
     });
 }
 
@@ -199,7 +203,7 @@ fn listeners_of_this_namespace_are_seen_and_what_is_none_is_not() {
         of_eth1.bind("0.0.0.0:8082".parse().unwrap()).unwrap();
         let of_eth1 = of_eth1.listen(1).unwrap();
         let any: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
-        // One that the kernel gives to nobody was asked for.
+        // A port that the kernel never assigns by itself, so a program must have asked for it.
         run("sysctl -qw net.ipv4.ip_local_reserved_ports=51820");
         let tunnel = UdpSocket::bind("0.0.0.0:51820").unwrap();
         let listener = |protocol, text: &str, port| Listener { protocol, address: address(text), port, device: None };
@@ -237,7 +241,7 @@ fn without_a_cluster_the_node_is_reached_by_the_sources_of_its_default_routes() 
         run("ip route add 8.0.0.0/8 via 2.2.2.1 src 2.2.2.50");
         assert_eq!(sources(&facts().await), "192.168.0.2");
         run("ip route replace default via 2.2.2.1");
-        assert_eq!(sources(&facts().await), "2.2.2.2 192.168.0.2", "of several each");
+        assert_eq!(sources(&facts().await), "2.2.2.2 192.168.0.2", "each source if there are several default routes");
     });
 }
 

@@ -1,6 +1,6 @@
-//! What is read from and written to a real kernel by netlink: facts, events, host routes, conntrack.
+//! Reads and writes by netlink with a real kernel: facts, events, host routes and conntrack.
 //!
-//! Each test has a network namespace of its own and needs root, `ip`, `nft` and `conntrack`.
+//! Each test has its own network namespace. The tests need root, `ip`, `nft` and `conntrack`.
 
 mod conntrack;
 mod facts;

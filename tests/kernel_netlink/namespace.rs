@@ -1,4 +1,4 @@
-//! A network namespace that a test has to itself.
+//! A separate network namespace for one test.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -8,9 +8,10 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Runs `test` on a thread and a runtime inside a new network namespace with a loopback that is up.
+/// Runs `test` on a new thread and runtime in a new network namespace whose loopback interface is up.
 ///
-/// The namespace loses its name before the test begins, so it goes with the test's last process and thread, however that ends.
+/// The name of the namespace is deleted before the test begins. The kernel therefore removes it after the test's last process
+/// and thread have ended, even if the test fails.
 pub(crate) fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("pfk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -29,7 +30,7 @@ pub(crate) fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     }
 }
 
-/// Runs a command in the namespace of this thread and gives what it prints.
+/// Runs a command in the namespace of this thread. Returns its output.
 pub(crate) fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");

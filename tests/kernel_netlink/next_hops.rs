@@ -1,4 +1,4 @@
-//! Next hops are resolved by the kernel, on our request and without a packet for them, and what they answer is known.
+//! The kernel resolves next hops on request, without a packet for them, and the answers are known.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 use crate::namespace::{inside, run, run_all};
 
-/// Far more than a turn and two questions of the kernel take.
+/// Far more than the duration of one turn with two requests of the kernel.
 const LIMIT: Duration = Duration::from_mins(2);
-/// More than a turn: by then whatever was asked because of something is answered.
+/// More than one turn: after this time, every request has been answered or has failed.
 const A_TURN: Duration = Duration::from_secs(7);
 
-/// The host at the other end of `eth1`, which has 192.168.0.1 and answers for it.
+/// The host at the other end of `eth1`. It has 192.168.0.1 and answers for it.
 struct Gateway(String);
 
 impl Gateway {
@@ -58,16 +58,16 @@ fn gateway() -> NextHop {
     hop("192.168.0.1", "eth1")
 }
 
-/// Asks for `next_hops`, as the agent does.
+/// Requests answers of `next_hops`, as the agent does.
 async fn ask(patience: Patience, next_hops: &[NextHop]) -> (NextHops, Arc<Notify>, Tasks) {
     let (wake, mut tasks) = (Arc::new(Notify::new()), Tasks::default());
     let asked = NextHops::ask(patience, &wake, &mut tasks);
-    assert!(asked.want(&next_hops.iter().cloned().collect()).await, "they are new");
-    assert!(!asked.want(&next_hops.iter().cloned().collect()).await, "they are known");
+    assert!(asked.want(&next_hops.iter().cloned().collect()).await, "the next hops are new");
+    assert!(!asked.want(&next_hops.iter().cloned().collect()).await, "the next hops are already requested");
     (asked, wake, tasks)
 }
 
-/// Waits for the answer of the gateway.
+/// Waits until the gateway has this answer.
 async fn becomes(answer: Answer, asked: &NextHops, wake: &Notify) {
     let begun = Instant::now();
     while asked.answers().of(&gateway()) != answer {
@@ -76,12 +76,12 @@ async fn becomes(answer: Answer, asked: &NextHops, wake: &Notify) {
     }
 }
 
-/// Takes the wakes of what was known before.
+/// Consumes the notifications about earlier answers.
 async fn settle(wake: &Notify) {
     while timeout(Duration::from_millis(100), wake.notified()).await.is_ok() {}
 }
 
-/// Nothing that is known changes for longer than a turn.
+/// Checks that no answer changes for longer than one turn.
 async fn nothing_changes(wake: &Notify) {
     assert!(timeout(A_TURN, wake.notified()).await.is_err(), "an answer changed: {}", entries());
 }
@@ -140,7 +140,7 @@ fn a_gateway_that_answers_stays_seen_when_the_kernel_forgets_it() {
         }
         nothing_changes(&wake).await;
         assert_eq!(asked.answers().of(&gateway()), Answer::Seen);
-        assert!(entries().contains("192.168.0.1"), "asked for anew");
+        assert!(entries().contains("192.168.0.1"), "the kernel asks again");
     });
 }
 
@@ -177,7 +177,7 @@ fn an_interface_without_address_resolution_needs_no_answer() {
         for next_hop in [gateway(), hop("192.168.0.77", "eth1")] {
             assert_eq!(asked.answers().of(&next_hop), Answer::Seen);
         }
-        assert_eq!(entries(), "", "nobody is asked");
+        assert_eq!(entries(), "", "the kernel sends no request");
     });
 }
 
@@ -224,7 +224,7 @@ fn after_a_restart_a_gateway_counts_at_once_although_it_dies_meanwhile() {
         let host = Gateway::new();
         let first = ask(Patience::Exhaustive, &[gateway()]).await;
         drop(first);
-        // It is not asked again before it counts: the kernel has heard of it a moment ago.
+        // The gateway counts as answering before it is asked again, because the kernel received an answer a moment ago.
         host.ip("addr del 192.168.0.1/24 dev line");
         let (wake, mut tasks) = (Arc::new(Notify::new()), Tasks::default());
         let asked = NextHops::ask(Patience::Brief, &wake, &mut tasks);

@@ -1,4 +1,4 @@
-//! The main table holds exactly our routes, and everything foreign as it was.
+//! The main table holds exactly the operator's routes, and foreign routes stay unchanged.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -27,7 +27,7 @@ fn ours() -> Vec<String> {
     run("ip route show proto 154").lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Every route but ours, with all that the kernel tells of them.
+/// Every route except the operator's, with all its attributes.
 fn foreign() -> Vec<String> {
     run("ip -4 -d -o route show table all").lines().filter(|line| !line.contains("proto 154")).map(str::to_owned).collect()
 }
@@ -55,7 +55,7 @@ fn routes_come_and_go_and_a_second_apply_writes_nothing() {
         assert_eq!(ours(), ["1.1.1.1 via 192.168.0.7 dev eth1 metric 154"]);
 
         assert_eq!(routes::remove_all().await.unwrap().removed, 1);
-        assert_eq!(routes::remove_all().await.unwrap().removed, 0, "twice is fine");
+        assert_eq!(routes::remove_all().await.unwrap().removed, 0, "a second removal is no error");
         assert_eq!((ours(), foreign()), (vec![], before));
     });
 }
@@ -125,10 +125,14 @@ fn a_foreign_route_that_says_the_same_satisfies() {
             let report = apply(&wanted).await;
             assert!(report.states.values().all(|state| *state == RouteState::Satisfied), "{report:?}");
         }
-        assert_eq!(ours().len(), 2, "ours stands beside the foreign one where the metric leaves room");
+        assert_eq!(ours().len(), 2, "the operator's route exists beside the foreign one if its metric differs");
         assert_eq!(foreign(), before);
         run("ip route del 1.1.1.1/32 metric 0");
-        assert_eq!(apply(&wanted).await.states[&wanted[0]], RouteState::Installed, "and is there when the other goes");
+        assert_eq!(
+            apply(&wanted).await.states[&wanted[0]],
+            RouteState::Installed,
+            "the operator's route stays when the foreign one is removed"
+        );
     });
 }
 
@@ -153,7 +157,11 @@ fn a_foreign_route_that_says_otherwise_is_reported_and_never_replaced() {
             contested("192.168.0.0/24 dev eth1 proto kernel"),
         ];
         assert_eq!(wanted.map(|wanted| report.states[&wanted].clone()), expected);
-        assert_eq!((report.removed, ours()), (2, vec![]), "ours gives way; one was replaced by the other program");
+        assert_eq!(
+            (report.removed, ours()),
+            (2, vec![]),
+            "the operator's routes are removed; one was replaced by the other program"
+        );
         assert_eq!(foreign(), before);
     });
 }
@@ -177,7 +185,7 @@ fn a_foreign_route_that_the_kernel_does_not_prefer_is_nobodys_business() {
             assert!(report.states.values().all(|state| *state == RouteState::Installed), "{report:?}");
         }
         assert!(run("ip route get 1.1.1.1").contains("via 192.168.0.1 "), "the kernel agrees");
-        // It may be there first as well.
+        // The foreign route may also exist before the operator's.
         assert_eq!(routes::remove_all().await.unwrap().removed, 4);
         assert_eq!(apply(&wanted).await.added, 4);
         assert_eq!(foreign(), before);

@@ -1,4 +1,4 @@
-//! Every change that planning or repair depends on wakes the waiter.
+//! Every change that planning or repair depends on wakes the agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use tokio::time::timeout;
 
 use crate::namespace::{inside, run, run_all};
 
-/// Far more than an event takes; a test that waits so long fails.
+/// Far more than an event takes. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// Takes the wakes of what was done before, so that the next is that of what is done next: the kernel has done with it and
-/// the watch has read all that the kernel told of it.
+/// Consumes the notifications about earlier changes, so that the next one belongs to the next change. Waits until the kernel
+/// has reported all earlier changes and the watch has read the reports.
 async fn settle(wake: &Notify) {
     let done = async {
         loop {
-            // The runtime has this one thread: the watch reads while this waits, and only then.
+            // The runtime has only this thread, so the watch reads while this sleeps.
             tokio::time::sleep(Duration::from_millis(1)).await;
             if links_are_settled() && unread() == 0 {
                 return;
             }
         }
     };
-    timeout(LIMIT, done).await.expect("the kernel comes to rest, and the watch reads what it told");
+    timeout(LIMIT, done).await.expect("the kernel reports all changes, and the watch reads them");
     while wake.notified().now_or_never().is_some() {}
 }
 
-/// Whether the kernel has told of every carrier: it does so a moment later, up to a second.
+/// Whether the kernel has reported the carrier of every link. It does so up to a second later.
 fn links_are_settled() -> bool {
     let links: Vec<Value> = serde_json::from_str(&run("ip -j link show")).expect("ip prints JSON");
     links.iter().all(|link| {
@@ -41,7 +41,7 @@ fn links_are_settled() -> bool {
     })
 }
 
-/// How many bytes wait in the netlink sockets of this namespace.
+/// The number of unread bytes in the netlink sockets of this namespace.
 fn unread() -> u64 {
     let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("the kernel lists them");
     // sk Eth Pid Groups Rmem ...
@@ -49,7 +49,7 @@ fn unread() -> u64 {
     sockets.lines().skip(1).filter_map(waiting).sum()
 }
 
-/// Sets up `before`, begins to watch, makes the one change `change`, and waits for the wake.
+/// Applies `before`, starts to watch, makes the change `change`, and waits for the notification.
 fn wakes_on(before: &str, change: &str) {
     inside(|| async {
         run_all(before);

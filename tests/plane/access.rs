@@ -1,4 +1,4 @@
-//! Who may call the API: tokens of service accounts, and kubeconfigs that show them.
+//! Credentials for the API: tokens of service accounts, and kubeconfigs that contain them.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,9 +15,9 @@ use crate::bed::netns::must;
 pub(crate) const SYSTEM: &str = "portforward-system";
 /// The service account of the agents.
 pub(crate) const AGENT: &str = "portforward-operator";
-/// The same as the audit log and RBAC name it.
+/// The same account, as the audit log and RBAC name it.
 pub(crate) const AGENT_USER: &str = "system:serviceaccount:portforward-system:portforward-operator";
-/// Who issues the tokens, and for whom they are.
+/// The issuer of the tokens, and also their audience.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 /// The administrator's token.
 pub(crate) const ADMIN: &str = "admin-of-a-plane-in-a-namespace-of-its-own";
@@ -27,17 +27,17 @@ pub(crate) fn node_token(node: &str) -> String {
     format!("kubelet-of-{node}-in-a-namespace-of-its-own")
 }
 
-/// The tokens that the API server knows from the start: the administrator's, and those of the kubelets.
+/// The static tokens of the API server: those of the administrator and of the kubelets.
 pub(crate) fn tokens() -> String {
     let node = |index| format!("px{index}");
     let kubelet = |name: String| format!("{},system:node:{name},{name},system:nodes\n", node_token(&name));
     std::iter::once(format!("{ADMIN},admin,admin,system:masters\n")).chain((0..9).map(node).map(kubelet)).collect()
 }
 
-/// What the API server adds to the time of a token: the leeway of its JWT library.
+/// The API server accepts a token for this time after its expiry: the leeway of its JWT library.
 const LEEWAY: Duration = Duration::from_mins(1);
 
-/// A kubeconfig file that names its token by a file of its own, as a pod's projected token is one.
+/// A kubeconfig that refers to a separate token file, like the projected token of a pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Kubeconfig {
     /// For `--kubeconfig` or `KUBECONFIG`.
@@ -46,7 +46,7 @@ pub(crate) struct Kubeconfig {
 }
 
 impl Kubeconfig {
-    /// Another token from now on; a client sees it when it reads the file again (kube-rs: within a minute).
+    /// Replaces the token. A client uses it when it reads the file again (kube-rs: within a minute).
     pub(crate) fn set_token(&self, token: &str) {
         let new = self.token_file.with_extension("new");
         fs::write(&new, token).expect("the plane's folder can be written");
@@ -55,7 +55,7 @@ impl Kubeconfig {
 }
 
 impl Plane {
-    /// A kubeconfig `name` for the holder of a token. Works from every proxy of the bed.
+    /// A kubeconfig `name` with this token. It works on every proxy of the bed.
     pub(crate) fn kubeconfig(&self, name: &str, token: &str) -> Kubeconfig {
         let (path, token_file) = (self.file(&format!("{name}.kubeconfig")), self.file(&format!("{name}.token")));
         let config = json!({
@@ -70,26 +70,27 @@ impl Plane {
         kubeconfig
     }
 
-    /// A kubeconfig of the agent of a node that exists, with a token for an hour.
+    /// A kubeconfig for the agent of an existing node, with a token that is valid for an hour.
     pub(crate) fn agent_kubeconfig(&self, node: &str) -> Kubeconfig {
         self.kubeconfig(&format!("agent-{node}"), &self.agent_token(node, Duration::from_hours(1)))
     }
 
-    /// A token of the agents' service account that is bound to a node that exists, as [`Plane::token`] makes them. The
-    /// API server refuses it once that Node is gone, or is another one of the same name.
+    /// A token of the agents' service account that is bound to an existing node, made as by [`Plane::token`]. The API server
+    /// refuses it when that Node object is deleted, or is replaced by another one with the same name.
     pub(crate) fn agent_token(&self, node: &str, valid_for: Duration) -> String {
         self.bound_token((SYSTEM, AGENT), node, valid_for)
     }
 
-    /// The same of any service account, by its namespace and name.
+    /// The same for any service account, given by its namespace and name.
     pub(crate) fn bound_token(&self, (namespace, account): (&str, &str), node: &str, valid_for: Duration) -> String {
         let object = self.get(Resource::Nodes, node).unwrap_or_else(|| panic!("there is no node {node}"));
         let bound = json!({"name": node, "uid": object["metadata"]["uid"]});
         self.sign_token(namespace, account, Some(bound), valid_for)
     }
 
-    /// A token of a service account that exists, signed with the plane's key as the API server signs its own, which
-    /// gives none for less than ten minutes. Known tokens pass for up to 10 s longer: the API server remembers them.
+    /// A token of an existing service account, signed with the key of the plane. It is made here, because the API server
+    /// issues no token for less than ten minutes. The API server accepts a token that it has seen before for up to 10 s
+    /// longer, because it caches the result.
     pub(crate) fn token(&self, namespace: &str, account: &str, valid_for: Duration) -> String {
         self.sign_token(namespace, account, None, valid_for)
     }
@@ -114,12 +115,12 @@ impl Plane {
     }
 }
 
-/// A key for the tokens of service accounts.
+/// Creates a key for the tokens of service accounts.
 pub(crate) fn make_key(path: &Path) {
     must(Command::new("openssl").args(["genrsa", "-out"]).arg(path).arg("2048").stderr(Stdio::null()));
 }
 
-/// RS256 (RFC 7518, section 3.3).
+/// Signs with RS256 (RFC 7518, section 3.3).
 fn sign(key: &Path, text: &str) -> Vec<u8> {
     let mut openssl = Command::new("openssl");
     openssl.args(["dgst", "-sha256", "-sign"]).arg(key).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -130,7 +131,7 @@ fn sign(key: &Path, text: &str) -> Vec<u8> {
     output.stdout
 }
 
-/// Base 64 of URLs without padding (RFC 4648, section 5).
+/// Base 64 for URLs, without padding (RFC 4648, section 5).
 fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let digits = |chunk: &[u8]| {

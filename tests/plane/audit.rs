@@ -1,4 +1,4 @@
-//! What the API server says was asked of it, and by whom: its own audit log.
+//! The calls that the API server received, and who sent them, from its audit log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Plane;
 
-/// Every call, without its body. A watch is noted as soon as it has begun.
+/// Logs every call without its body. A watch is logged as soon as it has begun.
 pub(crate) const POLICY: &str = "
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -20,35 +20,35 @@ rules:
 /// One call of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AuditEvent {
-    /// The user, such as `system:serviceaccount:portforward-system:portforward-operator`.
+    /// The user, for example `system:serviceaccount:portforward-system:portforward-operator`.
     pub(crate) user: String,
-    /// From where: the management address tells the agents apart.
+    /// The source address. The management addresses distinguish the agents.
     pub(crate) source: Option<IpAddr>,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, ...
     pub(crate) verb: String,
-    /// The group of the resource; empty for the core group.
+    /// The API group of the resource; empty for the core group.
     pub(crate) group: String,
-    /// The plural of the resource; empty for paths that are none.
+    /// The plural name of the resource; empty for paths that are not resources.
     pub(crate) resource: String,
-    /// Such as `status`; else empty.
+    /// For example `status`; otherwise empty.
     pub(crate) subresource: String,
-    /// Empty where the resource has none, or the call spans all.
+    /// Empty for a cluster-scoped resource or a call for all namespaces.
     pub(crate) namespace: String,
     /// Empty for calls of a collection.
     pub(crate) name: String,
-    /// Path and query.
+    /// The path and the query.
     pub(crate) uri: String,
-    /// The status of HTTP.
+    /// The HTTP status.
     pub(crate) code: u64,
 }
 
 impl AuditEvent {
-    /// Whether the call was to change something.
+    /// Whether the call is a write.
     pub(crate) fn writes(&self) -> bool {
         !["get", "list", "watch"].contains(&self.verb.as_str())
     }
 
-    /// `verb group/resource/subresource`, as an access rule would name it.
+    /// The call as an access rule names it: `verb group/resource/subresource`.
     pub(crate) fn permission(&self) -> String {
         let parts = [&self.group, &self.resource, &self.subresource];
         let path: Vec<&str> = parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
@@ -73,16 +73,16 @@ impl AuditEvent {
 }
 
 impl Plane {
-    /// Every call since the plane was made, in the order in which they were answered; earlier entries never change.
+    /// Every call since the plane was created, in the order in which the calls were answered. New entries are only appended.
     pub(crate) fn audit(&self) -> Vec<AuditEvent> {
         let text = fs::read_to_string(self.file("audit.log")).unwrap_or_default();
-        // The end of a watch repeats its beginning.
+        // A watch has a second entry when it ends.
         let mut seen = BTreeSet::new();
         let complete = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         complete.filter(|entry| seen.insert(entry["auditID"].to_string())).map(|entry| AuditEvent::read(&entry)).collect()
     }
 
-    /// The calls of one user since the first `from` calls of all users.
+    /// The calls of one user, without the first `from` calls of all users.
     pub(crate) fn audit_of(&self, user: &str, from: usize) -> Vec<AuditEvent> {
         self.audit().into_iter().skip(from).filter(|event| event.user == user).collect()
     }

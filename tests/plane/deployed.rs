@@ -1,4 +1,4 @@
-//! What an installation brings to the API, read from `deploy/base` and `crds`, whichever file it is in.
+//! The objects that an installation creates at the API server, read from all files of `deploy/base` and `crds`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::access::{AGENT, SYSTEM};
 
-/// What agents need to be judged, from first to last; the rest of an installation makes agents, of which a plane has none.
+/// The kinds that matter for the rights of agents, in the order in which they are applied. The other objects of an
+/// installation start agents; a plane has none.
 const KINDS: [&str; 8] = [
     "Namespace",
     "ServiceAccount",
@@ -20,25 +21,25 @@ const KINDS: [&str; 8] = [
     "ValidatingAdmissionPolicyBinding",
 ];
 
-/// The namespace, the rights and the policy of the agents.
+/// The namespace, the RBAC rules and the admission policy for the agents.
 pub(crate) fn access() -> Vec<Value> {
     let documents = documents("deploy/base");
     let of = |kind: &str| documents.iter().filter(|document| document["kind"] == kind).cloned().collect::<Vec<_>>();
     KINDS.iter().flat_map(|kind| of(kind)).collect()
 }
 
-/// The definition of `PortForward`.
+/// The CRD `PortForward`.
 pub(crate) fn definitions() -> Vec<Value> {
     documents("crds")
 }
 
-/// Objects as one text for `kubectl apply`.
+/// The objects as one text for `kubectl apply`.
 pub(crate) fn list(objects: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
 
-/// Every right that the agents get, each as a namespace (`None`: in all) and `verb group/resource`, with
-/// `/name` where it is a right to one object.
+/// Every right of the agents, as a namespace (`None`: all namespaces) and `verb group/resource`, with `/name` for a right to
+/// one object.
 pub(crate) fn granted() -> BTreeSet<(Option<String>, String)> {
     let objects = access();
     let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -53,9 +54,9 @@ pub(crate) fn granted() -> BTreeSet<(Option<String>, String)> {
             let near = object["kind"] == "ClusterRole" || object["metadata"]["namespace"] == *namespace;
             (&object["kind"], &object["metadata"]["name"]) == (kind, name) && near
         };
-        let role = objects.iter().find(is_role).unwrap_or_else(|| panic!("{kind} {name} is not there"));
+        let role = objects.iter().find(is_role).unwrap_or_else(|| panic!("{kind} {name} is missing"));
         for rule in role["rules"].as_array().into_iter().flatten() {
-            assert!(rule.get("nonResourceURLs").is_none(), "no URLs are expected: {rule}");
+            assert!(rule.get("nonResourceURLs").is_none(), "a rule with nonResourceURLs is not expected: {rule}");
             let names: Vec<String> = texts(&rule["resourceNames"]).into_iter().map(|name| format!("/{name}")).collect();
             let names = if names.is_empty() { vec![String::new()] } else { names };
             for group in texts(&rule["apiGroups"]) {

@@ -1,4 +1,4 @@
-//! Raw calls of the API, many over one connection: `curl` inside the plane's namespace.
+//! Raw API calls, many over one connection, by `curl` in the plane's namespace.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,85 +8,85 @@ use serde_json::Value;
 
 use crate::bed::netns::{Netns, output};
 
-/// How long one call may take, in seconds.
+/// The time limit of one call, in seconds.
 const LIMIT_SECS: u32 = 120;
 
 /// One call.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// The method.
+    /// The HTTP method.
     pub(crate) method: &'static str,
-    /// Path and query, from `/` on.
+    /// The path and the query, beginning with `/`.
     pub(crate) path: String,
-    /// What is sent, with its content type.
+    /// The body and its content type.
     pub(crate) body: Option<(&'static str, Value)>,
 }
 
 impl Request {
-    /// Reads.
+    /// Reads an object or a list.
     pub(crate) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: None }
     }
 
-    /// Deletes.
+    /// Deletes an object.
     pub(crate) fn delete(path: impl Into<String>) -> Self {
         Self { method: "DELETE", path: path.into(), body: None }
     }
 
-    /// Creates, or calls what takes a POST.
+    /// Creates an object, or sends another POST request.
     pub(crate) fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: "POST", path: path.into(), body: Some(("application/json", body)) }
     }
 
-    /// Replaces.
+    /// Replaces an object.
     pub(crate) fn put(path: impl Into<String>, body: Value) -> Self {
         Self { method: "PUT", path: path.into(), body: Some(("application/json", body)) }
     }
 
-    /// Changes the fields that the body names (RFC 7386).
+    /// Changes the fields that are in the body (RFC 7386).
     pub(crate) fn merge(path: impl Into<String>, body: Value) -> Self {
         Self { method: "PATCH", path: path.into(), body: Some(("application/merge-patch+json", body)) }
     }
 
-    /// Changes by a list of operations (RFC 6902).
+    /// Applies a list of operations (RFC 6902).
     pub(crate) fn json_patch(path: impl Into<String>, operations: Value) -> Self {
         Self { method: "PATCH", path: path.into(), body: Some(("application/json-patch+json", operations)) }
     }
 
-    /// Server-side apply; the query names the field manager.
+    /// Server-side apply. The query names the field manager.
     pub(crate) fn apply(path: impl Into<String>, body: Value) -> Self {
         Self { method: "PATCH", path: path.into(), body: Some(("application/apply-patch+yaml", body)) }
     }
 }
 
-/// What came back.
+/// The answer to a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
-    /// The status of HTTP; 0 where nothing answered.
+    /// The HTTP status; 0 if there was no answer.
     pub(crate) status: u16,
-    /// The answer; null where it is not JSON.
+    /// The body of the answer; null if it is not JSON.
     pub(crate) body: Value,
 }
 
 impl Response {
-    /// Whether it was done.
+    /// Whether the call succeeded.
     pub(crate) fn done(&self) -> bool {
         (200..300).contains(&self.status)
     }
 }
 
-/// How a server is reached.
+/// The server of the calls, and how it is reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer<'a> {
-    /// From where.
+    /// The namespace of the client.
     pub(crate) netns: &'a Netns,
-    /// Such as `https://192.0.2.1:6443`.
+    /// For example `https://192.0.2.1:6443`.
     pub(crate) url: &'a str,
-    /// The certificate of its authority, and the token that is shown to it.
+    /// The CA certificate of the server, and the token of the client.
     pub(crate) credentials: Option<(&'a Path, &'a str)>,
 }
 
-/// Sends the calls one after the other; one answer to each, in their order.
+/// Sends the calls one after the other. Returns one answer for each, in the same order.
 pub(crate) fn send(peer: Peer<'_>, requests: &[Request]) -> Vec<Response> {
     let folder = tempfile::Builder::new().prefix("pf-plane-http-").tempdir().expect("a temporary folder can be made");
     let file = |name: &str, index: usize| folder.path().join(format!("{name}-{index}"));
@@ -110,7 +110,7 @@ pub(crate) fn send(peer: Peer<'_>, requests: &[Request]) -> Vec<Response> {
     }
     let config_file = file("config", 0);
     fs::write(&config_file, config).expect("the folder can be written");
-    // The status of curl is that of its last call alone; that of each call says more.
+    // The exit status of curl is that of the last call only, so the status of each call is used.
     let said = output(peer.netns.command("curl").arg("--disable").arg("--config").arg(config_file));
     let statuses = String::from_utf8_lossy(&said.stdout);
     let mut statuses = statuses.lines();

@@ -1,14 +1,14 @@
-//! A real `etcd` and `kube-apiserver` in a network namespace of their own, which the proxies of a bed reach by a
-//! management network, so that nothing listens outside of the namespaces.
+//! A real `etcd` and `kube-apiserver` in their own network namespace. The proxies of a bed reach it by a management network,
+//! so nothing listens outside of the namespaces.
 //!
 //! ```text
 //! cp 172.31.255.1 ──┬── mgmt px0 172.31.255.11
 //!                   └── mgmt px1 172.31.255.12 ...
 //! ```
 //!
-//! No controller runs: a namespace ends by [`Plane::delete_namespace`], a node exists by [`Plane::add_node`].
-//! Dropped, killed or forgotten in a `static`, a plane leaves nothing behind.
-#![allow(dead_code, reason = "every test binary builds the whole plane and uses its own part of it")]
+//! No controllers run: [`Plane::delete_namespace`] deletes a namespace, and [`Plane::add_node`] creates a node. A plane is
+//! always removed completely: when it is dropped, when the test process is killed, and if it is in a `static`.
+#![allow(dead_code, reason = "every test binary compiles the whole plane and uses only a part of it")]
 
 pub(crate) mod access;
 pub(crate) mod audit;
@@ -38,19 +38,20 @@ use crate::bed::{Bed, wire};
 
 pub(crate) use objects::Resource;
 
-/// The API server, as a node of the bed reaches it.
+/// The address of the API server for the nodes of the bed.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 31, 255, 1);
-/// The same as a URL.
+/// The same address as a URL.
 pub(crate) const URL: &str = "https://172.31.255.1:6443";
-/// The store, on the loopback of the plane's namespace.
+/// The address of etcd, on the loopback of the plane's namespace.
 const ETCD: &str = "http://127.0.0.1:2379";
 
-/// How long a start may take; generous, because planes share few cores.
+/// The time limit for a start. It is long, because several planes share few cores.
 const START: Duration = Duration::from_mins(4);
-/// How long an orderly end may take: until the last watch over HTTP/1.1 has come to its own end, 25 s for an agent's.
+/// The time limit for a graceful end. The API server waits until the last watch over HTTP/1.1 has ended by itself, which is 25
+/// s for a watch of an agent.
 const END: Duration = Duration::from_mins(3);
 
-/// A running API server and what it needs.
+/// A running API server and the programs and files that it needs.
 #[derive(Debug)]
 pub(crate) struct Plane {
     // Fields are dropped in this order.
@@ -62,14 +63,14 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// A plane for the proxies of a bed, with the definition, the access rules, the policy and the namespace of this project.
+    /// A plane for the proxies of a bed, with the CRD, the RBAC rules, the admission policy and the namespace of this project.
     pub(crate) fn new(bed: &Bed) -> Self {
         let plane = Self::bare(bed);
         plane.install();
         plane
     }
 
-    /// The same without anything of this project: [`Plane::install`] is still to come.
+    /// The same without the objects of this project, which [`Plane::install`] creates.
     pub(crate) fn bare(bed: &Bed) -> Self {
         Self::with(Some(bed), &[])
     }
@@ -81,10 +82,10 @@ impl Plane {
         plane
     }
 
-    /// A bare plane whose API server takes more options.
+    /// A plane without the objects of this project, whose API server has additional options.
     pub(crate) fn with(bed: Option<&Bed>, options: &[&str]) -> Self {
         static PLANES: AtomicU32 = AtomicU32::new(0);
-        // Before anything is there that the wait would hold up: it may take minutes.
+        // This may take minutes. It comes first, so that nothing else has to wait for it.
         programs::folder();
         let netns = Netns::create(PLANES.fetch_add(1, Ordering::Relaxed), "cp");
         let folder = tempfile::Builder::new().prefix("pf-plane-").tempdir().expect("a temporary folder can be made");
@@ -99,26 +100,26 @@ impl Plane {
         plane
     }
 
-    /// Applies what `deploy/` and `crds/` hold, and waits until the API serves forwards.
+    /// Applies the objects of `deploy/` and `crds/`, and waits until the API serves forwards.
     pub(crate) fn install(&self) {
         self.apply(&deployed::list(&[deployed::access(), deployed::definitions()].concat()));
         self.wait_served();
     }
 
-    /// Cables a proxy anew that was rebooted.
+    /// Connects a proxy again after its reboot.
     pub(crate) fn reconnect(&self, bed: &Bed, index: usize) {
         self.netns.unplug(&format!("px{index}"));
         connect_proxy(&self.netns, bed, index);
     }
 
-    /// Starts the API server again, on the data and with the certificate that it had, and waits until it is ready.
+    /// Starts the API server again with its previous data and certificate, and waits until it is ready.
     pub(crate) fn start(&self) {
         let mut apiserver = self.apiserver();
         assert!(apiserver.is_none(), "the API server runs already");
         let process = start_apiserver(&self.netns, self.folder.path());
         let running = apiserver.insert(process);
         let mut ended = None;
-        // Until its certificate is there, the first start has no authority to trust.
+        // At the first start, there is no CA to trust until the API server has created its certificate.
         let ready = eventually(START, || {
             ended = running.child.try_wait().expect("a child can be waited for");
             ended.is_some() || (self.keep_authority() && self.send_one(&http::Request::get("/readyz")).done())
@@ -126,8 +127,8 @@ impl Plane {
         assert!(ready && ended.is_none(), "the API server is not ready ({ended:?})\n{}", self.log());
     }
 
-    /// Stops the API server in order (SIGTERM): it answers 429 for a moment, ends its watches after two seconds, and
-    /// connections are refused from then on.
+    /// Stops the API server gracefully (SIGTERM): it answers 429 for a moment and ends its watches after two seconds. From
+    /// then on, connections are refused.
     pub(crate) fn stop(&self) {
         let mut process = self.apiserver().take().expect("the API server runs");
         process.signal(Signal::TERM);
@@ -140,18 +141,18 @@ impl Plane {
         drop(self.apiserver().take().expect("the API server runs"));
     }
 
-    /// Freezes the API server (SIGSTOP): connections are made, and nothing answers.
+    /// Stops the process of the API server (SIGSTOP): connections are accepted, but nothing answers.
     pub(crate) fn freeze(&self) {
         self.apiserver().as_ref().expect("the API server runs").signal(Signal::STOP);
     }
 
-    /// Lets a frozen one go on.
+    /// Lets a frozen API server continue.
     pub(crate) fn thaw(&self) {
         self.apiserver().as_ref().expect("the API server runs").signal(Signal::CONT);
     }
 
-    /// Makes the store forget every older state, after one change of its own: whoever then asks the store for what
-    /// happened since gets 410. While the API server runs, its watch cache still knows; stop it before, start it after.
+    /// Makes etcd forget every older revision, after one write. A request for the changes since an older revision then gets
+    /// 410. A running API server still has them in its watch cache, so stop it before and start it afterwards.
     pub(crate) fn compact(&self) {
         let etcd = |path: &str, body| {
             let peer = http::Peer { netns: &self.netns, url: ETCD, credentials: None };
@@ -159,12 +160,12 @@ impl Plane {
             assert!(answer.done(), "etcd {path}: {answer:?}");
             answer.body
         };
-        // `/test` and `x` in base 64, as etcd's JSON has them.
+        // `/test` and `x` in base 64, as the JSON of etcd requires.
         let put = etcd("/v3/kv/put", serde_json::json!({"key": "L3Rlc3Q=", "value": "eA=="}));
         etcd("/v3/kv/compaction", serde_json::json!({"revision": put["header"]["revision"], "physical": true}));
     }
 
-    /// `kubectl` as the administrator, whose outcome the caller judges.
+    /// Runs `kubectl` as the administrator. The caller checks the result.
     pub(crate) fn kubectl<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
         self.kubectl_with(arguments, "")
     }
@@ -176,17 +177,17 @@ impl Plane {
         kubectl.env("KUBECACHEDIR", self.file("kubectl-cache"));
         kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut kubectl = kubectl.spawn().expect("nsenter is installed");
-        // Where it ends without reading, its own word says more than the broken pipe.
+        // If kubectl ends without reading, its own error is more useful than the broken pipe.
         let _ = kubectl.stdin.take().expect("the input is piped").write_all(input.as_bytes());
         kubectl.wait_with_output().expect("kubectl can be waited for")
     }
 
-    /// Sends calls as the administrator, in their order over one connection.
+    /// Sends calls as the administrator, in this order, over one connection.
     pub(crate) fn send(&self, requests: &[http::Request]) -> Vec<http::Response> {
         self.send_as(access::ADMIN, requests)
     }
 
-    /// The same as the holder of a token.
+    /// The same with a token.
     pub(crate) fn send_as(&self, token: &str, requests: &[http::Request]) -> Vec<http::Response> {
         let authority = self.authority();
         http::send(http::Peer { netns: &self.netns, url: URL, credentials: Some((&authority, token)) }, requests)
@@ -197,17 +198,17 @@ impl Plane {
         self.send(std::slice::from_ref(request)).remove(0)
     }
 
-    /// The certificate that vouches for the API server, as PEM.
+    /// The CA certificate of the API server, as PEM.
     pub(crate) fn authority(&self) -> PathBuf {
         self.file("ca.crt")
     }
 
-    /// The plane's namespace.
+    /// The network namespace of the plane.
     pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// What the API server logged, its errors only.
+    /// The errors in the log of the API server.
     pub(crate) fn log(&self) -> String {
         let text = fs::read_to_string(self.file("kube-apiserver.log")).unwrap_or_default();
         text.lines().filter(|line| line.starts_with('E') || line.starts_with('F')).fold(String::new(), |mut kept, line| {
@@ -216,22 +217,23 @@ impl Plane {
         })
     }
 
-    /// Where the programs of the control plane keep their files.
+    /// The folder in which the programs of the control plane keep their files.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A file of the plane's folder.
+    /// A file in the plane's folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     fn apiserver(&self) -> MutexGuard<'_, Option<Process>> {
-        // A start that panicked leaves a process or none, both of which are told apart here.
+        // After a start that panicked, the value is a process or `None`. Both are valid, so the poisoning is ignored.
         self.apiserver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the authority of the certificate that the API server has made for itself: the last of that file. False before.
+    /// Stores the CA of the certificate that the API server has created for itself: it is the last one in that file. Returns
+    /// false if the file is not complete yet.
     fn keep_authority(&self) -> bool {
         let Ok(chain) = fs::read_to_string(self.file("certificates/apiserver.crt")) else { return false };
         let Some(last) =
@@ -252,23 +254,23 @@ impl Drop for Plane {
     }
 }
 
-/// A child that ends with its owner.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
-    /// Starts a program in a namespace; it logs to a file beside its data.
+    /// Starts a program in a namespace. Its log is a file next to its data.
     pub(crate) fn start(mut command: Command, folder: &Path, name: &str) -> Self {
         let log = File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
         let log = log.expect("the plane's folder can be written");
-        // nsenter becomes the program by exec(2): the child's pid is the program's.
+        // nsenter becomes the program by exec(2), so the child's pid is the program's pid.
         let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
         Self { child }
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a child that was not waited for has its pid");
     }
@@ -281,7 +283,7 @@ impl Drop for Process {
     }
 }
 
-/// The management network.
+/// Creates the management network.
 fn connect(netns: &Netns, bed: Option<&Bed>) {
     netns.ip_batch([
         "link add mgmt type bridge".to_owned(),
@@ -300,7 +302,7 @@ fn connect_proxy(netns: &Netns, bed: &Bed, index: usize) {
     proxy.ip(&format!("addr add {}/24 dev mgmt", proxy_address(index)));
 }
 
-/// The management address of a proxy of the bed, by its index.
+/// The management address of the proxy with this index.
 pub(crate) fn proxy_address(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(172, 31, 255, 11 + u8::try_from(index).expect("a bed has few proxies"))
 }
@@ -310,12 +312,12 @@ fn start_etcd(netns: &Netns, folder: &Path) -> Process {
     etcd.arg("--data-dir").arg(folder.join("etcd"));
     etcd.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
     etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
-    // Nothing here has to outlive the machine.
+    // The data need not survive a crash of the machine.
     etcd.args(["--initial-cluster", "default=http://127.0.0.1:2380", "--unsafe-no-fsync", "--log-level", "warn"]);
     Process::start(etcd, folder, "etcd")
 }
 
-/// The files that the API server reads.
+/// Creates the files that the API server reads.
 fn prepare(folder: &Path) {
     access::make_key(&folder.join("sa.key"));
     let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("the plane's folder can be written");
@@ -339,7 +341,7 @@ fn start_apiserver(netns: &Netns, folder: &Path) -> Process {
     apiserver.arg(format!("--service-account-issuer={}", access::ISSUER));
     apiserver.args(["--bind-address=0.0.0.0", "--secure-port=6443", "--authorization-mode=Node,RBAC"]);
     apiserver.args(["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--allow-privileged=true"]);
-    // With a watch open, an orderly end takes a minute without the second of these, and two seconds with it.
+    // With an open watch, a graceful end takes two seconds with the second of these options, and a minute without it.
     apiserver.args(["--kubelet-preferred-address-types=InternalIP", "--shutdown-send-retry-after=true"]);
     apiserver.args(fs::read_to_string(folder.join("options")).unwrap_or_default().lines());
     Process::start(apiserver, folder, "kube-apiserver")

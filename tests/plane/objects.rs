@@ -1,4 +1,4 @@
-//! Objects of the API, by raw calls (a few milliseconds each) and by `kubectl apply` as users do it.
+//! Access to API objects: by raw calls (a few milliseconds each) and by `kubectl apply`, as users do it.
 
 use std::process::Output;
 
@@ -9,33 +9,33 @@ use super::http::Request;
 pub(crate) use crate::bed::wait::PATIENCE;
 use crate::bed::wait::eventually;
 
-/// The resources that tests look at.
+/// The resources that tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// Ours.
+    /// The resource of this project.
     Forwards,
-    /// Of the cluster.
+    /// Cluster-scoped.
     Nodes,
-    /// Of the cluster.
+    /// Cluster-scoped.
     Namespaces,
-    /// Of a namespace.
+    /// Namespaced.
     ServiceAccounts,
-    /// Of a namespace, in `coordination.k8s.io`.
+    /// Namespaced, in `coordination.k8s.io`.
     Leases,
-    /// Of a namespace, in `events.k8s.io`.
+    /// Namespaced, in `events.k8s.io`.
     Events,
-    /// Of the cluster.
+    /// Cluster-scoped.
     ClusterRoles,
-    /// Of a namespace.
+    /// Namespaced.
     Roles,
-    /// The definitions of resources, of the cluster.
+    /// CRDs, cluster-scoped.
     Definitions,
-    /// Of a namespace, in `discovery.k8s.io`.
+    /// Namespaced, in `discovery.k8s.io`.
     EndpointSlices,
 }
 
 impl Resource {
-    /// The path of `namespace/name`, or of `name` where it belongs to the cluster; without a name, of the collection.
+    /// The path of `namespace/name`, or of `name` for a cluster-scoped object. Without a name, the path of the collection.
     pub(crate) fn path(self, namespace: Option<&str>, name: Option<&str>) -> String {
         let (group, plural) = match self {
             Self::Forwards => ("apis/portforward.dev/v1alpha1", "portforwards"),
@@ -54,7 +54,7 @@ impl Resource {
         format!("/{group}{namespace}/{plural}{name}")
     }
 
-    /// The path of an object by its key, `namespace/name` or `name`.
+    /// The path of an object with the key `namespace/name` or `name`.
     fn object(self, key: &str) -> String {
         match key.split_once('/') {
             Some((namespace, name)) => self.path(Some(namespace), Some(name)),
@@ -64,61 +64,62 @@ impl Resource {
 }
 
 impl Plane {
-    /// `kubectl apply --server-side --validate=strict` of a text, which has to succeed; what it printed.
+    /// Runs `kubectl apply --server-side --validate=strict` with this text, which must succeed. Returns its output.
     pub(crate) fn apply(&self, yaml: &str) -> String {
         self.try_apply(yaml).unwrap_or_else(|refusal| panic!("{refusal}\n{yaml}"))
     }
 
-    /// The same; `Err` with what a user reads where it is refused.
+    /// The same; returns `Err` with the error output if it is refused.
     pub(crate) fn try_apply(&self, yaml: &str) -> Result<String, String> {
         let output = self.apply_output(yaml);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// The same, with its warnings on stderr.
+    /// The same; returns the whole output, with warnings on stderr.
     pub(crate) fn apply_output(&self, yaml: &str) -> Output {
         let arguments = ["apply", "--server-side", "--validate=strict", "--field-manager=test", "--force-conflicts", "-f", "-"];
         self.kubectl_with(arguments, yaml)
     }
 
-    /// An object by its key (`namespace/name`, or `name`); `None` where there is none.
+    /// The object with this key (`namespace/name` or `name`); `None` if it does not exist.
     pub(crate) fn get(&self, resource: Resource, key: &str) -> Option<Value> {
         let answer = self.send_one(&Request::get(resource.object(key)));
         assert!(answer.done() || answer.status == 404, "{resource:?} {key}: {answer:?}");
         answer.done().then_some(answer.body)
     }
 
-    /// Every object of a resource, of all namespaces.
+    /// Every object of a resource, in all namespaces.
     pub(crate) fn list(&self, resource: Resource) -> Vec<Value> {
         let answer = self.send_one(&Request::get(resource.path(None, None)));
         assert!(answer.done(), "{resource:?}: {answer:?}");
         answer.body["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Deletes an object that is there.
+    /// Deletes an object, which must exist.
     pub(crate) fn delete(&self, resource: Resource, key: &str) {
         self.must(&Request::delete(resource.object(key)));
     }
 
-    /// Changes the fields that `changes` names, null removes; what the object is then.
+    /// Changes the fields in `changes`; null removes a field. Returns the changed object.
     pub(crate) fn patch(&self, resource: Resource, key: &str, changes: Value) -> Value {
         self.must(&Request::merge(resource.object(key), changes))
     }
 
-    /// Sends a call that has to succeed; its answer.
+    /// Sends a call that must succeed. Returns its answer.
     pub(crate) fn must(&self, request: &Request) -> Value {
         let answer = self.send_one(request);
         assert!(answer.done(), "{request:?}\n{answer:?}");
         answer.body
     }
 
-    /// Makes a namespace.
+    /// Creates a namespace.
     pub(crate) fn add_namespace(&self, name: &str) {
         self.must(&Request::post(Resource::Namespaces.path(None, None), json!({"metadata": {"name": name}})));
     }
 
-    /// Deletes a namespace with the forwards in it, as the controller of namespaces does, which is not part of a plane.
+    /// Deletes a namespace and the forwards in it. The namespace controller does this in a cluster, but does not run in a
+    /// plane.
     pub(crate) fn delete_namespace(&self, name: &str) {
         let path = Resource::Namespaces.path(None, Some(name));
         self.must(&Request::delete(&*path));
@@ -128,19 +129,19 @@ impl Plane {
         self.must(&Request::put(format!("{path}/finalize"), namespace));
     }
 
-    /// Makes a node, as a kubelet would.
+    /// Creates a node, as a kubelet does.
     pub(crate) fn add_node(&self, name: &str, labels: &Value) {
         let node = json!({"metadata": {"name": name, "labels": labels}});
         self.must(&Request::post(Resource::Nodes.path(None, None), node));
     }
 
-    /// Waits until the API serves forwards: the definition is established and the first list comes back.
+    /// Waits until the API serves forwards: the CRD is established and a list succeeds.
     pub(crate) fn wait_served(&self) {
         let served = || self.send_one(&Request::get(Resource::Forwards.path(None, None))).done();
         assert!(eventually(PATIENCE, served), "forwards are not served\n{:#?}", self.list(Resource::Definitions));
     }
 
-    /// Waits for an object to hold something; panics with the object if it does not come.
+    /// Waits until `holds` is true for the object. Otherwise panics with the object.
     pub(crate) fn wait(&self, resource: Resource, key: &str, claim: &str, holds: impl Fn(&Value) -> bool) {
         let held = eventually(PATIENCE, || self.get(resource, key).is_some_and(|object| holds(&object)));
         assert!(held, "{key}: {claim}\n{:#}", self.get(resource, key).unwrap_or_default());
@@ -151,12 +152,13 @@ impl Plane {
         self.get(Resource::Forwards, key)
     }
 
-    /// The `(status, reason)` of a condition of the summary that judges the present generation; `None` while it judges an older one.
+    /// The `(status, reason)` of a summary condition for the current generation; `None` while the condition refers to an older
+    /// one.
     pub(crate) fn condition(&self, key: &str, condition: &str) -> Option<(String, String)> {
         judged(&self.forward(key)?, condition)
     }
 
-    /// Waits for a condition of the summary to have this status and reason; panics with the object if it does not come.
+    /// Waits until a summary condition has this status and reason. Otherwise panics with the object.
     pub(crate) fn wait_condition(&self, key: &str, condition: &str, status: &str, reason: &str) {
         let wanted = Some((status.to_owned(), reason.to_owned()));
         let claim = format!("never became {condition}={status} {reason}");
@@ -170,7 +172,7 @@ impl Plane {
     }
 }
 
-/// The `(status, reason)` of a condition of the summary, if it judges the present generation.
+/// The `(status, reason)` of a summary condition, if it refers to the current generation.
 fn judged(forward: &Value, condition: &str) -> Option<(String, String)> {
     let found = forward["status"]["conditions"].as_array()?.iter().find(|each| each["type"] == condition)?;
     let text = |field: &str| found[field].as_str().map(str::to_owned);
