@@ -1,4 +1,5 @@
-//! Beside rules of other programs, on the real kernel: what the agent says of them is what becomes of the packets.
+//! The operator together with rules of other programs, on the real kernel: what the agent reports about these rules is what
+//! happens to the packets.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -17,14 +18,14 @@ on_both_variants! {
     what_is_no_business_of_the_flows_is_not_told,
 }
 
-/// What the agent has to say, and what becomes of a connection.
+/// The expected report of the agent, and the expected result of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
-    /// `Ready=False`, and no connection comes about.
+    /// `Ready=False`, and no connection succeeds.
     Dropped,
-    /// `Ready=True` without a word, and it does.
+    /// `Ready=True` without a note, and connections succeed.
     Nothing,
-    /// `Ready=True` with a note; it may or may not.
+    /// `Ready=True` with a note. Connections may succeed or fail.
     Noted,
 }
 
@@ -57,7 +58,8 @@ fn ready_with(stage: &Stage, note: &str) -> String {
 
 /// Runs the command that the message proposes.
 fn mend(proxy: &Proxy, message: &str) {
-    let (_, command) = message.split_once("let it pass by ").unwrap_or_else(|| panic!("no line: {message}"));
+    let (_, command) =
+        message.split_once("let it pass by ").unwrap_or_else(|| panic!("the message contains no command: {message}"));
     let command = command.split(", and keep").next().unwrap_or(command);
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
@@ -69,11 +71,12 @@ fn is_ready(stage: &Stage) -> bool {
     stage.agent.condition(SEED, "Ready").is_some_and(|(status, _)| status == "True")
 }
 
-/// A chain that is noted always, and stops nothing: when it is told, all that was loaded before it was looked at.
+/// A chain that the agent always notes and that drops no packet of the tests. When the agent reports it, the agent has read
+/// everything that was loaded before it.
 const MARKER: &str =
     "table inet marker { chain named { type filter hook forward priority 5; limit rate over 1000/second drop\n }\n }\n";
 
-/// Loads `rules`, and has the agent look at them: there is nothing that it says of them.
+/// Loads `rules`, waits until the agent has read them, and asserts that it reports nothing about them.
 fn not_told(stage: &Stage, rules: &str) {
     load(stage.proxy(), rules);
     load(stage.proxy(), MARKER);
@@ -82,7 +85,7 @@ fn not_told(stage: &Stage, rules: &str) {
     drop_table(stage.proxy(), "inet marker");
 }
 
-/// Changes of legacy iptables make no event, so something else has to.
+/// A change of legacy iptables causes no event. This change causes one.
 fn look_again(stage: &Stage) {
     load(stage.proxy(), "table inet marker\n");
     drop_table(stage.proxy(), "inet marker");
@@ -92,7 +95,7 @@ fn stage(variant: Variant) -> Stage {
     Stage::of(variant, Bed::new(), &[(FILE, Manifest::seed())])
 }
 
-/// The rules of a forward chain with the policy drop, and what becomes of the seed.
+/// The rules of a forward chain with policy drop, and the expected result for the example forward.
 const WITH_POLICY_DROP: [(&str, Said); 16] = [
     ("", Said::Dropped),
     ("ct state established,related accept", Said::Dropped),
@@ -124,7 +127,7 @@ fn what_a_chain_does_to_the_flows_is_said(variant: Variant) {
             let others = "chain on { accept\n }\n chain off { counter drop\n }\n chain back { return\n }";
             load(stage.proxy(), &format!("table {family} guard {{ {others}\n {chain}\n }}\n"));
             match said {
-                // UDP may be dropped too where TCP is not.
+                // UDP may be dropped in cases where TCP is not.
                 Said::Dropped => {
                     stage.agent.wait_condition(SEED, "Ready", "False", "DroppedByFirewall");
                     let message = stage.message(SEED, "Ready");
@@ -139,7 +142,9 @@ fn what_a_chain_does_to_the_flows_is_said(variant: Variant) {
                 Said::Noted => drop(ready_with(&stage, "MayBeDropped")),
             }
             drop_table(stage.proxy(), &format!("{family} guard"));
-            wait("all is well again", || is_ready(&stage) && !stage.message(SEED, "Ready").contains("MayBe"));
+            wait("the forward is ready again without a note", || {
+                is_ready(&stage) && !stage.message(SEED, "Ready").contains("MayBe")
+            });
         }
     }
 }
@@ -158,11 +163,11 @@ fn the_line_in_the_message_mends_it(variant: Variant) {
     for (family, chain) in chains {
         load(stage.proxy(), &format!("table {family} guard {{ chain named {{ {chain}\n }}\n }}\n"));
         let mut message = dropped(&stage, &format!("{family} guard named"));
-        // Where it stops both directions, each has a line of its own.
+        // If the chain drops both directions, the message has one command for each.
         for _ in 0..2 {
             mend(stage.proxy(), &message);
             let before = message.clone();
-            wait("the line is seen", || stage.message(SEED, "Ready") != before);
+            wait("the agent has seen the new rule", || stage.message(SEED, "Ready") != before);
             message = stage.message(SEED, "Ready");
             if is_ready(&stage) {
                 break;
@@ -194,7 +199,7 @@ fn a_policy_of_drop_in_the_other_variant_is_named_and_its_line_mends_it(variant:
     look_again(&stage);
     ready_without_notes(&stage.agent);
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
-    // And by mangle, which no jump of ours is in, in whichever variant.
+    // The same in the mangle table, which contains no jump of the operator, in both variants.
     for each in Variant::ALL {
         stage.proxy().iptables(each, "-t mangle -A FORWARD -p tcp --dport 80 -j DROP");
         look_again(&stage);
@@ -232,7 +237,7 @@ fn a_nat_chain_that_comes_first_is_noted(variant: Variant) {
         let message = ready_with(&stage, "MayBeTranslatedFirst");
         assert!(message.contains("ip first named"), "{message}");
         mend(stage.proxy(), &message);
-        wait("the line is seen", || !stage.message(SEED, "Ready").contains("MayBe"));
+        wait("the agent has seen the new rule", || !stage.message(SEED, "Ready").contains("MayBe"));
         assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{chain}");
         drop_table(stage.proxy(), "ip first");
     }
@@ -247,20 +252,20 @@ fn a_nat_chain_that_comes_first_is_noted(variant: Variant) {
     }
 }
 
-/// Rules as they are found beside us.
+/// Rules that other programs have on real nodes.
 const HARMLESS: [&str; 8] = [
-    // Switched off.
+    // Disabled.
     "table inet guard { flags dormant; chain forward { type filter hook forward priority 0; policy drop; }\n }",
-    // Called by nobody, or for packets of others.
+    // Chains that nothing calls, or that are for other packets.
     "table inet guard { chain forward { drop\n }\n chain input { type filter hook input priority 0; policy drop; }\n }",
     "table ip6 guard { chain forward { type filter hook forward priority 0; policy drop; }\n }",
     "table arp guard { chain input { type filter hook input priority 0; policy accept; drop\n }\n }",
     "table netdev guard { chain named { type filter hook ingress device lo priority 0; policy drop; }\n }",
     "table bridge guard { chain forward { type filter hook forward priority 0; policy drop; }\n chain in { type filter hook prerouting priority 0; policy drop; }\n }",
-    // firewalld, in short.
+    // The essential rules of firewalld.
     "table inet firewalld { chain prerouting { type filter hook prerouting priority filter + 10; policy accept; icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept\n meta nfproto ipv6 fib saddr . mark . iif oif missing drop\n }
      chain forward { type filter hook forward priority filter + 10; policy accept; ct state { established, related } accept\n ct status dnat accept\n iifname \"lo\" accept\n ct state { invalid } drop\n reject with icmpx admin-prohibited\n }\n }",
-    // kube-proxy, in short.
+    // The essential rules of kube-proxy.
     "table ip kube-proxy { chain check { reject\n }\n chain forward { type filter hook forward priority -110; ct state new jump check\n }
      chain postrouting { type nat hook postrouting priority srcnat; meta mark and 0x4000 != 0 masquerade\n }\n }",
 ];

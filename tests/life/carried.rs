@@ -1,4 +1,5 @@
-//! What each forward carried, as a scrape of a running agent shows it, against what hosts did and other tools counted.
+//! The counters of each forward, as scraped from a running agent, compared with the actions of the hosts and the counters of
+//! other tools.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +32,7 @@ fn both_ways() -> Manifest {
     Manifest::seed().with("/spec/reverse", json!({"ports": [{"name": "back", "port": BACK, "targetPort": 80}]}))
 }
 
-/// The samples of what the seed's forward carried, by what tells them apart: `connections TCP forward`.
+/// The traffic samples of the example forward, by their labels: `connections TCP forward`.
 fn carried(proxy: &Proxy) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for Sample { name, labels, value } in parse(&page(proxy, "/metrics").text).into_iter().flat_map(|family| family.samples) {
@@ -44,14 +45,14 @@ fn carried(proxy: &Proxy) -> BTreeMap<String, f64> {
     found
 }
 
-/// Whole numbers as text: what a counter has.
+/// The values of these counters as integers in text form.
 fn shown(carried: &BTreeMap<String, f64>, keys: &[&str]) -> Vec<String> {
     keys.iter().map(|key| carried.get(*key).map_or("-".to_owned(), |value| format!("{value:.0}"))).collect()
 }
 
 const CONNECTIONS: [&str; 3] = ["connections TCP forward", "connections UDP forward", "connections TCP reverse"];
 
-/// Waits until the connections are exactly these; they must never have been more, nor fallen below `least`.
+/// Waits until the numbers of connections are exactly `wanted`. Until then, they must be between `least` and `wanted`.
 fn wait_connections(proxy: &Proxy, least: [u64; 3], wanted: [u64; 3]) {
     let number = |text: &String| text.parse::<u64>().unwrap_or_default();
     let counted = eventually(3 * SOON, || {
@@ -79,23 +80,23 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
     open(3);
     let mut datagrams = [flow(&bed), flow(&bed)];
     for flow in &mut datagrams {
-        flow.ask(ANSWER).expect("a second datagram begins nothing");
+        flow.ask(ANSWER).expect("a second datagram starts no new flow");
     }
-    tcp_ask(&bed.server, SERVER, (EXTERNAL, BACK), ANSWER).expect("reverse is served");
+    tcp_ask(&bed.server, SERVER, (EXTERNAL, BACK), ANSWER).expect("reverse works");
     wait_connections(proxy, [0; 3], [3, 2, 1]);
 
-    // The rule is written anew, with another upstream.
+    // The rule is rewritten with another upstream.
     manifests.put(FILE, &both_ways().for_second_server().text());
     wait("the new upstream is served", || proxy.iptables(variant, "-t nat -S").contains("3.3.3.4:80"));
     open(2);
     wait_connections(proxy, [3, 2, 1], [5, 2, 1]);
-    // The rules move to other chains, because there are more of them.
+    // The rules move to other chains, because their number grows.
     let ports: Vec<_> = (0..40).map(|n| json!({"name": format!("p{n}"), "port": 80 + n, "targetPort": 80})).collect();
     manifests.put(FILE, &both_ways().with("/spec/ports", ports).text());
     wait("a chain was split", || proxy.our_rules(variant).iter().filter(|line| line.contains("DNAT")).count() > 40);
     open(2);
     wait_connections(proxy, [5, 2, 1], [7, 2, 1]);
-    // Another program takes our rules out; they come back.
+    // Another program deletes the operator's rules, and the agent restores them.
     proxy.iptables(variant, "-t nat -F PF-PRE");
     let repaired = || proxy.our_rules(variant).iter().any(|line| line.starts_with("nat -A PF-PRE"));
     assert!(eventually(3 * SOON, repaired), "{:?}", proxy.our_rules(variant));
@@ -110,7 +111,7 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
     wait_connections(proxy, [0; 3], [2, 0, 0]);
 
     manifests.remove(FILE);
-    wait("a forward that is gone has no series", || carried(proxy).is_empty());
+    wait("a deleted forward has no series", || carried(proxy).is_empty());
 }
 
 #[test]
@@ -127,10 +128,10 @@ fn nothing_is_said_of_single_forwards_where_that_is_not_wanted() {
     }
 }
 
-/// What `conntrack` counts for the flows to one port: sums by direction of the packets.
+/// The counters of `conntrack` for the flows to one port: packets and bytes, as sums by direction.
 type Sums = [u64; 4];
 
-/// Packets and bytes of the original direction and the replies, in what a line of conntrack(8) says.
+/// The packets and bytes of the original direction and of the replies, from a line of conntrack(8).
 fn counts(line: &str) -> Option<Sums> {
     let counter = Regex::new(r"packets=(\d+) bytes=(\d+)").unwrap();
     let numbers: Vec<u64> =
@@ -142,7 +143,7 @@ fn plus(sums: &mut Sums, more: Sums) {
     sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 
-/// `conntrack -E -e DESTROY`, from before the first flow on.
+/// `conntrack -E -e DESTROY`, started before the first flow.
 struct Ends {
     process: Child,
     lines: Arc<Mutex<Vec<String>>>,
@@ -214,7 +215,7 @@ fn packets_and_bytes_are_what_conntrack_says_of_flows_that_live_and_of_those_tha
     };
     let ours = || shown(&carried(proxy), &BYTES);
     let text = |sums: Sums| sums.map(|sum| sum.to_string()).to_vec();
-    assert!(eventually(3 * SOON, || (told().0, told().1) == (1, 20)), "one lives, twenty have ended: {:?}", told());
+    assert!(eventually(3 * SOON, || (told().0, told().1) == (1, 20)), "one flow exists and twenty have ended: {:?}", told());
     assert!(eventually(2 * SOON, || ours() == text(told().2)), "{:?} is not {:?}", ours(), told());
     assert!(told().2[3] > 200_000 && told().2[1] > 60_000, "{:?}", told());
     let udp = carried(proxy)["packets UDP forward upstream"];
@@ -225,13 +226,13 @@ fn packets_and_bytes_are_what_conntrack_says_of_flows_that_live_and_of_those_tha
     let before = ours();
     drop(long);
     assert!(eventually(3 * SOON, || told().0 == 0 && ours() == text(told().2)), "{:?} is not {:?}", ours(), told());
-    assert_ne!(before, ours(), "the last packets count too");
+    assert_ne!(before, ours(), "the last packets are counted too");
 
     let last = ours();
     set(proxy, "nf_conntrack_acct", "0");
     assert!(eventually(2 * SOON, || ours() == ["-"; 4]), "absent, not 0: {:?}", ours());
     set(proxy, "nf_conntrack_acct", "1");
-    assert!(eventually(2 * SOON, || ours() == last), "they go on: {:?}", ours());
+    assert!(eventually(2 * SOON, || ours() == last), "the counters continue: {:?}", ours());
 }
 
 #[test]
@@ -257,6 +258,6 @@ fn what_a_connection_carried_before_the_agent_began_is_not_counted() {
         downloaded += 1_000.0;
         bytes() > Some(0.0)
     });
-    // With headers and acknowledgements, and without what came before.
+    // The counter includes headers and acknowledgements, but not the traffic before the start.
     assert!(counted && bytes() < Some(downloaded * 1.3 + 10_000.0), "{:?} of {downloaded}", bytes());
 }

@@ -1,4 +1,4 @@
-//! `cleanup` takes everything of ours out of the kernel and nothing else.
+//! `cleanup` removes everything of the operator from the kernel and nothing else.
 
 use std::process::Output;
 
@@ -25,7 +25,7 @@ fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-/// All that the kernel holds, as the tools show it: rules, routes and tracked connections without their times.
+/// Everything in the kernel, as printed by the tools: rules, routes, and tracked connections without their times.
 fn kernel(proxy: &Proxy, variant: Variant) -> (Vec<String>, Vec<serde_json::Value>, Vec<String>, String) {
     let tracked = proxy.conntrack("").into_iter().filter(|line| line.contains("sport=700"));
     let timeless = tracked
@@ -62,7 +62,7 @@ fn everything_of_ours_goes_and_the_rest_is_as_before_the_agent_ever_ran(variant:
     assert!(cleaned.status.success(), "{cleaned:?}");
     assert!(text(&cleaned.stdout).contains("4 jumps removed, 2 connections cut"), "{cleaned:?}");
     assert_eq!(kernel(bed.proxy(), variant), before);
-    // What passes past the forward shows that nothing passes by it.
+    // With this policy, packets can pass outside of the forward. `is_cut` needs that for its proof.
     bed.proxy().iptables(variant, "-P FORWARD ACCEPT");
     assert!(session.is_cut(&bed) && flow.is_cut(&bed, &servers));
     bed.proxy().iptables(variant, "-P FORWARD DROP");
@@ -81,7 +81,7 @@ fn without_a_record_everything_of_ours_goes_too(variant: Variant) {
     std::fs::remove_dir_all(state_folder(bed.proxy())).unwrap();
     let cleaned = cleanup(bed.proxy());
     assert!(cleaned.status.success(), "{cleaned:?}");
-    assert!(session.is_cut(&bed), "the rules themselves said whose it was");
+    assert!(session.is_cut(&bed), "the rules in the kernel show which connections belong to forwards");
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
     assert_eq!(bed.proxy().routes_to(&CLIENT.to_string()), [] as [serde_json::Value; 0]);
 }
@@ -94,7 +94,7 @@ fn what_the_other_variant_holds_of_ours_goes_too(variant: Variant) {
     let agent = crate::bed::agent::Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_ready(SEED);
     assert!(agent.stop().success());
-    // The agent swept what it found in the first; here it is again.
+    // The agent has removed what it found in the first variant. This test loads it again.
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
     let file = manifests.folder().join(FILE);
     let rendered = operator(bed.proxy(), ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()]);

@@ -1,4 +1,4 @@
-//! The command line as scripts and people meet it.
+//! The command line as it is used by scripts and people.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-/// A file of this name in a folder that goes with the test.
+/// Creates a file with this name in the temporary folder of the test.
 fn file(folder: &tempfile::TempDir, name: &str, content: &str) -> String {
     let path = folder.path().join(name);
     fs::write(&path, content).unwrap();
@@ -113,7 +113,7 @@ fn exit_codes_are_as_the_help_says() {
         assert_eq!(ended.stderr.is_empty(), code == 0 && arguments[0] != "restore", "{arguments:?}: {ended:?}");
     }
     let shown = run(&["render", &good, &refused]);
-    assert!(text(&shown.stdout).contains("3.3.3.3:80"), "the others are shown: {shown:?}");
+    assert!(text(&shown.stdout).contains("3.3.3.3:80"), "the other forwards are shown: {shown:?}");
     assert!(text(&shown.stderr).contains("refused.yaml") && text(&shown.stderr).contains("spec.ports[0].port"), "{shown:?}");
     drop(broken);
 }
@@ -130,7 +130,7 @@ fn a_reader_that_leaves_early_gets_no_complaint() {
         let ended = output(Command::new(PROGRAM).args(arguments).stdout(writer));
         assert!(ended.status.success() && ended.stderr.is_empty(), "{arguments:?}: {ended:?}");
     }
-    // Nor is the exit status another one where nobody reads what is said and logged.
+    // The exit status is the same if nothing reads the output and the log.
     for (code, arguments) in [
         (3, &["render", &refused][..]),
         (0, &["restore", "--node-name", "a", "--state-dir", state.to_str().unwrap()]),
@@ -176,7 +176,7 @@ fn crd_prints_what_the_folder_crds_holds() {
     assert_eq!(text(&run(&["crd"]).stdout), include_str!("../../crds/portforward.dev_portforwards.yaml"));
 }
 
-/// Killed when dropped.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -215,7 +215,7 @@ fn without_iptables_the_agent_says_so_lives_on_and_works_once_it_is_there() {
     assert_eq!(told["reason"], json!("ApplyFailed"));
     let message = told["message"].as_str().unwrap();
     assert!(message.contains("is not installed on this node; install the package iptables"), "{message}");
-    assert!(agent.0.try_wait().unwrap().is_none(), "it lives on");
+    assert!(agent.0.try_wait().unwrap().is_none(), "the agent still runs");
 
     for program in ["iptables-nft", "iptables-nft-save", "iptables-nft-restore"] {
         let found = ["/usr/sbin", "/sbin"].map(|folder| std::path::Path::new(folder).join(program));
@@ -232,6 +232,6 @@ fn without_any_iptables_a_choice_cannot_be_made_and_the_message_says_what_to_ins
     let ended = output(bed.proxy().command("env").arg("PATH=/none").args(program));
     assert_eq!(ended.status.code(), Some(1));
     assert!(text(&ended.stderr).contains("install the package iptables"), "{ended:?}");
-    // With the tools there, the choice is made.
+    // When the programs are available, the variant is chosen.
     assert!(operator(bed.proxy(), ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]).status.success());
 }

@@ -1,4 +1,5 @@
-//! Closing goes first: what is gone is closed, cut and told true, whatever else of the kernel cannot be read or written.
+//! Closing goes first: a deleted forward is closed, its connections are cut and its status is correct, even if other parts of
+//! the kernel cannot be read or written.
 
 use std::path::PathBuf;
 
@@ -18,12 +19,12 @@ on_both_variants! {
     a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again,
 }
 
-/// A second forward of the same client, to another port.
+/// A second forward of the same client to another port.
 fn second(name: &str, port: u16) -> Manifest {
     Manifest::seed().named(name).with("/spec/ports", serde_json::json!([{"name": "more", "port": port, "targetPort": 80}]))
 }
 
-/// The seed's forward, and another one on port 82.
+/// The example forward, and another one on port 82.
 fn two(options: AgentOptions) -> Stage {
     let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed()), ("b.yaml", second("b", 82))]);
     stage.agent.wait_ready(SEED);
@@ -48,24 +49,24 @@ fn cleanup(proxy: &Proxy, environment: Option<&PathBuf>) {
     assert!(cleaned.status.success(), "{cleaned:?}");
 }
 
-/// Removes the seed's forward, asks for another one, and edits the second: each has its effect.
+/// Deletes the example forward, creates another one and edits the second. Checks that each change takes effect.
 fn closes_and_opens(stage: &Stage, claim: &str) {
     let servers = servers(&stage.bed);
     let mut session = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
     let mut kept = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 82), ANSWER).unwrap();
     let mut datagrams = flow(&stage.bed);
     stage.manifests.remove(FILE);
-    wait(&format!("{claim}: it leaves the status"), || stage.agent.forward(SEED).is_none());
+    wait(&format!("{claim}: the forward leaves the status"), || stage.agent.forward(SEED).is_none());
     assert!(session.is_cut(&stage.bed) && datagrams.is_cut(&stage.bed, &servers), "{claim}");
     assert_eq!(ask(&stage.bed, 80), Err(Silence::Refused), "{claim}: closed");
     stage.manifests.put("c.yaml", &second("c", 83).text());
     stage.agent.wait_ready("lines/c");
-    assert_eq!(ask(&stage.bed, 83), by(SERVER, EXTERNAL), "{claim}: a new one is made");
+    assert_eq!(ask(&stage.bed, 83), by(SERVER, EXTERNAL), "{claim}: a new forward works");
     kept.exchange(ANSWER).expect(claim);
-    assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL), "{claim}: the other one is served");
+    assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL), "{claim}: the other forward works");
 }
 
-/// What makes a table, or a chain in it, something that iptables-nft does not print.
+/// Adds something to a table or a chain that iptables-nft cannot print. Checks that forwards can still be closed and created.
 fn is_closed_beside(claim: &str, commands: &[&str]) {
     let stage = two(AgentOptions::new(Variant::Nft));
     for command in commands {
@@ -73,7 +74,7 @@ fn is_closed_beside(claim: &str, commands: &[&str]) {
     }
     let before = foreign_of(&stage.proxy().nft_ruleset());
     closes_and_opens(&stage, claim);
-    // A new agent sees no more than the first, and finds all in order.
+    // A new agent cannot read more than the first one, and finds everything in order.
     let Stage { agent, manifests, options, bed } = stage;
     assert!(agent.stop().success());
     let agent = crate::bed::agent::Agent::start(bed.proxy(), &manifests, &options);
@@ -133,24 +134,25 @@ fn sets_flowtables_and_other_base_chains_in_our_tables_hinder_nothing() {
 fn a_built_in_chain_that_cannot_be_printed_still_tells_where_our_jump_stands() {
     let stage = two(AgentOptions::new(Variant::Nft));
     let _servers = servers(&stage.bed);
-    // It moves back at most once a minute, and was put first a moment ago.
+    // The jump moves back at most once a minute, and it was put first a moment ago.
     let insert = "insert rule ip nat PREROUTING dnat to tcp dport map { 8080 : 3.3.3.4 }";
     must(stage.proxy().command("nft").arg(insert));
     stage.agent.wait_condition(SEED, "Ready", "False", "Overridden");
     assert!(stage.message(SEED, "Ready").contains("cannot print"), "{}", stage.message(SEED, "Ready"));
-    // Without our jump it is put back, and stands first then.
+    // If the jump is deleted, it is added again at the first position.
     stage.proxy().iptables(Variant::Nft, "-t nat -D PREROUTING -m addrtype --dst-type LOCAL -j PF-PRE");
     stage.agent.wait_ready(SEED);
     assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
 }
 
-/// The extensions of iptables less `without`, which another program's rules, or ours, may need.
+/// The extensions of iptables except those in `without`, which rules of the operator or of another program may need.
 fn extensions(proxy: &Proxy, without: &[&str]) -> PathBuf {
     let folder = proxy.files().join("xtables");
     std::fs::create_dir(&folder).unwrap();
     let from =
         ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables", "/usr/lib64/xtables"];
-    let from = from.iter().find(|from| std::path::Path::new(from).is_dir()).expect("iptables has its extensions somewhere");
+    let from =
+        from.iter().find(|from| std::path::Path::new(from).is_dir()).expect("the folder with the extensions of iptables exists");
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
         if !without.iter().any(|name| file.file_name() == format!("lib{name}.so").as_str()) {
@@ -175,7 +177,7 @@ fn what_the_programs_lack_an_extension_for_costs_nothing_of_ours(variant: Varian
     let stage = Stage::with(options, bed, &[(FILE, Manifest::seed()), ("b.yaml", second("b", 82))]);
     stage.agent.wait_ready(SEED);
     stage.agent.wait_ready("lines/b");
-    closes_and_opens(&stage, "a rule with an extension that is not there");
+    closes_and_opens(&stage, "a rule whose extension is missing");
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());
     cleanup(bed.proxy(), Some(&folder));
@@ -186,7 +188,7 @@ fn what_the_programs_lack_an_extension_for_costs_nothing_of_ours(variant: Varian
 fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
     let bed = Bed::new();
     let _udp = Server::udp(&bed.server, SERVER, [514]);
-    // What our rules of UDP need, in each variant.
+    // The extensions that the operator's UDP rules need, for both variants.
     let (options, folder) = lacking(variant, &bed, &["xt_udp", "xt_multiport"]);
     let udp = serde_json::json!([{"name": "log", "protocol": "UDP", "port": 514}]);
     let files = [
@@ -205,14 +207,14 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
         let mut session = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
         assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL));
         stage.manifests.remove(FILE);
-        wait("it leaves the status", || stage.agent.forward(SEED).is_none());
+        wait("the forward leaves the status", || stage.agent.forward(SEED).is_none());
         assert!(session.is_cut(&stage.bed), "its connections are cut");
         assert_eq!(ask(&stage.bed, 80), Err(Silence::Refused));
-        assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL), "the other one is served");
+        assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL), "the other forward works");
     }
     stage.agent.wait_ready("lines/b");
     stage.manifests.remove("u.yaml");
-    wait("what never was in force is gone at once", || stage.agent.forward("lines/u").is_none());
+    wait("a forward that was never in force leaves the status at once", || stage.agent.forward("lines/u").is_none());
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());
     cleanup(bed.proxy(), Some(&folder));
@@ -230,7 +232,7 @@ fn a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again(variant: V
     if variant == Variant::Nft {
         must(stage.proxy().command("nft").arg("insert rule ip nat PF-POST snat to ip saddr map { 9.9.9.9 : 2.2.2.2 }"));
     }
-    wait("it is as it was", || stage.proxy().our_rules(variant) == before);
+    wait("the rules are as before", || stage.proxy().our_rules(variant) == before);
     assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
 }
 
@@ -245,15 +247,15 @@ fn while_another_program_holds_the_lock_the_status_says_that_what_is_gone_is_ope
     stage.agent.wait_condition(SEED, "Accepted", "False", "Leaving");
     stage.agent.wait_condition(SEED, "Programmed", "False", "ApplyFailed");
     assert!(session.is_cut(&stage.bed), "its connections are cut");
-    // Who looks sees that it is still open.
+    // A new connection shows that the forward is still open.
     assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
-    // A new agent knows of it from the record.
+    // A new agent knows this from the record.
     let Stage { agent, manifests, options, bed } = stage;
     agent.kill();
     let agent = crate::bed::agent::Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_condition(SEED, "Accepted", "False", "Leaving");
     drop(lock);
-    wait("it is closed, and only then out of the status", || agent.forward(SEED).is_none());
+    wait("the forward leaves the status after it was closed", || agent.forward(SEED).is_none());
     assert_eq!(ask(&bed, 80), Err(Silence::Refused));
     assert_eq!(ask(&bed, 82), by(SERVER, EXTERNAL));
 }

@@ -1,4 +1,4 @@
-//! What the agent says of a node that is not in order, on the real kernel: condition, reason and what to do.
+//! What the agent reports about a node with an obstacle, on the real kernel: condition, reason and advice.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -45,7 +45,7 @@ fn ready(stage: &Stage) {
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
 }
 
-/// Accepted and programmed, but not ready, and why; the message names what to look at.
+/// Asserts that the forward is accepted and programmed but not ready, for this reason, and that the message contains `named`.
 fn obstructed(stage: &Stage, reason: &str, named: &str) {
     stage.agent.wait_condition(SEED, "Ready", "False", reason);
     stage.agent.wait_condition(SEED, "Accepted", "True", "Accepted");
@@ -97,7 +97,7 @@ fn routing_that_is_off_on_one_leg_is_told_and_switched_on_only_where_asked(varia
     let agent = Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_condition(SEED, "Ready", "True", "Ready");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
-    assert_eq!(bed.proxy().netns.setting("ipv4/conf/other/forwarding"), "0", "no flow of ours enters there");
+    assert_eq!(bed.proxy().netns.setting("ipv4/conf/other/forwarding"), "0", "no flow of a forward enters there");
 }
 
 fn a_policy_of_drop_is_named_and_does_not_stop_the_flows(variant: Variant) {
@@ -124,7 +124,7 @@ fn a_missing_interface_is_waited_for(variant: Variant) {
 fn an_address_on_another_interface_is_told(variant: Variant) {
     let stage = stage(variant, Bed::new(), Manifest::seed().with("/spec/external/interface", "eth1"));
     obstructed(&stage, "AddressNotOnInterface", "external address 2.2.2.2 is on eth0 and not on external.interface eth1");
-    // Of several obstacles the message tells all.
+    // If there are several obstacles, the message contains all of them.
     assert!(stage.message(SEED, "Ready").contains("leave by eth0"));
 }
 
@@ -164,7 +164,7 @@ fn a_foreign_route_that_says_otherwise_is_told_and_stays(variant: Variant) {
     ready(&stage);
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
 
-    // One that comes later is not fought either.
+    // A conflicting route that is added later is not changed either.
     stage.proxy().netns.ip(&format!("route add {CLIENT} via {NEIGHBOUR} dev eth1"));
     stage.agent.wait_condition(SEED, "Programmed", "False", "RouteContested");
     assert_eq!(stage.proxy().routes_to(&CLIENT.to_string()), foreign);
@@ -179,7 +179,7 @@ fn a_foreign_route_that_says_the_same_is_enough(variant: Variant) {
     ready(&stage);
     assert!(stage.proxy().routes_to(&CLIENT.to_string()).contains(&foreign[0]));
     stage.manifests.remove(FILE);
-    wait("only the foreign one stays", || stage.proxy().routes_to(&CLIENT.to_string()) == foreign);
+    wait("only the foreign route stays", || stage.proxy().routes_to(&CLIENT.to_string()) == foreign);
 }
 
 fn a_missing_way_to_the_upstream_is_told(variant: Variant) {
@@ -190,7 +190,7 @@ fn a_missing_way_to_the_upstream_is_told(variant: Variant) {
     ready(&stage);
 }
 
-/// Nobody sends a packet to it: the agent has it asked for.
+/// No program sends a packet to the gateway. The agent makes the kernel send a request.
 fn a_gateway_that_does_not_answer_is_told(variant: Variant) {
     let stage = stage(variant, Bed::new(), Manifest::seed().with("/spec/internal/gateways/0", "192.168.0.77"));
     obstructed(&stage, "GatewayUnreachable", "192.168.0.77, the next hop to the clients, does not answer on eth1");
@@ -268,7 +268,7 @@ fn a_program_that_listens_keeps_its_port_and_a_later_one_does_not_take_it(varian
     told.edit(&Manifest::seed().with("/spec/ports/1/port", 515));
     assert_eq!(tcp(&told.bed), by(SERVER, EXTERNAL));
     assert_eq!(ask_own(&told.bed).local.ip(), INTERNAL);
-    // A restart remembers who was first.
+    // After a restart, the agent still knows that the forward was there first.
     let Stage { agent, manifests, options, bed } = told;
     agent.kill();
     let agent = Agent::start(bed.proxy(), &manifests, &options);
@@ -358,9 +358,9 @@ fn times_move_only_with_the_status_and_nothing_is_written_at_rest(variant: Varia
         stage.proxy().netns.ip(address);
         wait("the agent looks again", || syncs() > before);
     }
-    assert_eq!(file(), written, "nothing to say");
+    assert_eq!(file(), written, "no change of status, so no write");
 
-    // Times count seconds, so the status has to change in another one.
+    // Times have a resolution of one second, so the status must change in a later second.
     let changed = crate::bed::wait::until(crate::stage::SOON, || {
         stage.proxy().netns.set("ipv4/ip_forward", "0");
         stage.agent.wait_condition(SEED, "Ready", "False", "ForwardingDisabled");
@@ -372,9 +372,9 @@ fn times_move_only_with_the_status_and_nothing_is_written_at_rest(variant: Varia
         }
         Some(moved)
     });
-    let changed = changed.expect("the time moves with the status");
+    let changed = changed.expect("the transition time changes with the status");
     stage.edit_unready(&Manifest::seed().with("/spec/external/interface", "eth7"));
-    wait("another message", || stage.message(SEED, "Ready").contains("eth7"));
-    assert_eq!(time("Ready"), changed, "it was False before");
+    wait("the message changes", || stage.message(SEED, "Ready").contains("eth7"));
+    assert_eq!(time("Ready"), changed, "the status was False before, so the time stays");
     assert_eq!([time("Accepted"), time("Programmed")], begun[..2]);
 }

@@ -1,4 +1,5 @@
-//! A disk that does not answer: the kernel is kept all the same, and the record follows once it answers again.
+//! A disk that does not answer: the agent still keeps the kernel in the desired state, and it writes the record when the disk
+//! answers again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use crate::bed::{Bed, EXTERNAL, SECOND_SERVER, SERVER};
 use crate::metrics::page;
 use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp, wait};
 
-/// A file system of its own, in a file, at the state directory of a proxy; whatever writes to it hangs while it is frozen
+/// A separate file system in a file, mounted at the state directory of a proxy. While it is frozen, writes to it hang
 /// (`fsfreeze(8)`).
 struct Disk {
     mount: PathBuf,
@@ -38,7 +39,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Thawed already, if all went well.
+        // If the test passed, the file system is thawed already.
         let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount).output();
         let _ = Command::new("umount").arg("--lazy").arg(&self.mount).output();
     }
@@ -60,12 +61,12 @@ fn a_disk_that_hangs_delays_no_kernel_and_gets_the_newest_record_afterwards() {
     stage.edit(&Manifest::seed());
     stage.edit(&Manifest::seed().for_second_server());
     stage.proxy().iptables(Variant::Nft, "-t nat -F PF-PRE");
-    wait("what was damaged is repaired", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
+    wait("the damage is repaired", || tcp(&stage.bed) == by(SECOND_SERVER, EXTERNAL));
     assert_eq!(page(stage.proxy(), "/livez").status, 200);
 
     disk.thaw();
     let newest = |text: &str| text.contains(&SECOND_SERVER.to_string()) && !text.contains(&SERVER.to_string());
-    wait("the newest is recorded", || newest(&record()) && record() != before);
+    wait("the newest state is recorded", || newest(&record()) && record() != before);
     let Stage { agent, .. } = stage;
     assert!(agent.stop().success());
 }

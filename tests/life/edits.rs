@@ -1,4 +1,4 @@
-//! What becomes of flows that are there when a forward is edited, disabled or deleted.
+//! The effect on existing flows when a forward is edited, disabled or deleted.
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +19,7 @@ on_both_variants! {
     the_loser_of_a_conflict_names_the_winner_and_takes_over,
 }
 
-/// A TCP session of a client, alive.
+/// An established TCP connection of a client.
 fn session(bed: &Bed, client: Ipv4Addr) -> Connection {
     let mut session = Connection::open(&bed.client, (client, 0), (INTERNAL, 80), ANSWER).unwrap();
     session.exchange(ANSWER).unwrap();
@@ -34,7 +34,7 @@ fn another_upstream_keeps_tcp_and_moves_udp_with_the_next_datagram(variant: Vari
 
     assert_eq!(way(flow.ask(ANSWER)), by(SECOND_SERVER, EXTERNAL));
     assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
-    session.exchange(ANSWER).expect("it ends with the upstream it began with");
+    session.exchange(ANSWER).expect("it keeps its first upstream until it ends");
     session.download(1_000_000, ANSWER).unwrap();
 }
 
@@ -94,7 +94,7 @@ fn deleting_cuts_both_and_leaves_nothing(variant: Variant) {
     let servers = servers(&stage.bed);
     let (mut session, mut flow) = (session(&stage.bed, CLIENT), flow(&stage.bed));
     stage.manifests.remove(FILE);
-    stage.agent.wait_report("the forward is gone", |report| report["items"] == serde_json::json!([]));
+    stage.agent.wait_report("the forward is deleted", |report| report["items"] == serde_json::json!([]));
 
     assert!(session.is_cut(&stage.bed) && flow.is_cut(&stage.bed, &servers));
     assert_eq!(stage.proxy().our_rules(variant), [""; 0]);
@@ -102,12 +102,12 @@ fn deleting_cuts_both_and_leaves_nothing(variant: Variant) {
     assert_eq!(stage.proxy().conntrack("--dst-nat"), [""; 0]);
 }
 
-/// The sender never pauses long enough for its entry, made without translation, to be forgotten.
+/// The sender never pauses long enough for its entry, which was made without translation, to expire.
 fn udp_that_began_without_a_rule_is_repaired(variant: Variant) {
     let stage = Stage::of(variant, Bed::new(), &[]);
     let servers = servers(&stage.bed);
     stage.agent.wait_report("the empty folder is read", |report| report["items"] == serde_json::json!([]));
-    // As any firewall does, and without it nothing is tracked yet.
+    // This activates connection tracking, as any firewall does. Without it, nothing is tracked yet.
     stage.proxy().iptables(variant, "-A INPUT -m conntrack --ctstate INVALID -j DROP");
     let mut flow = UdpFlow::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, LOG)).unwrap();
     assert!(flow.is_cut(&stage.bed, &servers));
@@ -124,7 +124,8 @@ fn connections_of_others_stay_through_every_edit(variant: Variant) {
     let proxy = stage.proxy();
     let _servers = servers(&stage.bed);
     let insert = |entry: &str| must(proxy.command("conntrack").arg("-I").args(entry.split_whitespace()));
-    // Another port of our address, another program's translation, plain transit, our port from a stranger, our server.
+    // Another port of the listen address, a translation of another program, routed traffic, the listen port from another
+    // client, and the node's own traffic to the server.
     insert("-p udp -s 1.1.1.1 -d 192.168.0.2 --sport 700 --dport 5353 -t 600 -u SEEN_REPLY");
     insert("-p tcp -s 7.7.7.7 -d 192.168.0.2 --sport 700 --dport 81 --dst-nat 3.3.3.3:80 -t 600 --state ESTABLISHED");
     insert("-p udp -s 7.7.7.7 -d 8.8.8.8 --sport 700 --dport 514 -t 600 -u SEEN_REPLY");
@@ -132,7 +133,7 @@ fn connections_of_others_stay_through_every_edit(variant: Variant) {
     insert("-p udp -s 2.2.2.2 -d 3.3.3.3 --sport 700 --dport 514 -t 600 -u SEEN_REPLY");
     let foreign = || {
         let listed = proxy.conntrack("").into_iter().filter(|line| line.contains("sport=700"));
-        // The third word is the time that is left.
+        // The third word is the remaining time.
         let without_time = listed.map(|line| {
             line.split_whitespace().enumerate().filter(|(at, _)| *at != 2).map(|(_, word)| word.to_owned()).collect()
         });
@@ -147,7 +148,7 @@ fn connections_of_others_stay_through_every_edit(variant: Variant) {
     stage.edit(&Manifest::seed().with("/spec/mode", "Disabled"));
     stage.edit(&Manifest::seed());
     stage.manifests.remove(FILE);
-    stage.agent.wait_report("the forward is gone", |report| report["items"] == serde_json::json!([]));
+    stage.agent.wait_report("the forward is deleted", |report| report["items"] == serde_json::json!([]));
     assert_eq!(foreign(), before);
 }
 

@@ -1,4 +1,5 @@
-//! Cut means that both ends learn it, also the one that only waits, and also by a way that nothing else needs any more.
+//! When a connection is cut, both ends learn it. This includes an end that only waits, and an end to which no other forward
+//! needs a route any more.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +14,7 @@ on_both_variants! {
     both_ends_learn_that_the_only_forward_to_a_client_is_gone,
 }
 
-/// The two ends of one connection through the forward of port 80, both with nothing to read.
+/// The two ends of one connection through the forward on port 80. Neither has data to read.
 struct Ends {
     client: TcpStream,
     server: TcpStream,
@@ -41,7 +42,7 @@ impl Ends {
         let mut byte = [0];
         [&mut self.client, &mut self.server].map(|end| {
             loop {
-                match end.read(&mut byte).expect_err("nobody has sent anything").kind() {
+                match end.read(&mut byte).expect_err("no end has sent data").kind() {
                     ErrorKind::Interrupted => {}
                     kind => return kind,
                 }
@@ -57,7 +58,7 @@ fn both_ends_learn_that_the_only_forward_to_a_client_is_gone(variant: Variant) {
     let ends = Ends::open(&stage.bed, CLIENT);
     stage.manifests.remove(FILE);
     assert_eq!(ends.read(), RESET);
-    wait("it is gone from the status, whatever still leads to the client", || stage.agent.forward(SEED).is_none());
+    wait("the forward leaves the status, although a route to the client may remain", || stage.agent.forward(SEED).is_none());
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_client_that_is_taken_off_the_list_learns_it_and_the_others_go_on() {
     assert_eq!(cut.read(), RESET);
     let Ends { mut client, mut server } = kept;
     client.write_all(b"x").unwrap();
-    server.read_exact(&mut [0]).expect("the other client is served");
+    server.read_exact(&mut [0]).expect("the other client still gets data");
 }
 
 #[test]
@@ -91,7 +92,7 @@ fn both_ends_learn_it_from_cleanup() {
     let cleaned = operator(bed.proxy(), ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]);
     assert!(cleaned.status.success(), "{cleaned:?}");
     assert_eq!(ends.read(), RESET);
-    assert_eq!(bed.proxy().routes_to(&CLIENT.to_string()).len(), 0, "the way to the client goes all the same");
+    assert_eq!(bed.proxy().routes_to(&CLIENT.to_string()).len(), 0, "the route to the client is removed in any case");
 }
 
 #[test]
@@ -102,16 +103,16 @@ fn without_raw_sockets_an_end_learns_it_when_it_sends_by_a_route_that_lingers() 
     let Ends { mut client, mut server } = Ends::open(&stage.bed, CLIENT);
     stage.manifests.remove(FILE);
     let routes = || stage.proxy().routes_to(&CLIENT.to_string());
-    wait("the route lingers", || routes().iter().any(|route| route["metric"] == 155));
-    wait("the forward is gone all the same", || stage.agent.forward(SEED).is_none());
+    wait("the lingering route exists", || routes().iter().any(|route| route["metric"] == 155));
+    wait("the forward leaves the status in any case", || stage.agent.forward(SEED).is_none());
     for end in [&mut client, &mut server] {
         end.write_all(b"x").unwrap();
         assert_eq!(end.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
-    // What lingers says nothing against the forward, and gives way to it.
+    // The lingering route does not stop a new forward, and is replaced by its route.
     stage.manifests.put(FILE, &Manifest::seed().text());
     stage.agent.wait_ready(SEED);
-    wait("there is one route again", || {
+    wait("there is only one route again", || {
         let routes = routes();
         routes.len() == 1 && routes[0]["metric"] == 154
     });
@@ -122,7 +123,7 @@ fn without_raw_sockets_an_end_learns_it_when_it_sends_by_a_route_that_lingers() 
 fn data_in_flight_is_no_hindrance() {
     let stage = Stage::seed(Variant::Nft);
     let Ends { mut client, mut server } = Ends::open(&stage.bed, CLIENT);
-    // Both have sent more than the other reads, and wait to send on.
+    // Both ends have sent more than the other one reads, and wait until they can continue.
     let full = |end: &mut TcpStream| {
         end.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         while end.write(&[0; 8192]).is_ok() {}

@@ -1,4 +1,4 @@
-//! Bad manifests under a running agent: what was good stays in force, and the report says what is wrong and where.
+//! Invalid manifests while the agent runs: the last good content stays in force, and the report shows what is wrong and where.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,14 +21,14 @@ on_both_variants! {
     a_manifest_that_is_written_with_a_pause_cuts_no_connection,
 }
 
-/// The report on the seed's file, once it says this.
+/// Waits until the report on the file of the example contains these texts. Returns the report.
 fn refused(stage: &Stage, says: &[&str]) -> String {
     let found = until(SOON, || stage.agent.file_error(FILE).filter(|error| says.iter().all(|part| error.contains(part))));
-    found.unwrap_or_else(|| panic!("wanted {says:?}, the report says {:?}", stage.agent.file_error(FILE)))
+    found.unwrap_or_else(|| panic!("expected {says:?}, but the report contains {:?}", stage.agent.file_error(FILE)))
 }
 
 fn good(stage: &Stage) {
-    wait("the file is good", || stage.agent.report().is_some() && stage.agent.file_error(FILE).is_none());
+    wait("the file is valid", || stage.agent.report().is_some() && stage.agent.file_error(FILE).is_none());
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
 }
 
@@ -71,7 +71,7 @@ fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
     refused(&stage, &["document 2", "wrong", "spec.upstream.targets[0].address", "octal; write it without"]);
     stage.agent.wait_condition("lines/other", "Ready", "True", "Ready");
     assert!(stage.agent.forward("lines/wrong").is_none());
-    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the first object of the file waits for the second");
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the first object of the file is not applied while the second is invalid");
 
     let right = wrong
         .with("/spec/upstream/targets/0/address", SERVER.to_string())
@@ -83,7 +83,8 @@ fn one_refused_object_holds_back_its_whole_file_and_no_other(variant: Variant) {
     assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
 }
 
-/// The first object is there, the second is not yet: what is in force waits until the writer has closed the file.
+/// The file contains the first object but not yet the second. The last good content stays in force until the writer has closed
+/// the file.
 fn a_manifest_that_is_written_with_a_pause_cuts_no_connection(variant: Variant) {
     let stage = Stage::seed(variant);
     let _servers = servers(&stage.bed);
@@ -98,11 +99,11 @@ fn a_manifest_that_is_written_with_a_pause_cuts_no_connection(variant: Variant) 
 
     let mut writer = File::create(stage.manifests.folder().join(FILE)).unwrap();
     writer.write_all(first(Manifest::seed().for_second_server()).as_bytes()).unwrap();
-    // Taken in after the folder was read with half of the file in it.
+    // When this file is in force, the folder has been read with half of the first file in it.
     stage.manifests.put("third.yaml", &other("third", 82));
     stage.agent.wait_ready("lines/third");
     assert!(connections.iter_mut().all(|connection| connection.goes_on(ANSWER)));
-    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "nor does half of a file change anything");
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "half of a file changes nothing");
 
     writer.write_all(other("second", 81).as_bytes()).unwrap();
     drop(writer);
@@ -110,7 +111,7 @@ fn a_manifest_that_is_written_with_a_pause_cuts_no_connection(variant: Variant) 
     assert!(connections.iter_mut().all(|connection| connection.goes_on(ANSWER)));
 }
 
-/// A row of the table of refusals; what the table says besides is for its own tests.
+/// A row of the table of refusals. The other columns of the table are used by other tests.
 #[derive(Deserialize)]
 struct Row {
     claim: String,
@@ -119,7 +120,7 @@ struct Row {
     reason: Option<String>,
 }
 
-/// The base object of the table with the row's changes.
+/// The base object of the table with the changes of the row.
 fn object(row: &Row) -> Value {
     let mut object: Value = serde_saphyr::from_str(include_str!("../refusals/base.yaml")).unwrap();
     for (pointer, value) in &row.set {

@@ -1,4 +1,5 @@
-//! A forward in force stays in force, on the real kernel: through edits, restarts, a lost record and whatever begins to listen.
+//! A forward in force stays in force on the real kernel: after edits, restarts and a lost record, and when a program begins to
+//! listen on its port.
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -21,7 +22,7 @@ on_both_variants! {
     an_address_made_for_forwards_may_have_the_port_of_sshd,
 }
 
-/// A node that is reached by the internal address (without a cluster: the source of its default route), where a forward is in force
+/// A node that is reached by the internal address (without a cluster: the source of its default route). A forward is in force
 /// before a program begins to listen on its port.
 fn stage_with_a_later_program(variant: Variant) -> (Stage, Server) {
     let bed = Bed::new();
@@ -55,7 +56,7 @@ fn no_edit_takes_a_forward_down_because_a_program_has_begun_to_listen(variant: V
     }
     assert_eq!(way(tcp_ask(&stage.bed.client, SECOND_CLIENT, (INTERNAL, 80), ANSWER)), by(SERVER, EXTERNAL));
     let own = tcp_ask(&stage.bed.neighbour, NEIGHBOUR, (INTERNAL, 80), ANSWER).unwrap();
-    assert_eq!(own.local.ip(), INTERNAL, "the program has the port for everybody else");
+    assert_eq!(own.local.ip(), INTERNAL, "all other clients reach the program on this port");
     assert!(stage.message(SEED, "Ready").contains("TCP 80"), "{}", stage.message(SEED, "Ready"));
 }
 
@@ -92,7 +93,7 @@ fn a_restart_takes_nothing_down_with_the_record_and_without(variant: Variant) {
         agent = Agent::start(bed.proxy(), &manifests, &options);
         agent.wait_condition(SEED, "Ready", "True", "Ready");
         session.exchange(ANSWER).unwrap();
-        assert_eq!(tcp(&bed), by(SERVER, EXTERNAL), "the record is {record}");
+        assert_eq!(tcp(&bed), by(SERVER, EXTERNAL), "with the record {record}");
     }
 }
 
@@ -130,9 +131,9 @@ fn an_address_made_for_forwards_may_have_the_port_of_sshd(variant: Variant) {
         .with("/spec/ports", json!([{"name": "sftp", "port": 22}]));
     let stage = Stage::of(variant, bed, &[(FILE, manifest)]);
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
-    wait("the note", || stage.message(SEED, "Ready").contains("on 192.168.0.22: TCP 22"));
+    wait("the message contains the note", || stage.message(SEED, "Ready").contains("on 192.168.0.22: TCP 22"));
     assert_eq!(way(tcp_ask(&stage.bed.client, CLIENT, (sftp, 22), ANSWER)), by(SERVER, EXTERNAL));
     let admin = tcp_ask(&stage.bed.client, CLIENT, (INTERNAL, 22), ANSWER).unwrap();
-    assert_eq!(admin.local.ip(), INTERNAL, "the node is reached as before");
+    assert_eq!(admin.local.ip(), INTERNAL, "the node can be reached as before");
     assert_eq!(sshd.seen().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! What conntrack takes for invalid of a flow of a forward ends no connection.
+//! Segments of a forward's flow that conntrack marks as invalid do not end the connection.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -14,8 +14,8 @@ on_both_variants! {
     a_segment_far_ahead_of_the_window_is_dropped_and_the_connection_goes_on,
 }
 
-/// Sends segments with one byte as if from `from`, wherever in the space of sequence numbers the connection is: half of them
-/// are far ahead of what anybody expects.
+/// Sends segments of one byte with the source `from`, spread over all sequence numbers. Half of them are far ahead of the
+/// receive window, whatever the state of the connection is.
 fn strays(netns: &Netns, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) {
     let quarters = [0x1555_5555, 0x5555_5555, 0x9555_5555, 0xd555_5555];
     for sequence in quarters {
@@ -49,7 +49,7 @@ fn stray(netns: &Netns, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), [sequence, a
     });
 }
 
-/// How many packets the rule of a chain with this text has met.
+/// The number of packets that matched the rule of a chain that contains this text.
 fn met(proxy: &Proxy, variant: Variant, chain: &str, rule: &str) -> u32 {
     let rules = proxy.iptables(variant, &format!("-v -S {chain}"));
     let line = rules.lines().find(|line| line.contains(rule)).unwrap_or_else(|| panic!("no {rule} in {rules}"));
@@ -68,17 +68,17 @@ fn a_segment_far_ahead_of_the_window_is_dropped_and_the_connection_goes_on(varia
         (&stage.bed.client, (CLIENT, port), (INTERNAL, 80), "-s 1.1.1.1/32 -d 192.168.0.2/32 -p tcp"),
     ] {
         strays(netns, from, to);
-        wait("our rule takes them", || met(proxy, variant, "PF-IN", rule) >= 1);
-        assert_eq!(met(proxy, variant, "OUTPUT", "--tcp-flags RST RST"), 0, "the node answers nothing");
-        session.exchange(ANSWER).expect("the connection goes on");
+        wait("the operator's rule drops them", || met(proxy, variant, "PF-IN", rule) >= 1);
+        assert_eq!(met(proxy, variant, "OUTPUT", "--tcp-flags RST RST"), 0, "the node sends no reset");
+        session.exchange(ANSWER).expect("the connection still works");
     }
-    // Whoever is no party of a forward is answered as ever: with a reset, where nobody listens.
+    // Hosts that are not part of a forward still get a reset from a port on which nothing listens.
     stray(&stage.bed.neighbour, (NEIGHBOUR, 4000), (INTERNAL, 80), [1, 1]);
-    wait("a stranger gets his reset", || met(proxy, variant, "OUTPUT", "--tcp-flags RST RST") == 1);
-    // And so are the parties, once the forward is gone.
+    wait("another host gets a reset", || met(proxy, variant, "OUTPUT", "--tcp-flags RST RST") == 1);
+    // The hosts of the forward get one too, when the forward is deleted.
     stage.manifests.remove(FILE);
-    wait("it is closed", || stage.agent.forward(SEED).is_none());
-    session.exchange(ANSWER).expect_err("both ends learn it");
+    wait("the forward is closed", || stage.agent.forward(SEED).is_none());
+    session.exchange(ANSWER).expect_err("both ends get a reset");
     stage.manifests.put(FILE, &Manifest::seed().text());
     stage.agent.wait_ready(SEED);
 }

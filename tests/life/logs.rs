@@ -1,4 +1,4 @@
-//! What the agent logs: one line for a change, with keys that stay, and nothing where nothing changes.
+//! The log of the agent: one line for each change, with stable keys, and no line if nothing changes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,11 +16,11 @@ use crate::stage::{FILE, Manifest, SOON};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
-/// An agent that logs JSON; ends with its test.
+/// An agent that logs JSON. It is killed at the end of its test.
 struct Logging(Child);
 
 impl Logging {
-    /// On the seed's forward. By legacy, which looks at the kernel every second.
+    /// Starts it with the example forward. It uses legacy, with which it compares the kernel every second.
     fn start(proxy: &Proxy, variant: Variant) -> Self {
         let manifests = Manifests::new(proxy);
         manifests.put(FILE, &Manifest::seed().text());
@@ -45,7 +45,7 @@ fn lines(proxy: &Proxy) -> Vec<Value> {
     whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// The keys that the page on metrics promises.
+/// The keys that the page on metrics documents.
 fn documented() -> BTreeSet<String> {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let logs = page.split("## Logs\n").nth(1).expect("the page has a section on logs");
@@ -65,7 +65,7 @@ fn lines_are_json_with_the_keys_that_the_page_promises_and_a_sync_without_news_s
 
     let syncs = || value(&page(proxy, "/metrics").text, "portforward_sync_duration_seconds_count{outcome=\"unchanged\"}");
     let before = syncs();
-    assert!(eventually(SOON, || syncs() > before), "the sync that repaired has said all that it says");
+    assert!(eventually(SOON, || syncs() > before), "the sync with the repair has ended");
     let said = lines(proxy);
     for line in &said {
         for key in ["timestamp", "level", "message", "target"] {
@@ -77,9 +77,9 @@ fn lines_are_json_with_the_keys_that_the_page_promises_and_a_sync_without_news_s
     }
     let has = |key: &str| said.iter().any(|line| line.get(key).is_some());
     let missing: Vec<String> = documented().into_iter().filter(|key| !has(key)).collect();
-    assert_eq!(missing, ["cause", "error", "part"], "only a failure has these");
+    assert_eq!(missing, ["cause", "error", "part"], "only a failure has these keys");
 
     let before = syncs();
-    assert!(eventually(6 * SOON, || syncs() >= before + 3.0), "it looks again and again");
+    assert!(eventually(6 * SOON, || syncs() >= before + 3.0), "the agent continues to compare");
     assert_eq!(lines(proxy), said);
 }

@@ -1,5 +1,5 @@
-//! The agent's life on a real kernel: edits, restarts, repairs, cleaning up, what it says of a node that is not in order,
-//! bad manifests, its metrics, and its command line.
+//! The agent on a real kernel: edits, restarts, repairs, cleanup, conditions on a node with obstacles, invalid manifests,
+//! metrics, and the command line.
 
 #[path = "../bed/mod.rs"]
 mod bed;

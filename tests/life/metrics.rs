@@ -1,4 +1,4 @@
-//! What a scraper and a probe see of a running agent, in the network namespace of its node.
+//! What a scraper and a probe receive from a running agent, in the network namespace of its node.
 
 use std::fs;
 use std::io;
@@ -20,25 +20,25 @@ on_both_variants! {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
-/// Where an agent serves metrics by default.
+/// The default address for metrics.
 const METRICS: &str = "127.0.0.1:10450";
-/// Where it serves its health by default.
+/// The default address for health.
 const HEALTH: &str = "127.0.0.1:10451";
 
-/// A page from where an agent serves it by default.
+/// Requests a page at the default address of the agent.
 pub(crate) fn ask(proxy: &Proxy, path: &str) -> io::Result<Page> {
     let address: SocketAddr = if path == "/metrics" { METRICS } else { HEALTH }.parse().unwrap();
     proxy.netns.run(|| get(address, path))
 }
 
-/// A page of the agent on this proxy, once it is served.
+/// A page of the agent on this proxy. Waits until it is served.
 pub(crate) fn page(proxy: &Proxy, path: &str) -> Page {
     let mut found = None;
     wait(&format!("{path} is served"), || {
         found = ask(proxy, path).ok();
         found.is_some()
     });
-    found.expect("waited for")
+    found.expect("the wait succeeded")
 }
 
 fn scraped(proxy: &Proxy, series: &str) -> f64 {
@@ -74,7 +74,7 @@ fn a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows(variant: Variant) {
     assert!(value(&text, "portforward_sync_last_timestamp_seconds") > 1.7e9, "{text}");
 
     proxy.iptables(variant, "-t nat -F PF-PRE");
-    // A look may take long on a busy machine, and the next one then waits the longer.
+    // A comparison may take long on a busy machine. The pause before the next one is then longer too.
     let counted = |what: &str| scraped(proxy, &format!("portforward_repairs_total{{what=\"{what}\"}}")) >= 1.0;
     assert!(eventually(3 * SOON, || counted("rules")), "the repair is counted");
     proxy.iptables(variant, "-D FORWARD 1");
@@ -89,12 +89,12 @@ fn a_change_is_timed_until_it_is_in_the_kernel_and_what_is_found_at_the_start_is
     let timed = |what: &str| scraped(stage.proxy(), &format!("portforward_network_programming_duration_seconds_{what}"));
     let queued = || scraped(stage.proxy(), "portforward_sync_last_queued_timestamp_seconds");
     let before = queued();
-    assert_eq!(timed("count").to_bits(), 0, "it was there at the start");
+    assert_eq!(timed("count").to_bits(), 0, "what existed at the start is not measured");
     let begun = Instant::now();
     stage.edit(&Manifest::seed().for_second_server());
-    wait("one change", || timed("count") >= 1.0);
+    wait("one change is measured", || timed("count") >= 1.0);
     let most = begun.elapsed().as_secs_f64();
-    // The folder is left in peace for a tenth of a second, and then a program runs several times.
+    // The agent waits until the folder has been unchanged for a tenth of a second. Then programs run several times.
     assert!(timed("count") < 1.5 && (0.1..most).contains(&timed("sum")), "{} in {}", timed("count"), timed("sum"));
     assert!(before > 1.7e9 && queued() > before, "{before} {}", queued());
 }
@@ -114,10 +114,10 @@ fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
             .count()
     };
     let both = || [said("10450", "--metrics-address"), said("10451", "--health-address")];
-    wait("ports and flags are named", || both() == [1, 1]);
+    wait("the log names ports and flags", || both() == [1, 1]);
     drop((metrics, health));
     for path in ["/metrics", "/livez"] {
-        assert!(eventually(2 * SOON, || ask(stage.proxy(), path).is_ok()), "{path} is served once it is free");
+        assert!(eventually(2 * SOON, || ask(stage.proxy(), path).is_ok()), "{path} is served when the port is free");
     }
     assert_eq!(both(), [1, 1]);
 }
@@ -125,23 +125,23 @@ fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
 #[test]
 fn an_address_that_no_interface_has_is_not_called_a_port_in_use() {
     let bed = Bed::new();
-    // As in a new namespace: it gets its address when it is set up for the first time.
+    // As in a new namespace: the kernel adds the address when the interface is set up for the first time.
     bed.proxy().netns.ip("link set lo down");
     bed.proxy().netns.ip("address del 127.0.0.1/8 dev lo");
     let extra = vec!["--health-address=192.0.2.1:10451".to_owned()];
     let stage = Stage::with(AgentOptions { extra, ..AgentOptions::new(Variant::Nft) }, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
     let says = |words: &str| stage.agent.log().lines().filter(|line| line.contains(words)).count();
-    wait("the loopback is named", || {
+    wait("the log names the loopback", || {
         says("cannot serve metrics on 127.0.0.1:10450: the loopback interface is down or lacks this address; run `ip link") == 1
     });
-    wait("the address is named", || {
+    wait("the log names the address", || {
         says("cannot serve health on 192.0.2.1:10451: no interface of this node has this address") == 1
     });
     assert_eq!(says("another program"), 0);
-    // What it advises helps.
+    // The advice in the message works.
     stage.proxy().netns.ip("link set lo up");
-    assert!(eventually(2 * SOON, || ask(stage.proxy(), "/metrics").is_ok()), "it is served once the loopback is up");
+    assert!(eventually(2 * SOON, || ask(stage.proxy(), "/metrics").is_ok()), "metrics are served when the loopback is up");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn metrics_may_listen_where_others_reach_them_and_health_stays_at_home() {
     let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
     assert_eq!(page(stage.proxy(), "/livez").status, 200);
     let from_outside = |port: u16| stage.bed.neighbour.run(|| get((INTERNAL, port).into(), "/metrics"));
-    wait("the line reaches the metrics", || from_outside(9100).is_ok_and(|page| page.status == 200));
+    wait("the metrics can be read from outside", || from_outside(9100).is_ok_and(|page| page.status == 200));
     assert!(from_outside(10451).is_err() && ask(stage.proxy(), "/metrics").is_err());
 }
 
@@ -163,12 +163,12 @@ fn an_empty_address_serves_nothing() {
     assert!(listening == [false; 2] && !stage.agent.log().contains("served"), "{}", stage.agent.log());
 }
 
-/// A kubeconfig for an API server that nobody runs.
+/// A kubeconfig for an API server that does not exist.
 const NOWHERE: &str = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "x",
 "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}], "users": [{"name": "x", "user": {"token": "x"}}],
 "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:1"}}]}"#;
 
-/// A process that ends with its test.
+/// A process that is killed at the end of its test.
 struct Ends(Child);
 
 impl Drop for Ends {

@@ -1,4 +1,4 @@
-//! What the node itself has open is not taken for a flow of a forward, wherever conntrack meets it.
+//! The node's own connections are never taken for flows of a forward, even after conntrack has lost their entries.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ on_both_variants! {
     a_connection_of_a_forward_goes_on_after_the_conntrack_table_was_flushed,
 }
 
-/// A connection of the proxy itself to a host, and that host's end of it.
+/// A connection of the proxy itself to a host, and the end of this host.
 fn own(bed: &Bed, host: &crate::bed::netns::Netns, address: std::net::Ipv4Addr) -> [TcpStream; 2] {
     let listener = host.run(|| TcpListener::bind((address, 9000)).unwrap());
     let own = bed.proxy().netns.run(|| TcpStream::connect(SocketAddr::from((address, 9000))).unwrap());
@@ -30,21 +30,21 @@ fn own(bed: &Bed, host: &crate::bed::netns::Netns, address: std::net::Ipv4Addr) 
 fn speaks_both_ways([own, other]: &mut [TcpStream; 2]) {
     for _ in 0..2 {
         other.write_all(b"x").unwrap();
-        own.read_exact(&mut [0]).expect("the other host speaks first");
+        own.read_exact(&mut [0]).expect("data of the other host arrives");
         own.write_all(b"y").unwrap();
-        other.read_exact(&mut [0]).expect("and hears the answer");
+        other.read_exact(&mut [0]).expect("the answer arrives");
     }
 }
 
 fn a_connection_of_the_node_to_the_upstream_survives_reverse_on_every_port(variant: Variant) {
     let bed = Bed::new();
     let mut to_server = own(&bed, &bed.server, SERVER);
-    assert_eq!(to_server[0].local_addr().unwrap().ip(), EXTERNAL, "from the address that reverse listens on");
+    assert_eq!(to_server[0].local_addr().unwrap().ip(), EXTERNAL, "the connection comes from the listen address of reverse");
     let reverse = json!({"ports": [{"name": "all", "port": 1, "endPort": 65535, "targetPort": 80, "targetEndPort": 80}]});
     let stage = Stage::of(variant, bed, &[(FILE, Manifest::seed().with("/spec/reverse", reverse))]);
     stage.agent.wait_ready(SEED);
     speaks_both_ways(&mut to_server);
-    // And where conntrack forgets it, as often as it does.
+    // The same after conntrack has lost all entries.
     must(stage.proxy().command("conntrack").arg("-F"));
     speaks_both_ways(&mut to_server);
 }

@@ -1,4 +1,4 @@
-//! What the program prints about itself: completions for shells, and its manual page.
+//! What the program prints about itself: shell completions, and its manual page.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -8,7 +8,7 @@ use crate::bed::netns::output;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 const COMMANDS: [&str; 9] = ["agent", "render", "restore", "cleanup", "status", "check", "crd", "completions", "man"];
 
-/// Run where there is no tool, no home and nothing to read.
+/// Runs the program without other tools, a home directory or an input.
 fn run(arguments: &[&str]) -> Output {
     output(Command::new(PROGRAM).args(arguments).env_clear().current_dir("/").stdin(Stdio::null()))
 }
@@ -60,7 +60,7 @@ fn the_manual_page_is_one_page_with_every_command_and_its_options() {
     );
     let commands: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(".SS ")).collect();
     assert_eq!(commands, COMMANDS);
-    assert_eq!(page.matches(".ie ").count(), 1, "what the parts share is there once");
+    assert_eq!(page.matches(".ie ").count(), 1, "common parts appear once");
     for words in [r"\-\-reserved\-ports", r"\-\-this\-node", "PORTFORWARD_STATE_DIR", "record.json", "Stop the agent first"] {
         assert!(page.contains(words), "{words}");
     }

@@ -1,4 +1,4 @@
-//! What differs in a pod: `/proc/sys` is read-only, and processes of other pods have other numbers.
+//! The differences in a pod: `/proc/sys` is read-only, and processes of other pods have other process ids.
 
 use crate::bed::agent::{AgentOptions, in_mounts, state_folder};
 use crate::bed::kernel::Variant;
@@ -6,11 +6,11 @@ use crate::bed::netns::output;
 use crate::bed::{Bed, EXTERNAL, Proxy, SERVER};
 use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp};
 
-/// As a container runtime leaves it.
+/// The mounts that a container runtime leaves.
 const READ_ONLY: &str = "mount -o bind,ro /proc/sys /proc/sys; exec \"$@\"";
 
-/// The same, and the host's `/proc/sys/net` where the chart mounts it. There is no `/host` on this machine: it gets a root
-/// of its own, in which everything else is as outside.
+/// The same, and additionally the host's `/proc/sys/net` at the path where the chart mounts it. The test machine has no
+/// `/host`, so the agent gets its own root directory. Everything else in it is as outside.
 fn host_mounted(proxy: &Proxy) -> String {
     let root = proxy.files().join("root");
     std::fs::create_dir_all(root.join("host/proc/sys/net")).unwrap();
@@ -25,7 +25,7 @@ fn host_mounted(proxy: &Proxy) -> String {
     )
 }
 
-/// The seed's bed, with routing off.
+/// The bed of the example, with routing off.
 fn unrouted() -> Bed {
     let bed = Bed::new();
     bed.proxy().netns.set("ipv4/ip_forward", "0");
@@ -47,7 +47,7 @@ fn routing_that_cannot_be_switched_on_is_told_with_what_to_do() {
     for word in ["/proc/sys/net/ipv4/ip_forward: Read-only file system", "/host/proc/sys/net", "set it on the host"] {
         assert!(message.contains(word), "{message}");
     }
-    assert_eq!(stage.agent.complaints().len(), 1, "said once: {:?}", stage.agent.complaints());
+    assert_eq!(stage.agent.complaints().len(), 1, "logged once: {:?}", stage.agent.complaints());
     stage.proxy().netns.set("ipv4/ip_forward", "1");
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
 }
@@ -62,7 +62,7 @@ fn routing_is_switched_on_by_what_the_host_has_mounted() {
     assert_eq!(stage.proxy().netns.setting("ipv4/ip_forward"), "1");
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
 
-    // So does the pod that restores after a reboot.
+    // The pod that restores the state after a reboot does the same.
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());
     bed.proxy().netns.set("ipv4/ip_forward", "0");

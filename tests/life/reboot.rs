@@ -1,5 +1,5 @@
-//! A reboot without an API server or manifests: what was last applied comes back by `restore --stay`, also where links and
-//! addresses come late, and an agent that starts takes over.
+//! A reboot without an API server or manifests. `restore --stay` restores the last applied state, even if links and addresses
+//! come up later. An agent that starts takes over.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn stay(proxy: &Proxy, variant: Variant) -> Vec<String> {
     words.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The proxy after a reboot: nothing but its disk is as it was.
+/// The proxy after a reboot: only its disk keeps its content.
 fn rebooted(variant: Variant) -> (Bed, AgentOptions) {
     let Stage { agent, options, bed: before, .. } = Stage::seed(variant);
     agent.kill();
@@ -35,7 +35,7 @@ fn rebooted(variant: Variant) -> (Bed, AgentOptions) {
     (bed, options)
 }
 
-/// `restore --stay` on a proxy.
+/// Starts `restore --stay` on a proxy.
 pub(crate) fn start(proxy: &Proxy, variant: Variant) -> Running {
     let arguments = stay(proxy, variant);
     Running::start(proxy, "restore", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
@@ -53,7 +53,7 @@ fn a_link_that_comes_late_is_served_and_an_agent_takes_over(variant: Variant) {
     assert!(eventually(SOON, || tcp(&bed) == by(SERVER, EXTERNAL)), "{}", restore.said());
     assert!(!proxy.routes_to(&CLIENT.to_string()).is_empty());
 
-    // The line goes down and comes up again, and still nobody else is there: its route is gone with it.
+    // The link goes down and up again while no agent runs. The kernel deletes its routes.
     proxy.netns.ip_batch(["link set eth1 down", "link set eth1 up"]);
     assert!(eventually(SOON, || !proxy.routes_to(&CLIENT.to_string()).is_empty()), "{}", restore.said());
     let download = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap().stream().unwrap();
@@ -63,7 +63,7 @@ fn a_link_that_comes_late_is_served_and_an_agent_takes_over(variant: Variant) {
     let agent = Agent::start(proxy, &manifests, &options);
     agent.wait_ready(SEED);
     restore.wait("an agent keeps this node from here on; resting until stopped");
-    assert!(restore.runs(), "a pod that ends would be started again and again");
+    assert!(restore.runs(), "if it ended, its pod would be restarted again and again");
     assert!(!agent.log().contains("kernel state updated"), "{}", agent.log());
     assert!(download.goes_on(ANSWER));
     assert!(restore.stop().success());
@@ -86,22 +86,23 @@ fn what_cleanup_removed_does_not_come_back(variant: Variant) {
     restore.wait("Ready");
     let state = state_folder(proxy);
     let clean = || operator(proxy, ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]);
-    // It refuses while the other one writes, which takes a moment.
+    // It is refused while restore holds the lock to write, which takes a moment.
     assert!(eventually(SOON, || clean().status.success()));
     restore.wait("no record: nothing is to put back");
     proxy.netns.ip_batch(["link set eth1 down", "link set eth1 up"]);
     proxy.netns.ip("route add 10.99.0.0/16 via 192.168.0.1");
-    // It has looked again when it says so of the next record.
+    // When it logs a message about this file, it has compared the state again.
     fs::write(state.join("record.json"), "{}").unwrap();
     assert!(eventually(SOON, || restore.said().contains("is accessible by other users")));
     assert_eq!(proxy.our_rules(variant), [""; 0]);
     assert_eq!(proxy.routes_to(&CLIENT.to_string()), [] as [serde_json::Value; 0]);
 }
 
-/// Root with the capabilities of the unit, which are those of the pod too, and no way to more.
+/// Root with only the capabilities of the systemd unit, which the pod has too, and without a way to get more.
 fn the_rights_that_the_unit_grants_are_enough(variant: Variant) {
     let unit = include_str!("../../deploy/systemd/portforward-restore.service");
-    let granted = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it says what it needs");
+    let granted =
+        unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("the unit has a CapabilityBoundingSet");
     let granted: String = granted.split_whitespace().map(|name| format!(",+{}", name["CAP_".len()..].to_lowercase())).collect();
     let script = format!("exec setpriv --no-new-privs --bounding-set=-all{granted} \"$@\"");
 
@@ -120,8 +121,8 @@ fn the_rights_that_the_unit_grants_are_enough(variant: Variant) {
     agent.wait_ready(SEED);
     let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
     manifests.remove(FILE);
-    agent.wait_report("the forward is gone", |report| report["items"] == serde_json::json!([]));
-    assert!(session.is_cut(&bed), "its connections go too");
+    agent.wait_report("the forward is deleted", |report| report["items"] == serde_json::json!([]));
+    assert!(session.is_cut(&bed), "its connections are cut too");
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
     assert_eq!(agent.complaints(), [""; 0]);
 }

@@ -1,5 +1,5 @@
-//! What of ours another program changes is back, by nft because the kernel tells of it, logged and counted, and what is
-//! foreign stays.
+//! The agent repairs, logs and counts what another program changes of the operator's rules and routes, and leaves foreign
+//! rules and routes unchanged. With nft, the kernel notifies the agent of the change.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ on_both_variants! {
     a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing,
 }
 
-/// Asserts that the agent was told of the damage and did not find it: by nft it looks unasked every ten seconds, counted from
-/// its last repair, so that without events no repair would be sooner. The quickest counts: a busy machine delays any of
-/// them. By legacy it looks every second, and there is nothing to be told.
+/// Asserts that the agent repaired because of an event. With nft, it compares without an event every ten seconds after its
+/// last repair, so a repair without an event would take longer. The shortest repair is checked, because a busy machine can
+/// delay any of them. With legacy, there are no events and the agent compares every second.
 fn was_told(variant: Variant, took: &[Duration]) {
     match variant {
         Variant::Nft => assert!(took.iter().any(|took| *took < Duration::from_secs(5)), "{took:?}"),
@@ -26,7 +26,7 @@ fn was_told(variant: Variant, took: &[Duration]) {
     }
 }
 
-/// Foreign rules and routes of every kind that could be mistaken.
+/// Foreign rules and routes of every kind that the agent could take for its own.
 fn make_foreign(proxy: &Proxy, variant: Variant) {
     for rule in [
         "-t nat -A PREROUTING -p tcp --dport 8443 -j DNAT --to-destination 9.9.9.9",
@@ -54,8 +54,8 @@ fn repairs(log: &str) -> u32 {
     counts.next_back().map_or(0, |(_, count)| count.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap())
 }
 
-/// Does one piece of damage, all of it before the agent sees any; it is repaired, counted once or more, and the forward works.
-/// How long that took.
+/// Makes all changes of one kind of damage before the agent sees any of them. Waits until the agent has repaired and counted
+/// them, and checks that the forward works. Returns how long the repair took.
 fn repaired(
     stage: &Stage,
     variant: Variant,
@@ -92,12 +92,13 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
         ("a chain is flushed", &["-t nat -F PF-PRE"]),
         ("a rule is added", &["-t nat -A PF-POST -s 9.9.9.9 -j ACCEPT"]),
         ("a rule is inserted", &["-I PF-FWD -j DROP"]),
-        ("our jump is there twice", &["-t nat -A POSTROUTING -j PF-POST"]),
-        ("our jump is deleted from PREROUTING", &["-t nat -D PREROUTING 1"]),
-        ("our jump is deleted from FORWARD", &["-D FORWARD 1"]),
-        ("jump and chain are deleted", &["-t nat -D POSTROUTING 1", "-t nat -F PF-POST", "-t nat -X PF-POST"]),
+        ("the operator's jump exists twice", &["-t nat -A POSTROUTING -j PF-POST"]),
+        ("the operator's jump is deleted from PREROUTING", &["-t nat -D PREROUTING 1"]),
+        ("the operator's jump is deleted from FORWARD", &["-D FORWARD 1"]),
+        ("the operator's jump and chain are deleted", &["-t nat -D POSTROUTING 1", "-t nat -F PF-POST", "-t nat -X PF-POST"]),
     ];
-    // Each by itself where it is seen at once; several together where it takes a second or two.
+    // With events, each kind of damage is repaired on its own. Without events a repair takes a second or two, so several kinds
+    // are repaired together.
     let at_once = match variant {
         Variant::Nft => 1,
         Variant::Legacy => 3,
@@ -112,7 +113,7 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
     was_told(variant, &took);
     assert_eq!((stage.proxy().foreign_rules(variant), foreign_routes(stage.proxy())), foreign);
 
-    // Whoever empties everything takes the foreign rules along.
+    // A program that flushes all chains also deletes the foreign rules.
     let empty = |commands: &[&str]| {
         let done = |proxy: &Proxy| {
             for table in ["nat", "filter"] {
@@ -137,22 +138,22 @@ fn a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most(
     let stage = Stage::of(variant, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
     let first = || stage.proxy().iptables(variant, "-t nat -S PREROUTING 1");
-    // It was put first at the start, so it does not move again within a minute.
+    // The jump was put first when the agent started, so it does not move again within a minute.
     let rule = "-s 9.9.9.9/32 -j ACCEPT";
     stage.proxy().iptables(variant, &format!("-t nat -I PREROUTING {rule}"));
     stage.agent.wait_condition(SEED, "Programmed", "False", "Overridden");
     stage.agent.wait_condition(SEED, "Ready", "False", "Overridden");
     let message = stage.message(SEED, "Ready");
     assert!(message.contains("PREROUTING") && message.contains("9.9.9.9/32"), "{message}");
-    // An edit and the sync that follows leave the order alone.
+    // The sync after an edit does not change the order.
     stage.edit_unready(&Manifest::seed().for_second_server());
     assert!(first().contains(rule), "{}", first());
-    assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL), "nothing else suffers");
-    // It is told as long as it is so, and no longer.
+    assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL), "nothing else is affected");
+    // The obstacle is reported as long as it exists, and not longer.
     stage.proxy().iptables(variant, &format!("-t nat -D PREROUTING {rule}"));
     stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
 
-    // A new agent has moved nothing yet.
+    // A new agent has not moved the jump yet.
     let Stage { agent, manifests, options, bed } = stage;
     assert!(agent.stop().success());
     bed.proxy().iptables(variant, &format!("-t nat -I PREROUTING {rule}"));
@@ -173,9 +174,9 @@ fn routes_that_are_gone_or_changed_are_back(variant: Variant) {
     let ip = |command: String| move |proxy: &Proxy| drop(proxy.netns.ip(&command));
     took.push(repaired(&stage, variant, "the route is deleted", ip(format!("route delete {client} proto 154")), whole));
     let other = format!("route replace {client} via 192.168.0.9 dev eth1 proto 154 metric 154");
-    took.push(repaired(&stage, variant, "the route leads elsewhere", ip(other), whole));
+    took.push(repaired(&stage, variant, "the route has another gateway", ip(other), whole));
     let more = "route add 10.9.9.9 via 192.168.0.1 dev eth1 proto 154 metric 154".to_owned();
-    took.push(repaired(&stage, variant, "a route of ours is too many", ip(more), whole));
+    took.push(repaired(&stage, variant, "there is a surplus route of the operator", ip(more), whole));
     was_told(variant, &took);
 }
 
@@ -220,10 +221,12 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
     stage.agent.wait_condition(SEED, "Programmed", "True", "Programmed");
     assert_eq!(tcp(&stage.bed), by(crate::bed::SECOND_SERVER, EXTERNAL));
 
-    // Now every chain is stale, and one of them cannot go.
+    // Now every chain is stale, and one of them cannot be deleted.
     stage.manifests.remove(FILE);
     stage.agent.wait_log("rules of other programs jump to them");
-    wait("what can go is gone", || proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]);
+    wait("every chain that can be deleted is deleted", || {
+        proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]
+    });
     assert_eq!(others(), before);
     stage.manifests.put(FILE, &Manifest::seed().text());
     stage.agent.wait_ready(SEED);
@@ -231,5 +234,5 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
 
     proxy.iptables(variant, "-t nat -F OTHERS");
     stage.manifests.remove(FILE);
-    wait("all of it is gone", || proxy.our_rules(variant).is_empty());
+    wait("the last chain is deleted too", || proxy.our_rules(variant).is_empty());
 }

@@ -1,4 +1,4 @@
-//! What a start, an end or a crash of the agent does to flows and kernel, and what a record is believed.
+//! The effect of a start, an end or a crash of the agent on flows and kernel, and when a record is accepted.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -20,7 +20,7 @@ on_both_variants! {
     a_broken_file_at_a_restart_keeps_its_last_good_content,
 }
 
-/// Our rules of the nat table with their counters, which any rewriting sets back to zero.
+/// The operator's rules of the nat table with their counters. Rewriting a rule resets its counters to 0.
 fn counted(proxy: &Proxy, variant: Variant) -> Vec<String> {
     let saved = must(proxy.command(&format!("iptables-{variant}-save")).args(["-c", "-t", "nat"]));
     saved.lines().filter(|line| line.contains("PF-")).map(str::to_owned).collect()
@@ -30,12 +30,12 @@ fn record(proxy: &Proxy) -> PathBuf {
     state_folder(proxy).join("record.json")
 }
 
-/// Whether the log tells of a write to the kernel.
+/// Whether the log contains a write to the kernel.
 fn tells_of_a_write(log: &str) -> bool {
     log.contains("kernel state updated") || log.contains("repaired")
 }
 
-/// The lines of a log after the last start.
+/// The lines of a log since the last start.
 fn since_last_start(log: &str) -> &str {
     log.rfind("agent starts").map_or("", |at| &log[at..])
 }
@@ -53,7 +53,7 @@ fn a_restart_in_the_middle_of_a_download_changes_nothing(variant: Variant) {
     let mut flow = flow(&bed);
     let from = flow.ask(ANSWER).unwrap().peer;
     let before = (counted(bed.proxy(), variant), bed.proxy().routes(), bed.proxy().iptables_save(variant));
-    assert!(before.0.iter().any(|line| line.starts_with("[1:")), "the rules have counted: {:?}", before.0);
+    assert!(before.0.iter().any(|line| line.starts_with("[1:")), "the rules have counted packets: {:?}", before.0);
 
     assert!(agent.stop().success());
     assert!(download.goes_on(ANSWER));
@@ -71,7 +71,7 @@ fn a_restart_in_the_middle_of_a_download_changes_nothing(variant: Variant) {
     download.finish().unwrap();
 }
 
-/// The record is the old one, the kernel has the new rules, and nobody has looked at the connections yet.
+/// The record is old, the kernel has the new rules, and no agent has checked the connections yet.
 fn a_crash_between_rules_and_purge_leaves_no_flow_with_the_old_upstream(variant: Variant) {
     let Stage { agent, manifests, options, bed } = Stage::seed(variant);
     let _servers = servers(&bed);
@@ -83,17 +83,21 @@ fn a_crash_between_rules_and_purge_leaves_no_flow_with_the_old_upstream(variant:
     let file = manifests.folder().join(FILE);
     let rendered = operator(bed.proxy(), ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()]);
     let rules = String::from_utf8(rendered.stdout).unwrap();
-    // The jumps are there already.
+    // The jumps exist already.
     let rules: String = rules.split_inclusive('\n').filter(|line| !line.starts_with("-I ")).collect();
     bed.proxy().iptables_restore(variant, &rules);
-    assert_eq!(way(flow.ask(ANSWER)), by(SERVER, EXTERNAL), "the kernel holds the new rules, the flow the old way");
+    assert_eq!(
+        way(flow.ask(ANSWER)),
+        by(SERVER, EXTERNAL),
+        "the kernel has the new rules, but the flow still has the old translation"
+    );
 
     let agent = started_again(&bed, &manifests, &options);
     assert_eq!(way(flow.ask(ANSWER)), by(SECOND_SERVER, EXTERNAL));
-    assert!(!since_last_start(&agent.log()).contains("chains=1"), "the rules were there already");
+    assert!(!since_last_start(&agent.log()).contains("chains=1"), "the rules existed already");
 }
 
-/// Record and rules agree; only the connections tell that the rules had been missing.
+/// Record and rules are equal. Only the connections show that the rules had been missing.
 fn a_crash_between_a_repair_and_its_purge_leaves_no_flow_untranslated(variant: Variant) {
     let Stage { agent, manifests, options, bed } = Stage::seed(variant);
     let servers = servers(&bed);
@@ -151,11 +155,11 @@ fn without_its_folder_the_agent_goes_on_as_before(variant: Variant) {
     flow.ask(ANSWER).unwrap();
     assert!(agent.log().contains("manifest folder cannot be read"), "{}", agent.log());
     assert!(!tells_of_a_write(since_last_start(&agent.log())), "{}", agent.log());
-    // Repairs go on as well.
+    // Repairs continue too.
     bed.proxy().iptables(variant, "-t nat -F PF-PRE");
     agent.wait_log("repaired");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
-    // The folder is back: what it says counts again.
+    // When the folder exists again, its content is used again.
     fs::create_dir(manifests.folder()).unwrap();
     agent.wait_report("the empty folder is read", |report| report["items"] == serde_json::json!([]));
 }
@@ -167,12 +171,12 @@ fn a_broken_file_at_a_restart_keeps_its_last_good_content(variant: Variant) {
     agent.kill();
     manifests.put(FILE, "spec: [");
     let agent = started_again(&bed, &manifests, &options);
-    agent.wait_report("the file is named", |_| agent.file_error(FILE).is_some());
+    agent.wait_report("the report names the file", |_| agent.file_error(FILE).is_some());
     flow.ask(ANSWER).unwrap();
     assert!(!tells_of_a_write(since_last_start(&agent.log())), "{}", agent.log());
 }
 
-/// Ruins the record of an agent that was there, and starts another: what it logs, and that nothing is lost.
+/// Damages the record of an agent and starts another agent. Checks that it logs `says` and that nothing is lost.
 fn a_record_is_refused(ruin: impl FnOnce(&Proxy), says: &str) {
     let Stage { agent, manifests, options, bed } = Stage::seed(Variant::Nft);
     let _servers = servers(&bed);
@@ -192,7 +196,7 @@ fn a_record_is_refused(ruin: impl FnOnce(&Proxy), says: &str) {
     assert!(agent.log().contains(says), "{}", agent.log());
     assert!(download.goes_on(ANSWER));
     flow.ask(ANSWER).unwrap();
-    assert_eq!(counted(bed.proxy(), Variant::Nft), before, "the kernel was right, so nothing is written");
+    assert_eq!(counted(bed.proxy(), Variant::Nft), before, "the kernel was in the desired state, so nothing is written");
 }
 
 #[test]
@@ -241,7 +245,7 @@ fn a_record_that_others_may_write_is_refused_and_nothing_is_lost() {
     );
 }
 
-/// It waits first: the other might have been about to end.
+/// It waits first, because the other agent may be about to end.
 #[test]
 fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     let stage = Stage::seed(Variant::Nft);
@@ -256,7 +260,7 @@ fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     assert_eq!(
         said.matches(&format!("an agent (process {})", stage.agent.id())).count(),
         2,
-        "when it begins to wait and in the end: {said}"
+        "once when it begins to wait and once at the end: {said}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! The seed's bed with an agent that works on a folder, and the manifests it is given.
+//! The bed of the example with an agent on a folder, and the manifests in this folder.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::bed::server::{Seen, Server};
 use crate::bed::wait::{PATIENCE, eventually};
 use crate::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SECOND_SERVER, SERVER};
 
-/// The forward of [`Manifest::seed`].
+/// The key of the forward of [`Manifest::seed`].
 pub(crate) const SEED: &str = "lines/seed";
-/// The file that the seed's forward is in.
+/// The file with the example forward.
 pub(crate) const FILE: &str = "seed.yaml";
-/// The UDP port of the seed's forward.
+/// The UDP port of the example forward.
 pub(crate) const LOG: u16 = 514;
-/// How long something may take that the agent does by itself.
+/// The time limit for what the agent does by itself.
 pub(crate) const SOON: Duration = PATIENCE;
 
-/// Makes a test by each variant of iptables from a function that takes the variant.
+/// Turns a function that takes a variant into one test for each variant of iptables.
 macro_rules! on_both_variants {
     ($($name:ident),+ $(,)?) => {
         mod by_nft {
@@ -34,12 +34,12 @@ macro_rules! on_both_variants {
 }
 pub(crate) use on_both_variants;
 
-/// One manifest, as the JSON that is YAML too.
+/// One manifest as JSON, which is also valid YAML.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest(Value);
 
 impl Manifest {
-    /// The seed's forward on TCP 80 and UDP 514, without `reverse`.
+    /// The example forward on TCP 80 and UDP 514, without `reverse`.
     pub(crate) fn seed() -> Self {
         Self(json!({
             "apiVersion": "portforward.dev/v1alpha1",
@@ -55,7 +55,7 @@ impl Manifest {
         }))
     }
 
-    /// With another value at a JSON pointer (RFC 6901) whose parent is there.
+    /// The same with another value at a JSON pointer (RFC 6901). The parent of the value must exist.
     pub(crate) fn with(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let (parent, field) = pointer.rsplit_once('/').expect("a pointer begins with a slash");
         let parent = self.0.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"));
@@ -66,7 +66,7 @@ impl Manifest {
         self
     }
 
-    /// Without the field at a JSON pointer.
+    /// The same without the field at a JSON pointer.
     pub(crate) fn without(mut self, pointer: &str) -> Self {
         let (parent, field) = pointer.rsplit_once('/').expect("a pointer begins with a slash");
         let parent = self.0.pointer_mut(parent).and_then(Value::as_object_mut).unwrap_or_else(|| panic!("no {parent}"));
@@ -74,49 +74,49 @@ impl Manifest {
         self
     }
 
-    /// By another name.
+    /// The same with another name.
     pub(crate) fn named(self, name: &str) -> Self {
         self.with("/metadata/name", name)
     }
 
-    /// To the second server.
+    /// The same with the second server as upstream.
     pub(crate) fn for_second_server(self) -> Self {
         self.with("/spec/upstream/targets/0/address", SECOND_SERVER.to_string())
     }
 
-    /// As the text of a file.
+    /// The text of a file.
     pub(crate) fn text(&self) -> String {
         format!("{:#}\n", self.0)
     }
 }
 
-/// The agent beside its bed; dropped before it.
+/// An agent and its bed. The agent is dropped first.
 #[derive(Debug)]
 pub(crate) struct Stage {
     /// The agent.
     pub(crate) agent: Agent,
-    /// Its folder.
+    /// The folder of the agent.
     pub(crate) manifests: Manifests,
-    /// How it was started.
+    /// The options with which it was started.
     pub(crate) options: AgentOptions,
     /// The network.
     pub(crate) bed: Bed,
 }
 
 impl Stage {
-    /// The seed's forward alone, ready.
+    /// The example forward alone, already ready.
     pub(crate) fn seed(variant: Variant) -> Self {
         let stage = Self::of(variant, Bed::new(), &[(FILE, Manifest::seed())]);
         stage.agent.wait_condition(SEED, "Ready", "True", "Ready");
         stage
     }
 
-    /// These manifests on this bed; waits for nothing.
+    /// These manifests on this bed. Does not wait for anything.
     pub(crate) fn of(variant: Variant, bed: Bed, files: &[(&str, Manifest)]) -> Self {
         Self::with(AgentOptions::new(variant), bed, files)
     }
 
-    /// An agent with these options.
+    /// The same with an agent with these options.
     pub(crate) fn with(options: AgentOptions, bed: Bed, files: &[(&str, Manifest)]) -> Self {
         let manifests = Manifests::new(bed.proxy());
         for (file, manifest) in files {
@@ -126,20 +126,20 @@ impl Stage {
         Self { agent, manifests, options, bed }
     }
 
-    /// Replaces the seed's file and waits until the agent has taken it in and it is ready.
+    /// Replaces the file of the example, and waits until the agent has applied it and the forward is ready.
     pub(crate) fn edit(&self, manifest: &Manifest) {
         self.edit_unready(manifest);
         self.agent.wait_ready(SEED);
     }
 
-    /// Replaces the seed's file and waits until the agent has taken it in.
+    /// Replaces the file of the example, and waits until the agent has read it.
     pub(crate) fn edit_unready(&self, manifest: &Manifest) {
         let generation = self.generation();
         self.manifests.put(FILE, &manifest.text());
-        wait("the edit is taken in", || self.generation() > generation);
+        wait("the agent has read the edit", || self.generation() > generation);
     }
 
-    /// The proxy.
+    /// The first proxy.
     pub(crate) fn proxy(&self) -> &Proxy {
         self.bed.proxy()
     }
@@ -157,39 +157,39 @@ impl Stage {
     }
 }
 
-/// Waits for something outside of the agent's report.
+/// Waits for a condition that is not in the agent's report.
 pub(crate) fn wait(claim: &str, holds: impl FnMut() -> bool) {
     assert!(eventually(SOON, holds), "{claim}");
 }
 
-/// Both servers, each by TCP and UDP on the ports of the seed's forward.
+/// Both servers, each by TCP and UDP on the ports of the example forward.
 pub(crate) fn servers(bed: &Bed) -> [Server; 4] {
     let (tcp, udp) = (|address| Server::tcp(&bed.server, address, [80]), |address| Server::udp(&bed.server, address, [LOG]));
     [tcp(SERVER), tcp(SECOND_SERVER), udp(SERVER), udp(SECOND_SERVER)]
 }
 
-/// A UDP flow of the client to the seed's forward, answered once.
+/// A UDP flow of the client to the example forward. The first datagram was answered.
 pub(crate) fn flow(bed: &Bed) -> UdpFlow {
     let mut flow = UdpFlow::open(&bed.client, (CLIENT, 0), (INTERNAL, LOG)).expect("a socket can be made");
     flow.ask(ANSWER).expect("the forward carries UDP");
     flow
 }
 
-/// What became of a request: the server that it reached and the client that this one saw.
+/// The result of a request: the server that answered, and the client address that this server saw.
 pub(crate) type Way = Result<(IpAddr, IpAddr), Silence>;
 
-/// The way of a datagram or connection.
+/// The result of a request, from what the server saw.
 pub(crate) fn way(seen: Result<Seen, Silence>) -> Way {
     seen.map(|seen| (seen.local.ip(), seen.peer.ip()))
 }
 
-/// A way, to be compared.
-#[expect(clippy::unnecessary_wraps, reason = "compared with what may have failed")]
+/// An expected result, for comparison.
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with a result that may be an error")]
 pub(crate) fn by(server: Ipv4Addr, external: Ipv4Addr) -> Way {
     Ok((server.into(), external.into()))
 }
 
-/// The way of a new connection of the client to the seed's forward.
+/// The result of a new connection of the client to the example forward.
 pub(crate) fn tcp(bed: &Bed) -> Way {
     way(tcp_ask(&bed.client, CLIENT, (INTERNAL, 80), ANSWER))
 }

@@ -1,4 +1,4 @@
-//! `status` tells what the kernel holds, beside a running agent, a stopped one and none, and touches nothing.
+//! `status` shows the state of the kernel, with a running agent, a stopped one or none, and changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -30,14 +30,14 @@ fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-/// The words of the line of a forward, up to the reason; each column is one word.
+/// The columns of the line of a forward, up to the reason. Each column is one word.
 fn line(told: &Output, name: &str) -> Vec<String> {
     let table = text(&told.stdout);
     let found = table.lines().find(|line| line.split_whitespace().nth(1) == Some(name));
     found.unwrap_or_else(|| panic!("no {name}: {told:?}")).split_whitespace().skip(2).take(5).map(str::to_owned).collect()
 }
 
-/// It ends with this status and says `Programmed`, `Ready` and a reason of the seed's forward.
+/// Asserts that it exits with this code and prints `Programmed`, `Ready` and a reason for the example forward.
 fn tells(bed: &Bed, variant: Variant, code: i32, programmed: &str, ready: &str, reason: &str) {
     let told = status(bed.proxy(), variant, &[]);
     assert_eq!(told.status.code(), Some(code), "{told:?}");
@@ -81,14 +81,15 @@ fn what_the_kernel_holds_is_told_with_and_without_an_agent(variant: Variant) {
     tells(&bed, variant, 4, "False", "False", "Drifted");
     let wide = text(&status(bed.proxy(), variant, &["-o", "wide"]).stdout);
     assert!(wide.contains("filter PF-FWD: not as planned") && wide.contains("more as planned"), "{wide}");
-    assert!(!wide.contains('…') && wide.contains("another program changes them"), "the whole message: {wide}");
+    assert!(!wide.contains('…') && wide.contains("another program changes them"), "the message is not shortened: {wide}");
     bed.proxy().netns.ip("link set eth0 down");
     bed.proxy().iptables(variant, "-t nat -F PREROUTING");
     tells(&bed, variant, 4, "False", "False", "Drifted");
 }
 
-/// All that the kernel and the state directory hold, in parts: rules (ours with counters, nft's with handles), addresses, routes,
-/// connections, files with their times. Counters of built-in chains see the kernel's own multicast, so they are left out.
+/// Everything in the kernel and in the state directory, in parts: rules (the operator's with counters, those of nft with
+/// handles), addresses, routes, connections, and files with their times. Counters of built-in chains are left out, because the
+/// kernel's own multicast packets change them.
 fn everything(proxy: &Proxy) -> Vec<String> {
     let without_noise = |line: &str| match line.split_once("] ") {
         Some((_, rule)) if !rule.starts_with("-A PF-") => rule.to_owned(),
@@ -118,8 +119,8 @@ fn everything(proxy: &Proxy) -> Vec<String> {
 fn a_look_changes_nothing(variant: Variant) {
     let stage = Stage::seed(variant);
     let _servers = servers(&stage.bed);
-    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the rules have counted, and there is a connection");
-    // A running agent may write at any moment; one that is held does not, but holds its lock.
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the rules have counted packets, and there is a connection");
+    // A running agent may write at any moment. A paused one does not write, but still holds its lock.
     stage.agent.pause();
     let proxy = stage.proxy();
     for damage in ["", "-t nat -D PF-PRE 1", "-N PF-OLD", "-t nat -I PREROUTING -s 9.9.9.9 -j ACCEPT"] {
@@ -164,22 +165,22 @@ fn routes_and_rules_that_are_too_many_or_too_few_are_told(variant: Variant) {
     let message = text(&status(proxy, variant, &["-o", "wide"]).stdout);
     assert!(message.contains("1 routes of ours, 10.9.9.9/32 via 192.168.0.1 dev eth1"), "{message}");
     proxy.netns.ip("route delete 10.9.9.9");
-    // A rule of another program before our jump decides first.
+    // A rule of another program before the operator's jump takes effect first.
     proxy.iptables(variant, "-t nat -I PREROUTING -s 9.9.9.9 -j ACCEPT");
     tells(&stage.bed, variant, 4, "False", "False", "Overridden");
     proxy.iptables(variant, "-t nat -D PREROUTING 1");
     tells(&stage.bed, variant, 0, "True", "True", "Ready");
-    // An obstacle stops the flow and leaves the kernel as planned.
+    // An obstacle stops the flow, although the kernel is as planned.
     proxy.netns.set("ipv4/ip_forward", "0");
     tells(&stage.bed, variant, 0, "True", "False", "ForwardingDisabled");
     proxy.netns.set("ipv4/ip_forward", "1");
     stage.agent.resume();
 
-    // What was withdrawn and is there again is told too.
+    // Rules of a deleted forward that exist again are reported too.
     let rules = proxy.iptables_save(variant).join("\n") + "\n";
     stage.edit(&Manifest::seed().with("/spec/mode", "Disabled"));
     stage.agent.wait_condition(SEED, "Programmed", "True", "Disabled");
-    crate::stage::wait("the record has it", || status(proxy, variant, &[]).status.success());
+    crate::stage::wait("the record contains the change", || status(proxy, variant, &[]).status.success());
     stage.agent.pause();
     proxy.iptables_restore(variant, &rules);
     let told = status(proxy, variant, &[]);
@@ -190,7 +191,7 @@ fn routes_and_rules_that_are_too_many_or_too_few_are_told(variant: Variant) {
 fn a_node_without_any_table_gets_none_by_a_look(variant: Variant) {
     let Stage { agent, bed, .. } = Stage::seed(variant);
     agent.kill();
-    // A reboot: the same addresses and files, a kernel that holds nothing.
+    // A reboot: the same addresses and files, and an empty kernel.
     let fresh = Bed::new();
     let (from, to) = (state_folder(bed.proxy()), state_folder(fresh.proxy()));
     must(std::process::Command::new("cp").arg("-a").arg(from).arg(&to));
@@ -212,7 +213,7 @@ fn forwards_are_chosen_by_name_and_printed_for_programs(variant: Variant) {
     stage.agent.wait_condition("lines/rival", "Ready", "True", "Ready");
     stage.agent.wait_condition(SEED, "Accepted", "False", "Conflict");
     let run = |arguments: &[&str]| status(stage.proxy(), variant, arguments);
-    // What is not carried here cannot be missing here.
+    // Forwards of other nodes are not missing here.
     assert!(run(&[]).status.success());
     assert_eq!(text(&run(&[]).stdout).lines().count(), 3);
     for names in [&["rival"][..], &["lines/rival"], &["rival", "lines/rival"]] {
@@ -236,7 +237,7 @@ fn forwards_are_chosen_by_name_and_printed_for_programs(variant: Variant) {
     reported["items"].as_array_mut().unwrap().retain(|item| item["metadata"]["name"] == "rival");
     let reported = timeless(reported);
     assert_eq!(reported.0, json!("List"));
-    assert_eq!(timeless(json), reported, "as in the status file");
+    assert_eq!(timeless(json), reported, "it is equal to the status file");
     assert_eq!(timeless(yaml), reported);
 }
 
@@ -247,7 +248,7 @@ fn without_a_record_it_says_so_and_what_to_do() {
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let said = text(&told.stderr);
     assert!(said.contains("there is no record") && said.contains("start the agent") && told.stdout.is_empty(), "{said}");
-    assert!(!state_folder(bed.proxy()).exists(), "nothing is made");
+    assert!(!state_folder(bed.proxy()).exists(), "nothing is created");
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn who_may_not_read_the_record_or_the_rules_is_told_to_be_root() {
     let stage = Stage::seed(Variant::Nft);
     let folder = state_folder(stage.proxy());
     let own = tempfile::tempdir().unwrap();
-    // The program as it was built may lie where only root may go.
+    // The built program may be in a folder that only root can read.
     let program = own.path().join("program");
     fs::copy(env!("CARGO_BIN_EXE_portforward-operator"), &program).unwrap();
     fs::copy(folder.join("record.json"), own.path().join("record.json")).unwrap();

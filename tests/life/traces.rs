@@ -1,4 +1,5 @@
-//! What an installation leaves behind on a node: after `cleanup` nothing that was not there before, byte for byte.
+//! What an installation leaves behind on a node: after `cleanup` there is nothing that was not there before, compared byte by
+//! byte.
 
 use std::process::Output;
 
@@ -8,7 +9,7 @@ use crate::bed::netns::must;
 use crate::bed::{Bed, EXTERNAL, GATEWAY, INTERNAL, Proxy, ROUTER};
 use crate::stage::{FILE, Manifest, SEED, Stage};
 
-/// All that a node holds which an installation might change, as the system's own tools print it, with every counter.
+/// Everything on a node that an installation might change, as printed by the tools of the system, with all counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Holdings {
     nft: String,
@@ -22,7 +23,7 @@ struct Holdings {
 impl Holdings {
     fn of(proxy: &Proxy) -> Self {
         let print = |program: &str, arguments: &str| must(proxy.command(program).args(arguments.split_whitespace()));
-        // The comments hold the time of the look.
+        // The comments contain the current time.
         let saved = |variant: &str| -> String {
             let text = print(&format!("iptables-{variant}-save"), "-c");
             text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
@@ -31,7 +32,7 @@ impl Holdings {
             nft: print("nft", "list ruleset"),
             iptables_nft: saved("nft"),
             iptables_legacy: saved("legacy"),
-            // Missing where the modules are not loaded.
+            // The files are missing if the modules are not loaded.
             legacy_tables: proxy
                 .netns
                 .run(|| std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default()),
@@ -53,8 +54,8 @@ fn clean(proxy: &Proxy) -> String {
     String::from_utf8(cleaned.stdout).unwrap()
 }
 
-/// The bed with cables of the proxy that lead nowhere, so that no packet of a neighbour counts in any rule. Who is written
-/// into the neighbour table by hand need not answer.
+/// A bed in which the proxy's links lead to nothing, so that no packet of a neighbour counts in a rule. The next hops have
+/// permanent neighbour entries, so they need not answer.
 fn quiet() -> Bed {
     let bed = Bed::new();
     for (link, address, next_hop) in [("eth0", EXTERNAL, ROUTER), ("eth1", INTERNAL, GATEWAY)] {
@@ -71,7 +72,8 @@ fn quiet() -> Bed {
     bed
 }
 
-/// Installs, has the seed's forward served, and lets `meanwhile` happen; the agent has ended then.
+/// Installs the operator and waits until the example forward is ready, then runs `meanwhile`. The agent has ended when this
+/// returns.
 fn install(variant: Variant, bed: Bed, meanwhile: impl FnOnce(&Proxy)) -> Bed {
     let Stage { agent, bed, .. } = Stage::of(variant, bed, &[(FILE, Manifest::seed())]);
     agent.wait_ready(SEED);
@@ -85,7 +87,8 @@ fn nft(proxy: &Proxy, command: &str) {
     must(proxy.command("nft").arg(command));
 }
 
-/// What kube-proxy writes, by its shape: chains of its own in the tables that are ours too, jumps to them, and counters.
+/// Rules of the same form as those of kube-proxy: its own chains in the tables that the operator also uses, jumps to them, and
+/// counters.
 fn like_kube_proxy(proxy: &Proxy, variant: Variant) {
     let rules = "*nat
 :KUBE-SERVICES - [0:0]
@@ -126,18 +129,14 @@ fn a_bare_node_is_bare_again_by_nft() {
     assert_eq!((before.nft.as_str(), before.iptables_nft.as_str()), ("", ""), "a namespace begins without tables");
     let bed = install(Variant::Nft, bed, |_| {});
     let during = Holdings::of(bed.proxy());
-    assert!(
-        during.nft.contains("jump PF-PRE") && !during.nft.contains("portforward.dev"),
-        "the mark does not show: {}",
-        during.nft
-    );
+    assert!(during.nft.contains("jump PF-PRE") && !during.nft.contains("portforward.dev"), "the mark is missing: {}", during.nft);
     let said = clean(bed.proxy());
     assert!(said.contains("4 built-in chains and 2 tables removed"), "{said}");
     assert_eq!(Holdings::of(bed.proxy()), before);
     assert!(!clean(bed.proxy()).contains("built-in chains"), "there is nothing more to remove");
 }
 
-/// A table of the older xtables cannot be taken back by anybody. They are left as the kernel makes them.
+/// No program can remove the tables of legacy xtables. They stay in the state in which the kernel creates them.
 #[test]
 fn a_bare_node_keeps_by_legacy_only_the_tables_as_the_kernel_makes_them() {
     let bed = quiet();
@@ -203,7 +202,8 @@ fn empty_tables_that_were_there_stay_by_legacy() {
     assert_eq!(Holdings::of(bed.proxy()), before);
 }
 
-/// The agent takes out of the other variant what a former choice left there, and what that hung in.
+/// An agent that now uses the other variant removes the rules that it left in the first one, and the tables and chains that
+/// contained them.
 #[test]
 fn a_change_to_legacy_leaves_no_table_in_nft() {
     let stage = Stage::of(Variant::Nft, quiet(), &[(FILE, Manifest::seed())]);
@@ -217,7 +217,7 @@ fn a_change_to_legacy_leaves_no_table_in_nft() {
     assert_eq!(Holdings::of(bed.proxy()).nft, "");
 }
 
-/// Who came after us and put something into what we had made keeps it, and what it hangs in.
+/// If another program has added something to the operator's tables, it stays, and so do the tables and chains that contain it.
 #[test]
 fn what_others_put_into_our_tables_stays_with_what_it_hangs_in() {
     let others = |proxy: &Proxy| {
@@ -235,7 +235,11 @@ fn what_others_put_into_our_tables_stays_with_what_it_hangs_in() {
         lines.sort();
         lines
     };
-    assert_eq!(lines(Holdings::of(bed.proxy())), lines(Holdings::of(alone.proxy())), "as if we had never been there");
+    assert_eq!(
+        lines(Holdings::of(bed.proxy())),
+        lines(Holdings::of(alone.proxy())),
+        "as on a node on which the operator never ran"
+    );
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn a_policy_that_another_program_set_on_our_chain_stays() {
     );
 }
 
-/// Another program flushes everything and makes the same tables anew, empty: they are its own.
+/// Another program flushes everything and creates the same tables again, empty. They then belong to that program.
 #[test]
 fn tables_that_another_program_made_anew_are_not_taken_for_ours() {
     let bed = install(Variant::Nft, quiet(), |_| {});
@@ -259,7 +263,7 @@ fn tables_that_another_program_made_anew_are_not_taken_for_ours() {
     assert_eq!(Holdings::of(bed.proxy()).nft, before);
 }
 
-/// Not even a saved and loaded copy of what we had made.
+/// Not even if it restores a saved copy of the operator's tables.
 #[test]
 fn a_saved_copy_of_our_tables_is_not_taken_for_ours() {
     let bed = install(Variant::Nft, quiet(), |_| {});
@@ -277,7 +281,7 @@ fn a_saved_copy_of_our_tables_is_not_taken_for_ours() {
     assert_eq!(Holdings::of(proxy).nft, copy);
 }
 
-/// A node whose forwards are all elsewhere, and every command that only looks.
+/// Commands that only read, on a node that carries no forward.
 #[test]
 fn looking_makes_no_table() {
     let bed = quiet();

@@ -1,4 +1,5 @@
-//! Whose turn it is on a node: agents that follow each other, and `restore` and `cleanup` beside them.
+//! Only one process at a time may change a node: agents that follow each other, and `restore` and `cleanup` together with an
+//! agent.
 
 use std::process::Output;
 
@@ -17,7 +18,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A pod is replaced, and the old one takes its time.
+/// A pod is replaced, and the old one ends slowly.
 #[test]
 fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
     let Stage { agent: old, manifests, options, bed } = Stage::seed(Variant::Nft);
@@ -25,13 +26,13 @@ fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
     let new = Agent::start(bed.proxy(), &manifests, &options);
     let waits = format!("waiting for its end, so long at most holder=an agent (process {})", old.id());
     new.wait_log(&waits);
-    assert_eq!(new.log().matches("agent starts").count(), 1, "the old one keeps the node");
+    assert_eq!(new.log().matches("agent starts").count(), 1, "the old agent keeps the lock");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
     assert!(old.stop().success());
     new.wait_ready(SEED);
     assert_eq!(new.log().matches("agent starts").count(), 2);
-    assert_eq!(new.log().matches("waiting for its end").count(), 1, "said once");
-    assert_eq!(new.log().matches("kernel state updated").count(), 1, "by the old one");
+    assert_eq!(new.log().matches("waiting for its end").count(), 1, "logged once");
+    assert_eq!(new.log().matches("kernel state updated").count(), 1, "only the old agent wrote");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
 }
 
@@ -43,7 +44,7 @@ fn an_agent_that_waits_ends_when_it_is_stopped() {
     assert!(new.stop().success());
 }
 
-/// The numbers of processes in a pod hold in there alone: the agent is process 1 of its own.
+/// The process ids of a pod are valid only in this pod: the agent is process 1.
 #[test]
 fn a_holder_in_another_container_is_not_taken_for_a_process_of_this_one() {
     let mounts = Some("exec unshare --pid --fork --kill-child --mount-proc \"$@\"".to_owned());
@@ -56,7 +57,7 @@ fn a_holder_in_another_container_is_not_taken_for_a_process_of_this_one() {
     assert!(said(&refused).contains(words), "{refused:?}");
 }
 
-/// Such as a static pod beside the agent's own.
+/// For example, a static pod next to the pod of the agent.
 #[test]
 fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
     let stage = Stage::seed(Variant::Nft);
@@ -66,7 +67,7 @@ fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
     assert!(said(&restored).contains("nothing is to put back") && restored.stdout.is_empty(), "{restored:?}");
     let mut resting = crate::reboot::start(stage.proxy(), Variant::Nft);
     resting.wait("resting until stopped");
-    // It stays down when the agent goes: what is in the kernel stays without it.
+    // It does nothing when the agent ends, because the kernel state stays without an agent.
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());
     bed.proxy().iptables(Variant::Nft, "-t nat -F PF-PRE");

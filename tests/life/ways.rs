@@ -1,4 +1,5 @@
-//! The ways of packets on a node that other programs route on too: the kernel's own rules decide, and the agent knows them.
+//! The paths of packets on a node whose routes also come from other programs. The agent must follow the routing rules of the
+//! kernel.
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +20,7 @@ fn a_backup_route_of_another_program_leaves_ours_alone(variant: Variant) {
     let _servers = servers(&stage.bed);
     let backup = format!("route add {CLIENT} via {NEIGHBOUR} dev eth1 metric 500");
     stage.proxy().netns.ip(&backup);
-    // An edit, so that the agent is sure to have looked since.
+    // After this edit, the agent has certainly seen the route.
     stage.edit(&Manifest::seed().with("/spec/ports/0/targetPort", 80));
     let ours = |stage: &Stage| stage.proxy().routes_to(&CLIENT.to_string()).iter().any(|route| route["protocol"] == "154");
     assert!(ours(&stage));
@@ -70,7 +71,7 @@ fn of_client_networks_within_each_other_the_longest_prefix_wins(variant: Variant
     stage.agent.wait_ready("lines/wide");
     assert_eq!(stage.proxy().routes_to(&CLIENT.to_string())[0]["gateway"], GATEWAY.to_string());
     assert_eq!(stage.proxy().routes_to("1.1.0.0/16")[0]["gateway"], NEIGHBOUR.to_string());
-    wait("both are told", || {
+    wait("both notes are in the message", || {
         stage.message(SEED, "Ready").contains("lines/wide") && stage.message("lines/wide", "Ready").contains(SEED)
     });
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
