@@ -23,7 +23,7 @@ fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
     assert!(eventually(PATIENCE, || agent.send(&Request::get("/api/v1/secrets")).done()));
     let path = Resource::Forwards.path(Some(LINES), Some("web"));
 
-    let only_status = "an agent changes the status of a PortForward and nothing else";
+    let only_status = "an agent may change only the status of a PortForward";
     let before = forward(&plane, "web");
     let named = |name: &str| json!({"apiVersion": before["apiVersion"], "kind": before["kind"], "metadata": {"name": name}, "spec": before["spec"]});
     agent.refused(&Request::merge(&*path, json!({"spec": {"mode": "Disabled"}})), only_status);
@@ -41,7 +41,7 @@ fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
     let entry = |node: &str| json!({"nodeName": node, "role": "Active"});
     agent.does(&put(&|object| object["status"]["nodes"] = json!([entry(NODE)])));
     other.does(&put(&|object| object["status"]["nodes"].as_array_mut().unwrap().push(entry(OTHER))));
-    let not = "but not write that of node-b";
+    let not = "but not write the entry of node-b";
     agent.refused(&put(&|object| object["status"]["nodes"][1]["role"] = "Standby".into()), not);
     agent.refused(&put(&|object| object["status"]["nodes"] = json!([{"nodeName": OTHER, "role": "Standby"}])), not);
     agent.does(&put(&|object| {

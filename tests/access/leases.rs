@@ -46,7 +46,7 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     agent.unentitled(&Request::put(path(NODE), json!({})));
     assert_eq!(plane().get(Resource::Leases, &format!("{SYSTEM}/{OTHER}")).unwrap()["spec"]["holderIdentity"], OTHER);
 
-    let neither = "an agent sets neither finalizers nor owners";
+    let neither = "an agent may not set finalizers or owner references";
     let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "1"}]);
     agent.refused(&apply(NODE, NODE, &json!({"finalizers": ["example.com/x"]}), ""), neither);
     agent.refused(&apply(NODE, NODE, &json!({"ownerReferences": owner}), ""), neither);
@@ -72,7 +72,7 @@ fn event(name: &str, changes: &Value) -> Request {
 #[test]
 fn an_agent_reports_on_forwards_and_in_its_own_name() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
-    let own = "may report only on PortForwards, as portforward.dev/agent on node-a";
+    let own = "may create events only about PortForwards, as portforward.dev/agent on node-a";
     agent.does(&event("own", &json!({})));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "namespace": LINES, "name": "web"});
     let stranger = json!({"apiVersion": "example.com/v1", "kind": "PortForward", "namespace": LINES, "name": "web"});
@@ -86,7 +86,7 @@ fn an_agent_reports_on_forwards_and_in_its_own_name() {
     ] {
         agent.refused(&event("other", &changes), own);
     }
-    let neither = "an agent sets neither finalizers nor owners";
+    let neither = "an agent may not set finalizers or owner references";
     agent.refused(&event("held", &json!({"metadata": {"name": "held", "finalizers": ["example.com/x"]}})), neither);
 
     let path = Resource::Events.path(Some(LINES), Some("own"));

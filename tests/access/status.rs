@@ -55,7 +55,7 @@ fn the_entry_of_its_own_node_is_an_agents_to_add_to_change_and_to_take_out() {
 fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
     let agent = Agent::of(plane(), NODE);
     add_forward(plane(), "other");
-    let not = "the agent of node node-a may change its own entry of status.nodes and take out those of others, but not write that of node-b";
+    let not = "the agent of node node-a may change its own entry of status.nodes and remove the entries of others, but not write the entry of node-b";
     agent.does(&apply_entry("other", &entry(NODE, "Standby")));
     agent.refused(&apply_entry("other", &entry(OTHER, "Active")), not);
     Agent::of(plane(), OTHER).does(&apply_entry("other", &entry(OTHER, "Active")));
@@ -83,7 +83,7 @@ fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
     agent.refused(&Request::json_patch(path("other"), operations), not);
     // Its own one, renamed: an entry of the other twice, or in another's name.
     let operations = json!([{"op": "replace", "path": "/status/nodes/0/nodeName", "value": "node-c"}]);
-    agent.refused(&Request::json_patch(path("other"), operations), "but not write that of node-c");
+    agent.refused(&Request::json_patch(path("other"), operations), "but not write the entry of node-c");
     let twice = json!([{"op": "add", "path": "/status/nodes/-", "value": entry(OTHER, "Active")}]);
     let answer = agent.send(&Request::json_patch(path("other"), twice));
     assert_eq!(answer.status, 422, "the schema takes no entry twice: {answer:?}");
@@ -233,7 +233,7 @@ fn the_policy_can_be_computed_for_the_largest_status() {
     agent.does(&apply_entry("large", &large(NODE, &text)));
     assert_eq!(entries("large").len(), 32);
     let forged = large(&nodes[30], &format!("{}y", &text[1..]));
-    agent.refused(&apply_entry("large", &forged).managed_by("x"), &format!("but not write that of {}", nodes[30]));
+    agent.refused(&apply_entry("large", &forged).managed_by("x"), &format!("but not write the entry of {}", nodes[30]));
 }
 
 impl Request {

@@ -21,10 +21,10 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
         ),
         (
             json!({"metrics": {"listen": "NodeIP", "secure": {"enabled": true}}, "monitoring": {"podMonitor": both}}),
-            "name a Secret with one in metrics.secure.authorization, or use monitoring.serviceMonitor",
+            "set metrics.secure.authorization to a Secret with a token, or use monitoring.serviceMonitor",
         ),
         (json!({"metrics": {"port": 10451}}), "metrics.port and health.port are the same port"),
-        (json!({"serviceAccount": {"create": false}}), "say in serviceAccount.name which one the agents use"),
+        (json!({"serviceAccount": {"create": false}}), "set serviceAccount.name to the ServiceAccount of the agents"),
         (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),
         (json!({"rbac": {"userRoles": {"edit": {"create": false, "aggregate": true}}}}), "no role to aggregate"),
         (
@@ -36,11 +36,14 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}),
             "agent.extraEnv sets A twice",
         ),
-        (json!({"enabled": false}), "enabled: false has an effect only where a parent chart names it as the condition"),
-        (json!({"resourceQuota": {"enabled": true}, "priorityClassName": ""}), "set priorityClassName, or leave the quota out"),
+        (json!({"enabled": false}), "enabled: false works only if this chart is a dependency of a parent chart"),
+        (
+            json!({"resourceQuota": {"enabled": true}, "priorityClassName": ""}),
+            "set priorityClassName, or resourceQuota.enabled to false",
+        ),
         (
             json!({"extraVolumes": [{"name": "state", "emptyDir": {}}]}),
-            "extraVolumes has a volume state, which the chart has itself: give yours another name",
+            "extraVolumes has a volume state, and the chart has a volume with this name: use another name",
         ),
         (
             json!({"commonLabels": {"portforward.dev/agents": "false"}}),
@@ -76,7 +79,7 @@ fn the_notes_name_the_next_command_and_what_stays() {
         "kubectl rollout status daemonset/pf-portforward-operator --namespace portforward-system",
         "helm test pf --namespace portforward-system",
         "kubectl label namespace portforward-system pod-security.kubernetes.io/enforce=privileged",
-        concat!("NOTE: localhost/portforward-operator:", env!("CARGO_PKG_VERSION"), " is in no registry"),
+        concat!("NOTE: the image localhost/portforward-operator:", env!("CARGO_PKG_VERSION"), " is in no registry"),
         "ctr --namespace k8s.io images import portforward-operator.tar",
         "NOTE: every Linux node without taints gets an agent",
         "kubectl label node NODE portforward.dev/proxy=true",

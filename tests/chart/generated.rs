@@ -22,7 +22,7 @@ const ADDED: &str = r#"  labels:
     {{- include "portforward-operator.labels" . | nindent 4 }}
   {{- if .Values.crds.keep }}
   annotations:
-    # The definition stays when the release goes, and with it every PortForward.
+    # Helm keeps the CRD when the release is uninstalled, and with it every PortForward.
     helm.sh/resource-policy: keep
   {{- end }}
 "#;
@@ -99,7 +99,7 @@ fn cleanup() -> String {
 
 fn kustomization(files: &BTreeMap<String, String>) -> String {
     let mut text = format!(
-        "{MADE}# The agents and all that they need, as the chart renders it where no value is changed; namespace.yaml is written by hand.\n\
+        "{MADE}# The agents and everything that they need, as the chart renders it with its default values. namespace.yaml is written by hand.\n\
          apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n- namespace.yaml\n"
     );
     for file in files.keys() {

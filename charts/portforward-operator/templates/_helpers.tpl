@@ -1,4 +1,4 @@
-{{/* The name of the chart, as labels carry it. */}}
+{{/* The name of the chart for labels. */}}
 {{- define "portforward-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
@@ -15,7 +15,7 @@
 {{- end }}
 {{- end }}
 
-{{/* What never changes in the life of a release, so that selectors may name it. */}}
+{{/* The labels for selectors. They never change during the life of a release. */}}
 {{- define "portforward-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "portforward-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The labels of every object, and more of one object: a list of the root and of these. */}}
+{{/* The labels of every object with extra labels. The argument is a list of the root and the extra labels. */}}
 {{- define "portforward-operator.labelsAnd" -}}
 {{- $texts := fromYaml (include "portforward-operator.texts" (last .)) }}
 {{- toYaml (mergeOverwrite (fromYaml (include "portforward-operator.labels" (first .))) $texts) }}
@@ -48,7 +48,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* A map whose values Kubernetes wants as strings, such as labels, as YAML. */}}
+{{/* A map with its values as strings, such as labels, as YAML. */}}
 {{- define "portforward-operator.texts" -}}
 {{- $texts := dict }}
 {{- range $key, $value := . }}
@@ -62,11 +62,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "portforward-operator.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- required "serviceAccount.create is false: say in serviceAccount.name which one the agents use" .Values.serviceAccount.name }}
+{{- required "serviceAccount.create is false: set serviceAccount.name to the ServiceAccount of the agents" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
-{{/* The image: by its digest, if one is named. */}}
+{{/* The image, by its digest if one is set. */}}
 {{- define "portforward-operator.image" -}}
 {{- $name := printf "%s/%s" .Values.image.registry .Values.image.repository | trimPrefix "/" }}
 {{- with .Values.image.digest }}
@@ -77,7 +77,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The filter of the log: with a bare level, without the client's own lines, since the agent says each outage once. */}}
+{{/* The log filter. For a plain level, lines of the Kubernetes client are switched off: the agent itself logs each outage once. */}}
 {{- define "portforward-operator.log" -}}
 {{- if has .Values.agent.logLevel (list "error" "warn" "info") }}
 {{- printf "%s,kube_client=off,kube_runtime=off" .Values.agent.logLevel }}
@@ -86,13 +86,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The Secret with the certificate of the metrics, where one is used. */}}
+{{/* The Secret with the certificate for metrics, if one is used. */}}
 {{- define "portforward-operator.metricsSecret" -}}
 {{- if .Values.metrics.secure.enabled }}{{ .Values.metrics.secure.secretName }}{{ end }}
 {{- end }}
 
-{{/* The environment that the chart itself gives the agent, as YAML. A setting stands here rather than among the arguments
-where the program takes it here: an overlay then changes it by its name. */}}
+{{/* The environment variables that the chart sets, as YAML. A setting is an environment variable and not an argument if the
+program accepts both, because an overlay can change a variable by its name. */}}
 {{- define "portforward-operator.env" -}}
 - name: NODE_NAME
   valueFrom:
@@ -137,7 +137,7 @@ where the program takes it here: an overlay then changes it by its name. */}}
   value: {{ include "portforward-operator.log" . }}
 {{- end }}
 
-{{/* How a monitor reaches an endpoint that is served over HTTPS. */}}
+{{/* The settings of a monitor for an HTTPS endpoint. */}}
 {{- define "portforward-operator.https" -}}
 {{- with .Values.metrics.secure }}
 {{- if .enabled }}
@@ -154,8 +154,8 @@ tlsConfig:
 {{- end }}
 {{- end }}
 
-{{/* How a monitor (the argument) has its endpoint scraped. Each series gets the name of the node, which the alerts say. What
-a series says itself wins: the namespace of a series about a forward is the forward's, not that of the agents. */}}
+{{/* The scrape settings of a monitor (the argument). Each series gets the label node, which the alerts use. honorLabels: the
+label namespace of a series about a forward is the namespace of the forward, not that of the agents. */}}
 {{- define "portforward-operator.scrape" -}}
 honorLabels: true
 {{- with .interval }}
@@ -176,8 +176,8 @@ metricRelabelings:
 {{- end }}
 {{- end }}
 
-{{/* The security context of a container that writes rules, as YAML, for the values and the variant of iptables given. iptables
-itself asks for uid 0; of what root could do, only the network is left. The legacy variant needs a raw socket. */}}
+{{/* The security context of a container that writes rules, as YAML. The argument has the values and the variant of iptables.
+iptables needs uid 0. Only the network capabilities are added; the legacy variant needs a raw socket. */}}
 {{- define "portforward-operator.containerSecurityContext" -}}
 {{- $add := list "NET_ADMIN" }}
 {{- if ne .iptables "nft" }}
@@ -194,7 +194,7 @@ itself asks for uid 0; of what root could do, only the network is left. The lega
 {{- toYaml (mergeOverwrite $own (deepCopy (default dict .Values.podSecurityContext))) }}
 {{- end }}
 
-{{/* Where pods of the release run, and how they get their image, as YAML. */}}
+{{/* On which nodes the pods run, and the secrets for their image, as YAML. */}}
 {{- define "portforward-operator.placement" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -222,14 +222,14 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* The volumes of the node that rules and routes need, as YAML; their mounts below. */}}
+{{/* The hostPath volumes for the record and the lock of iptables, as YAML. Their mounts are below. */}}
 {{- define "portforward-operator.nodeVolumes" -}}
-# What was last applied outlives the pod, and the boot.
+# The record of what was last applied. It must survive a restart of the pod and of the node.
 - name: state
   hostPath:
     path: {{ .Values.agent.stateDir }}
     type: DirectoryOrCreate
-# One lock for every program of the node that writes rules of the legacy variant.
+# The lock that all programs of the node use when they write rules with iptables-legacy.
 - name: xtables-lock
   hostPath:
     path: /run/xtables.lock

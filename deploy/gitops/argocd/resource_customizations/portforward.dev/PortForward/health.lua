@@ -1,5 +1,5 @@
--- The answers are those of kstatus, with one exception: a forward that is switched off is Suspended. Deletion is not judged
--- here. Needs no library of Lua.
+-- Gives the same results as kstatus, except that a disabled forward is Suspended. Does not handle deletion. Uses no Lua
+-- libraries.
 
 local status = obj.status or {}
 
@@ -16,7 +16,7 @@ local function health(code, each)
 end
 
 if status.observedGeneration ~= obj.metadata.generation then
-  return { status = "Progressing", message = "No agent has dealt with generation " .. obj.metadata.generation .. " of the spec yet" }
+  return { status = "Progressing", message = "No agent has processed generation " .. obj.metadata.generation .. " of the spec yet" }
 end
 
 local stalled = condition("Stalled")
@@ -26,7 +26,7 @@ end
 
 local ready = condition("Ready")
 if ready == nil then
-  return { status = "Progressing", message = "No agent has said yet whether it is ready" }
+  return { status = "Progressing", message = "No agent has reported yet whether it is ready" }
 end
 if ready.status ~= "True" then
   return health("Progressing", ready)
