@@ -14,11 +14,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 pub(super) struct ConntrackTable;
 
 const READINGS: [(&str, &str, &str); 2] = [
-    ("conntrack_entries", "nf_conntrack_count", "Connections in the conntrack table of this node, whoever's they are."),
+    ("conntrack_entries", "nf_conntrack_count", "Entries in the conntrack table of this node, of all programs."),
     (
         "conntrack_entries_limit",
         "nf_conntrack_max",
-        "How many connections the table takes; when it is full, new ones are dropped.",
+        "Maximum number of entries in the conntrack table; when it is full, the kernel drops new connections.",
     ),
 ];
 

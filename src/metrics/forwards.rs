@@ -213,12 +213,11 @@ fn counter<const N: usize>(metric: &mut MetricEncoder<'_>, labels: [(&str, &str)
     ConstCounter::new(value).encode(metric.encode_family(&labels)?)
 }
 
-const OMITTED: &str =
-    "Forwards that have no series of their own, because of --forward-metrics-limit or because of --forward-metrics none.";
-const READY: &str = "Whether a forward is ready on this node: 1 or 0. The role is None on a node that is no candidate for it. A disabled forward has no series.";
+const OMITTED: &str = "Forwards without their own series, because of --forward-metrics-limit or --forward-metrics none.";
+const READY: &str = "Whether a forward is ready on this node: 1 or 0. The role is None on a node that is not a candidate for it. A disabled forward has no series.";
 const CONNECTIONS: &str =
-    "Connections that met the rules of a forward on this node, and UDP flows; those that then could not pass count too.";
-const ACCOUNTING: &str = "Whether the kernel counts what each connection carries (net.netfilter.nf_conntrack_acct): 1 or 0.";
-const PACKETS: &str = "Packets of the connections of a forward; absent while the kernel does not count them.";
+    "Connections and UDP flows that matched the rules of a forward on this node, including those that did not get through.";
+const ACCOUNTING: &str = "Whether the kernel counts packets and bytes of connections (net.netfilter.nf_conntrack_acct): 1 or 0.";
+const PACKETS: &str = "Packets of the connections of a forward; absent if the kernel does not count them.";
 const BYTES: &str =
-    "Bytes of the connections of a forward, with the headers of IP and above; absent while the kernel does not count them.";
+    "Bytes of the connections of a forward, including the headers from IP upwards; absent if the kernel does not count them.";

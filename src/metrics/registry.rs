@@ -347,26 +347,27 @@ fn counted(count: usize) -> u64 {
 
 // The library appends a full stop to each help text.
 const BUILD: &str = "The version of this program, the commit that it was built from, and the iptables programs that it uses";
-const SYNC_DURATION: &str =
-    "How long a sync of the node took, from reading its facts to reading back its kernel, by what came of it";
-const SYNC_LAST: &str = "When a sync last ended with everything as planned, in seconds since 1970; 0 before the first";
-const SYNC_QUEUED: &str = "When a sync was last due, in seconds since 1970; it begins at once, or when the one before it ends";
-const PROGRAMMING: &str = "How long it took from hearing of a change of the forwards until the kernel, read back, was as planned with it; those that the agent found when it started are not in it";
-const RESTORE_FAILURES: &str = "How often iptables-restore refused our chains or did not end; each is tried again";
-const SYNC_FAILURES: &str = "How often a part of a sync failed; each is tried again";
-const REPAIRS: &str = "Chains (rules), jumps and routes of ours that were put back after another program had changed them";
-const CONNTRACK_DELETED: &str = "Connections that were cut because no rule in force stands for them any more";
+const SYNC_DURATION: &str = "Duration of a sync of the node, from reading its facts to reading its kernel back, by outcome";
+const SYNC_LAST: &str =
+    "Time of the last sync that ended with everything as planned, in seconds since 1970; 0 before the first one";
+const SYNC_QUEUED: &str =
+    "Time when a sync was last requested, in seconds since 1970; it begins at once, or when the running sync ends";
+const PROGRAMMING: &str = "Time from the moment when the agent received a change of the forwards until the kernel, read back, had it in force; forwards that exist when the agent starts are not counted";
+const RESTORE_FAILURES: &str = "How often iptables-restore refused the chains of the operator or did not end; the agent retries";
+const SYNC_FAILURES: &str = "How often a part of a sync failed; the agent retries";
+const REPAIRS: &str =
+    "Chains (rules), jumps and routes of the operator that were repaired after another program had changed them";
+const CONNTRACK_DELETED: &str = "Connections that were cut because they belong to no rule in force any more";
 const FORWARDS: &str =
-    "Forwards by what this node says of them; with an API server, those that only other nodes could carry are not counted";
+    "Forwards by their conditions on this node; with an API server, forwards that only other nodes can carry are not counted";
 const FORWARDS_WANTED: &str =
-    "Forwards that ask to be in force and are right by themselves, whichever node is to carry them; the same on every node";
-const FORWARDS_CARRIED: &str = "Forwards that this node carries, by what it is to them";
-const RULES: &str = "Rules in chains of ours, as last read back from the kernel; jumps in built-in chains are not counted";
-const CHAINS: &str = "Chains of ours, as last read back from the kernel";
-const ROUTES: &str = "Host routes that forwards ask for, by what came of them: satisfied and contested by a foreign route, refused by the kernel, missing for a reason nobody gave";
-const WRITE_FAILURES: &str = "How often the record, or the status of the forwards, could not be written; each is tried again";
-const EVENTS_LOST: &str =
-    "How often more connections ended at once than the kernel could tell; what they carried since the last look is missing then";
-const LIVE_AGENTS: &str = "Agents whose Lease is young; 0 until the Leases were read once";
-const API_SERVER_UP: &str =
-    "Whether the API server answered, be it with a refusal, when this agent last asked it for something: 1 or 0";
+    "Forwards that are valid and not disabled, whichever node carries them; the same value on every node";
+const FORWARDS_CARRIED: &str = "Forwards that this node carries, by its role for them";
+const RULES: &str =
+    "Rules in the chains of the operator, as last read back from the kernel; jumps in built-in chains are not counted";
+const CHAINS: &str = "Chains of the operator, as last read back from the kernel";
+const ROUTES: &str = "Host routes that forwards ask for, by state: installed; satisfied by a route of another program with the same next hop; contested by a route with another next hop; refused by the kernel; missing without a known reason";
+const WRITE_FAILURES: &str = "How often the record or the status of the forwards could not be written; the agent retries";
+const EVENTS_LOST: &str = "How often the kernel lost notifications because too many connections ended at once; the traffic of these connections since the last reading is not counted";
+const LIVE_AGENTS: &str = "Agents that are alive by their Lease; 0 until the Leases were read once";
+const API_SERVER_UP: &str = "Whether the API server answered the last request of this agent, even with a refusal: 1 or 0";
