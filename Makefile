@@ -1,4 +1,4 @@
-# The recipes of this project; the pipeline (.ci/run) runs the same ones.
+# The recipes of this project. The pipeline (.ci/run) runs the same recipes.
 
 SHELL := /bin/bash
 CARGO_HOME ?= $(HOME)/.cargo
@@ -9,15 +9,15 @@ step := hack/step.sh
 .PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster picture
 
 help: ## Shows this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-prepare: ## Installs what the recipes need, or says what is missing
+prepare: ## Installs what the recipes need, or prints what is missing
 	@hack/prepare.sh
 
-tools: ## Installs the part of it that does not need root, or says what is missing
+tools: ## Installs what make check needs, without a check of the kernel, or prints what is missing
 	@hack/prepare.sh tools
 
-test: ## Runs every test but those of e2e; needs root, for the network namespaces
+test: ## Runs all tests except e2e; needs root for network namespaces
 	@hack/prepare.sh test
 	@$(step) "Compile the tests (minutes the first time)" cargo test --locked --no-run
 	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api
@@ -25,7 +25,7 @@ test: ## Runs every test but those of e2e; needs root, for the network namespace
 	@$(step) "Find promtool and the Python packages of the tests, or fetch them" bash -c 'hack/promtool.sh && hack/python.sh'
 	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) $(step) "Run every test" cargo test --locked --no-fail-fast
 
-e2e: ## Builds the image and tries it on real nodes, installed by the chart and the manifests; needs root
+e2e: ## Builds the image and tests it on real nodes with kubelet and containerd; needs root
 	@hack/prepare.sh e2e
 	@$(step) "Find the programs of a cluster, or build them (15 minutes the first time)" hack/kubernetes.sh cluster
 	@$(step) "Build the image (minutes the first time) and check it" hack/image.sh
@@ -40,10 +40,10 @@ image-lock: ## Renews image/packages.lock: the Debian packages of the image, by 
 	@hack/prepare.sh image
 	@image/lock.sh
 
-generate: tools ## Renews what is generated: the definition, the chart's copies of it, deploy/, the tables of the documents
+generate: tools ## Renews generated files: the CRD and its copies, deploy/, the reference, tables in docs/
 	@hack/generate.sh
 
-check: tools ## Formatting, lints, documentation, and cargo-deny where it is installed
+check: tools ## Checks formatting, lints, documentation and, if cargo-deny is installed, dependencies
 	@$(step) "Formatting" cargo fmt --check
 	@$(step) "Lints (minutes the first time)" cargo clippy --locked --all-targets -- -D warnings
 	@$(step) "Lints of the tests on real nodes" cargo clippy --locked --test e2e -- -D warnings
@@ -51,15 +51,15 @@ check: tools ## Formatting, lints, documentation, and cargo-deny where it is ins
 	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check bans licenses sources; \
 	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi
 
-bench: prepare ## Measures packets and loads with 1 and with 10,000 forwards; minutes; needs root
+bench: prepare ## Measures the time of packets and of changes with 1 and 10,000 forwards; needs root
 	@$(step) "Compile the benchmark for release (minutes the first time)" cargo bench --locked --bench layout --no-run
-	@$(step) "Measure (about 4 minutes; quiet machines give steadier ratios)" cargo bench --locked --bench layout
+	@$(step) "Measure (about 4 minutes; results vary less on an idle machine)" cargo bench --locked --bench layout
 
-demo: prepare ## Shows a forward at work, hop by hop, in network namespaces; needs root
+demo: prepare ## Shows a forward, hop by hop, in network namespaces; needs root
 	@demo/demo.sh
 
-picture: prepare ## Renews docs/demo.svg, the picture of the README, from what the demo prints; needs root
+picture: prepare ## Renews docs/demo.svg, the picture in README.md, from the output of the demo; needs root
 	@$(step) "Run the demo and draw docs/demo.svg" bash -o pipefail -c 'demo/demo.sh | demo/picture.py'
 
-demo-cluster: prepare ## The same by kubectl apply, with a real API server (built once, 10 minutes); needs root and Go
+demo-cluster: prepare ## The demo with kubectl and a real API server (built once, 10 minutes); needs root and Go
 	@demo/cluster.sh

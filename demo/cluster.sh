@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Shows examples/bank-a-web.yaml at work by `kubectl apply`: a real etcd and kube-apiserver in a network namespace, the agent on the
-# proxy node with no more rights than deploy/base gives it, and real requests both ways. Removes all of it at the
-# end, also after a failure or Ctrl-C. Needs root, and Go for building the API server once; `make demo-cluster` sees to the rest.
+# Shows examples/bank-a-web.yaml with `kubectl apply`. A real etcd and kube-apiserver run in a network namespace. The agent runs on
+# the proxy node with the rights of deploy/base. Sends requests in both directions. Removes everything at the end, also after a
+# failure or Ctrl-C. Needs root, and Go to build the API server once. `make demo-cluster` installs everything else.
 #
 #   client 1.1.1.1 --- gateway 192.168.0.1 --- (eth1 192.168.0.2) proxy (eth0 2.2.2.2) --- server 3.3.3.3
 #                                                    (mgmt 172.31.255.11)
 #                                                             |
 #                                               API server 172.31.255.1:6443
 #
-# IPTABLES=legacy takes the other variant. PROGRAM=path takes a program that is already built.
+# IPTABLES=legacy uses the other variant. PROGRAM=path uses a program that is already built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 prefix=pf-democ-
@@ -19,14 +19,14 @@ logs=(agent.log etcd.log kube-apiserver.log)
 api_server=172.31.255.1
 etcd=http://127.0.0.1:2379
 
-# The management network, by which the agent reaches the API server.
+# The management network, through which the agent reaches the API server.
 connect_management() {
     cable cp mgmt px mgmt
     net cp address add "$api_server/24" dev mgmt
     net px address add 172.31.255.11/24 dev mgmt
 }
 
-# start HOST NAME COMMAND...: in the background, with a log of its own. Sets `started`.
+# start HOST NAME COMMAND...: starts a command in the background with its own log. Sets `started`.
 start() {
     run "$1" "${@:3}" </dev/null >"$files/$2.out" 2>"$files/$2.log" &
     started=$!
@@ -37,7 +37,7 @@ start_api_server() {
     openssl genrsa -out "$files/sa.key" 2048 2>/dev/null
     admin=$(openssl rand -hex 16)
     echo "$admin,admin,admin,system:masters" >"$files/tokens.csv"
-    # Nothing here has to outlive the machine.
+    # fsync is not needed, because the data is temporary.
     start cp etcd "$programs/etcd" --data-dir "$files/etcd" --unsafe-no-fsync --log-level warn \
         --listen-client-urls "$etcd" --advertise-client-urls "$etcd" --listen-peer-urls http://127.0.0.1:2380 \
         --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster default=http://127.0.0.1:2380
@@ -58,7 +58,7 @@ start_api_server() {
     done
 }
 
-# The authority of the certificate that the API server made for itself: the last one of its file. False before.
+# Stores the CA of the self-made certificate of the API server: the last one in its file. Fails until the file exists.
 keep_authority() {
     local chain=$files/certificates/apiserver.crt
     [[ -s $chain ]] && awk '/BEGIN/ { text = "" } { text = text $0 "\n" } END { printf "%s", text }' "$chain" >"$files/ca.crt"
@@ -76,7 +76,7 @@ contexts: [{name: demo, context: {cluster: demo, user: $1, namespace: leased-lin
 END
 }
 
-# kubectl as the administrator: alone, and with its command line shown.
+# Run kubectl as administrator. `kubectl` also prints the command line.
 quiet() { run cp env HOME="$files" KUBECONFIG="$files/admin.kubeconfig" "$programs/kubectl" "$@"; }
 kubectl() {
     local word line='kubectl'
@@ -88,7 +88,7 @@ kubectl() {
     quiet "$@" 2>&1
 }
 
-# What of ours the proxy's kernel holds, without the empty chains that may stay for a while.
+# Prints the rules and routes of the operator in the proxy's kernel. Empty chains, which may stay for a while, are left out.
 ours() {
     run px "iptables-$iptables-save" | grep -E '^-A .*PF-' || true
     net px route show proto 154
@@ -103,7 +103,7 @@ wait_until_nothing_is_ours() {
 }
 
 begin
-say "etcd, kube-apiserver and kubectl (built once, which needs Go and about 10 minutes; then they are there)"
+say "Find etcd, kube-apiserver and kubectl, or build them (needs Go, and about 10 minutes the first time)"
 programs=$(hack/kubernetes.sh)
 build_program
 
@@ -117,13 +117,13 @@ wait_for_servers 2 srv cli
 say "The API server starts (about 15 s)"
 start_api_server
 
-say "What a cluster needs: the namespace of the agents, their rights and their policy, the definition of PortForward"
+say "The namespace, the rights and the admission policy of the agents, and the CRD"
 kubectl apply -f deploy/base/namespace.yaml -f deploy/base/rbac.yaml -f deploy/base/admission-policy.yaml -f crds
 kubectl wait --for=condition=Established crd/portforwards.portforward.dev
-# No kubelet runs here, which would make itself known.
+# There is no kubelet that would create the Node.
 quiet create -f - >/dev/null <<<'{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "proxy"}}'
 
-say "The agent starts on the proxy, with a token of its ServiceAccount that names its node"
+say "The agent starts on the proxy, with a token that is bound to its Node"
 kubeconfig agent "$(quiet create token portforward-operator --namespace portforward-system \
     --bound-object-kind Node --bound-object-name proxy)"
 start px agent "$program" agent --node-name proxy --kubeconfig "$files/agent.kubeconfig" --namespace portforward-system \
@@ -134,7 +134,7 @@ kubectl create namespace leased-lines
 kubectl get pf
 refused cli TCP 1.1.1.1 192.168.0.2 80 "no rule"
 
-say "kubectl apply makes it so"
+say "kubectl apply creates the forward"
 kubectl apply -f examples/bank-a-web.yaml
 kubectl wait --for=condition=Ready --timeout=60s pf/bank-a-web
 kubectl get pf
@@ -145,14 +145,14 @@ show cli TCP 1.1.1.1 192.168.0.2 80 3.3.3.3 80 2.2.2.2
 say "The server reaches the client, which sees the proxy's internal address"
 show srv TCP 3.3.3.3 2.2.2.2 8443 1.1.1.1 80 192.168.0.2
 
-say "Switched off: withdrawn from the kernel, the object stays"
+say "Disabled: the rules and routes are removed, the object stays"
 kubectl patch pf bank-a-web --type merge --patch '{"spec": {"mode": "Disabled"}}'
 kubectl wait --for=condition=Ready --timeout=60s pf/bank-a-web
 kubectl get pf
-[[ -z $(ours) ]] || fail "the kernel still holds: $(ours)"
-refused cli TCP 1.1.1.1 192.168.0.2 80 "withdrawn"
+[[ -z $(ours) ]] || fail "the kernel still has: $(ours)"
+refused cli TCP 1.1.1.1 192.168.0.2 80 "disabled"
 
-say "Switched on again"
+say "Enabled again"
 kubectl patch pf bank-a-web --type merge --patch '{"spec": {"mode": "Enabled"}}'
 kubectl wait --for=condition=Ready --timeout=60s pf/bank-a-web
 show cli TCP 1.1.1.1 192.168.0.2 80 3.3.3.3 80 2.2.2.2
@@ -160,7 +160,7 @@ show cli TCP 1.1.1.1 192.168.0.2 80 3.3.3.3 80 2.2.2.2
 say "Each change of the summary is an event"
 kubectl get events
 
-say "Deleted: nothing of it is left in the kernel"
+say "Deleted: the kernel has nothing of the forward any more"
 kubectl delete pf bank-a-web
 wait_until_nothing_is_ours
 refused cli TCP 1.1.1.1 192.168.0.2 80 "deleted"

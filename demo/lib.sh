@@ -1,12 +1,12 @@
-# What the demos share: the network of the example as namespaces, requests through it, and an end that removes all of it.
-# The script that sources this has set `prefix` (of everything it makes), `hosts` (the namespaces to make), `logs` (what is shown after a
-# failure), and `set -euo pipefail`, and stands in the root of the repository.
+# Functions of the demos: create the network of the example in namespaces, send requests through it, and remove everything.
+# The script that sources this runs in the root of the repository, uses `set -euo pipefail`, and sets `prefix` (of all names that it
+# creates), `hosts` (the namespaces to create) and `logs` (the logs to print after a failure).
 #
 #   client 1.1.1.1 --- gateway 192.168.0.1 --- (eth1 192.168.0.2) proxy (eth0 2.2.2.2) --- server 3.3.3.3
 #
-# IPTABLES=legacy takes the other variant. PROGRAM=path takes a program that is already built.
+# IPTABLES=legacy uses the other variant. PROGRAM=path uses a program that is already built.
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2034 # prefix, hosts and logs come from there; iptables and program are for there
+# shellcheck disable=SC2154,SC2034 # the sourcing script sets prefix, hosts and logs, and uses iptables and program
 
 iptables=${IPTABLES:-nft}
 id=$prefix$$
@@ -15,7 +15,7 @@ run() { nsenter --net="/run/netns/$id-$1" -- "${@:2}"; } # run HOST COMMAND...
 net() { run "$1" ip "${@:2}"; }                        # net HOST ARGUMENTS OF ip...
 say() { printf '\n==> %s\n' "$*"; }
 
-# Removes the namespaces of one run and whatever runs in them.
+# Removes the namespaces of one run and stops the processes in them.
 remove() {
     local name pids
     for name in $(ip netns list | awk -v id="$1-" 'index($1, id) == 1 { print $1 }'); do
@@ -30,8 +30,8 @@ show_logs() {
     local log
     for log in "${logs[@]}"; do
         [[ -s $files/$log ]] || continue
-        say "the end of $log"
-        # What the API server says for information is long and tells nothing here.
+        say "The last lines of $log"
+        # Leave out informational lines of the API server.
         grep -vE '^I[0-9]|Skipping API' "$files/$log" | tail -n 40 || true
     done
 }
@@ -40,13 +40,13 @@ finish() {
     local status=$?
     trap - EXIT
     trap '' INT TERM
-    # The signal may have come while output went elsewhere.
+    # Output may be redirected when the signal arrives.
     exec >&3
     if ((status != 0)); then show_logs; fi
-    exec 2>/dev/null # what the shell says of processes that were killed
+    exec 2>/dev/null # hides the shell's messages about killed processes
     remove "$id"
     rm -rf "$files"
-    if ((status == 0)); then say "Everything of this demo is removed"; else say "The demo failed ($status); everything of it is removed"; fi
+    if ((status == 0)); then say "The demo has removed everything that it created"; else say "The demo failed ($status) and has removed everything that it created"; fi
     exit "$status"
 }
 
@@ -99,9 +99,9 @@ build_network() {
     net srv address add 3.3.3.4/32 dev lo
 }
 
-# serve HOST PROTOCOL ADDRESS PORT: answers everyone with the address it saw.
+# serve HOST PROTOCOL ADDRESS PORT: answers each request with its source address.
 serve() {
-    # The single quotes are right: socat's child expands what is in them.
+    # The single quotes are intended: the child of socat expands the variable.
     # shellcheck disable=SC2016
     case $2 in
     TCP) set -- "$1" -U "TCP-LISTEN:$4,bind=$3,fork,reuseaddr" 'SYSTEM:echo "$SOCAT_PEERADDR"' ;;
@@ -110,7 +110,7 @@ serve() {
     run "$1" socat "${@:2}" </dev/null 2>>"$files/servers.log" &
 }
 
-# Waits until COUNT sockets are bound on these hosts: wait_for_servers COUNT HOST...
+# wait_for_servers COUNT HOST...: waits until COUNT sockets are bound on these hosts.
 wait_for_servers() {
     local host deadline=$((SECONDS + 60))
     until (($(for host in "${@:2}"; do run "$host" ss -Hlntu; done | wc -l) >= $1)); do
@@ -119,7 +119,7 @@ wait_for_servers() {
     done
 }
 
-# ask HOST PROTOCOL FROM TO PORT: what the server saw, or nothing after two seconds.
+# ask HOST PROTOCOL FROM TO PORT: prints the source address that the server saw, or nothing after two seconds.
 ask() {
     case $2 in
     TCP) run "$1" timeout 3 socat -u "TCP:$4:$5,bind=$3,connect-timeout=2" - 2>/dev/null || true ;;
@@ -127,7 +127,7 @@ ask() {
     esac
 }
 
-# An answer may take long on a busy machine: asks again until there is one, for a minute.
+# Repeats the request until there is an answer, for at most a minute. On a busy machine an answer may take long.
 ask_until_answered() {
     local answer deadline=$((SECONDS + 60))
     until answer=$(ask "$@") && [[ -n $answer ]]; do
@@ -136,7 +136,8 @@ ask_until_answered() {
     echo "$answer"
 }
 
-# show HOST PROTOCOL FROM TO PORT SERVER SERVERPORT SEEN: asks, shows each hop, and fails if the server saw another.
+# show HOST PROTOCOL FROM TO PORT SERVER SERVERPORT SEEN: sends a request and prints each hop. Fails if the server saw another
+# source address.
 show() {
     local host=$1 protocol=$2 from=$3 to=$4 port=$5 server=$6 server_port=$7 expected=$8 saw entry
     saw=$(ask_until_answered "$host" "$protocol" "$from" "$to" "$port")
@@ -148,7 +149,7 @@ show() {
     [[ $saw == "$expected" ]] || fail "the server should have seen $expected"
 }
 
-# One line of conntrack(8), as source and destination before and after the proxy.
+# Prints a line of conntrack(8) as source and destination before and after the proxy.
 translation() {
     awk '{ n = 0
            for (i = 1; i <= NF; i++) if (split($i, p, "=") == 2 && p[1] ~ /^(src|dst|sport|dport)$/) v[n++] = p[2]
@@ -156,15 +157,15 @@ translation() {
            printf "%s:%s -> %s:%s  becomes  %s:%s -> %s:%s\n", v[0], v[2], v[1], v[3], v[5], v[7], v[4], v[6] }'
 }
 
-# refused HOST PROTOCOL FROM TO PORT WHY: asks and wants no answer.
+# refused HOST PROTOCOL FROM TO PORT WHY: sends a request and fails if there is an answer.
 refused() {
     local saw
     saw=$(ask "$1" "$2" "$3" "$4" "$5")
     printf '\n  %s connects to %s:%s/%s: %s (%s)\n' "$3" "$4" "$5" "${2,,}" "${saw:-no answer}" "$6"
-    [[ -z $saw ]] || fail "nobody should have answered"
+    [[ -z $saw ]] || fail "there should be no answer"
 }
 
-# Asks until there is an answer: the agent is done when the forward works.
+# Sends requests until there is an answer: then the forward works.
 wait_for_forward() {
     local deadline=$((SECONDS + 120))
     until [[ -n $(ask cli TCP 1.1.1.1 192.168.0.2 80) ]]; do
@@ -174,7 +175,7 @@ wait_for_forward() {
     done
 }
 
-# Before anything is made: root, a folder for files, and an end that removes everything, however it comes.
+# Checks for root, creates a folder for files, and removes everything at the end, also after a failure or a signal.
 begin() {
     local left
     ((EUID == 0)) || fail "network namespaces need root: run it with sudo"
@@ -184,7 +185,7 @@ begin() {
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    # What a demo left that was killed.
+    # Remove the namespaces of demos that were killed.
     for left in $(ip netns list | sed -n "s/^$prefix\([0-9]*\)-.*/\1/p" | sort -u); do
         [[ -d /proc/$left ]] || remove "$prefix$left"
     done

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Draws docs/demo.svg, the picture of the README, from what demo/demo.sh prints (standard input).
+"""Draws docs/demo.svg, the picture in README.md, from the output of demo/demo.sh on standard input.
 
-Shows whole sections of the output, in its own words. Lines that are too long for the picture are cut.
+Shows complete sections of the output. Lines that are too long for the picture are cut.
 """
 
 import sys
 from html import escape
 
-# Which sections are shown, by how their headings begin.
-SHOWN = ["Before", "bank-a-web: the client", "bank-a-web: the server", "What is not asked for", "What the agent says"]
+# The sections that are shown, by the beginning of their headings.
+SHOWN = ["Before", "bank-a-web: the client", "bank-a-web: the server", "Nothing else", "The status"]
 COLUMNS = 104
 LINE, CHARACTER, MARGIN = 19, 8.0, 18
 COLOURS = {"heading": "#e5c07b", "good": "#98c379", "bad": "#e06c75", "plain": "#d7dae0"}
 
 
 def sections(text):
-    """The headings (==> ...) and the lines below each, less the empty ones."""
+    """The headings (==> ...), each with the non-empty lines below it."""
     found = []
     for line in text.splitlines():
         if line.startswith("==> "):

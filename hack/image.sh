@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds and checks the image of the tests on real nodes. On a day when the mirror has dropped a package of the lock, which
-# happens after each update of Debian, it says so loudly and goes on with what the mirror has now: `make image` does not.
+# Builds and checks the image for the tests on real nodes. After an update of Debian, the mirror no longer has some packages of
+# the lock. This script then prints a warning and uses the current packages. `make image` fails in this case.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,10 +9,10 @@ fresh=target/fresh.lock
 mkdir -p target
 image/lock.sh "$fresh"
 if cmp -s "$fresh" image/packages.lock; then
-    echo "image: the packages of the lock are all there; the reason stands above" >&2
+    echo "image: the mirror has all packages of the lock; the error is above" >&2
     exit 1
 fi
-echo "image: WARNING: image/packages.lock is not what the mirror has any more (make image-lock renews it):" >&2
+echo "image: WARNING: the mirror no longer has all packages of image/packages.lock (make image-lock renews it):" >&2
 diff image/packages.lock "$fresh" >&2 || true
-echo "image: WARNING: the tests go on with $fresh" >&2
+echo "image: WARNING: the tests use $fresh" >&2
 image/check.sh --lock "$fresh"

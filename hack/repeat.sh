@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the tests several times while other processes keep every core busy, and sums up which runs failed and in which tests:
-# what passes on a quiet machine by luck fails here. Leaves no process, namespace or cgroup behind, after Ctrl-C either.
+# Runs the tests several times while other processes keep every core busy, and prints which runs failed and in which tests.
+# Tests that pass only by luck on an idle machine fail here. Removes all its processes, namespaces and cgroups, also after Ctrl-C.
 # Usage: hack/repeat.sh [--times N] [--busy N] [--logs DIR] [-- COMMAND ARGUMENT...]
-#   --times   how often, 5 where absent
-#   --busy    how many processes keep the machine busy, as many as it has cores where absent, 0 for none
-#   --logs    where the log of each run goes, target/repeat where absent
-#   COMMAND   what to run in place of `make test` and `make e2e`, such as: cargo test --locked --test gitops
-# Exit status: 0 every run passed, 1 one did not, 2 usage, 130 interrupted (the runs so far are summed up as well).
+#   --times   the number of runs; default: 5
+#   --busy    the number of processes that keep the machine busy; default: the number of cores; 0: none
+#   --logs    the folder for the log of each run; default: target/repeat
+#   COMMAND   what to run instead of `make test` and `make e2e`, such as: cargo test --locked --test gitops
+# Exit status: 0 every run passed, 1 a run failed, 2 wrong usage, 130 interrupted (the summary is printed too).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,7 +28,7 @@ done
 
 say() { echo "repeat: $*"; }
 
-# A whole core, until the process $1 is gone.
+# Keeps a core busy until the process $1 has ended.
 spin() {
     local turn
     trap - EXIT INT TERM
@@ -46,10 +46,10 @@ keep_busy() {
     done
 }
 
-# session ID: the processes of a session that still run, one a line.
+# session ID: prints the running processes of a session, one per line.
 session() { ps -o pid= -s "$1" 2>/dev/null || true; }
 
-# end_session ID: ends a session in order, and by force what is left after ten seconds.
+# end_session ID: stops a session with SIGTERM, and after ten seconds with SIGKILL.
 end_session() {
     local signal deadline
     for signal in TERM KILL; do
@@ -62,7 +62,7 @@ end_session() {
     done
 }
 
-# Removes the namespaces of test processes and demos that are gone, with all that runs in them, and their cgroups.
+# Removes namespaces and cgroups of test processes and demos that have ended, and stops the processes in them.
 sweep() {
     local name owner pids folder
     for name in $(ip netns list 2>/dev/null | awk '/^pf-/ { print $1 }'); do
@@ -80,22 +80,22 @@ sweep() {
     done
 }
 
-# failed LOG: the tests that failed, as they are named at the end of each test program; else the step that did.
+# failed LOG: prints the failed tests that the test programs list at the end, or the failed step if there are none.
 failed() {
     local names
     names=$(awk '/^failures:$/ { inside = 1; next } /^test result/ { inside = 0 } inside && /^    [^ ]+$/ { print $1 }' "$1" | sort -u)
     [[ -n $names ]] || names=$(grep -E '^==> .*: exited with' "$1" | tail -n 1 || true)
-    echo "${names:-no test by name: see $1}"
+    echo "${names:-no test is named: see $1}"
 }
 
 running='' results=()
-# run NUMBER COMMAND ARGUMENT...: one run, in a session of its own.
+# run NUMBER COMMAND ARGUMENT...: one run, in its own session.
 run() {
     local log status=0 begun=$SECONDS shown=$SECONDS result
     log=$logs/$1-$(tr -cs 'a-zA-Z0-9' - <<<"${*:2}" | cut -c 1-60 | sed 's/-*$//').log
     say "run $1 of $times: ${*:2} > $log"
     rm -f "$logs/session"
-    # The single quotes are right: the inner shell expands them.
+    # The single quotes are intended: the inner shell expands the variables.
     # shellcheck disable=SC2016
     setsid --wait bash -c 'echo $$ >"$0"; exec "$@"' "$logs/session" "${@:2}" >"$log" 2>&1 </dev/null &
     running=$!
@@ -117,7 +117,7 @@ run() {
     say "$result"
 }
 
-# Ends what is left of the run.
+# Stops the rest of the run.
 finish_running() {
     [[ -n $running ]] || return 0
     [[ ! -s $logs/session ]] || end_session "$(<"$logs/session")"
@@ -130,7 +130,7 @@ finish() {
     local status=$? line bad=0
     trap - EXIT
     trap '' INT TERM
-    ((status < 128)) || say "interrupted; ending what runs"
+    ((status < 128)) || say "interrupted; stopping the current run"
     finish_running
     ((${#spinning[@]} == 0)) || kill "${spinning[@]}" 2>/dev/null || true
     wait 2>/dev/null || true

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command that fetches something, again where it fails: five times at most, with longer and longer pauses. A proxy or
-# a mirror that is away for a moment then does not end a build of half an hour.
+# Runs a command that downloads something. If it fails, runs it again, at most five times in all, with increasing pauses. A short
+# outage of a proxy or mirror then does not abort a long build.
 # Usage: hack/retry.sh command argument...
 set -euo pipefail
 
@@ -10,7 +10,7 @@ for pause in 2 5 15 30 0; do
     "$@" || status=$?
     ((status != 0)) || exit 0
     ((pause > 0)) || break
-    echo "retry: exited with $status, again in $pause s: $*" >&2
+    echo "retry: exited with $status, retrying in $pause s: $*" >&2
     sleep "$pause"
 done
 exit "$status"

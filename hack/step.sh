@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command and says what it is for, before, and how long it took, after.
+# Runs a command. Prints its purpose before, and how long it took afterwards.
 # Usage: hack/step.sh "What it does" command argument...
 set -euo pipefail
 

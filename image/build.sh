@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image: locked Debian packages and the agent, staged as OUTPUT/rootfs, packed as OUTPUT/portforward-operator.tar
-# (a docker archive). Built twice from one commit on one machine, it has the same digest.
+# Builds the image from locked Debian packages and the agent. Stages it in OUTPUT/rootfs and packs it as
+# OUTPUT/portforward-operator.tar (a docker archive). Two builds of one commit on one machine have the same digest.
 # Usage: image/build.sh [--arch amd64|arm64] [--lock FILE] [--output DIR]
-#   --arch    the architecture, that of this machine where absent
-#   --lock    the packages, image/packages.lock where absent
-#   --output  target/image where absent
-# BUILDER=buildah|podman|docker    which one packs it; the first that is there where absent
-# CARGO_BUILD_TARGET=TRIPLE        the target of Rust, TRIPLE of GNU/Linux where absent; it decides the architecture as well
-# PORTFORWARD_COMMIT=NAME          what --version calls the commit; the commit of the checkout where absent
-# APT_SOURCES=FILE                 a sources.list(5) to fetch packages from, in place of this host's
+#   --arch    the architecture; default: that of this machine
+#   --lock    the list of packages; default: image/packages.lock
+#   --output  the output folder; default: target/image
+# BUILDER=buildah|podman|docker    the program that packs the image; default: the first one that is installed
+# CARGO_BUILD_TARGET=TRIPLE        the target of Rust; default: GNU/Linux of the architecture. It also sets the architecture
+# PORTFORWARD_COMMIT=NAME          the commit that --version prints; default: the commit of the checkout
+# APT_SOURCES=FILE                 a sources.list(5) for the packages, instead of the sources of this host
 set -euo pipefail
 limit=12000000
 name=localhost/portforward-operator
@@ -30,7 +30,7 @@ cd "$(dirname "$0")/.."
 . image/lib.sh
 lock=${lock:-$PWD/image/packages.lock}
 out=${out:-$PWD/target/image}
-[[ -f $lock ]] || fail "there is no $lock"
+[[ -f $lock ]] || fail "$lock does not exist"
 version=$(sed -n '/^\[package\]/,/^\[dep/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 
@@ -41,19 +41,19 @@ target=${CARGO_BUILD_TARGET:-$(machine "$arch")-unknown-linux-gnu}
 builder=${BUILDER:-$(basename "$(command -v buildah || command -v podman || command -v docker || echo buildah)")}
 need apt-get=apt dpkg-deb=dpkg readelf=binutils flock=util-linux cargo=cargo cc=gcc "$builder=$builder"
 
-# What Rust needs besides, to compile for another machine.
+# What Rust needs in addition, to compile for another architecture.
 need_target() {
     local variable
     [[ -d $(rustc --print sysroot)/lib/rustlib/$target/lib ]] ||
-        fail "this Rust compiles nothing for $target: rustup target add $target"
+        fail "this Rust cannot compile for $target: run rustup target add $target"
     [[ $target != *-gnu || $target == "$(rustc -vV | sed -n 's/^host: //p')" ]] && return
     variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_LINKER
     export "$variable=${!variable:-$(machine "$arch")-linux-gnu-gcc}"
     command -v "${!variable}" >/dev/null || fail "the linker ${!variable} for $target is missing; \
-on Debian: apt-get install gcc-$(machine "$arch" | tr _ -)-linux-gnu libc6-dev-$arch-cross; or set $variable to another"
+on Debian: apt-get install gcc-$(machine "$arch" | tr _ -)-linux-gnu libc6-dev-$arch-cross; or set $variable to another linker"
 }
 
-# cargo with the list of all crates in the program, which scanners read.
+# Installs cargo-auditable. It writes the list of all crates into the program, for scanners.
 auditable() {
     local version=0.7.7
     local folder=$cache/cargo-auditable-$version
@@ -64,8 +64,8 @@ auditable() {
     PATH=$folder/bin:$PATH
 }
 
-# agent FOLDER: the program for the target, by cargo's cache in FOLDER; prints its path. Linked statically, so that it runs
-# beside whatever C library the image has, also as a file on a host. No path of this machine stands in it.
+# agent FOLDER: compiles the program for the target in FOLDER and prints its path. It is linked statically, so that it runs
+# with any C library, in the image and on a host. It contains no path of this machine.
 agent() {
     local flags=(
         -C target-feature=+crt-static
@@ -78,14 +78,14 @@ agent() {
     echo "$1/$target/release/portforward-operator"
 }
 
-# pack: OUTPUT/rootfs as an image, OUTPUT/new.tar.
+# pack: packs OUTPUT/rootfs as an image in OUTPUT/new.tar.
 pack() {
     local tag=$name:$version
     local arguments=(
         --quiet --file image/Containerfile --tag "$tag" --platform "linux/$arch"
         --build-arg "VERSION=$version" --build-arg "COMMIT=${PORTFORWARD_COMMIT:-unknown}"
     )
-    # A storage of its own that needs no mounts, and one time for everything in it.
+    # A separate storage that needs no mounts, and the same time for all files.
     local storage=(--root "$out/storage" --runroot "$out/storage/run" --storage-driver vfs)
     local fixed=(--identity-label=false --layers=false --isolation chroot --timestamp "$SOURCE_DATE_EPOCH")
     case $builder in
@@ -101,7 +101,7 @@ pack() {
         docker build "${arguments[@]}" "$out/rootfs" >/dev/null
         docker save --output "$out/new.tar" "$tag"
         ;;
-    *) fail "BUILDER is $builder, which is none of buildah, podman, docker" ;;
+    *) fail "BUILDER is $builder; use buildah, podman or docker" ;;
     esac
 }
 
@@ -121,7 +121,7 @@ install -D -m 0644 LICENSE "$out/rootfs/usr/share/doc/portforward-operator/copyr
 chmod -R u=rwX,go=rX "$out/rootfs"
 find "$out/rootfs" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-say "pack them with $builder"
+say "pack the image with $builder"
 rm -rf "$out/new.tar" "$out/storage"
 pack
 rm -rf "$out/storage" "$out/debs" "$out/unpacked"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds the image twice and looks into it: the same digest, small, only what belongs there, readable by scanners, and the
-# agent works in it with the capabilities of its pod. Leaves it in target/image. Needs root.
+# Builds the image twice and checks it: both builds have the same digest, the image is small and contains only the expected
+# files, scanners can read its contents, and the agent works in it with the capabilities of its pod. The image stays in
+# target/image. Needs root.
 # Usage: image/check.sh [--binary] [--lock FILE]
-#   --binary  also compiles the agent once more from nothing, in a copy of the checkout (as long as a first build)
-#   --lock    the packages, image/packages.lock where absent
+#   --binary  also compiles the agent again in a copy of the checkout (takes as long as a first build)
+#   --lock    the list of packages; default: image/packages.lock
 set -euo pipefail
 binary='' lock=image/packages.lock
 [[ ${1:-} != --binary ]] || { binary=yes && shift; }
@@ -13,12 +14,12 @@ cd "$(dirname "$0")/.."
 . image/lib.sh
 
 need readelf=binutils objcopy=binutils python3=python3 capsh=libcap2-bin openssl=openssl ip=iproute2 unshare=util-linux
-((EUID == 0)) || fail "the check runs the agent in a network of its own: run it as root"
+((EUID == 0)) || fail "the check runs the agent in a network namespace: run it as root"
 archive=target/image/portforward-operator.tar
 again=$PWD/target/image-check
 root=$again/root
 
-# The content of the archive, as a node unpacks it.
+# Unpacks the archive as a node does.
 unpack_layers() {
     local layer
     rm -rf "$root" "$root.d"
@@ -32,22 +33,22 @@ same() {
     [[ $1 == "$2" ]] || fail "$3: $(diff <(echo "$1") <(echo "$2") || true)"
 }
 
-# What may be run is the agent, iptables and the loader: no shell, no tool.
+# The only programs are the agent, iptables and the loader. There is no shell and no other tool.
 only_these_programs() {
     local wanted found
     wanted=$(printf '%s\n' portforward-operator usr/sbin/xtables-{legacy,nft}-multi | sort)
     found=$(cd "$root" && find . -type f -perm /111 ! -name '*.so' ! -name '*.so.*' -printf '%P\n' | sort)
-    same "$wanted" "$found" "other programs than these are in the image"
+    same "$wanted" "$found" "the image contains other programs"
     wanted=$(printf '%s\n' iptables-{legacy,nft}{,-restore,-save} | sort)
     found=$(cd "$root/usr/sbin" && find . -type l -printf '%P\n' | sort)
-    same "$wanted" "$found" "other names of programs are in the image"
+    same "$wanted" "$found" "the image contains other names of programs"
     found=$(cd "$root" && find . ! -type f ! -type d ! -type l -o -perm /6000 -o ! -type l -perm /022 -o ! -uid 0 -o ! -gid 0)
-    same "" "$found" "setuid, writable for others, not of root, or no plain files"
+    same "" "$found" "files that are setuid, writable by others, not owned by root, or not regular files"
     found=$(grep -rlIs '^#!' "$root" || true)
-    same "" "$found" "scripts are in the image"
+    same "" "$found" "the image contains scripts"
 }
 
-# crates FILE: the names and versions in the section that cargo auditable writes, less those of programs of the build.
+# crates FILE: names and versions from the section that cargo auditable writes, without crates that only the build uses.
 crates() {
     python3 - "$1" <<'END' | sort -u
 import json, sys, zlib
@@ -57,8 +58,8 @@ for crate in json.loads(zlib.decompress(open(sys.argv[1], "rb").read()))["packag
 END
 }
 
-# What scanners read: the release, the packages of the lock, and in the agent every crate that cargo says is in it. (It lists
-# some of the macros as well, which only made code of it.)
+# Scanners can read the release, the packages of the lock, and all crates of the agent that cargo lists. (The agent also lists
+# some macro crates, which only generate code.)
 scanners_see_everything() {
     local control wanted found
     grep -qx 'VERSION_ID="12"' "$root/etc/os-release" || fail "os-release does not say Debian 12"
@@ -77,22 +78,22 @@ scanners_see_everything() {
     say "  $(wc -l <<<"$found") crates, $(lines "$lock" "$arch" | wc -l) packages"
 }
 
-# What would tie the program to the machine of its builder.
+# The program contains nothing of the machine that built it.
 no_traces() {
     local path
     for path in "$PWD/src" "$PWD/target" "${CARGO_HOME:-$HOME/.cargo}/" "$(rustc --print sysroot)"; do
-        ! grep -qF "$path" "$root/portforward-operator" || fail "the path $path stands in the agent"
+        ! grep -qF "$path" "$root/portforward-operator" || fail "the agent contains the path $path"
     done
-    same "" "$(needed "$root/portforward-operator")" "the agent is not static"
+    same "" "$(needed "$root/portforward-operator")" "the agent is not linked statically"
 }
 
-# The agent once more: other folder, nothing of the first build.
+# Compiles the agent again in another folder, without files of the first build.
 compile_again() {
     local copy=$again/checkout
     mkdir -p "$copy"
     git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
     PORTFORWARD_COMMIT=${PORTFORWARD_COMMIT:-$(commit)} "$copy/image/build.sh" --lock "$lock" --output "$again/other"
-    cmp "$root/portforward-operator" "$again/other/rootfs/portforward-operator" || fail "compiled elsewhere, the agent differs"
+    cmp "$root/portforward-operator" "$again/other/rootfs/portforward-operator" || fail "compiled in another folder, the agent differs"
     rm -rf "$copy"
 }
 
@@ -101,10 +102,10 @@ target=$(uname -m)-unknown-linux-gnu
 rm -rf "$again"
 mkdir -p "$again"
 image/build.sh --lock "$lock"
-say "build it again from clean staging"
+say "build it again from an empty folder"
 image/build.sh --lock "$lock" --output "$again/second" >/dev/null
-cmp "$archive" "$again/second/portforward-operator.tar" || fail "built twice, the image differs"
-say "the same archive twice; look into it"
+cmp "$archive" "$again/second/portforward-operator.tar" || fail "the second build of the image differs from the first"
+say "both builds are equal; check the contents"
 unpack_layers
 only_these_programs
 scanners_see_everything
@@ -116,4 +117,4 @@ say "run it with the capabilities of its pod"
 unshare --net --mount image/inside.sh "$root"
 [[ -z $binary ]] || compile_again
 rm -rf "$again"
-say "the image is as it should be"
+say "the image passed all checks"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the agent in the root of the image as its pod does: read-only, uid 0, nothing to gain, and no capability but
-# those named, in a network and mounts of its own. What only a real kubelet adds (seccomp, the pod's volumes) is not here.
-# Usage: unshare --net --mount image/inside.sh ROOT      for check.sh; ROOT.d gets what is mounted into it
+# Runs the agent in the root of the image as its pod does: read-only, uid 0, no_new_privs, and only the named capabilities, in
+# its own network and mount namespaces. The parts that a real kubelet adds (seccomp, the pod's volumes) are missing.
+# Usage: unshare --net --mount image/inside.sh ROOT      called by check.sh; files to mount into ROOT are in ROOT.d
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . image/lib.sh
 root=$(realpath "$1")
 given=$root.d
 
-# become CAPABILITIES PROGRAM ARGUMENT...: this shell becomes that program.
+# become CAPABILITIES PROGRAM ARGUMENT...: replaces this shell with the program.
 become() {
     local drop
     drop=$(capsh --decode=ffffffffffffffff | sed 's/.*=//' | tr , '\n' | grep '^cap_' | grep -vxF "$(tr , '\n' <<<"$1")" | paste -sd,)
@@ -19,13 +19,13 @@ in_image() { (become "$@"); }
 
 operator() { in_image "$1" /portforward-operator "${@:2}"; }
 
-# What a runtime mounts into the container, and what the manifests do; the runtime makes the places for it as well.
+# The mounts of a container runtime and of the manifests, with their mount points.
 mounts() {
     mkdir -p "$given" "$root"/{dev,proc,run,etc/portforward,var/lib/portforward-operator}
     touch "$root"/{dev/null,run/xtables.lock,etc/hosts,etc/resolv.conf} "$given/lock"
     echo "127.0.0.1 localhost api.hosts.test" >"$given/hosts"
     echo "nameserver 127.0.0.1" >"$given/resolv.conf"
-    # Any certificate: what counts is that the agent comes.
+    # Any certificate: the check is only that the agent connects.
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=check -days 1 \
         -keyout /dev/null -out "$given/authority.pem" 2>/dev/null
     cp -r examples "$given/manifests"
@@ -58,7 +58,7 @@ network() {
     ip route add default via 2.2.2.1
 }
 
-# eventually COMMAND...: within 20 seconds.
+# eventually COMMAND...: runs the command until it succeeds, for at most 20 seconds.
 eventually() {
     local until=$((SECONDS + 20))
     until "$@"; do
@@ -67,29 +67,29 @@ eventually() {
     done
 }
 
-# rules VARIANT CAPABILITIES: all rules, and all chains that are not built in.
+# rules VARIANT CAPABILITIES: prints all rules, and all chains except the built-in ones.
 rules() { in_image "$2" "/usr/sbin/iptables-$1-save" | sed -n '/^-/p; /^:[^ ]* - /p'; }
 
 holds_examples() { operator "$1" status --node-name check >"$given/status" 2>&1; }
 
-# life VARIANT CAPABILITIES: the agent on the examples, from nothing to nothing.
+# life VARIANT CAPABILITIES: runs the agent on the examples, then cleanup.
 life() {
     local agent before foreign='-p vrrp -m statistic --mode nth --every 2 --packet 0 -j RETURN'
     say "  $1 with $2: load, agent, status, cleanup"
     printf '%s\n' '*nat' "-A POSTROUTING $foreign" COMMIT | in_image "$2" "/usr/sbin/iptables-$1-restore" --noflush
     before=$(rules "$@")
-    [[ $before == *"-A POSTROUTING $foreign"* ]] || fail "a rule of others is not printed as on a host: $before"
+    [[ $before == *"-A POSTROUTING $foreign"* ]] || fail "a rule of another program is not printed as on a host: $before"
     become "$2" /portforward-operator agent --manifests /etc/portforward/manifests --node-name check --iptables "$1" >"$given/log" 2>&1 &
     agent=$!
     eventually holds_examples "$2" || fail "the kernel does not hold the examples: $(cat "$given/log" "$given/status")"
     rules "$@" | grep -q -- '--to-destination 3.3.3.3:80' || fail "iptables-$1-save shows no rule of the examples: $(rules "$@")"
     kill "$agent"
-    wait "$agent" || fail "told to stop, the agent ended with $?: $(<"$given/log")"
+    wait "$agent" || fail "after SIGTERM the agent ended with $?: $(<"$given/log")"
     operator "$2" cleanup --node-name check >/dev/null
     [[ $(rules "$@") == "$before" ]] || fail "cleanup left other rules than before: $(diff <(echo "$before") <(rules "$@"))"
 }
 
-# reaches NAME: the agent finds an API server by it.
+# reaches NAME: the agent connects to an API server with this host name.
 reaches() {
     local agent
     say "  an API server at $1"
@@ -101,15 +101,15 @@ END
     become cap_net_admin /portforward-operator agent --kubeconfig /etc/portforward/kubeconfig --node-name check \
         --iptables nft >"$given/log" 2>&1 &
     agent=$!
-    python3 image/listen.py 6443 || fail "the agent did not come: $(<"$given/log")"
+    python3 image/listen.py 6443 || fail "the agent did not connect: $(<"$given/log")"
     kill "$agent"
-    wait "$agent" || fail "told to stop, the agent ended with $?: $(<"$given/log")"
+    wait "$agent" || fail "after SIGTERM the agent ended with $?: $(<"$given/log")"
 }
 
 mounts
 network
-! in_image cap_net_admin /bin/sh -c true 2>/dev/null || fail "there is a shell"
-! touch "$root/written" 2>/dev/null || fail "the root can be written to"
+! in_image cap_net_admin /bin/sh -c true 2>/dev/null || fail "the image contains a shell"
+! touch "$root/written" 2>/dev/null || fail "the root file system is writable"
 say "  $(operator cap_net_admin --version)"
 life nft cap_net_admin
 life legacy cap_net_admin,cap_net_raw

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# What lock.sh, build.sh and check.sh share: packages by apt and by the lock, and what the image takes of them.
+# Functions of lock.sh, build.sh and check.sh: download packages with apt and by the lock, and copy their files to the image.
 # Sourced by bash -euo pipefail in the root of the checkout.
 
 architectures=(amd64 arm64)
 release=bookworm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator
-# Debian keeps programs where the PATH of a user without root does not look.
+# On Debian, some programs are in folders that are not in the PATH of users other than root.
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 export LC_ALL=C.UTF-8
 umask 022
 shopt -s inherit_errexit
 
-# What is taken, besides the libraries that these files need: the programs that the agent calls
-# (src/dataplane/iptables/variant.rs); every extension for IPv4, since the rules of others must be printed too; the names of
-# protocols, since iptables-save prints `-p vrrp` with them and `-p 112` without (those of services it never prints); and
-# os-release, by which a scanner knows whose advisories hold.
+# The files for the image. The libraries that they need are added to them.
+# - the programs that the agent calls (src/dataplane/iptables/variant.rs)
+# - all extensions for IPv4, because iptables must also print the rules of other programs
+# - etc/protocols: with it iptables-save prints `-p vrrp`, without it `-p 112`. It never prints names of services
+# - etc/os-release: scanners read the distribution from it
 taken=(
     'usr/sbin/iptables-nft' 'usr/sbin/iptables-nft-save' 'usr/sbin/iptables-nft-restore'
     'usr/sbin/iptables-legacy' 'usr/sbin/iptables-legacy-save' 'usr/sbin/iptables-legacy-restore'
@@ -29,19 +30,19 @@ fail() {
     exit 1
 }
 
-# need COMMAND=PACKAGE...: fails unless every command is there.
+# need COMMAND=PACKAGE...: fails if a command is missing.
 need() {
     local command missing=()
     for command in "$@"; do
         command -v "${command%%=*}" >/dev/null || missing+=("${command##*=}")
     done
-    ((${#missing[@]} == 0)) || fail "programs are missing, by the name of their Debian package: ${missing[*]}; \
+    ((${#missing[@]} == 0)) || fail "programs of these Debian packages are missing: ${missing[*]}; \
 \`make image\` and \`make e2e\` install what they need"
 }
 
-# apt_for ARCH FOLDER: makes every later apt-get and apt-cache one of that architecture, with its state in FOLDER, on the
-# sources of this host, or of the file $APT_SOURCES where that is set. The host's own apt neither changes nor needs to know
-# the architecture. Only Debian's own packages of the release count, whatever else is among the sources.
+# apt_for ARCH FOLDER: configures all later calls of apt-get and apt-cache for that architecture, with their state in FOLDER and
+# the sources of this host, or of the file $APT_SOURCES if it is set. The apt of the host does not change and need not know the
+# architecture. Only Debian's own packages of the release are used, even if there are other sources.
 apt_for() {
     local sources=
     [[ -z ${APT_SOURCES:-} ]] ||
@@ -71,26 +72,26 @@ Dir::Etc::preferencesparts "/dev/null";
 $sources
 END
     export APT_CONFIG=$2/apt.conf
-    # A source that cannot be read is not the end: perhaps nothing is taken from it. Where something is missing later, what
-    # apt said is repeated, since it may be the reason.
+    # A source that cannot be read is not an error here, because it may not be needed. If something is missing later, the error
+    # message repeats the output of apt, because it may be the cause.
     apt_said=$(hack/retry.sh apt-get -qq update 2>&1) || apt_said+=$'\n'"apt-get update failed"
-    apt_said=${apt_said:+$'\n'"Besides, apt could not read all its sources, which may be the reason: $apt_said"}
+    apt_said=${apt_said:+$'\n'"apt could not read all its sources, which may be the cause: $apt_said"}
 }
 
-# offered NAME...: what the sources offer, as lines NAME VERSION.
+# offered NAME...: prints the available versions, as lines NAME VERSION.
 offered() { apt-cache madison "$@" | awk '{ print $1, $3 }' | uniq; }
 
-# lines LOCK ARCH: those of the lock for that architecture.
+# lines LOCK ARCH: prints the lines of the lock for that architecture.
 lines() { awk -v arch="$2" '!/^#/ && ($3 == arch || $3 == "all")' "$1"; }
 
-# fetch LOCK ARCH FOLDER: the packages of the lock, as FOLDER/NAME.deb, by their hash; from the cache, else by apt.
+# fetch LOCK ARCH FOLDER: puts the packages of the lock into FOLDER/NAME.deb, by their hash, from the cache or with apt.
 fetch() {
     local name version arch hash
     rm -rf "$3"
     mkdir -p "$3" "$cache/debian"
     [[ -n $(lines "$1" "$2") ]] || fail "$1 names no package for $2"
     while read -r name version arch hash; do
-        [[ $hash =~ ^[0-9a-f]{64}$ ]] || fail "$1: this is no line of a lock: $name $version $arch $hash"
+        [[ $hash =~ ^[0-9a-f]{64}$ ]] || fail "$1: this is not a valid line of a lock: $name $version $arch $hash"
         [[ -f $cache/debian/$hash.deb ]] || echo "$name $version $arch $hash" >>"$3/missing"
     done < <(lines "$1" "$2")
     [[ ! -f $3/missing ]] || fetch_missing "$2" "$3"
@@ -102,21 +103,21 @@ fetch() {
     done < <(lines "$1" "$2")
 }
 
-# fetch_missing ARCH FOLDER: the packages of FOLDER/missing, lines of a lock, into the cache.
+# fetch_missing ARCH FOLDER: downloads the packages of FOLDER/missing (lines of a lock) into the cache.
 fetch_missing() {
     local name version arch hash gone
-    say "fetch $(wc -l <"$2/missing") packages for $1"
+    say "download $(wc -l <"$2/missing") packages for $1"
     apt_for "$1" "$(realpath "$2")/apt"
     mapfile -t names < <(cut -d ' ' -f 1 "$2/missing")
     offered "${names[@]}" >"$2/offered"
     gone=$(while read -r name version arch hash; do
         grep -qxF "$name $version" "$2/offered" ||
-            echo "  $name $version $arch; they have: $(sed -n "s/^$name //p" "$2/offered" | paste -sd ' ')"
+            echo "  $name $version $arch; available: $(sed -n "s/^$name //p" "$2/offered" | paste -sd ' ')"
     done <"$2/missing")
-    [[ -z $gone ]] || fail "the sources of apt do not have (any more):
+    [[ -z $gone ]] || fail "the sources of apt do not have (or no longer have) these packages:
 $gone
-Debian replaces packages that it corrects. Renew the lock with \`make image-lock\`, read what changed in it, and build again. \
-Nothing was put in their place.$apt_said"
+Debian replaces packages when it updates them. Renew the lock with \`make image-lock\`, read the difference, and build again. \
+No other packages were used instead.$apt_said"
     download "$2/fetched" <"$2/missing"
     while read -r name version arch hash; do
         check_hash "$2/fetched/$name.deb" "$name $version $arch" "$hash"
@@ -124,36 +125,36 @@ Nothing was put in their place.$apt_said"
     done <"$2/missing"
 }
 
-# download FOLDER: the packages that lines NAME VERSION name, by the apt of apt_for, as FOLDER/NAME.deb.
+# download FOLDER: reads lines NAME VERSION and downloads these packages with the apt of apt_for to FOLDER/NAME.deb.
 download() {
     local name version rest file wanted=()
     while read -r name version rest; do
         wanted+=("$name=$version")
     done
     mkdir -p "$1/.new"
-    (cd "$1/.new" && "$OLDPWD/hack/retry.sh" apt-get -qq download "${wanted[@]}") || fail "apt could not fetch ${wanted[*]}; try again.$apt_said"
+    (cd "$1/.new" && "$OLDPWD/hack/retry.sh" apt-get -qq download "${wanted[@]}") || fail "apt could not download ${wanted[*]}; try again.$apt_said"
     for file in "$1"/.new/*.deb; do
         mv "$file" "$1/$(dpkg-deb -f "$file" Package).deb"
     done
 }
 
-# keep FILE HASH: in the cache; whole or not at all.
+# keep FILE HASH: copies the file to the cache, atomically.
 keep() {
     cp "$1" "$cache/debian/.$2.$$"
     mv "$cache/debian/.$2.$$" "$cache/debian/$2.deb"
 }
 
-# identity DEB: name, version and architecture, as in a lock.
+# identity DEB: prints name, version and architecture, as in a lock.
 identity() { dpkg-deb --field "$1" Package Version Architecture | sed 's/^[^:]*: //' | paste -sd ' '; }
 
 hash_of() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 # check_hash FILE WHAT HASH
 check_hash() {
-    [[ $(hash_of "$1") == "$3" ]] || fail "$2 is not what the lock says: its SHA-256 is $(hash_of "$1"), in the lock $3 ($1)"
+    [[ $(hash_of "$1") == "$3" ]] || fail "$2 does not match the lock: its SHA-256 is $(hash_of "$1"), the lock has $3 ($1)"
 }
 
-# unpack DEBS UNPACKED: each package into a folder of its name.
+# unpack DEBS UNPACKED: unpacks each package into a folder with its name.
 unpack() {
     local deb
     rm -rf "$2"
@@ -163,7 +164,7 @@ unpack() {
     done
 }
 
-# take PACKAGE PATH ROOT: copies a file of an unpacked package, with what it is a link to; prints the package's name.
+# take PACKAGE PATH ROOT: copies a file of an unpacked package to ROOT, and the target of a link too. Prints the package's name.
 take() {
     local to
     (cd "$1" && cp -a --parents "$2" "$3")
@@ -174,14 +175,14 @@ take() {
     [[ -e $3/$to ]] || take "$1" "$to" "$3"
 }
 
-# needed ROOT: the libraries and the loader that the programs and libraries below it need, by name.
+# needed ROOT: prints the names of the libraries and the loader that the programs and libraries in ROOT need.
 needed() {
     find "$1" -type f -print0 | xargs -0 readelf -dlW 2>/dev/null |
         sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p; s/.*program interpreter: .*\/\(.*\)\]$/\1/p' | sort -u
 }
 
-# stage UNPACKED ROOT: what is taken of the packages, with every library that it needs and no other. Prints the names of the
-# packages from which something came. ROOT is an absolute path.
+# stage UNPACKED ROOT: copies the files for the image to ROOT, with the libraries that they need and no others. Prints the names
+# of the packages that were used. ROOT is an absolute path.
 stage() {
     local package pattern path name before=-1
     local -A seen=()
@@ -194,14 +195,14 @@ stage() {
             done < <(cd "$package" && compgen -G "$pattern")
         done
     done
-    # What is needed needs more: until a pass finds nothing new.
+    # Libraries may need other libraries: repeat until a pass finds no new one.
     while ((${#seen[@]} > before)); do
         before=${#seen[@]}
         for name in $(needed "$2"); do
             [[ -z ${seen[$name]:-} ]] || continue
             seen[$name]=yes
             path=$(cd "$1" && find . -name "$name" -path '*/lib*')
-            [[ -n $path ]] || fail "no package has $name, which a program or a library of the image needs; renew the lock with \`make image-lock\`"
+            [[ -n $path ]] || fail "a program or a library of the image needs $name, and no package has it; renew the lock with \`make image-lock\`"
             while IFS=/ read -r _ package path; do
                 take "$1/$package" "$path" "$2"
             done <<<"$path"
@@ -209,7 +210,7 @@ stage() {
     done
 }
 
-# root_of LOCK ARCH WORK: everything but the agent, as WORK/rootfs.
+# root_of LOCK ARCH WORK: creates WORK/rootfs with everything except the agent.
 root_of() {
     local work name from locked
     mkdir -p "$3"
@@ -218,9 +219,9 @@ root_of() {
     unpack "$work/debs" "$work/unpacked"
     from=$(stage "$work/unpacked" "$work/rootfs" | sort -u)
     locked=$(lines "$1" "$2" | cut -d ' ' -f 1 | sort)
-    [[ $from == "$locked" ]] || fail "$1 and what the image takes differ; renew the lock with \`make image-lock\`: \
+    [[ $from == "$locked" ]] || fail "the image uses other packages than $1 lists; renew the lock with \`make image-lock\`: \
 $(diff <(echo "$locked") <(echo "$from") | sed -n 's/^</only in the lock:/p; s/^>/not in the lock:/p' | paste -sd ' ')"
-    # Where scanners look for packages that no dpkg installed; and the licences.
+    # The list of packages for scanners, as in images without dpkg, and the licences.
     for name in $from; do
         mkdir -p "$work/rootfs/var/lib/dpkg/status.d" "$work/rootfs/usr/share/doc/$name"
         dpkg-deb -f "$work/debs/$name.deb" | sed '1a Status: install ok installed' >"$work/rootfs/var/lib/dpkg/status.d/$name"
@@ -228,25 +229,25 @@ $(diff <(echo "$locked") <(echo "$from") | sed -n 's/^</only in the lock:/p; s/^
     done
 }
 
-# image_id ARCHIVE: the digest of its configuration, which names every layer by digest: by it a node knows the image.
+# image_id ARCHIVE: prints the digest of its configuration. This is the id of the image on a node.
 image_id() {
     local config
     config=$(tar -xOf "$1" manifest.json | sed 's/.*"Config":"\([^"]*\)".*/\1/')
     echo "sha256:$(tar -xOf "$1" "$config" | sha256sum | cut -d ' ' -f 1)"
 }
 
-# machine NAME: the architecture by Debian's name from that of the kernel or of Rust, and the other way round.
+# machine NAME: converts the name of an architecture: from the name of the kernel or of Rust to Debian's name, or the reverse.
 machine() {
     case $1 in
     amd64) echo x86_64 ;;
     arm64) echo aarch64 ;;
     x86_64*) echo amd64 ;;
     aarch64*) echo arm64 ;;
-    *) fail "there is no image for $1; for ${architectures[*]} there is" ;;
+    *) fail "there is no image for $1, only for ${architectures[*]}" ;;
     esac
 }
 
-# The commit of the checkout, marked where something differs from it; nothing where this is no checkout.
+# Prints the commit of the checkout, with -dirty if files differ from it. Prints nothing if this is not a checkout.
 commit() {
     local commit
     commit=$(git rev-parse --short=12 HEAD 2>/dev/null) || return 0

@@ -1,5 +1,5 @@
-"""Answers DNS on 127.0.0.1:53 (every name is 127.0.0.1) and waits for one connection to 127.0.0.1:PORT; exits with 0 when it
-came, with 1 after ten seconds. For inside.sh."""
+"""Answers DNS queries on 127.0.0.1:53 (every name is 127.0.0.1) and waits for one connection to 127.0.0.1:PORT. Exits with 0
+after the connection, and with 1 after ten seconds without one. Used by inside.sh."""
 
 import socket
 import sys

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Renews the lock of the Debian packages in the image: the newest of the release, by name, version, architecture and hash, for
-# every architecture; exactly those from which the image takes something. Touches nothing of this host's apt.
-# Usage: image/lock.sh [OUTPUT]      OUTPUT: the lock, image/packages.lock where absent
-# APT_SOURCES=FILE  a sources.list(5) to use in place of this host's, for a host that is no Debian 12
+# Renews the lock of the Debian packages of the image. For every architecture it lists the newest packages of the release that
+# the image uses, by name, version, architecture and hash. Does not change the apt of this host.
+# Usage: image/lock.sh [OUTPUT]      OUTPUT: the lock; default: image/packages.lock
+# APT_SOURCES=FILE  a sources.list(5) instead of the sources of this host, for a host that is not Debian 12
 set -euo pipefail
 output=$(realpath -m "${1:-$(dirname "$0")/packages.lock}")
 cd "$(dirname "$0")/.."
@@ -10,17 +10,17 @@ cd "$(dirname "$0")/.."
 
 need apt-get=apt dpkg-deb=dpkg readelf=binutils
 work=$PWD/target/image-lock
-# The packages from which the image takes something; apt names those that they need.
+# The packages that the image needs. apt adds their dependencies.
 wanted=(iptables base-files)
 rm -rf "$work"
 
-# lock ARCH: its lines.
+# lock ARCH: prints the lines for that architecture.
 lock() {
     local name file
     apt_for "$1" "$work/$1/apt"
     apt-get -qq --simulate --no-install-recommends install "${wanted[@]}" >"$work/$1/simulated" 2>"$work/$1/said" ||
-        fail "the sources of apt do not have ${wanted[*]} of Debian $release for $1, with what they need. Is this a Debian 12? \
-Elsewhere, name a sources.list of it: APT_SOURCES=FILE.
+        fail "the sources of apt do not have ${wanted[*]} of Debian $release for $1, with their dependencies. If this host is not Debian 12, \
+set APT_SOURCES to a sources.list of Debian 12.
 $(<"$work/$1/said")$apt_said"
     sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1 \2/p' "$work/$1/simulated" | download "$work/$1/debs"
     unpack "$work/$1/debs" "$work/$1/unpacked"
@@ -34,7 +34,7 @@ $(<"$work/$1/said")$apt_said"
 
 mkdir -p "$cache/debian" "$work"
 for arch in "${architectures[@]}"; do
-    say "look for the packages of $arch"
+    say "find the packages for $arch"
     lock "$arch" >>"$work/lines"
 done
 {
