@@ -269,7 +269,7 @@ fn a_message_is_cut_to_a_sane_length() {
 
 #[test]
 fn a_content_of_unknown_form_is_said_and_the_last_good_one_stays() {
-    let judgement = judge(&active(), &exact()).outdated("spec.mode: unknown variant");
+    let judgement = judge(&active(), &exact()).outdated("spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled");
     assert_eq!(text(&judgement), ["Accepted=False UnsupportedSchema", "Programmed=True Programmed", "Ready=True Ready"]);
     assert_eq!(judgement.generation, 3);
     let unknown = unknown_form(None, 1, "spec.mode");

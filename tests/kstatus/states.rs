@@ -296,10 +296,17 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             let mut newer = Agents::new(&[("a", ready(1))]);
             newer.course(First::Lowest);
             newer.edit();
-            newer.say(&[("a", ready(1).outdated("spec.mode: unknown variant"))]);
+            newer.say(&[("a", ready(1).outdated("spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled"))]);
             vec![
                 state("changed to what cannot be decoded", Row::Outdated, newer.settle()),
-                state("never decoded", Row::Undecoded, settled(&[("a", unknown_form(None, 1, "spec.mode: unknown variant"))])),
+                state(
+                    "never decoded",
+                    Row::Undecoded,
+                    settled(&[(
+                        "a",
+                        unknown_form(None, 1, "spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled"),
+                    )]),
+                ),
             ]
         }
         Circumstance::NodeUnreadable => {

@@ -42,7 +42,7 @@ fn what_does_not_parse_leaves_the_last_good_content_in_force(variant: Variant) {
         ("spec: [", &["line 1"][..]),
         ("", &["is empty", "remove the file"]),
         (&Manifest::seed().with("/spec/prots", json!([])).text(), &["prots"]),
-        (&text.replace("\"port\": 80", "\"port\": 80, \"port\": 81"), &["duplicate", "port"]),
+        (&text.replace("\"port\": 80", "\"port\": 80, \"port\": 81"), &["the field port is there twice"]),
         (&text[..text.len() / 2], &["line"]),
     ] {
         stage.manifests.put(FILE, content);
