@@ -148,6 +148,24 @@ pub enum Condition {
         /// Whether one bit must be set, or none may be set.
         polarity: Polarity,
     },
+    /// The bits of `mask` of a field are, or are not, exactly those of `value`.
+    Masked {
+        /// The field.
+        field: Field,
+        /// The bits that are compared.
+        mask: u64,
+        /// Those that must be set; all others of `mask` must not be.
+        value: u64,
+        /// Whether they must be equal, or must differ.
+        polarity: Polarity,
+    },
+    /// In at least one of these cases, or in none of them, all conditions of the case hold.
+    Any {
+        /// The cases.
+        cases: Vec<Vec<Condition>>,
+        /// Whether one must hold, or none may.
+        polarity: Polarity,
+    },
     /// An interface has, or does not have, one of these names.
     Interface {
         /// Which interface: incoming or outgoing.
@@ -168,6 +186,17 @@ pub enum Polarity {
     Is,
     /// It must not hold.
     IsNot,
+}
+
+impl Polarity {
+    /// The other one.
+    #[must_use]
+    pub const fn inverted(self) -> Self {
+        match self {
+            Self::Is => Self::IsNot,
+            Self::IsNot => Self::Is,
+        }
+    }
 }
 
 /// The incoming or the outgoing interface of a packet.
@@ -201,6 +230,10 @@ pub enum Field {
     Source,
     /// The destination address.
     Destination,
+    /// The fragment offset with its flags: 0x1fff is the offset, which is 0 in a packet that is not a later fragment.
+    Fragment,
+    /// The flags of a TCP segment: FIN 1, SYN 2, RST 4, PSH 8, ACK 0x10, URG 0x20 (RFC 9293, section 3.1).
+    TcpFlags,
     /// The source port.
     SourcePort,
     /// The destination port.

@@ -14,6 +14,7 @@ on_both_variants! {
     the_line_in_the_message_mends_it,
     a_policy_of_drop_in_the_other_variant_is_named_and_its_line_mends_it,
     an_answer_that_is_dropped_is_told_too,
+    a_chain_of_nft_in_a_table_of_iptables_is_told_too,
     a_nat_chain_that_comes_first_is_noted,
     what_is_no_business_of_the_flows_is_not_told,
 }
@@ -96,7 +97,7 @@ fn stage(variant: Variant) -> Stage {
 }
 
 /// The rules of a forward chain with policy drop, and the expected result for the example forward.
-const WITH_POLICY_DROP: [(&str, Said); 16] = [
+const WITH_POLICY_DROP: [(&str, Said); 25] = [
     ("", Said::Dropped),
     ("ct state established,related accept", Said::Dropped),
     ("ct state { established, related } accept", Said::Dropped),
@@ -114,6 +115,15 @@ const WITH_POLICY_DROP: [(&str, Said); 16] = [
     ("ip daddr 3.3.0.0/16 jump on\n ct state established accept", Said::Nothing),
     ("ip daddr 3.3.0.0/16 ct state new jump off\n accept", Said::Dropped),
     ("goto back\n accept", Said::Dropped),
+    ("ip saddr @clients accept\n ct state established accept", Said::Nothing),
+    ("ip saddr @strangers accept\n ct state established accept", Said::Dropped),
+    ("ip saddr @banned drop\n accept", Said::Dropped),
+    ("iifname vmap { \"eth1\" : jump on, \"eth0\" : goto on }", Said::Nothing),
+    ("iifname { \"eth*\", \"lo\" } accept", Said::Nothing),
+    ("iifname . oifname vmap { \"eth1\" . \"eth0\" : accept }\n ct state established accept", Said::Nothing),
+    ("iifname . oifname { \"eth1\" . \"eth7\" } accept\n ct state established accept", Said::Dropped),
+    ("ip saddr != 9.0.0.0-9.0.0.9 accept", Said::Nothing),
+    ("tcp flags & (fin | syn | rst | ack) != syn ct state new drop\n ip frag-off & 0x1fff != 0 drop\n accept", Said::Nothing),
     ("meta mark 7 accept\n ct state established accept", Said::Noted),
     ("limit rate 1000/second accept", Said::Noted),
 ];
@@ -124,8 +134,11 @@ fn what_a_chain_does_to_the_flows_is_said(variant: Variant) {
     for family in ["inet", "ip"] {
         for (rules, said) in WITH_POLICY_DROP {
             let chain = format!("chain forward {{ type filter hook forward priority 0; policy drop;\n {rules}\n }}");
+            let sets = "set clients { type ipv4_addr; flags interval; elements = { 1.1.0.0/16, 9.9.9.9 }\n }
+                set strangers { type ipv4_addr; elements = { 9.9.9.9 }\n }
+                set banned { type ipv4_addr; flags timeout; elements = { 1.1.1.1 timeout 1h }\n }";
             let others = "chain on { accept\n }\n chain off { counter drop\n }\n chain back { return\n }";
-            load(stage.proxy(), &format!("table {family} guard {{ {others}\n {chain}\n }}\n"));
+            load(stage.proxy(), &format!("table {family} guard {{ {sets}\n {others}\n {chain}\n }}\n"));
             match said {
                 // UDP may be dropped in cases where TCP is not.
                 Said::Dropped => {
@@ -158,6 +171,9 @@ fn the_line_in_the_message_mends_it(variant: Variant) {
         ("ip", "type filter hook prerouting priority -300; policy accept; ip saddr 1.1.1.1 drop"),
         ("ip", "type filter hook prerouting priority -150; policy accept; ip daddr 192.168.0.2 tcp dport 80 drop"),
         ("ip", "type filter hook postrouting priority 0; policy drop;"),
+        ("ip", "type filter hook prerouting priority -300; policy accept; udp dport 9 notrack\n ip saddr 1.1.1.1 notrack"),
+        ("inet", "type filter hook prerouting priority -300; policy accept; iifname eth0 notrack"),
+        ("netdev", "type filter hook egress device eth0 priority 0; policy accept; ip daddr 3.3.3.3 drop"),
         ("netdev", "type filter hook ingress device eth1 priority 0; policy accept; ip saddr 1.1.1.1 drop"),
     ];
     for (family, chain) in chains {
@@ -221,6 +237,22 @@ fn an_answer_that_is_dropped_is_told_too(variant: Variant) {
     let message = dropped(&stage, "answers of the upstream");
     mend(stage.proxy(), &message);
     ready_without_notes(&stage.agent);
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+}
+
+/// iptables-nft has tables with the same names, but knows only its own base chains.
+fn a_chain_of_nft_in_a_table_of_iptables_is_told_too(variant: Variant) {
+    let stage = stage(variant);
+    let _servers = servers(&stage.bed);
+    stage.agent.wait_ready(SEED);
+    load(stage.proxy(), "table ip filter { chain forward { type filter hook forward priority 0; policy drop; }\n }\n");
+    let mut message = dropped(&stage, "ip filter forward (hook forward");
+    while !is_ready(&stage) {
+        mend(stage.proxy(), &message);
+        let before = message.clone();
+        wait("the agent has seen the new rule", || stage.message(SEED, "Ready") != before);
+        message = stage.message(SEED, "Ready");
+    }
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
 }
 

@@ -9,10 +9,10 @@ use netlink_packet_netfilter::nftables::{
     Payload, Verdict, VerdictAttribute,
 };
 
-use super::field::{Loaded, Test};
-use super::sets::Sets;
+use super::field::{Loaded, Test, WORD};
+use super::sets::{Set, Sets};
 use super::xtables;
-use crate::model::{Action, Condition, Field, FilterRule, Way};
+use crate::model::{Action, Condition, Field, FilterRule, Polarity, Way};
 
 /// The verdicts that end a chain (`include/uapi/linux/netfilter.h`).
 const NF_DROP: u32 = 0;
@@ -25,6 +25,26 @@ const VERDICT_REGISTER: u32 = 0;
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_DIRECTION: u16 = 3;
+const RANGE_SREG: u16 = 1;
+const RANGE_OPERATOR: u16 = 2;
+const RANGE_FROM: u16 = 3;
+const RANGE_TO: u16 = 4;
+/// The kind of an attribute without its flags, and the size of the header of a nested one.
+const KIND: u16 = 0x3fff;
+const NESTED: usize = 4;
+
+/// The names of the sets that a rule looks values up in.
+pub(super) fn sets_of(list: &[ListAttribute<ExpressionAttribute>]) -> impl Iterator<Item = &str> {
+    let parts = list.iter().filter_map(|expression| match expression {
+        ListAttribute::Element(parts) => Some(parts),
+        _ => None,
+    });
+    let lookups = parts.flatten().filter_map(|part| match part {
+        ExpressionAttribute::Data(Expressions::Lookup(parts)) => Some(parts),
+        _ => None,
+    });
+    lookups.flatten().filter_map(|part| if let Lookup::Set(name) = part { Some(name.as_str()) } else { None })
+}
 
 /// The rules that one rule is translated to: several if it looks up its verdict in a map.
 pub(super) fn rules(list: &[ListAttribute<ExpressionAttribute>], sets: &Sets) -> Vec<FilterRule> {
@@ -51,8 +71,8 @@ pub(super) fn rules(list: &[ListAttribute<ExpressionAttribute>], sets: &Sets) ->
 struct Reading<'a> {
     conditions: Vec<Condition>,
     registers: BTreeMap<u32, Loaded>,
-    /// The actions, each with its own condition.
-    outcome: Vec<(Option<Condition>, Action)>,
+    /// The actions, each with its own conditions.
+    outcome: Vec<(Vec<Condition>, Action)>,
     sets: &'a Sets,
 }
 
@@ -72,7 +92,7 @@ impl Reading<'_> {
 
     fn end(self) -> Vec<FilterRule> {
         let Self { conditions, outcome, .. } = self;
-        let rule = |(own, action): (Option<Condition>, Action)| FilterRule {
+        let rule = |(own, action): (Vec<Condition>, Action)| FilterRule {
             conditions: conditions.iter().cloned().chain(own).collect(),
             action,
         };
@@ -81,11 +101,11 @@ impl Reading<'_> {
 
     fn give_up(&mut self) {
         self.conditions.push(Condition::Uncertain);
-        self.outcome.push((None, Action::Uncertain));
+        self.outcome.push((Vec::new(), Action::Uncertain));
     }
 
     fn does(&mut self, action: Action) {
-        self.outcome.push((None, action));
+        self.outcome.push((Vec::new(), action));
     }
 
     fn meta(&mut self, parts: &[Meta]) {
@@ -122,11 +142,13 @@ impl Reading<'_> {
         // Without a destination register, it changes the packet, for example the DSCP or the TTL.
         let Some(register) = register else { return };
         let field = match (base, offset, length) {
+            (NETWORK_HEADER, 6, 2) => Some(Field::Fragment),
             (NETWORK_HEADER, 9, 1) => Some(Field::Protocol),
             (NETWORK_HEADER, 12, 1..=4) => Some(Field::Source),
             (NETWORK_HEADER, 16, 1..=4) => Some(Field::Destination),
             (TRANSPORT_HEADER, 0, 2) => Some(Field::SourcePort),
             (TRANSPORT_HEADER, 2, 2) => Some(Field::DestinationPort),
+            (TRANSPORT_HEADER, 13, 1) => Some(Field::TcpFlags),
             _ => None,
         };
         self.load(register, field.map_or(Loaded::Unknown, |field| Loaded::leading(field, length as usize)));
@@ -156,6 +178,20 @@ impl Reading<'_> {
 
     fn loaded(&self, register: Option<u32>) -> Loaded {
         register.and_then(|register| self.registers.get(&aligned(register)).cloned()).unwrap_or(Loaded::Unknown)
+    }
+
+    /// The fields of a key with `size` bytes that begins in a register.
+    fn concatenated(&self, from: Option<u32>, size: usize) -> Vec<Loaded> {
+        let mut fields = vec![self.loaded(from)];
+        let mut place = fields[0].padded();
+        while place < size {
+            let words = u32::try_from(place / WORD).unwrap_or(u32::MAX);
+            let next = from.map(|register| aligned(register).saturating_add(words));
+            let loaded = self.loaded(next);
+            place += loaded.padded();
+            fields.push(loaded);
+        }
+        fields
     }
 
     fn bitwise(&mut self, parts: &[Bitwise]) {
@@ -217,13 +253,13 @@ impl Reading<'_> {
                 _ => {}
             }
         }
-        let loaded = self.loaded(from);
         let set = set.and_then(|name| self.sets.get(name));
+        let fields = self.concatenated(from, set.map_or(0, Set::key_size));
         match (to, set) {
-            (None, Some(set)) => self.conditions.push(set.condition(&loaded, flags)),
+            (None, Some(set)) => self.conditions.push(set.condition(&fields, flags)),
             (None, None) => self.conditions.push(Condition::Uncertain),
             (Some(VERDICT_REGISTER), Some(set)) => {
-                self.outcome.extend(set.verdicts(&loaded).into_iter().map(|(condition, action)| (Some(condition), action)));
+                self.outcome.extend(set.verdicts(&fields));
             }
             (Some(VERDICT_REGISTER), None) => self.give_up(),
             (Some(register), _) => self.load(register, Loaded::Unknown),
@@ -242,6 +278,21 @@ impl Reading<'_> {
         }
     }
 
+    fn range(&mut self, attributes: &[DefaultNla]) {
+        let value = |kind| attributes.iter().find(|attribute| attribute.kind() & KIND == kind).map(bytes);
+        let number = |kind| value(kind).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
+        // The value is nested in an attribute of its own.
+        let edge = |kind| value(kind).and_then(|data| data.get(NESTED..).map(<[u8]>::to_vec));
+        let condition = match (number(RANGE_OPERATOR), edge(RANGE_FROM), edge(RANGE_TO)) {
+            (Some(operator @ (0 | 1)), Some(first), Some(last)) => {
+                let polarity = if operator == 0 { Polarity::Is } else { Polarity::IsNot };
+                between(&self.loaded(number(RANGE_SREG)), &first, &last, polarity)
+            }
+            (_, _, _) => None,
+        };
+        self.conditions.push(condition.unwrap_or(Condition::Uncertain));
+    }
+
     fn other(&mut self, name: &str, attributes: &[DefaultNla]) {
         match name {
             "ct" => self.ct(attributes),
@@ -255,7 +306,8 @@ impl Reading<'_> {
                     self.does(action);
                 }
             }
-            "limit" | "quota" | "connlimit" | "range" | "dynset" => self.conditions.push(Condition::Uncertain),
+            "range" => self.range(attributes),
+            "limit" | "quota" | "connlimit" | "dynset" => self.conditions.push(Condition::Uncertain),
             // They load a value that is not known here.
             "fib" | "rt" | "socket" | "osf" | "exthdr" | "hash" | "numgen" | "tunnel" | "xfrm" | "byteorder" => {
                 self.registers.clear();
@@ -263,6 +315,13 @@ impl Reading<'_> {
             _ => self.give_up(),
         }
     }
+}
+
+/// The condition that a field is, or is not, between two values.
+fn between(loaded: &Loaded, first: &[u8], last: &[u8], polarity: Polarity) -> Option<Condition> {
+    let Loaded::Number { field, .. } = loaded else { return None };
+    let range = *loaded.range(first)?.start()..=*loaded.range(last)?.end();
+    Some(Condition::Within { field: *field, ranges: vec![range], polarity })
 }
 
 /// The action of a verdict.

@@ -4,6 +4,11 @@ use std::ops::RangeInclusive;
 
 use crate::model::{Condition, Field, NamePattern, Polarity, Way};
 
+/// The size of an interface name, in bytes (`IFNAMSIZ`, `include/uapi/linux/if.h`).
+const NAME_SIZE: usize = 16;
+/// The size of the smallest register, in bytes.
+pub(super) const WORD: usize = 4;
+
 /// The content of a register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Loaded {
@@ -36,8 +41,10 @@ pub(super) enum Test {
 /// The size of a field in a register, in bytes, and its byte order.
 const fn width(field: Field) -> (usize, Order) {
     match field {
-        Field::Family | Field::Protocol | Field::Direction => (1, Order::Network),
-        Field::EtherType | Field::SourcePort | Field::DestinationPort | Field::OriginalDestinationPort => (2, Order::Network),
+        Field::Family | Field::Protocol | Field::Direction | Field::TcpFlags => (1, Order::Network),
+        Field::EtherType | Field::Fragment | Field::SourcePort | Field::DestinationPort | Field::OriginalDestinationPort => {
+            (2, Order::Network)
+        }
         Field::Source | Field::Destination | Field::OriginalSource | Field::OriginalDestination => (4, Order::Network),
         Field::InIndex | Field::OutIndex | Field::Mark | Field::State | Field::Status => (4, Order::Host),
     }
@@ -79,6 +86,24 @@ impl Loaded {
         (hidden.wrapping_add(1).is_power_of_two() && value & hidden == 0).then_some(value..=(value | hidden))
     }
 
+    /// Its size in bytes; `None` if it is not known.
+    pub(super) const fn size(&self) -> Option<usize> {
+        match self {
+            Self::Number { length, .. } => Some(*length),
+            Self::Name(_) => Some(NAME_SIZE),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Its size in a concatenation, in which every field begins at a multiple of four bytes. One that is not known is
+    /// taken for a short one.
+    pub(super) const fn padded(&self) -> usize {
+        match self {
+            Self::Number { .. } | Self::Unknown => WORD,
+            Self::Name(_) => NAME_SIZE,
+        }
+    }
+
     /// The condition for a comparison with `value`.
     pub(super) fn compared(&self, test: Test, value: &[u8]) -> Condition {
         match (self, test) {
@@ -102,6 +127,9 @@ impl Loaded {
 /// A test of single bits, such as `ct state established,related`.
 fn bits(field: Field, mask: u64, value: Option<u64>, test: Test) -> Condition {
     let polarity = match (value, test) {
+        (Some(value), _) if matches!(field, Field::TcpFlags | Field::Fragment) => {
+            return Condition::Masked { field, mask, value, polarity: polarity(test) };
+        }
         (Some(0), Test::NotEqual) => Polarity::Is,
         (Some(0), _) => Polarity::IsNot,
         (Some(value), _) if value == mask && mask.is_power_of_two() => polarity(test),
@@ -144,6 +172,18 @@ pub(super) fn pattern(value: &[u8]) -> NamePattern {
     let end = value.iter().position(|byte| *byte == 0);
     let name = String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned();
     if end.is_some() { NamePattern::Exact(name) } else { NamePattern::Prefix(name) }
+}
+
+/// The pattern for all names between two keys of a set; `None` if they are not the names with one beginning.
+pub(super) fn pattern_between(first: &[u8], last: &[u8]) -> Option<NamePattern> {
+    let number = |key: &[u8]| <[u8; NAME_SIZE]>::try_from(key).ok().map(u128::from_be_bytes);
+    let (first, last) = (number(first)?, number(last)?);
+    let hidden = last.checked_sub(first)?;
+    let bits = hidden.trailing_ones();
+    let is_prefix = hidden.checked_add(1).is_none_or(u128::is_power_of_two) && bits % 8 == 0 && first & hidden == 0;
+    let length = NAME_SIZE - (bits / 8) as usize;
+    let start = String::from_utf8_lossy(&first.to_be_bytes()[..length]).into_owned();
+    is_prefix.then_some(NamePattern::Prefix(start))
 }
 
 /// A field whose first `length` bytes are `value`, and the rest zero.

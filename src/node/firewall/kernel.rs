@@ -25,11 +25,24 @@ const MOST_SETS: usize = 500;
 const PASSED_OVER: [&str; 2] = ["kube-proxy", "portforward"];
 /// The tables that iptables-nft creates and shows.
 const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+/// The base chains of these tables that iptables-nft knows. Another one is a chain of nft, whatever its table.
+const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// The drop policy (`NF_DROP`, `include/uapi/linux/netfilter.h`).
 const NF_DROP: u32 = 0;
 
 /// A connection to the `nf_tables` of this thread's network namespace.
-pub(super) struct Wire(Socket);
+pub(super) struct Wire {
+    socket: Socket,
+    volatile: bool,
+}
+
+/// What is known of the sets of one table.
+struct Known {
+    /// The names of those whose content changes without a new generation.
+    volatile: BTreeSet<String>,
+    /// Those that were read.
+    sets: Sets,
+}
 
 /// A base chain as it was listed.
 struct Listed {
@@ -45,7 +58,12 @@ struct Listed {
 
 impl Wire {
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
+        Ok(Self { socket: Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?, volatile: false })
+    }
+
+    /// Whether what was read can change without a new generation.
+    pub(super) const fn is_volatile(&self) -> bool {
+        self.volatile
     }
 
     /// The generation of the ruleset, which changes with every write of any program; `None` if the kernel has no
@@ -59,7 +77,7 @@ impl Wire {
                 .find_map(|attribute| if let GenAttribute::Id(id) = attribute { Some(id) } else { None }),
             _ => None,
         };
-        match self.0.ask(request, id).await {
+        match self.socket.ask(request, id).await {
             Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
             asked => Ok(asked?.pop()),
         }
@@ -70,19 +88,23 @@ impl Wire {
         let dormant = self.dormant().await?;
         let (listed, uses) = self.chains().await?;
         let mut found = Vec::new();
-        let mut sets = BTreeMap::<(TableFamily, String), Sets>::new();
+        let mut known = BTreeMap::<(TableFamily, String), Known>::new();
         for chain in listed {
             let table = (chain.family, chain.table.clone());
-            let iptables = chain.family == TableFamily::Ip && IPTABLES.contains(&chain.table.as_str());
+            let iptables = chain.family == TableFamily::Ip
+                && IPTABLES.contains(&chain.table.as_str())
+                && BUILTIN.contains(&chain.name.as_str());
             let kept = iptables && ours == Variant::Nft && is_ours(&chain.table, chain.hook);
             if kept || dormant.contains(&table) || PASSED_OVER.contains(&chain.table.as_str()) {
                 continue;
             }
-            if !sets.contains_key(&table) {
-                sets.insert(table.clone(), self.sets(chain.family, &chain.table).await?);
+            if !known.contains_key(&table) {
+                let volatile = self.volatile_sets(chain.family, &chain.table).await?;
+                known.insert(table.clone(), Known { volatile, sets: Sets::new() });
             }
+            let Some(known) = known.get_mut(&table) else { continue };
             let tool = if iptables { Tool::IptablesNft } else { Tool::Nft(chain.family) };
-            found.push(self.filled(chain, tool, &sets[&table], &uses).await?);
+            found.push(self.filled(chain, tool, known, &uses).await?);
         }
         Ok(found)
     }
@@ -129,50 +151,48 @@ impl Wire {
         Ok((listed, uses))
     }
 
-    /// The anonymous sets of one table.
-    async fn sets(&mut self, family: TableFamily, table: &str) -> Result<Sets, NetlinkError> {
+    /// The sets of one table to which packets add elements, or whose elements expire.
+    async fn volatile_sets(&mut self, family: TableFamily, table: &str) -> Result<BTreeSet<String>, NetlinkError> {
         let request = NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(table.to_owned())] });
         let read = |_, found| {
             let NfTablesMessage::NewSet(SetMessage { attributes }) = found else { return None };
-            let (mut name, mut fixed) = (None, false);
+            let (mut name, mut volatile) = (None, false);
             for attribute in attributes {
                 match attribute {
                     SetAttribute::Name(found) => name = Some(found),
-                    SetAttribute::Flags(flags) => {
-                        fixed = flags.contains(SetFlags::Anonymous) && !flags.contains(SetFlags::Concat);
-                    }
+                    SetAttribute::Flags(flags) => volatile = flags.intersects(SetFlags::Eval | SetFlags::Timeout),
                     _ => {}
                 }
             }
-            name.filter(|_| fixed)
+            name.filter(|_| volatile)
         };
-        let names = self.dump(number(family), request, read).await?;
-        let mut sets = Sets::new();
-        for name in names.into_iter().take(MOST_SETS) {
-            let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.clone())];
-            let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-            let read = |_, found| {
-                let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = found else { return None };
-                Some(attributes)
-            };
-            let mut set = Set::default();
-            for attributes in self.dump(number(family), request, read).await? {
-                set.extend(&attributes);
-            }
-            sets.insert(name, set);
+        Ok(self.dump(number(family), request, read).await?.into_iter().collect())
+    }
+
+    /// The content of a set.
+    async fn set(&mut self, family: TableFamily, table: &str, name: &str) -> Result<Set, NetlinkError> {
+        let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.to_owned())];
+        let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        let read = |_, found| {
+            let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = found else { return None };
+            Some(attributes)
+        };
+        let mut set = Set::default();
+        for attributes in self.dump(number(family), request, read).await? {
+            set.extend(&attributes);
         }
-        Ok(sets)
+        Ok(set)
     }
 
     /// The chain with its rules and all chains that it jumps to.
-    async fn filled(&mut self, chain: Listed, tool: Tool, sets: &Sets, uses: &Uses) -> Result<BaseChain, NetlinkError> {
+    async fn filled(&mut self, chain: Listed, tool: Tool, known: &mut Known, uses: &Uses) -> Result<BaseChain, NetlinkError> {
         let mut read = BTreeMap::<String, Vec<FilterRule>>::new();
         let (mut next, mut room) = (vec![chain.name.clone()], MOST_RULES);
         while let Some(name) = next.pop() {
             if read.contains_key(&name) || room == 0 {
                 continue;
             }
-            let (rules, count) = self.rules(chain.family, &chain.table, &name, sets).await?;
+            let (rules, count) = self.rules(chain.family, &chain.table, &name, known).await?;
             room = room.saturating_sub(rules.len());
             next.extend(rules.iter().filter_map(|rule| target(&rule.action)).map(str::to_owned));
             // Each rule counts as one use, and so does each jump to the chain. If fewer rules were read, one could not be
@@ -192,7 +212,7 @@ impl Wire {
         family: TableFamily,
         table: &str,
         chain: &str,
-        sets: &Sets,
+        known: &mut Known,
     ) -> Result<(Vec<FilterRule>, usize), NetlinkError> {
         let attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
@@ -204,11 +224,17 @@ impl Wire {
                 RuleAttribute::Expressions(list) => Some(list),
                 _ => None,
             });
-            here.then(|| expression::rules(&expressions.unwrap_or_default(), sets))
+            here.then(|| expressions.unwrap_or_default())
         };
         let rules = self.dump(number(family), request, read).await?;
-        let count = rules.len();
-        Ok((rules.into_iter().flatten().collect(), count))
+        for name in rules.iter().flat_map(|rule| expression::sets_of(rule)) {
+            if !known.sets.contains_key(name) && known.sets.len() < MOST_SETS {
+                let set = self.set(family, table, name).await?;
+                known.sets.insert(name.to_owned(), set);
+                self.volatile |= known.volatile.contains(name);
+            }
+        }
+        Ok((rules.iter().flat_map(|rule| expression::rules(rule, &known.sets)).collect(), rules.len()))
     }
 
     async fn dump<R>(
@@ -221,7 +247,7 @@ impl Wire {
             (Some(family), NetfilterMessageInner::NfTables(message)) => read(family, message),
             (_, _) => None,
         };
-        match self.0.dump(message(family, request), keep).await {
+        match self.socket.dump(message(family, request), keep).await {
             // It was deleted in the meantime.
             Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::NOENT => Ok(Vec::new()),
             dumped => dumped,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
@@ -105,34 +106,39 @@ fn reached(rules: &[FilterRule], chains: &BTreeMap<String, Vec<FilterRule>>) -> 
 /// A rule as iptables-save(8) prints it, without its chain.
 pub(super) fn rule(text: &str) -> FilterRule {
     let words = words(text);
-    let mut words = words.iter().map(String::as_str).peekable();
+    let mut words = words.iter().peekable();
     let (mut conditions, mut action, mut polarity) = (Vec::new(), Action::Continue, Polarity::Is);
     while let Some(word) = words.next() {
-        if word == "!" {
-            polarity = Polarity::IsNot;
-            continue;
+        // An option has no value, one or several.
+        let mut values = Vec::new();
+        while word.is_option()
+            && let Some(value) = words.next_if(|next| !next.is_option() && !next.is_negation())
+        {
+            values.push(value.text.as_str());
         }
-        let mut value = || words.next().unwrap_or_default();
-        match word {
-            "-m" | "--comment" => drop(value()),
+        match (word.text.as_str(), values.as_slice()) {
+            _ if word.is_negation() => {
+                polarity = Polarity::IsNot;
+                continue;
+            }
+            ("-m" | "--comment", _) => {}
             // The arguments of a target are options of their own.
-            "-j" => {
-                let target = value();
+            ("-j", [target, ..]) => {
                 action = match xtables::action(target) {
-                    Some(Action::Uncertain) if !is_extension(target) => Action::Jump(target.to_owned()),
+                    Some(Action::Uncertain) if !is_extension(target) => Action::Jump((*target).to_owned()),
                     Some(action) => action,
                     None => Action::Continue,
                 };
-                if target == "CT" && words.by_ref().any(|word| word == "--notrack") {
+                if *target == "CT" && words.by_ref().any(|word| word.text == "--notrack") {
                     action = Action::Untrack;
                 }
                 break;
             }
-            "-g" => {
-                action = Action::Goto(value().to_owned());
+            ("-g", [chain, ..]) => {
+                action = Action::Goto((*chain).to_owned());
                 break;
             }
-            word => conditions.push(condition(word, value(), polarity)),
+            (option, values) => conditions.push(condition(option, values, polarity)),
         }
         polarity = Polarity::Is;
     }
@@ -145,7 +151,21 @@ fn is_extension(target: &str) -> bool {
     matches!(target, "QUEUE" | "NFQUEUE" | "TPROXY" | "SYNPROXY" | "CLUSTERIP" | "IDLETIMER" | "RATEEST" | "HMARK" | "LED")
 }
 
-fn condition(option: &str, value: &str, polarity: Polarity) -> Condition {
+fn condition(option: &str, values: &[&str], polarity: Polarity) -> Condition {
+    match (option, values) {
+        (option, [value]) => condition_of_one(option, value, polarity),
+        ("--tcp-flags", [mask, set]) => match (flags(mask), flags(set)) {
+            (Some(mask), Some(value)) => Condition::Masked { field: Field::TcpFlags, mask, value, polarity },
+            (_, _) => Condition::Uncertain,
+        },
+        ("-f", []) => {
+            Condition::Masked { field: Field::Fragment, mask: xtables::FRAGMENT_OFFSET, value: 0, polarity: polarity.inverted() }
+        }
+        (_, _) => Condition::Uncertain,
+    }
+}
+
+fn condition_of_one(option: &str, value: &str, polarity: Polarity) -> Condition {
     let within = |field, range| Condition::Within { field, ranges: vec![range], polarity };
     let network = |field| {
         let network = value.parse::<Ipv4Net>().or_else(|_| value.parse::<Ipv4Addr>().map(Ipv4Net::from));
@@ -153,9 +173,12 @@ fn condition(option: &str, value: &str, polarity: Polarity) -> Condition {
             within(field, u64::from(u32::from(net.network()))..=u64::from(u32::from(net.broadcast())))
         })
     };
-    let ports = |field| {
-        let (first, last) = value.split_once(':').unwrap_or((value, value));
-        let range = first.parse().and_then(|first| Ok(first..=last.parse()?));
+    let ports = |field| port_range(value).map_or(Condition::Uncertain, |range| within(field, range));
+    let list = || value.split(',').map(port_range).collect::<Option<Vec<_>>>();
+    let several = |fields: &[Field]| list().map_or(Condition::Uncertain, |ranges| xtables::ports(fields, &ranges, polarity));
+    let addresses = |field| {
+        let number = |text: &str| text.parse::<Ipv4Addr>().ok().map(|address| u64::from(u32::from(address)));
+        let range = value.split_once('-').and_then(|(first, last)| Some(number(first)?..=number(last)?));
         range.map_or(Condition::Uncertain, |range| within(field, range))
     };
     let interface = |way| {
@@ -173,6 +196,11 @@ fn condition(option: &str, value: &str, polarity: Polarity) -> Condition {
         "-p" => protocol(value).map_or(Condition::Uncertain, |number| within(Field::Protocol, number..=number)),
         "--sport" => ports(Field::SourcePort),
         "--dport" => ports(Field::DestinationPort),
+        "--sports" => several(&[Field::SourcePort]),
+        "--dports" => several(&[Field::DestinationPort]),
+        "--ports" => several(&[Field::SourcePort, Field::DestinationPort]),
+        "--src-range" => addresses(Field::Source),
+        "--dst-range" => addresses(Field::Destination),
         "--ctorigsrc" => network(Field::OriginalSource),
         "--ctorigdst" => network(Field::OriginalDestination),
         "--ctorigdstport" => ports(Field::OriginalDestinationPort),
@@ -190,6 +218,28 @@ fn condition(option: &str, value: &str, polarity: Polarity) -> Condition {
         "--ctstate" | "--state" => states(value).map_or(Condition::Uncertain, |states| xtables::state(states, polarity)),
         _ => Condition::Uncertain,
     }
+}
+
+/// One port or a range, `first:last`.
+fn port_range(text: &str) -> Option<RangeInclusive<u64>> {
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// The flags of a TCP segment as bits.
+fn flags(list: &str) -> Option<u64> {
+    let bit = |flag| match flag {
+        "NONE" => Some(0),
+        "FIN" => Some(0x01),
+        "SYN" => Some(0x02),
+        "RST" => Some(0x04),
+        "PSH" => Some(0x08),
+        "ACK" => Some(0x10),
+        "URG" => Some(0x20),
+        "ALL" => Some(0x3f),
+        _ => None,
+    };
+    list.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?))
 }
 
 fn protocol(name: &str) -> Option<u64> {
@@ -216,26 +266,47 @@ fn states(list: &str) -> Option<u16> {
     list.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?))
 }
 
+/// A word of a rule.
+#[derive(Default)]
+struct Word {
+    text: String,
+    /// Whether it is in quotes, so that it is neither an option nor a negation.
+    quoted: bool,
+}
+
+impl Word {
+    fn is_option(&self) -> bool {
+        !self.quoted && self.text.starts_with('-')
+    }
+
+    fn is_negation(&self) -> bool {
+        !self.quoted && self.text == "!"
+    }
+}
+
 /// The words of a line; text in quotes is one word.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
+fn words(text: &str) -> Vec<Word> {
+    let (mut words, mut word, mut quoted, mut escaped) = (Vec::new(), Word::default(), false, false);
     for c in text.chars() {
         match c {
             c if escaped => {
-                word.push(c);
+                word.text.push(c);
                 escaped = false;
             }
             '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
+            '"' => {
+                word.quoted = true;
+                quoted = !quoted;
+            }
             ' ' if !quoted => {
-                if !word.is_empty() {
+                if !word.text.is_empty() || word.quoted {
                     words.push(std::mem::take(&mut word));
                 }
             }
-            c => word.push(c),
+            c => word.text.push(c),
         }
     }
-    if !word.is_empty() {
+    if !word.text.is_empty() || word.quoted {
         words.push(word);
     }
     words
@@ -263,8 +334,9 @@ mod tests {
         for text in [
             "-m set --match-set trusted src -j ACCEPT",
             "-s 1.1.1.1 -m limit --limit 3/min -j DROP",
-            "-p tcp -m multiport --dports 80,443 -j ACCEPT",
-            "-p 6 -m tcp --tcp-flags SYN,RST SYN -j DROP",
+            "-m socket --transparent -j ACCEPT",
+            "-m rpfilter --loose --invert -j DROP",
+            "-m string --string \"-j ACCEPT\" --algo bm -j DROP",
             "-m conntrack --ctstatus ASSURED -j ACCEPT",
         ] {
             assert!(uncertain(text), "{text}: {:?}", rule(text));
@@ -274,8 +346,25 @@ mod tests {
             "! -s 10.0.0.0/8 -d 1.1.1.1/32 -m comment --comment \"a -j b\" -j REJECT --reject-with icmp-port-unreachable",
             "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             "-m conntrack --ctstate DNAT --ctorigdst 192.168.0.2 -j ACCEPT",
+            "-p tcp -m multiport ! --dports 80,443:445 -j ACCEPT",
+            "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m state --state NEW -j DROP",
+            "-m iprange --src-range 1.1.1.1-1.1.1.9 -j DROP",
+            "-f -j DROP",
         ] {
             assert!(!uncertain(text), "{text}: {:?}", rule(text));
+        }
+    }
+
+    #[test]
+    fn the_action_follows_options_with_any_number_of_values() {
+        for text in [
+            "-f -j DROP",
+            "-m rpfilter --loose --invert -j DROP",
+            "-m set --match-set blocked src -j DROP",
+            "-p tcp -m tcp --tcp-flags SYN,RST SYN -j DROP",
+            "-m string --string \"-j ACCEPT ! \" --algo bm -m comment --comment ! -j DROP",
+        ] {
+            assert_eq!(rule(text).action, Action::Drop, "{text}");
         }
     }
 

@@ -98,7 +98,7 @@ impl Reader {
         let begun = Instant::now();
         let chains = wire.base_chains(ours).await?;
         // If another program wrote in the meantime, it is read again at the next look, which that write triggers.
-        self.native.generation = Some(generation);
+        self.native.generation = (!wire.is_volatile()).then_some(generation);
         Ok(self.native.take(chains, begun))
     }
 

@@ -1,9 +1,14 @@
 //! The xtables matches and targets that iptables-nft still uses inside of `nf_tables` rules.
 
+use std::ops::RangeInclusive;
+
 use netlink_packet_core::{DefaultNla, Nla};
 
 use super::expression::bytes;
 use crate::model::{Action, Condition, Field, Polarity};
+
+/// The bits of the fragment offset (RFC 791, section 3.1).
+pub(super) const FRAGMENT_OFFSET: u64 = 0x1fff;
 
 /// The attributes of both expressions (`NFTA_MATCH_*`, `NFTA_TARGET_*`).
 const NAME: u16 = 1;
@@ -36,8 +41,91 @@ pub(super) fn matches(attributes: &[DefaultNla]) -> Vec<Condition> {
             conntrack(&info).unwrap_or_else(|| vec![Condition::Uncertain])
         }
         "mark" if value(attributes, REVISION) == Some(vec![0, 0, 0, 1]) => vec![mark(&info).unwrap_or(Condition::Uncertain)],
+        "multiport" if value(attributes, REVISION) == Some(vec![0, 0, 0, 1]) => {
+            vec![multiport(&info).unwrap_or(Condition::Uncertain)]
+        }
+        "iprange" if value(attributes, REVISION) == Some(vec![0, 0, 0, 1]) => {
+            iprange(&info).unwrap_or_else(|| vec![Condition::Uncertain])
+        }
+        "tcp" => tcp(&info).unwrap_or_else(|| vec![Condition::Uncertain]),
+        "udp" => udp(&info).unwrap_or_else(|| vec![Condition::Uncertain]),
         _ => vec![Condition::Uncertain],
     }
+}
+
+/// The condition that one of these fields is within `ranges`.
+pub(super) fn ports(fields: &[Field], ranges: &[RangeInclusive<u64>], polarity: Polarity) -> Condition {
+    let within = |field: &Field, polarity| Condition::Within { field: *field, ranges: ranges.to_vec(), polarity };
+    match fields {
+        [field] => within(field, polarity),
+        fields => Condition::Any { cases: fields.iter().map(|field| vec![within(field, Polarity::Is)]).collect(), polarity },
+    }
+}
+
+/// `struct xt_multiport_v1` (`include/uapi/linux/netfilter/xt_multiport.h`).
+fn multiport(info: &[u8]) -> Option<Condition> {
+    let fields = match info.first()? {
+        0 => &[Field::SourcePort][..],
+        1 => &[Field::DestinationPort],
+        2 => &[Field::SourcePort, Field::DestinationPort],
+        _ => return None,
+    };
+    let port = |index: usize| Some(u64::from(number(info, 2 + 2 * index)?));
+    let (mut ranges, mut index) = (Vec::new(), 0);
+    while index < usize::from(*info.get(1)?) {
+        // A flag says that the port begins a range, which the next one ends.
+        let width = usize::from(*info.get(32 + index)? != 0);
+        ranges.push(port(index)?..=port(index + width)?);
+        index += 1 + width;
+    }
+    let polarity = if *info.get(47)? == 0 { Polarity::Is } else { Polarity::IsNot };
+    Some(ports(fields, &ranges, polarity))
+}
+
+/// `struct xt_iprange_mtinfo` (`include/uapi/linux/netfilter/xt_iprange.h`): four addresses of 16 bytes, then flags.
+fn iprange(info: &[u8]) -> Option<Vec<Condition>> {
+    let address = |place: usize| Some(u64::from(u32::from_be_bytes(info.get(place..place + 4)?.try_into().ok()?)));
+    let flags = *info.get(64)?;
+    let mut conditions = Vec::new();
+    for (flag, place, field) in [(1, 0, Field::Source), (2, 32, Field::Destination)] {
+        if flags & flag != 0 {
+            let polarity = if flags & flag << 4 == 0 { Polarity::Is } else { Polarity::IsNot };
+            conditions.push(Condition::Within { field, ranges: vec![address(place)?..=address(place + 16)?], polarity });
+        }
+    }
+    Some(conditions)
+}
+
+/// `struct xt_tcp` (`include/uapi/linux/netfilter/xt_tcpudp.h`).
+fn tcp(info: &[u8]) -> Option<Vec<Condition>> {
+    let (option, mask, value, inverted) = (*info.get(8)?, *info.get(9)?, *info.get(10)?, *info.get(11)?);
+    let mut conditions = port_pairs(info, inverted)?;
+    if mask != 0 {
+        let polarity = if inverted & 4 == 0 { Polarity::Is } else { Polarity::IsNot };
+        conditions.push(Condition::Masked { field: Field::TcpFlags, mask: mask.into(), value: value.into(), polarity });
+    }
+    if option != 0 {
+        conditions.push(Condition::Uncertain);
+    }
+    Some(conditions)
+}
+
+/// `struct xt_udp`, in the same file.
+fn udp(info: &[u8]) -> Option<Vec<Condition>> {
+    port_pairs(info, *info.get(8)?)
+}
+
+/// The ports with which both structures begin: first and last source port, first and last destination port.
+fn port_pairs(info: &[u8], inverted: u8) -> Option<Vec<Condition>> {
+    let mut conditions = Vec::new();
+    for (flag, place, field) in [(1, 0, Field::SourcePort), (2, 4, Field::DestinationPort)] {
+        let range = u64::from(number(info, place)?)..=u64::from(number(info, place + 2)?);
+        let polarity = if inverted & flag == 0 { Polarity::Is } else { Polarity::IsNot };
+        if range != (0..=u64::from(u16::MAX)) || polarity == Polarity::IsNot {
+            conditions.push(Condition::Within { field, ranges: vec![range], polarity });
+        }
+    }
+    Some(conditions)
 }
 
 /// `struct xt_mark_mtinfo1` (`include/uapi/linux/netfilter/xt_mark.h`).

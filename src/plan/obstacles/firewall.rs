@@ -116,11 +116,14 @@ impl Findings {
 
     fn take_filter(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
         let (place, command, what) = (describe(chain), flows.command(part, chain), flows.description(part));
-        if fate.is_stopped() {
-            let by =
-                if fate.by_policy { "has the policy drop and no rule that accepts" } else { "has a rule that drops or rejects" };
+        if fate.is_stopped() || fate.is_untracked() {
+            let by = match (fate.is_untracked(), fate.by_policy) {
+                (true, _) => format!("has a rule that keeps {what} from being tracked, and so from being translated"),
+                (false, true) => format!("has the policy drop and no rule that accepts {what}"),
+                (false, false) => format!("has a rule that drops or rejects {what}"),
+            };
             let message = format!(
-                "{place} of another program {by} {what}; let it pass by {command}, and keep that where the rules are loaded from"
+                "{place} of another program {by}; let it pass by {command}, and keep that where the rules are loaded from"
             );
             if self.commands.insert(command) {
                 self.dropped.push(obstacle(ObstacleReason::DroppedByFirewall, message));

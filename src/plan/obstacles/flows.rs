@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::packet::{Packet, Value, number};
 use crate::forward::Direction;
-use crate::model::{BaseChain, Field, Hook, InterfaceName, PortRange, SourceNat, TableFamily, Tool, Translation};
+use crate::model::{BaseChain, Field, Hook, InterfaceName, PortRange, Protocol, SourceNat, TableFamily, Tool, Translation};
 
 /// The priorities at which the kernel tracks connections and translates them (`enum nf_ip_hook_priorities`,
 /// `include/uapi/linux/netfilter_ipv4.h`).
@@ -17,6 +17,12 @@ pub(super) const NAT_SRC: i32 = 100;
 /// The status bits of a flow for a translated source and a translated destination (`IPS_SRC_NAT`, `IPS_DST_NAT`).
 const SRC_NAT: u64 = 0x10;
 const DST_NAT: u64 = 0x20;
+/// The flags of the first segments, and those of which it is certain. The newer ones are set where congestion is told.
+const SYN: u64 = 0x02;
+const ACK: u64 = 0x10;
+const OLD_FLAGS: u64 = 0x3f;
+/// The bits of the fragment offset (RFC 791, section 3.1).
+const FRAGMENT_OFFSET: u64 = 0x1fff;
 /// A command contains at most this many clients.
 const MOST_CLIENTS: usize = 4;
 
@@ -74,7 +80,20 @@ impl<'a> Flows<'a> {
         let mut packet = Packet::default()
             .with(Field::Family, 2)
             .with(Field::EtherType, 0x0800)
+            .with(Field::Fragment, Value::Bits { known: FRAGMENT_OFFSET, set: 0 })
             .with(Field::Protocol, u64::from(one.flows.protocol.number()));
+        if one.flows.protocol == Protocol::Tcp {
+            let set = match part {
+                Part::Request => SYN,
+                Part::Answer => SYN | ACK,
+            };
+            packet = packet.with(Field::TcpFlags, Value::Bits { known: OLD_FLAGS, set });
+        }
+        let chosen = match part {
+            Part::Request => Field::SourcePort,
+            Part::Answer => Field::DestinationPort,
+        };
+        packet = packet.with(chosen, Value::Chosen([listen_ports.clone(), target_ports.clone()].concat()));
         let numbers = match part {
             Part::Request => [
                 (Field::Source, either(source, Some(clients.clone()), external)),
@@ -120,7 +139,7 @@ impl<'a> Flows<'a> {
     pub(super) fn command(&self, part: Part, chain: &BaseChain) -> String {
         let listen = self.one.flows.destination;
         let translated = is_tracked(chain) && Done::at(chain, Hook::Prerouting, NAT_DST) == Done::Yes;
-        let (from, to) = self.parties(part);
+        let (from, to) = self.parties(part, chain);
         let joined = |addresses: &[String]| addresses.join(",");
         let BaseChain { table, name, .. } = chain;
         match chain.tool {
@@ -155,17 +174,22 @@ impl<'a> Flows<'a> {
         }
     }
 
-    /// The source and destination of the packets before any translation, as arguments of the command; empty if they are not
+    /// The source and destination of the packets as `chain` sees them, as arguments of the command; empty if they are not
     /// restricted.
-    fn parties(&self, part: Part) -> (Vec<String>, Vec<String>) {
+    fn parties(&self, part: Part, chain: &BaseChain) -> (Vec<String>, Vec<String>) {
         let text = |net: &IpNet| if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() };
         let clients = if self.clients.len() > MOST_CLIENTS { Vec::new() } else { self.clients.iter().map(text).collect() };
-        match (part, self.one.source) {
-            (Part::Request, _) => (clients, vec![self.one.flows.destination.to_string()]),
-            (Part::Answer, SourceNat::Address(external)) => {
-                (vec![self.one.destination.address.to_string()], vec![external.to_string()])
-            }
-            (Part::Answer, SourceNat::Masquerade) => (vec![self.one.destination.address.to_string()], Vec::new()),
+        let external = match self.one.source {
+            SourceNat::Address(external) => vec![external.to_string()],
+            SourceNat::Masquerade => Vec::new(),
+        };
+        let (listen, target) = (vec![self.one.flows.destination.to_string()], vec![self.one.destination.address.to_string()]);
+        // The others in which the command names addresses come before any translation.
+        match (part, chain.hook == Hook::Egress) {
+            (Part::Request, false) => (clients, listen),
+            (Part::Request, true) => (external, target),
+            (Part::Answer, false) => (target, external),
+            (Part::Answer, true) => (listen, clients),
         }
     }
 }

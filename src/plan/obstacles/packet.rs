@@ -6,6 +6,9 @@ use std::ops::RangeInclusive;
 
 use crate::model::{Condition, Field, InterfaceName, NamePattern, Polarity, Way};
 
+/// The ports from which clients open flows by default: those of Linux (`net.ipv4.ip_local_port_range`) and of RFC 6335.
+const DYNAMIC: RangeInclusive<u64> = 32768..=65535;
+
 /// The result of a condition for all packets that this value stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Truth {
@@ -15,6 +18,8 @@ pub(super) enum Truth {
     Unlikely,
     /// It may hold for some.
     Maybe,
+    /// It holds for all, unless another program changes the packet first.
+    Likely,
     /// It holds for all.
     Yes,
 }
@@ -28,7 +33,9 @@ impl Truth {
         match (polarity, self) {
             (Polarity::Is, truth) => truth,
             (Polarity::IsNot, Self::No) => Self::Yes,
-            (Polarity::IsNot, Self::Unlikely | Self::Maybe) => Self::Maybe,
+            (Polarity::IsNot, Self::Unlikely) => Self::Likely,
+            (Polarity::IsNot, Self::Maybe) => Self::Maybe,
+            (Polarity::IsNot, Self::Likely) => Self::Unlikely,
             (Polarity::IsNot, Self::Yes) => Self::No,
         }
     }
@@ -39,6 +46,8 @@ impl Truth {
 pub(super) enum Value {
     /// It is within one of these ranges.
     Within(Vec<RangeInclusive<u64>>),
+    /// A port that whoever opens the flow has chosen: most likely a dynamic one, otherwise one that the service has too.
+    Chosen(Vec<RangeInclusive<u64>>),
     /// Some of its bits are known.
     Bits {
         /// The bits that are known.
@@ -71,15 +80,27 @@ impl Packet<'_> {
         conditions.iter().map(|condition| self.truth(condition)).min().unwrap_or(Truth::Yes)
     }
 
+    /// Whether connection tracking has already seen it.
+    pub(super) fn is_tracked(&self) -> bool {
+        self.values.contains_key(&Field::State)
+    }
+
     fn truth(&self, condition: &Condition) -> Truth {
         match condition {
-            Condition::Uncertain
-            | Condition::Within { field: Field::Mark, .. }
-            | Condition::AnyBit { field: Field::Mark, polarity: Polarity::IsNot, .. } => Truth::Maybe,
+            Condition::Within { field: Field::Mark, ranges, polarity: Polarity::IsNot }
+                if ranges.iter().all(|range| !range.contains(&0)) =>
+            {
+                Truth::Likely
+            }
+            Condition::Uncertain | Condition::Within { field: Field::Mark, .. } => Truth::Maybe,
             Condition::Within { field, ranges, polarity } => self.within(*field, ranges).unless(*polarity),
             // A packet has no mark until a program of this node sets one.
-            Condition::AnyBit { field: Field::Mark, polarity: Polarity::Is, .. } => Truth::Unlikely,
+            Condition::AnyBit { field: Field::Mark, polarity, .. } => Truth::Unlikely.unless(*polarity),
             Condition::AnyBit { field, mask, polarity } => self.any_bit(*field, *mask).unless(*polarity),
+            Condition::Masked { field, mask, value, polarity } => self.masked(*field, *mask, *value).unless(*polarity),
+            Condition::Any { cases, polarity } => {
+                cases.iter().map(|case| self.meets(case)).max().unwrap_or(Truth::No).unless(*polarity)
+            }
             Condition::Interface { way, names, polarity } => {
                 let name = match way {
                     Way::In => self.enters,
@@ -91,7 +112,11 @@ impl Packet<'_> {
     }
 
     fn within(&self, field: Field, ranges: &[RangeInclusive<u64>]) -> Truth {
-        let Some(Value::Within(own)) = self.values.get(&field) else { return Truth::Maybe };
+        let own = match self.values.get(&field) {
+            Some(Value::Within(own)) => own,
+            Some(Value::Chosen(fixed)) => return chosen(fixed, ranges),
+            Some(Value::Bits { .. }) | None => return Truth::Maybe,
+        };
         let inside =
             |own: &RangeInclusive<u64>| ranges.iter().any(|range| range.contains(own.start()) && range.contains(own.end()));
         let apart = |own: &RangeInclusive<u64>| ranges.iter().all(|range| range.end() < own.start() || own.end() < range.start());
@@ -99,6 +124,17 @@ impl Packet<'_> {
             (true, _) => Truth::Yes,
             (false, true) => Truth::No,
             (false, false) => Truth::Maybe,
+        }
+    }
+
+    fn masked(&self, field: Field, mask: u64, value: u64) -> Truth {
+        let Some(Value::Bits { known, set }) = self.values.get(&field) else { return Truth::Maybe };
+        if (set ^ value) & mask & known != 0 || value & !mask != 0 {
+            Truth::No
+        } else if mask & !known == 0 {
+            Truth::Yes
+        } else {
+            Truth::Maybe
         }
     }
 
@@ -115,6 +151,22 @@ impl Packet<'_> {
             Some(Value::Bits { known, .. }) if mask & !known == 0 => Truth::No,
             Some(_) | None => Truth::Maybe,
         }
+    }
+}
+
+/// Whether a port that whoever opens the flow has chosen is within one of these ranges.
+fn chosen(fixed: &[RangeInclusive<u64>], ranges: &[RangeInclusive<u64>]) -> Truth {
+    let meets = |one: &RangeInclusive<u64>| ranges.iter().any(|range| range.start() <= one.end() && one.start() <= range.end());
+    let covers = |range: &RangeInclusive<u64>| range.contains(DYNAMIC.start()) && range.contains(DYNAMIC.end());
+    let all = |range: &RangeInclusive<u64>| *range.start() == 0 && *range.end() >= u64::from(u16::MAX);
+    if ranges.iter().any(all) {
+        Truth::Yes
+    } else if ranges.iter().any(covers) {
+        Truth::Likely
+    } else if meets(&DYNAMIC) || fixed.iter().any(meets) {
+        Truth::Maybe
+    } else {
+        Truth::Unlikely
     }
 }
 
@@ -143,5 +195,34 @@ pub(super) fn number(address: IpAddr) -> u64 {
         IpAddr::V4(address) => u64::from(u32::from(address)),
         // No rule for IPv4 packets contains one.
         IpAddr::V6(_) => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_the_client_is_a_dynamic_one_or_that_of_the_service() {
+        let packet = Packet::default().with(Field::SourcePort, Value::Chosen(vec![80..=80]));
+        let truth =
+            |range, polarity| packet.meets(&[Condition::Within { field: Field::SourcePort, ranges: vec![range], polarity }]);
+        assert_eq!(truth(22..=22, Polarity::Is), Truth::Unlikely);
+        assert_eq!(truth(22..=22, Polarity::IsNot), Truth::Likely);
+        assert_eq!(truth(80..=80, Polarity::Is), Truth::Maybe);
+        assert_eq!(truth(40000..=40000, Polarity::Is), Truth::Maybe);
+        assert_eq!(truth(1024..=65535, Polarity::Is), Truth::Likely);
+        assert_eq!(truth(0..=65535, Polarity::Is), Truth::Yes);
+    }
+
+    #[test]
+    fn known_bits_are_compared_and_others_may_be_anything() {
+        let packet = Packet::default().with(Field::TcpFlags, Value::Bits { known: 0x3f, set: 0x02 });
+        let truth =
+            |mask, value| packet.meets(&[Condition::Masked { field: Field::TcpFlags, mask, value, polarity: Polarity::Is }]);
+        assert_eq!(truth(0x17, 0x02), Truth::Yes);
+        assert_eq!(truth(0x12, 0x12), Truth::No);
+        assert_eq!(truth(0xff, 0x02), Truth::Maybe);
+        assert_eq!(truth(0xc0, 0x02), Truth::No, "a bit that is not compared is never equal to a set one");
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Fate {
     pub(super) stop: Ending,
     /// Whether it may be translated. No later chain then translates it.
     pub(super) translate: Ending,
-    /// Whether it may be excluded from tracking.
+    /// Whether it may be accepted, but excluded from tracking, and so from translation.
     pub(super) untrack: Ending,
     /// Whether a drop would come from the policy only, and not from a rule.
     pub(super) by_policy: bool,
@@ -38,19 +38,51 @@ pub(super) enum Ending {
 impl Fate {
     /// Whether every path through the chain drops the packet.
     pub(super) fn is_stopped(self) -> bool {
-        self.stop == Ending::Possible && self.pass == Ending::Never && self.translate == Ending::Never
+        self.stop == Ending::Possible && self.untrack == Ending::Never && self.never_works()
+    }
+
+    /// Whether every path through the chain drops the packet or excludes it from tracking.
+    pub(super) fn is_untracked(self) -> bool {
+        self.untrack == Ending::Possible && self.never_works()
+    }
+
+    fn never_works(self) -> bool {
+        self.pass == Ending::Never && self.translate == Ending::Never
+    }
+}
+
+/// How likely a packet reaches a place in a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Comes {
+    /// As one that is tracked, or will be.
+    tracked: Ending,
+    /// As one that a rule has excluded from tracking.
+    untracked: Ending,
+}
+
+impl Comes {
+    fn at_most(self, most: Ending) -> Self {
+        Self { tracked: self.tracked.min(most), untracked: self.untracked.min(most) }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { tracked: self.tracked.max(other.tracked), untracked: self.untracked.max(other.untracked) }
+    }
+
+    fn any(self) -> Ending {
+        self.tracked.max(self.untracked)
     }
 }
 
 /// The possible results for `packet` in `chain`.
 pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
     let mut walk = Walk { chain, packet, fate: Fate::default(), room: MOST_RULES };
-    let falls = walk.through(&chain.rules, Ending::Possible, 0);
+    let falls = walk.through(&chain.rules, Comes { tracked: Ending::Possible, untracked: Ending::Never }, 0);
     match chain.policy {
-        Policy::Accept => walk.fate.pass = walk.fate.pass.max(falls),
+        Policy::Accept => walk.pass(falls),
         Policy::Drop => {
-            walk.fate.by_policy = walk.fate.stop == Ending::Never && falls == Ending::Possible;
-            walk.fate.stop = walk.fate.stop.max(falls);
+            walk.fate.by_policy = walk.fate.stop == Ending::Never && falls.any() == Ending::Possible;
+            walk.fate.stop = walk.fate.stop.max(falls.any());
         }
     }
     walk.fate
@@ -64,62 +96,64 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Evaluates `rules`, which the packet reaches with likelihood `comes`. Returns whether it reaches their end undecided.
-    fn through(&mut self, rules: &[FilterRule], comes: Ending, depth: usize) -> Ending {
-        let mut returns = Ending::Never;
+    /// Evaluates `rules`, which the packet reaches as `comes` says. Returns how it reaches their end undecided.
+    fn through(&mut self, rules: &[FilterRule], mut comes: Comes, depth: usize) -> Comes {
+        let mut returns = Comes::default();
         for rule in rules {
             if self.room == 0 || depth > DEPTH {
                 self.anything(comes);
-                return comes.max(returns);
+                return comes.or(returns);
             }
             self.room -= 1;
             let truth = self.packet.meets(&rule.conditions);
-            let likely = match truth {
+            let (matching, others) = match truth {
                 Truth::No => continue,
-                Truth::Unlikely => comes.min(Ending::Unlikely),
-                Truth::Maybe | Truth::Yes => comes,
+                Truth::Unlikely => (comes.at_most(Ending::Unlikely), comes),
+                Truth::Maybe => (comes, comes),
+                Truth::Likely => (comes, comes.at_most(Ending::Unlikely)),
+                Truth::Yes => (comes, Comes::default()),
             };
-            // Whether a packet that matches the rule still reaches the next one.
+            // How a packet that matches the rule reaches the next one.
             let goes_on = match &rule.action {
-                Action::Continue => true,
-                Action::Untrack => {
-                    self.fate.untrack = self.fate.untrack.max(likely);
-                    true
-                }
+                Action::Continue => matching,
+                // A packet that is tracked already stays so.
+                Action::Untrack if self.packet.is_tracked() => matching,
+                Action::Untrack => Comes { tracked: Ending::Never, untracked: matching.any() },
                 Action::Uncertain => {
-                    self.anything(likely);
-                    true
+                    self.anything(matching);
+                    matching
                 }
                 Action::Accept => {
-                    self.fate.pass = self.fate.pass.max(likely);
-                    false
+                    self.pass(matching);
+                    Comes::default()
                 }
                 Action::Drop => {
-                    self.fate.stop = self.fate.stop.max(likely);
-                    false
+                    self.fate.stop = self.fate.stop.max(matching.any());
+                    Comes::default()
                 }
                 Action::Translate => {
-                    self.fate.translate = self.fate.translate.max(likely);
-                    false
+                    self.fate.translate = self.fate.translate.max(matching.any());
+                    Comes::default()
                 }
                 Action::Return => {
-                    returns = returns.max(likely);
-                    false
+                    returns = returns.or(matching);
+                    Comes::default()
                 }
-                Action::Jump(name) => self.jump(name, likely, depth) != Ending::Never,
+                Action::Jump(name) => self.jump(name, matching, depth),
                 Action::Goto(name) => {
-                    returns = returns.max(self.jump(name, likely, depth));
-                    false
+                    returns = returns.or(self.jump(name, matching, depth));
+                    Comes::default()
                 }
             };
-            if truth == Truth::Yes && !goes_on {
+            comes = others.or(goes_on);
+            if comes == Comes::default() {
                 return returns;
             }
         }
-        comes.max(returns)
+        comes.or(returns)
     }
 
-    fn jump(&mut self, name: &str, comes: Ending, depth: usize) -> Ending {
+    fn jump(&mut self, name: &str, comes: Comes, depth: usize) -> Comes {
         if let Some(rules) = self.chain.jumps.get(name) {
             return self.through(rules, comes, depth + 1);
         }
@@ -127,7 +161,13 @@ impl Walk<'_> {
         comes
     }
 
-    fn anything(&mut self, likely: Ending) {
+    fn pass(&mut self, comes: Comes) {
+        self.fate.pass = self.fate.pass.max(comes.tracked);
+        self.fate.untrack = self.fate.untrack.max(comes.untracked);
+    }
+
+    fn anything(&mut self, comes: Comes) {
+        let likely = comes.any();
         for ending in [&mut self.fate.pass, &mut self.fate.stop, &mut self.fate.translate] {
             *ending = likely.max(*ending);
         }
@@ -205,6 +245,39 @@ mod tests {
         let accepted = fate(&chain(Policy::Drop, vec![rule(marked(), Action::Accept)], &[]), &packet);
         assert_eq!((accepted.stop, accepted.pass), (Ending::Possible, Ending::Unlikely));
         assert!(!accepted.is_stopped());
+    }
+
+    #[test]
+    fn what_every_way_keeps_from_being_tracked_is_untracked() {
+        let packet = Packet::default().with(Field::DestinationPort, 80);
+        let of = |packet: &Packet<'_>, rules, z| fate(&chain(Policy::Accept, rules, &[("z", z)]), packet);
+        let untrack = |conditions| rule(conditions, Action::Untrack);
+        let (is, uncertain) = (|| port(80, Polarity::Is), || Condition::Uncertain);
+        let jump = |conditions| rule(conditions, Action::Jump("z".to_owned()));
+        for rules in [vec![untrack(vec![])], vec![untrack(vec![is()]), rule(vec![], Action::Accept)], vec![jump(vec![])]] {
+            assert!(of(&packet, rules, vec![untrack(vec![])]).is_untracked());
+        }
+        for rules in [
+            vec![rule(vec![is()], Action::Accept), untrack(vec![])],
+            vec![untrack(vec![uncertain()])],
+            vec![untrack(vec![port(80, Polarity::IsNot)])],
+            vec![jump(vec![uncertain()])],
+        ] {
+            let found = of(&packet, rules.clone(), vec![untrack(vec![])]);
+            assert!(!found.is_untracked() && !found.is_stopped(), "{rules:?}");
+        }
+        let dropped = vec![untrack(vec![uncertain()]), rule(vec![], Action::Drop)];
+        assert!(of(&packet, dropped, vec![]).is_stopped());
+        let tracked = packet.with(Field::State, 8);
+        assert_eq!(of(&tracked, vec![untrack(vec![])], vec![]).untrack, Ending::Never, "it is tracked already");
+    }
+
+    #[test]
+    fn what_unmarked_packets_skip_is_no_reason_to_warn() {
+        let without = |polarity| vec![Condition::AnyBit { field: Field::Mark, mask: 0x4000, polarity }];
+        let rules = vec![rule(without(Polarity::IsNot), Action::Return), rule(vec![], Action::Translate)];
+        let found = fate(&chain(Policy::Accept, rules, &[]), &Packet::default());
+        assert_eq!((found.translate, found.pass), (Ending::Unlikely, Ending::Possible));
     }
 
     fn any_rules() -> impl Strategy<Value = Vec<FilterRule>> {
