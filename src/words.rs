@@ -1,4 +1,5 @@
-//! Closed lists of words: enums whose variants are the words used in conditions, logs and pages.
+//! Words in messages: closed lists, as enums whose variants are the words of conditions, logs and pages, and nouns with a
+//! count.
 
 /// Declares an enum of words. Each variant is named like its text. Adds the list of all variants, in order, and the text of
 /// each.
@@ -25,3 +26,19 @@ macro_rules! words {
     };
 }
 pub(crate) use words;
+
+/// `number` with a noun, for messages: `one` for 1, otherwise `many`.
+pub(crate) fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn only_one_is_singular() {
+        let texts = [0, 1, 2].map(|number| counted(number, "entry", "entries"));
+        assert_eq!(texts, ["0 entries", "1 entry", "2 entries"]);
+    }
+}

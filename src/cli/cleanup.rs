@@ -1,4 +1,4 @@
-//! `cleanup`: removes everything of ours from this node's kernel.
+//! `cleanup`: removes everything of ours from the kernel of this node.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,8 +18,9 @@ use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant}
 use crate::dataplane::{conntrack, routes};
 use crate::model::{Desired, Translation};
 use crate::record::{self, Purpose};
+use crate::words::counted;
 
-/// How long the way to clients stays whose connections were cut.
+/// How long the routes to clients stay after their connections were cut.
 const ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
@@ -40,7 +41,7 @@ pub(super) async fn run(options: CleanupOptions) -> anyhow::Result<Exit> {
     let mut stop = Stop::listen()?;
     let done = clean(&options.state).await?;
     if options.stay {
-        info!("this node is clean; resting until stopped");
+        info!("this node is clean; waiting until stopped");
         stop.requested().await;
     }
     Ok(done)
@@ -52,7 +53,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let _lock = record::lock(state_dir, Purpose::Cleanup)?;
     let record = remembered(state_dir, &name);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
-    // What cannot be removed holds up nothing else; the first of it is told when all is tried.
+    // If something cannot be removed, the rest is still removed. The first error is returned at the end.
     let mut left: Vec<anyhow::Error> = Vec::new();
     let (mut found, mut cut) = (before, BTreeSet::new());
     for variant in Variant::ALL {
@@ -60,60 +61,87 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
             let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
             found.extend(rules.before.iter().cloned());
             left.extend(troubles(variant, &rules));
-            let connections = conntrack::purge(&found, &Desired::default()).await.context("the connections are not all cut");
+            let connections = conntrack::purge(&found, &Desired::default()).await.context("not all connections are cut");
             let connections = connections.unwrap_or_else(|error| {
                 left.push(error);
                 Purged::default()
             });
             cut.extend(connections.ends);
             let connections = connections.count;
-            print(&format!(
-                "iptables {variant}: {} chains and {} jumps removed, {connections} connections cut\n",
-                rules.deleted.len(),
-                rules.jumps.len(),
-            ))?;
+            print(&rules_removed(variant, rules.deleted.len(), rules.jumps.len(), connections))?;
         }
     }
     left.extend(remove_scaffold().await.err());
     if !cut.is_empty() {
-        // The answers of the clients, and the resets to them, take the routes that go now.
+        // The answers of the clients, and the resets to them, use the routes that are removed next.
         tokio::time::sleep(ANSWERS).await;
     }
-    // Routes are there without any iptables too.
+    // Routes also exist without any iptables.
     match routes::remove_all().await {
         Ok(routes) => {
-            print(&format!("{} routes removed\n", routes.removed))?;
-            let stuck = || anyhow::anyhow!("routes of ours are left: {}", routes.stuck.join("; "));
+            print(&routes_removed(routes.removed))?;
+            let stuck = || anyhow::anyhow!("routes of ours could not be removed: {}", routes.stuck.join("; "));
             left.extend((!routes.stuck.is_empty()).then(stuck));
         }
-        Err(error) => left.push(anyhow::Error::from(error).context("the routes are not all removed")),
+        Err(error) => left.push(anyhow::Error::from(error).context("not all routes are removed")),
     }
-    // The record says what connections were ours, for another try; chains that hold nothing need none.
+    // Another try needs the record, which says which connections were ours. Chains that are empty do not need it.
     if left.iter().all(anyhow::Error::is::<Stuck>) {
         record::remove(state_dir)?;
     }
     for error in left.iter().skip(1) {
         let error: &(dyn std::error::Error + Send + Sync) = error.as_ref();
-        warn!(error, "not everything of ours is gone");
+        warn!(error, "not everything of ours is removed");
     }
     left.into_iter().next().map_or(Ok(Exit::Done), Err)
 }
 
-/// What of the rules of `variant` is still there, and why.
+/// The rules of `variant` that are still there, each with the reason.
 fn troubles(variant: Variant, rules: &RulesReport) -> Vec<anyhow::Error> {
     let failed = rules
         .failed
         .values()
-        .map(|error| anyhow::Error::from(error.clone()).context(format!("the rules of iptables {variant} are not all removed")));
+        .map(|error| anyhow::Error::from(error.clone()).context(format!("not all rules of iptables {variant} are removed")));
     failed.chain(rules.stuck().map(anyhow::Error::from)).collect()
 }
 
-/// Takes out what was made for our chains to hang in and is empty now. Where nothing was, nothing is said.
+/// Removes the tables and chains that were created for our chains and are empty now. Prints nothing if there are none.
 async fn remove_scaffold() -> anyhow::Result<()> {
-    let removed = scaffold::remove().await.context("empty tables and chains that we made may be left in nf_tables")?;
+    let removed =
+        scaffold::remove().await.context("empty tables and chains that the operator created may be left in nf_tables")?;
     if removed == Removed::default() {
         return Ok(());
     }
-    let Removed { chains, tables } = removed;
-    print(&format!("nf_tables: {chains} built-in chains and {tables} tables removed, made by us and empty\n"))
+    print(&scaffold_removed(removed))
+}
+
+fn rules_removed(variant: Variant, chains: usize, jumps: usize, connections: usize) -> String {
+    let (chains, jumps) = (counted(chains, "chain", "chains"), counted(jumps, "jump", "jumps"));
+    let connections = counted(connections, "connection", "connections");
+    format!("iptables {variant}: {chains} and {jumps} removed, {connections} cut\n")
+}
+
+fn routes_removed(routes: usize) -> String {
+    format!("{} removed\n", counted(routes, "route", "routes"))
+}
+
+fn scaffold_removed(Removed { chains, tables }: Removed) -> String {
+    let (chains, tables) = (counted(chains, "built-in chain", "built-in chains"), counted(tables, "table", "tables"));
+    format!("nf_tables: {chains} and {tables} removed, created by the operator and empty\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_removed_thing_is_singular_and_several_are_plural() {
+        assert_eq!(rules_removed(Variant::Nft, 1, 1, 1), "iptables nft: 1 chain and 1 jump removed, 1 connection cut\n");
+        assert_eq!(rules_removed(Variant::Legacy, 7, 4, 0), "iptables legacy: 7 chains and 4 jumps removed, 0 connections cut\n");
+        assert_eq!((routes_removed(1), routes_removed(2)), ("1 route removed\n".to_owned(), "2 routes removed\n".to_owned()));
+        let one = scaffold_removed(Removed { chains: 1, tables: 1 });
+        assert_eq!(one, "nf_tables: 1 built-in chain and 1 table removed, created by the operator and empty\n");
+        let several = scaffold_removed(Removed { chains: 3, tables: 0 });
+        assert_eq!(several, "nf_tables: 3 built-in chains and 0 tables removed, created by the operator and empty\n");
+    }
 }

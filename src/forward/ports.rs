@@ -1,4 +1,4 @@
-//! Reads port lists: every port valid, no name twice, no port twice for one protocol.
+//! Parses port lists: every port is valid, no name occurs twice, no port occurs twice for one protocol.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -8,7 +8,7 @@ use super::{PortEntry, Refusal, RefusalReason};
 use crate::api::{self, quoted};
 use crate::model::{InvalidShift, PortRange, Protocol, Shift, TargetPorts};
 
-/// The most entries of a list.
+/// The maximum number of entries of a list.
 const MOST: usize = 64;
 
 /// Reads the list of `reverse`, at `path`. It must not be empty.
@@ -78,7 +78,7 @@ fn entry(found: &mut Found, path: &str, raw: &api::PortEntry) -> Option<PortEntr
     Some(PortEntry { name: name?, protocol, ports, target })
 }
 
-/// What an entry says of its ports, and of the first and the last that they go on to.
+/// The ports of an entry, and its first and last target port.
 enum Asked {
     /// One port, without `endPort`.
     Port(PortRange, Option<NonZeroU16>, Option<NonZeroU16>),
@@ -96,13 +96,13 @@ fn target(path: &str, asked: &Asked) -> Result<TargetPorts, Refusal> {
         Asked::Range(ports, Some(first), Some(last)) => range(path, ports, first, last),
         Asked::Port(_, _, Some(last)) => {
             let what = format_args!(
-                "{last} ends a range of target ports, and this entry is one port; write endPort too, or remove targetEndPort"
+                "{last} ends a range of target ports, but this entry is one port; write endPort too, or remove targetEndPort"
             );
             Err(Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.targetEndPort"), what))
         }
         Asked::Range(_, None, Some(last)) => {
             let what = format_args!(
-                "is missing: targetEndPort {last} ends a range that begins with it; write targetPort too, or remove targetEndPort"
+                "is missing: targetEndPort {last} ends a range that begins with targetPort; write targetPort too, or remove targetEndPort"
             );
             Err(Refusal::new(RefusalReason::Required, &format!("{path}.targetPort"), what))
         }
@@ -113,7 +113,7 @@ fn target(path: &str, asked: &Asked) -> Result<TargetPorts, Refusal> {
     }
 }
 
-/// Where a range goes that leads to the ports `first` to `last`.
+/// The target of the range `ports` that goes to the ports `first` to `last`.
 fn range(path: &str, ports: PortRange, first: NonZeroU16, last: NonZeroU16) -> Result<TargetPorts, Refusal> {
     let refuse = |what: fmt::Arguments<'_>| Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.targetEndPort"), what);
     let target =
@@ -123,7 +123,7 @@ fn range(path: &str, ports: PortRange, first: NonZeroU16, last: NonZeroU16) -> R
         Ok(shift) if shift.from() == shift.to() => Ok(TargetPorts::Same),
         Ok(shift) => Ok(TargetPorts::Shifted(shift)),
         Err(InvalidShift) => Err(refuse(format_args!(
-            "{target} are {} ports, and {ports} are {}; {}",
+            "the target range {target} has {} ports, but the range {ports} has {}; {}",
             target.count(),
             ports.count(),
             forms(ports, first)
@@ -131,7 +131,7 @@ fn range(path: &str, ports: PortRange, first: NonZeroU16, last: NonZeroU16) -> R
     }
 }
 
-/// What can be written as `targetEndPort` of `ports` with the targetPort `first`.
+/// The values that are possible for `targetEndPort`, for the range `ports` with the `targetPort` `first`.
 fn forms(ports: PortRange, first: NonZeroU16) -> String {
     let every = format!("targetEndPort: {first} (all of them go to {first})");
     match first.get().checked_add(ports.last() - ports.first()) {
@@ -142,7 +142,7 @@ fn forms(ports: PortRange, first: NonZeroU16) -> String {
     }
 }
 
-/// An RFC 1123 label.
+/// Checks an RFC 1123 label.
 fn name(path: &str, text: &str) -> Result<String, Refusal> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let inner = |byte: u8| plain(byte) || byte == b'-';

@@ -1,4 +1,4 @@
-//! What a [`Forward`] asks for. What it refuses is in `tests/refusals`.
+//! Tests what a [`Forward`] asks for. `tests/refusals` tests what it refuses.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ fn forward(change: impl FnOnce(&mut Value)) -> Forward {
     Forward::parse(&api::decode(document).unwrap()).unwrap()
 }
 
-/// A translation in one line.
+/// One translation as a line of text.
 fn line(translation: &Translation) -> String {
     let Translation { flows, destination, source } = translation;
     let interface = flows.interface.as_ref().map_or(String::new(), |name| format!(" by {name}"));
@@ -63,7 +63,7 @@ fn the_example_becomes_one_translation_in_each_direction() {
 }
 
 #[test]
-fn the_example_keeps_what_the_object_says_of_itself() {
+fn the_example_keeps_its_metadata_and_gateway() {
     let forward = forward(|_| ());
     assert_eq!(forward.key.to_string(), "leased-lines/bank-a-web");
     assert_eq!(forward.generation, 7);
@@ -83,7 +83,7 @@ fn without_an_external_address_flows_are_masqueraded() {
 }
 
 #[test]
-fn a_single_port_states_its_target_and_a_range_keeps_each_port_unless_told() {
+fn a_single_port_has_an_explicit_target_and_a_range_keeps_each_port_by_default() {
     let forward = forward(|spec| {
         spec["reverse"] = Value::Null;
         spec["ports"] = json!([
@@ -216,7 +216,10 @@ fn a_range_whose_target_is_not_clear_is_refused_with_both_forms_in_its_own_numbe
     let open = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000}));
     assert_eq!(open, format!("spec.ports[0].targetEndPort: is missing: a range with targetPort needs it; {both}"));
     let wide = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 9011}));
-    assert_eq!(wide, format!("spec.ports[0].targetEndPort: 9000:9011 are 12 ports, and 8000:8010 are 11; {both}"));
+    assert_eq!(
+        wide,
+        format!("spec.ports[0].targetEndPort: the target range 9000:9011 has 12 ports, but the range 8000:8010 has 11; {both}")
+    );
     let below = refusal(&json!({"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 8999}));
     assert_eq!(below, format!("spec.ports[0].targetEndPort: 8999 is below targetPort; {both}"));
     let one = refusal(&json!({"port": 1, "endPort": 65535, "targetPort": 80}));
@@ -274,7 +277,7 @@ fn the_selector_chooses_nodes_by_label() {
 }
 
 #[test]
-fn every_reason_is_one_word_of_its_own() {
+fn every_reason_is_one_unique_word() {
     let words: std::collections::BTreeSet<_> = RefusalReason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(words.len(), RefusalReason::ALL.len());
     assert!(words.iter().all(|word| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric)));

@@ -277,16 +277,19 @@ fn explained(error: &dyn std::error::Error) -> String {
 
 fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
     let first = rules.differing.first()?;
-    let message = format!(
-        "{} chains, {first} among them, are not as they were written; another program changes them",
-        rules.differing.len()
-    );
+    let message = match rules.differing.len() {
+        1 => format!("the chain {first} is not as it was written; another program changes it"),
+        count => format!("{count} chains, {first} among them, are not as they were written; another program changes them"),
+    };
     Some((Circumstance::Drifted.into(), message))
 }
 
 fn surplus(routes: &RoutesReport) -> Option<(Reason, String)> {
     let first = routes.surplus.first()?;
-    let message = format!("{} routes of ours, {first} among them, are there that no forward asks for", routes.surplus.len());
+    let message = match routes.surplus.len() {
+        1 => format!("1 route of ours, {first}, is in the kernel although no forward asks for it"),
+        count => format!("{count} routes of ours, {first} among them, are in the kernel although no forward asks for them"),
+    };
     Some((Circumstance::Drifted.into(), message))
 }
 

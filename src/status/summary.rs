@@ -9,6 +9,7 @@ use super::condition::{Circumstance, Judged, State, Type};
 use super::judge::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
+use crate::words::counted;
 
 /// The entry of this node; `None` if there is nothing to report: the node is not a candidate, or has nothing of the forward
 /// any more.
@@ -121,7 +122,8 @@ fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec
         if more > 0 {
             named = format!("{named} and {more} more");
         }
-        let note = format!("; {} of {} standbys could not take over: {named}", unfit.len(), standbys().count());
+        let all = counted(standbys().count(), "standby", "standbys");
+        let note = format!("; {} of {all} could not take over: {named}", unfit.len());
         let is_ready = |it: &&mut Condition| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str();
         if let Some(condition) = conditions.iter_mut().find(is_ready) {
             condition.message += &note;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Desired, Protocol, Translation};
 use crate::netlink::{NetlinkError, Refusal};
+use crate::words::counted;
 use table::{Entry, Tuple};
 use verdict::Index;
 
@@ -24,7 +25,10 @@ pub enum ConntrackError {
     #[error("the conntrack table cannot be read or written; is the kernel module nf_conntrack_netlink there?")]
     Netlink(#[from] NetlinkError),
     /// Some wrong entries are still in the table.
-    #[error("{count} conntrack entries that no rule stands for any more could not be removed; the first: {first}")]
+    #[error(
+        "{} without a rule could not be removed; the kernel's first error: {first}",
+        counted(*count, "conntrack entry", "conntrack entries")
+    )]
     Refused {
         /// How many are left.
         count: usize,

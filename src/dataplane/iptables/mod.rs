@@ -33,6 +33,7 @@ pub use transaction::{rewrite, whole};
 pub use variant::Variant;
 
 use crate::model::Translation;
+use crate::words::counted;
 use counters::Counters;
 
 /// The operator's chains in the kernel, managed with the programs of one variant.
@@ -157,7 +158,8 @@ impl RefusedRule {
 /// Chains that should be deleted still exist, but are empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{count} chains of ours, {first} among them, are empty but cannot be deleted: rules of other programs jump to them; remove those rules"
+    "{}, {first} among them, cannot be deleted although empty: rules of other programs jump there; remove those rules",
+    counted(*count, "chain of ours", "chains of ours")
 )]
 pub struct Stuck {
     count: usize,
