@@ -1,4 +1,4 @@
-//! `check`: whether the installation works, as far as can be seen with the rights of an agent. Writes nothing.
+//! `check`: checks the installation with the rights of an agent. Writes nothing.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
@@ -21,22 +21,22 @@ use crate::cluster::survey::{self, Agents};
 use crate::cluster::{Connection, DEFAULT_NAMESPACE, connect};
 use crate::metrics::ListenAddress;
 
-/// How long an agent may take to answer.
+/// The time limit for an answer of an agent.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How soon an agent that is not ready is asked again.
+/// The pause before an agent that is not ready is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// What is known of one thing that is not wrong.
+/// The result of a check that did not fail.
 enum Finding {
     Well(String),
-    /// It could not be found out, or nobody asked for it.
+    /// The check was not possible or not requested.
     Open(String),
 }
 
-/// Whether the admission policy has to be in force.
+/// Whether the admission policy must be in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum AdmissionPolicy {
-    /// It has to be: an installation has it unless the administrator switched it off
+    /// It must be in force; every installation has it unless the administrator switched it off
     Required,
     /// It may be switched off
     Optional,
@@ -44,7 +44,7 @@ enum AdmissionPolicy {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Asks the API server whether it serves PortForwards, and watches which agents renew their Leases, which takes up\nto 15 seconds. With the token of an agent it also proves that the admission policy is in force: a write for another\nnode, as a dry run, must be refused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  all is well\n  1  something is not; each line says what\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
+    after_help = "Checks that the API server serves PortForwards, and which agents renew their Leases. This takes up to 15 seconds. With the\ntoken of an agent it also checks that the admission policy is in force: a write for another node, as a dry run, must be\nrefused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  every check succeeded\n  1  a check failed; its line says why\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
 )]
 pub(super) struct CheckOptions {
     /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
@@ -56,7 +56,7 @@ pub(super) struct CheckOptions {
     /// Health address of the agent on this node; without it, that agent is not checked
     #[arg(long, value_name = "ADDR:PORT", env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: Option<ListenAddress>,
-    /// Whether it is a failure if the admission policy is not in force
+    /// Whether the check fails if the admission policy is not in force
     #[arg(long, value_enum, default_value_t = AdmissionPolicy::Required, value_name = "WHAT")]
     admission_policy: AdmissionPolicy,
     #[command(flatten)]
@@ -98,22 +98,22 @@ pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {
 
 async fn forwards(client: Client, url: &str) -> anyhow::Result<String> {
     let count = survey::count_forwards(client).await.with_context(|| url.to_owned())?;
-    Ok(format!("{url} serves them, and has {count}"))
+    Ok(format!("{url} serves PortForwards and has {count} of them"))
 }
 
 async fn agents(client: Client, namespace: &str) -> anyhow::Result<String> {
     let Agents { live, silent } = survey::agents(client, namespace).await?;
     let named = |nodes: &std::collections::BTreeSet<String>| nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let quiet = if silent.is_empty() { String::new() } else { format!("; no sign of life from {}", named(&silent)) };
+    let quiet = if silent.is_empty() { String::new() } else { format!("; no renewed Lease from {}", named(&silent)) };
     if live.is_empty() {
         bail!(
-            "none lives in namespace {namespace}{quiet}; see its pods: kubectl get pods --namespace {namespace}, and their logs"
+            "no live agent in namespace {namespace}{quiet}; give the namespace of the agents with --namespace, or see their pods and logs: kubectl get pods --namespace {namespace}"
         );
     }
     Ok(format!("{} live: {}{quiet}", live.len(), named(&live)))
 }
 
-/// Proves that agents are held to their own nodes. A policy that was just installed comes into force a moment later.
+/// Checks that each agent can write only for its own node. A newly installed policy comes into force a moment later.
 async fn policy(client: Client, namespace: &str, wanted: AdmissionPolicy) -> anyhow::Result<Finding> {
     let ends = Instant::now() + survey::PATIENCE;
     loop {
@@ -127,23 +127,23 @@ async fn policy(client: Client, namespace: &str, wanted: AdmissionPolicy) -> any
 
 fn judged(found: Guard, namespace: &str, wanted: AdmissionPolicy) -> anyhow::Result<Finding> {
     match (found, wanted) {
-        (Guard::Armed(name), _) => Ok(Finding::Well(format!("admission policy: armed; {name} refused a forged Lease"))),
+        (Guard::Armed(name), _) => Ok(Finding::Well(format!("admission policy: in force; {name} refused a forged Lease"))),
         (Guard::Unproven(user), _) => Ok(Finding::Open(format!(
-            "admission policy: not proven; {user} is not an agent of namespace {namespace}, so the policy does not apply to \
+            "admission policy: not checked; {user} is not an agent of namespace {namespace}, so the policy does not apply to \
              it: run helm test, or check with the token of an agent"
         ))),
-        (Guard::NotArmed(user), AdmissionPolicy::Optional) => {
-            Ok(Finding::Open(format!("admission policy: not armed; {user} may write for every node (admissionPolicy.enabled)")))
-        }
+        (Guard::NotArmed(user), AdmissionPolicy::Optional) => Ok(Finding::Open(format!(
+            "admission policy: not in force; {user} may write for every node (admissionPolicy.enabled)"
+        ))),
         (Guard::NotArmed(user), AdmissionPolicy::Required) => bail!(
-            "admission policy: not armed; {user} may write for every node. Apply the ValidatingAdmissionPolicy and its binding \
-             (admissionPolicy.enabled, or deploy/base), and see that the ClusterRoleBinding of the agents has the label \
+            "admission policy: not in force; {user} may write for every node. Apply the ValidatingAdmissionPolicy and its binding \
+             (admissionPolicy.enabled, or deploy/base), and check that the ClusterRoleBinding of the agents has the label \
              portforward.dev/agents=true"
         ),
     }
 }
 
-/// Waits until the agent is ready, for as long as the others take.
+/// Waits until the agent is ready, at most as long as the other checks take.
 async fn ready(address: SocketAddr) -> anyhow::Result<String> {
     let ends = Instant::now() + survey::PATIENCE;
     loop {
@@ -155,19 +155,19 @@ async fn ready(address: SocketAddr) -> anyhow::Result<String> {
             Ok((200, _)) => return Ok(format!("{address} is ready")),
             Ok((status, said)) if Instant::now() >= ends => bail!("{address} answers {status}: {}", said.trim()),
             Err(error) if Instant::now() >= ends => {
-                return Err(error).with_context(|| format!("{address} serves no health of an agent"));
+                return Err(error).with_context(|| format!("no agent answers at {address}"));
             }
             Ok(_) | Err(_) => sleep(AGAIN).await,
         }
     }
 }
 
-/// What the agent says to `GET /readyz`: the status of HTTP, and why.
+/// The answer of the agent to `GET /readyz`: the HTTP status and the reason.
 async fn readyz(address: SocketAddr) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
-    // Far more than an agent says; whoever else listens there may go on for ever.
+    // Much more than an agent sends. Another program at this address may send without end.
     stream.take(64 * 1024).read_to_string(&mut answer).await?;
     let (head, said) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

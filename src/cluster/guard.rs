@@ -1,5 +1,5 @@
-//! Whether the admission policy is in force that holds each agent to its own node: proved by a forged write, which it has to
-//! refuse. The write is a dry run, so nothing changes whatever the answer is, and an agent's own rights are enough.
+//! Checks whether the admission policy is in force that restricts each agent to its own node. It sends a forged write, which
+//! the policy must refuse. The write is a dry run, so it changes nothing, and the rights of an agent are enough.
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,26 +11,26 @@ use tokio::time::timeout;
 use super::DEADLINE;
 use super::survey::SurveyError;
 
-/// No node is called this: names of nodes come from hosts.
+/// The name of a node that does not exist.
 const FORGED: &str = "portforward-check-forged";
-/// How the API server names what refused a write.
+/// The words with which the API server names the policy that refused a write.
 const REFUSED_BY: &str = "ValidatingAdmissionPolicy '";
 
-/// What a forged write shows.
+/// The result of the forged write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// A policy of this name refused it.
+    /// The policy with this name refused it.
     Armed(String),
-    /// It was accepted, from this user.
+    /// The API server accepted it from this user.
     NotArmed(String),
-    /// This user is no agent, so the policy does not hold for it.
+    /// The policy does not apply to this user, because the user is not an agent.
     Unproven(String),
 }
 
 /// Tries to write the Lease of another node in the namespace of the agents.
 ///
 /// # Errors
-/// When the API server refuses for another reason, or does not answer.
+/// When the API server refuses for another reason or does not answer.
 pub async fn guard(client: Client, namespace: &str) -> Result<Guard, SurveyError> {
     let user = timeout(DEADLINE, whoami(client.clone())).await??;
     if !user.starts_with(&format!("system:serviceaccount:{namespace}:")) {
@@ -49,15 +49,15 @@ pub async fn guard(client: Client, namespace: &str) -> Result<Guard, SurveyError
     }
 }
 
-/// Who the API server takes this for.
-async fn whoami(client: Client) -> Result<String, kube::Error> {
+/// The user as which the API server authenticates this client.
+pub(super) async fn whoami(client: Client) -> Result<String, kube::Error> {
     let reviews: Api<SelfSubjectReview> = Api::all(client);
     let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
     let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
     Ok(user.unwrap_or_default())
 }
 
-/// The name of the policy in what the API server says.
+/// The name of the policy in the message of the API server.
 fn policy(message: &str) -> String {
     let after = message.split_once(REFUSED_BY).map_or("", |(_, after)| after);
     after.split('\'').next().unwrap_or_default().to_owned()
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_is_named_as_the_api_server_names_it() {
+    fn the_name_of_the_policy_is_read_from_the_message() {
         let said = "leases.coordination.k8s.io \"a\" is forbidden: ValidatingAdmissionPolicy 'corp-x' with binding 'b' denied \
                     request: the agent of node a may write only the Lease a";
         assert_eq!(policy(said), "corp-x");

@@ -1,4 +1,4 @@
-//! `check`, which `helm test` runs: it says what works and what does not, with the rights of an agent.
+//! Tests `check`, which `helm test` runs with the rights of an agent.
 
 use std::process::Output;
 
@@ -9,7 +9,7 @@ use crate::plane::objects::PATIENCE;
 use crate::plane::{Plane, deployed};
 
 impl Fleet {
-    /// `check` on a node, with the token of its agent; whether it succeeds, and its lines.
+    /// Runs `check` on a node with the token of its agent. Returns whether it succeeds, and its lines.
     fn check(&self, node: usize, options: &[&str]) -> (bool, Vec<String>) {
         let mut check = self.proxy(node).command(env!("CARGO_BIN_EXE_portforward-operator"));
         check.arg("check").arg("--kubeconfig").arg(&self.kubeconfigs[node].path).args(options);
@@ -30,19 +30,19 @@ fn it_succeeds_where_all_is_well_and_names_the_agents_that_are_silent() {
     let well = |agents: &str| {
         let url = crate::plane::URL;
         vec![
-            format!("ok forwards {url}/ serves them, and has 1"),
+            format!("ok forwards {url}/ serves PortForwards and has 1 of them"),
             format!("ok agents {agents}"),
-            "ok policy admission policy: armed; portforward-operator refused a forged Lease".to_owned(),
+            "ok policy admission policy: in force; portforward-operator refused a forged Lease".to_owned(),
             "ok this agent 127.0.0.1:10451 is ready".to_owned(),
         ]
     };
     assert_eq!(fleet.check(0, &[HEALTH]), (true, well("2 live: px0, px1")));
     fleet.kill(1);
-    assert_eq!(fleet.check(0, &[HEALTH]), (true, well("1 live: px0; no sign of life from px1")));
-    // The one that is asked is another's: nobody serves health on its node.
+    assert_eq!(fleet.check(0, &[HEALTH]), (true, well("1 live: px0; no renewed Lease from px1")));
+    // On the other node, no agent runs.
     let (done, lines) = fleet.check(1, &[HEALTH]);
-    assert!(!done && lines[..3] == well("1 live: px0; no sign of life from px1")[..3], "{lines:#?}");
-    assert!(lines[3].starts_with("failed this agent 127.0.0.1:10451 serves no health of an agent: "), "{lines:#?}");
+    assert!(!done && lines[..3] == well("1 live: px0; no renewed Lease from px1")[..3], "{lines:#?}");
+    assert!(lines[3].starts_with("failed this agent no agent answers at 127.0.0.1:10451: "), "{lines:#?}");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn it_fails_without_agents_without_the_definition_without_rights_and_without_an_
     let plane = Plane::bare(&bed);
     plane.apply(&deployed::list(&deployed::access()));
     let fleet = Fleet::on(bed, plane);
-    // Until the API server has read the access rules, it refuses what it will allow.
+    // The API server refuses until it has read the access rules.
     let mut last = Vec::new();
     let says = |fleet: &Fleet, options: &[&str], wanted: [&str; 3], last: &mut Vec<String>| {
         let (done, lines) = fleet.check(0, options);
@@ -60,23 +60,37 @@ fn it_fails_without_agents_without_the_definition_without_rights_and_without_an_
     };
     let unserved = [
         "failed forwards",
-        "failed agents none lives in namespace portforward-system; see its pods",
-        "ok policy admission policy: armed",
+        "failed agents no live agent in namespace portforward-system; give the namespace",
+        "ok policy admission policy: in force",
     ];
     assert!(eventually(PATIENCE, || says(&fleet, &[], unserved, &mut last)), "{last:#?}");
     assert!(last[0].contains("does not serve PortForwards"), "{last:#?}");
 
     fleet.plane.install();
-    let denied = [
+    let elsewhere = [
         "ok forwards",
-        "failed agents the API server refuses it; bind the rights of an agent",
-        "note policy admission policy: not proven",
+        "failed agents the namespace wrong does not exist or has no agent; system:serviceaccount:portforward-system:portforward-operator belongs to the namespace portforward-system: give --namespace portforward-system",
+        "note policy admission policy: not checked",
     ];
-    assert!(says(&fleet, &["--namespace=default"], denied, &mut last), "{last:#?}");
+    assert!(says(&fleet, &["--namespace=wrong"], elsewhere, &mut last), "{last:#?}");
+    let admin = fleet.plane.kubeconfig("admin", crate::plane::access::ADMIN);
+    let mut check = fleet.proxy(0).command(env!("CARGO_BIN_EXE_portforward-operator"));
+    let said = output(check.args(["check", "--namespace=wrong", "--kubeconfig"]).arg(&admin.path));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("the namespace wrong does not exist; give the namespace of the agents with --namespace"), "{said}");
+    // A kubelet has no right to read the Leases of the agents.
+    let kubelet = fleet.plane.kubeconfig("kubelet", &crate::plane::access::node_token("px0"));
+    let mut check = fleet.proxy(0).command(env!("CARGO_BIN_EXE_portforward-operator"));
+    let said = output(check.args(["check", "--kubeconfig"]).arg(&kubelet.path));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("the API server refuses the request; bind the rights of an agent"), "{said}");
 
     fleet.plane.kill();
-    let silent =
-        ["failed forwards", "failed agents the API server could not be asked", "failed policy the API server could not be asked"];
+    let silent = [
+        "failed forwards",
+        "failed agents the request to the API server failed",
+        "failed policy the request to the API server failed",
+    ];
     assert!(says(&fleet, &[], silent, &mut last), "{last:#?}");
 }
 
@@ -87,24 +101,25 @@ fn it_proves_that_the_admission_policy_is_in_force_and_fails_where_it_is_not() {
         let (done, lines) = fleet.check(0, options);
         (done, lines.into_iter().find(|line| line.contains("admission policy")).expect("it says so"))
     };
-    // An administrator is held to nothing, so nothing is proved.
+    // The policy does not restrict an administrator, so this is no proof.
     let admin = fleet.plane.kubeconfig("admin", crate::plane::access::ADMIN);
     let mut check = fleet.proxy(0).command(env!("CARGO_BIN_EXE_portforward-operator"));
     let said = output(check.arg("check").arg("--kubeconfig").arg(&admin.path));
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.contains("admission policy: not proven; admin is not an agent of namespace portforward-system"), "{said}");
+    assert!(said.contains("admission policy: not checked; admin is not an agent of namespace portforward-system"), "{said}");
 
-    // The forged Lease was never made.
+    // The forged Lease was never created.
     assert!(policy(&fleet, &[]).0);
     let leases = fleet.plane.list(crate::plane::Resource::Leases);
     assert!(leases.iter().all(|lease| lease["metadata"]["name"] != "portforward-check-forged"), "{leases:#?}");
 
     let disarm = ["label", "clusterrolebinding", "portforward-operator", "portforward.dev/agents-"];
     assert!(fleet.plane.kubectl(disarm).status.success());
-    let not_armed = || policy(&fleet, &["--admission-policy=optional"]).1.starts_with("note policy admission policy: not armed");
+    let not_armed =
+        || policy(&fleet, &["--admission-policy=optional"]).1.starts_with("note policy admission policy: not in force");
     assert!(eventually(PATIENCE, not_armed));
     let (done, said) = policy(&fleet, &[]);
-    assert!(!done && said.starts_with("failed policy admission policy: not armed; system:serviceaccount:"), "{said}");
+    assert!(!done && said.starts_with("failed policy admission policy: not in force; system:serviceaccount:"), "{said}");
     assert!(said.contains("portforward.dev/agents=true") && said.contains("admissionPolicy.enabled"), "{said}");
     assert!(policy(&fleet, &["--admission-policy=optional"]).0);
 }
