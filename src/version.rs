@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 /// The version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit, if it was set at build time (environment variable `PORTFORWARD_COMMIT`).
+/// The commit: the environment variable `PORTFORWARD_COMMIT` at build time, otherwise the commit of the git checkout
+/// (`build.rs`); `None` without both.
 pub const COMMIT: Option<&str> = option_env!("PORTFORWARD_COMMIT");
 /// The output of `--version` after the program's name.
 pub static TEXT: LazyLock<String> = LazyLock::new(|| text(COMMIT));
@@ -18,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commit_stands_behind_the_version_where_it_is_known() {
+    fn a_known_commit_follows_the_version() {
         assert_eq!(text(Some("0a1b2c3d4e5f")), format!("{VERSION} (commit 0a1b2c3d4e5f)"));
         assert_eq!(text(None), VERSION);
     }
