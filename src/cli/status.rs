@@ -1,4 +1,4 @@
-//! `status`: what this node does with each forward, from its kernel as it is now. Writes nothing, and takes no lock.
+//! `status`: shows the state of each forward on this node, read from its kernel. Writes nothing and takes no lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -52,7 +52,7 @@ pub(super) struct StatusOptions {
 enum Output {
     /// One line for each forward
     Table,
-    /// The table with whole messages, then role, translations and routes of each forward, and the chains that differ
+    /// The table with ports and whole messages, then role, translations and routes of each forward, and the chains that differ
     Wide,
     /// A List of PortForwards with their status
     Json,
@@ -65,7 +65,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let state_dir = options.state.state_dir;
     let Some(loaded) = record::load(&state_dir, &node).map_err(unreadable)? else {
         bail!(
-            "{}: there is no record: nothing was applied completely on this node yet; start the agent, see its log, or give its --state-dir",
+            "{}: no record: nothing was applied completely on this node yet; start the agent, see its log, or give its --state-dir",
             state_dir.display()
         );
     };
@@ -80,7 +80,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
     let rules = &seen.applied.rules;
     if let Some(error) = rules.failure() {
-        return Err(anyhow::Error::from(error.clone()).context("the rules cannot be read; run this as root"));
+        return Err(anyhow::Error::from(error.clone()).context("the rules cannot be read; run the command as root"));
     }
     let routes = seen.applied.routes.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let objects = objects(&node, &snapshot, &chosen, &seen.judgements);
@@ -97,7 +97,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
 fn unreadable(error: RecordError) -> anyhow::Error {
     match &error {
         RecordError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            anyhow::Error::from(error).context("this user may not read the record; run this as root")
+            anyhow::Error::from(error).context("this user may not read the record; run the command as root")
         }
         RecordError::Io { .. }
         | RecordError::Untrusted { .. }
@@ -111,7 +111,7 @@ fn unreadable(error: RecordError) -> anyhow::Error {
     }
 }
 
-/// The forwards that were asked for by name; all, if none was.
+/// The forwards with the given names; all forwards if no name is given.
 fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<ForwardKey>> {
     let known: BTreeSet<ForwardKey> = snapshot.forwards.iter().map(|sourced| Candidate::key(&sourced.object)).collect();
     let mut chosen = BTreeSet::new();
@@ -126,7 +126,7 @@ fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<Forw
     Ok(if names.is_empty() { known } else { chosen })
 }
 
-/// How many names are offered instead of one that is not there.
+/// The maximum number of names that are suggested for an unknown name.
 const OFFERED: usize = 3;
 
 /// The names that are most like `name`, for a message; where there are few, all of them.
@@ -139,13 +139,13 @@ fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
     alike.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
     let names: Vec<String> = alike.into_iter().take(OFFERED).map(ToString::to_string).collect();
     match names.is_empty() {
-        true if known.is_empty() => "; it has none".to_owned(),
+        true if known.is_empty() => "; it has no forwards".to_owned(),
         true => format!("; portforward-operator status lists all {}", known.len()),
         false => format!("; did you mean {}?", names.join(" or ")),
     }
 }
 
-/// The chosen objects, each with the status that this node gives it.
+/// The chosen objects, each with its status on this node.
 fn objects(
     node: &str,
     snapshot: &Snapshot,
@@ -161,7 +161,7 @@ fn objects(
     snapshot.forwards.iter().filter_map(|sourced| with_status(&sourced.object)).collect()
 }
 
-/// Whether the kernel holds everything that is carried here, and nothing that was withdrawn.
+/// Whether the kernel holds all chosen forwards that are carried here, and no withdrawn ones.
 fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
     let holds = |judgement: &Judgement| match judgement.standing {
         Standing::Carried | Standing::Withdrawn => {
@@ -228,18 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_alone_is_looked_for_in_every_namespace() {
+    fn a_name_without_namespace_is_searched_in_every_namespace() {
         let snapshot = snapshot([object("a", "web", 80), object("b", "log", 81), object("b", "web", 82)]);
         assert_eq!(named(&[], &snapshot).unwrap(), ["a/web", "b/log", "b/web"]);
         assert_eq!(named(&["web"], &snapshot).unwrap(), ["a/web", "b/web"]);
         assert_eq!(named(&["b/web", "b/web"], &snapshot).unwrap(), ["b/web"]);
         assert!(named(&["a/log"], &snapshot).unwrap_err().ends_with("did you mean b/log or a/web or b/web?"));
-        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("no such forward; it has none"));
+        assert!(named(&["web"], &Snapshot::default()).unwrap_err().ends_with("no such forward; it has no forwards"));
         assert_eq!(named(&[], &Snapshot::default()).unwrap(), [""; 0]);
     }
 
     #[test]
-    fn of_many_names_only_those_are_offered_that_are_alike() {
+    fn of_many_names_only_similar_ones_are_suggested() {
         let many = (0..40).map(|number| object("lines", &format!("bank-{number}"), 1000 + number));
         let snapshot = snapshot(many.chain([object("lines", "payments", 80)]));
         assert!(named(&["paymnets"], &snapshot).unwrap_err().ends_with("did you mean lines/payments?"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_status_counts_what_is_carried_here_and_chosen() {
+    fn the_exit_status_depends_on_the_chosen_forwards_that_are_carried_here() {
         let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
         let keys = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), &snapshot).unwrap();
         assert_eq!(verdict(&keys(&[]), &seen(&snapshot, RulesReport::default())), Exit::Done);
@@ -255,11 +255,11 @@ mod tests {
         let drifted = seen(&snapshot, drifted);
         assert_eq!(verdict(&keys(&[]), &drifted), Exit::NotProgrammed);
         assert_eq!(verdict(&keys(&["earlier"]), &drifted), Exit::NotProgrammed);
-        assert_eq!(verdict(&keys(&["loser"]), &drifted), Exit::Done, "a conflict is no drift");
+        assert_eq!(verdict(&keys(&["loser"]), &drifted), Exit::Done, "a conflict is not a drift");
     }
 
     #[test]
-    fn wide_names_what_is_not_as_planned() {
+    fn wide_names_the_chains_that_are_not_as_planned() {
         let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
         let drifted = RulesReport { differing: vec![Stage::Forward.root()], ..RulesReport::default() };
         let seen = seen(&snapshot, drifted.clone());

@@ -1,12 +1,15 @@
 //! The status of every forward as a table for a terminal, as `kubectl get` prints one.
 
-use comfy_table::{ContentArrangement, Row, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{PortForward, PortForwardStatus, Role};
+use crate::api::{PortForward, PortForwardStatus, Role, ShownPorts};
 
 /// The maximum width of a message, in characters. The status file contains the whole text.
 const MESSAGE_WIDTH: usize = 100;
+
+/// The position of the column with the ports.
+const PORTS: usize = 3;
 
 /// The conditions, in the order in which a forward meets them.
 const CONDITIONS: [&str; 3] = ["Accepted", "Programmed", "Ready"];
@@ -18,29 +21,39 @@ const LEAST_MESSAGE_WIDTH: usize = 20;
 /// otherwise of `Ready`. Messages are cut to 100 characters. Ends with a newline.
 #[must_use]
 pub fn table(objects: &[PortForward]) -> String {
-    draw(objects, MESSAGE_WIDTH)
+    draw(objects, Ports::Hidden, MESSAGE_WIDTH)
 }
 
 /// As [`table`], for a terminal with this number of columns: messages are cut so that each line fits, but not below 20
 /// characters.
 #[must_use]
 pub fn table_within(objects: &[PortForward], columns: usize) -> String {
-    let others = draw(objects, 0).lines().map(|line| line.chars().count()).max().unwrap_or(0);
-    draw(objects, columns.saturating_sub(others).clamp(LEAST_MESSAGE_WIDTH, MESSAGE_WIDTH))
+    let others = draw(objects, Ports::Hidden, 0).lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    draw(objects, Ports::Hidden, columns.saturating_sub(others).clamp(LEAST_MESSAGE_WIDTH, MESSAGE_WIDTH))
 }
 
-/// The same with the whole message of each.
+/// The same with the ports of each forward, as `kubectl get` shows them, and with whole messages.
 #[must_use]
 pub fn wide_table(objects: &[PortForward]) -> String {
-    draw(objects, usize::MAX)
+    draw(objects, Ports::Shown, usize::MAX)
+}
+
+/// Whether the table has a column with the ports. Without it, the other columns already need more than 80 characters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    Shown,
+    Hidden,
 }
 
 /// The table with messages of at most `width` characters.
-fn draw(objects: &[PortForward], width: usize) -> String {
+fn draw(objects: &[PortForward], ports: Ports, width: usize) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
+    table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "PORTS", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
     table.add_rows(objects.iter().map(|object| row(object, width)));
+    if let Some(column) = table.column_mut(PORTS).filter(|_| ports == Ports::Hidden) {
+        column.set_constraint(ColumnConstraint::Hidden);
+    }
     // Three spaces between the columns and none before the first.
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -59,6 +72,7 @@ fn row(object: &PortForward, width: usize) -> Row {
         plain(object.metadata.namespace.as_deref().unwrap_or_default()),
         plain(object.metadata.name.as_deref().unwrap_or_default()),
         plain(&node(status)),
+        ShownPorts::of(&object.spec).ports.unwrap_or_else(|| "<none>".to_owned()),
         state(accepted),
         state(programmed),
         state(ready),
@@ -145,7 +159,10 @@ default     unseen        <none>            Unknown    Unknown      Unknown   Pe
 "
         );
         assert_eq!(table(&objects), wanted);
-        assert_eq!(wide_table(&objects), wanted.replace(&long, &"x".repeat(101)), "wide has the whole message");
+        let wide = wanted.replace(&long, &"x".repeat(101)).replace("NODE(ROLE)        ", "NODE(ROLE)        PORTS    ");
+        let wide =
+            wide.replace("(Active)   ", "(Active)   TCP 80   ").replace("<none>            ", "<none>            TCP 80   ");
+        assert_eq!(wide_table(&objects), wide, "wide has the ports and the whole message");
     }
 
     #[test]
