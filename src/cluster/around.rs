@@ -1,4 +1,5 @@
-//! What is around the forwards of the cluster: this node's own object, the API servers, the networks of Services.
+//! Combines what the agent watches in the cluster besides the forwards: its own Node object, the addresses of the API servers,
+//! and the networks of Services.
 
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use super::own_node::Own;
 use super::services::ServiceNetworks;
 use crate::source::Snapshot;
 
-/// What a set of forwards is handed on together with, once all of it is known.
+/// The values that belong to a set of forwards. A set is complete only with them.
 pub(super) struct Around {
-    /// What the Node object says of this node.
+    /// The labels and addresses in the Node object of this node.
     pub(super) own: watch::Receiver<Option<Arc<Own>>>,
     /// The addresses of the API servers.
     pub(super) api_servers: watch::Receiver<ApiServers>,
@@ -20,7 +21,10 @@ pub(super) struct Around {
 }
 
 impl Around {
-    /// Waits for a change; an error when there will be none any more.
+    /// Waits for a change of one value.
+    ///
+    /// # Errors
+    /// When the task that sends one of the values has ended, so that no change can follow.
     pub(super) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         tokio::select! {
             changed = self.own.changed() => changed,
@@ -29,7 +33,7 @@ impl Around {
         }
     }
 
-    /// A set with all of it and without forwards.
+    /// A set with the newest values and without forwards; `None` until the Node object and the API servers are known.
     pub(super) fn newest(&mut self) -> Option<Snapshot> {
         let (own, api_servers) = (self.own.borrow_and_update(), self.api_servers.borrow_and_update());
         let Own { labels, addresses } = own.as_deref()?.clone();

@@ -1,11 +1,11 @@
-//! What this agent knows of the cluster around it, for whoever asks; decides nothing.
+//! What the tasks of this agent know about the cluster, for the metrics and the health endpoints. Decides nothing.
 
 use tokio::sync::watch;
 
 use super::Live;
 use super::trouble::Outage;
 
-/// A look at the cluster, as this agent's tasks last saw it.
+/// A view of the cluster, as the tasks of this agent last saw it.
 #[derive(Clone, Debug)]
 pub struct Contact {
     pub(super) live: watch::Receiver<Live>,
@@ -15,20 +15,20 @@ pub struct Contact {
 /// Whether the API server answered when it was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// It did.
+    /// It answered.
     Yes,
-    /// It did not, or was not asked yet.
+    /// It did not answer, or no request was made yet.
     No,
 }
 
 impl Contact {
-    /// With a cluster that nothing was heard of yet.
+    /// The view of an agent that has heard nothing from a cluster yet.
     #[must_use]
     pub fn none() -> Self {
         Self { live: watch::channel(None).1, outage: Outage::default() }
     }
 
-    /// How many agents live; 0 until the Leases were read once.
+    /// The number of agents that live; 0 until the Leases were read once.
     #[must_use]
     pub fn live_agents(&self) -> usize {
         self.live.borrow().as_ref().map_or(0, |live| live.len())

@@ -1,8 +1,9 @@
-//! Where the API servers are. A pod reaches them by the address of the Service `kubernetes`, which is not theirs: its `EndpointSlice`
-//! tells.
+//! Finds the addresses of the API servers. A pod reaches them through the Service `kubernetes`, which has an address of its
+//! own. The real addresses are in its `EndpointSlice`.
 //!
-//! Nothing is planned before they were read once, because a route may cut this node off from an API server, and then it
-//! could not be read any more that it does. An agent that may not read them goes on with what it knows otherwise.
+//! The agent plans nothing before the slices were read once: a route could cut this node off from an API server, and then the
+//! agent could no longer read the slices and see it. An agent without the right to read the slices uses the addresses that it
+//! knows from elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,37 +22,39 @@ use super::follow::{follow_or, retries};
 use super::trouble::{Outage, Trouble, is_refusal};
 use crate::model::Sight;
 
-/// Where the API server itself puts the Service by which pods reach it.
+/// The namespace of the Service `kubernetes`; the API server creates it there.
 const NAMESPACE: &str = "default";
-/// The API server's own slice, which it makes and names itself. RBAC can grant a watch of one object by its name, not by a label.
+/// The slice that the API server creates and names itself. RBAC can restrict a watch to one object name, but not to a label.
 const SLICE: &str = "metadata.name=kubernetes";
 
-/// The addresses of the API servers; `None` until it is known, or refused, what the slices say.
+/// The addresses of the API servers, and whether these are all of them; `None` until the slices were read or the API server
+/// refused them.
 pub(super) type ApiServers = Option<Arc<(BTreeSet<IpAddr>, Sight)>>;
 
-/// How long the slices must be refused before the agent goes on without them: an API server that starts refuses for a moment.
+/// How long the API server must refuse the slices before the agent continues without them. A starting API server refuses for a
+/// moment.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
-/// How often the name of the API server is resolved anew.
+/// The interval at which the name of the API server is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_mins(1);
 
-/// What is known of the API servers without the slices.
+/// The addresses of the API servers that are known without the slices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// The name and port by which this agent reaches them.
+    /// The name and port by which this agent reaches the API server.
     pub(super) host: (String, u16),
-    /// Its addresses, once it was resolved.
+    /// The addresses of that name; empty until it was resolved.
     pub(super) own: BTreeSet<IpAddr>,
-    /// The addresses that they had when this node was last planned; they count until the slices were read.
+    /// The addresses at the last plan before this start. They count until the slices were read.
     pub(super) remembered: BTreeSet<IpAddr>,
 }
 
-/// All that is known of the API servers.
+/// Everything that is known about the addresses of the API servers.
 #[derive(Debug, Default)]
 struct Seen {
     known: Known,
-    /// What the slices say, once they were read.
+    /// The addresses in the slices, once they were read.
     slices: Option<BTreeSet<IpAddr>>,
-    /// Since when the slices are refused, until they are read.
+    /// The time of the first refusal of the slices.
     refused: Option<Instant>,
 }
 
@@ -68,7 +71,7 @@ pub(super) async fn follow(client: Client, outage: Outage, known: Known, found: 
         found.send_if_modified(|current| {
             let changed = current.as_deref() != newest.as_ref();
             if changed && newest.as_ref().is_some_and(|(_, sight)| *sight == Sight::Partial) {
-                warn!("it is not known where the API servers are: no new route is installed, because it might cover one; give the agent the right to list and watch the EndpointSlice kubernetes in the namespace default (deploy/base/rbac.yaml), and see that the name of the API server resolves");
+                warn!("the addresses of the API servers are not completely known; no new route is installed, because it could cover one. Give the agent the right to list and watch the EndpointSlice kubernetes in the namespace default (deploy/base/rbac.yaml), and check that the name of the API server resolves");
             }
             *current = newest.clone().map(Arc::new);
             changed
@@ -89,7 +92,7 @@ pub(super) async fn follow(client: Client, outage: Outage, known: Known, found: 
     tokio::join!(watched, resolve(host, |own| update(&mut |seen| seen.known.own.clone_from(&own))));
 }
 
-/// Resolves the name of the API server again and again; an answer takes the place of the one before.
+/// Resolves the name of the API server repeatedly. A new answer replaces the previous one.
 async fn resolve((host, port): (String, u16), take: impl Fn(BTreeSet<IpAddr>)) {
     let mut failing = false;
     let mut pauses = retries();
@@ -105,7 +108,7 @@ async fn resolve((host, port): (String, u16), take: impl Fn(BTreeSet<IpAddr>)) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(host, %error, "the name of the API server does not resolve; trying again. Correct DNS, or the server in the kubeconfig");
+                    warn!(host, %error, "the name of the API server does not resolve; trying again. Correct DNS or the server in the kubeconfig");
                 }
                 sleep(pauses.next().unwrap_or(RESOLVE_EVERY)).await;
             }
@@ -114,10 +117,10 @@ async fn resolve((host, port): (String, u16), take: impl Fn(BTreeSet<IpAddr>)) {
 }
 
 impl Seen {
-    /// Every address that is known at the moment `now`, and whether these are all. `None` where it is to be known soon.
+    /// All addresses that are known at the moment `now`, and whether these are all. `None` while the slices may still be read.
     ///
-    /// The slices say all but the address by which this agent reaches the API server, which may be that of a load balancer. In
-    /// the place of slices that are refused counts what they said before a restart.
+    /// The slices contain every address except the one by which this agent reaches the API server, which may belong to a load
+    /// balancer. While the API server refuses the slices, the addresses from before the restart replace them.
     fn all(&self, now: Instant) -> Option<(BTreeSet<IpAddr>, Sight)> {
         let Known { own, remembered, .. } = &self.known;
         let refused = self.refused.is_some_and(|since| now.saturating_duration_since(since) >= REFUSED_FOR);
@@ -138,7 +141,7 @@ struct Slices {
 }
 
 impl Slices {
-    /// Takes an event in; all addresses after it, once a list was complete.
+    /// Applies an event. Returns all addresses after it, once a list was complete.
     fn take(&mut self, event: Event<EndpointSlice>) -> Option<BTreeSet<IpAddr>> {
         match event {
             Event::Init => self.coming.clear(),
@@ -159,7 +162,7 @@ impl Slices {
     }
 }
 
-/// Whether an endpoint is ready does not matter: one that is not will be.
+/// The name and the addresses of a slice. Endpoints that are not ready count too, because they will become ready.
 fn read(slice: EndpointSlice) -> (String, BTreeSet<IpAddr>) {
     let addresses = slice.endpoints.into_iter().flat_map(|endpoint| endpoint.addresses);
     (slice.metadata.name.unwrap_or_default(), addresses.filter_map(|address| address.parse().ok()).collect())
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_known_once_the_slices_and_the_own_way_are_and_a_refusal_of_a_moment_says_nothing() {
+    fn the_addresses_are_complete_with_the_slices_and_the_resolved_name_and_a_short_refusal_changes_nothing() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let set = |address: &str| BTreeSet::from([address.parse::<IpAddr>().unwrap()]);
@@ -198,16 +201,16 @@ mod tests {
         seen.slices = Some(set("10.0.0.2"));
         assert_eq!(told(&seen, 5), Some(("10.0.0.2 10.0.0.9".to_owned(), Sight::Whole)));
         seen.known.own.clear();
-        assert_eq!(told(&seen, 5), Some(("10.0.0.2".to_owned(), Sight::Partial)), "the name did not resolve");
+        assert_eq!(told(&seen, 5), Some(("10.0.0.2".to_owned(), Sight::Partial)), "the name does not resolve");
     }
 
     #[tokio::test]
-    async fn a_name_that_resolves_is_told_and_one_that_does_not_is_tried_again() {
+    async fn a_name_that_resolves_gives_its_addresses() {
         let (sender, mut found) = watch::channel(BTreeSet::new());
         let take = |own| drop(sender.send_replace(own));
         let told = async { found.wait_for(|own| !own.is_empty()).await.unwrap().clone() };
         let own = tokio::select! {
-            () = resolve(("127.0.0.1".to_owned(), 6443), take) => unreachable!("it goes on"),
+            () = resolve(("127.0.0.1".to_owned(), 6443), take) => unreachable!("it never ends"),
             own = told => own,
         };
         assert_eq!(own, BTreeSet::from([IpAddr::from([127, 0, 0, 1])]));
@@ -225,9 +228,9 @@ mod tests {
         assert_eq!(take(Event::Apply(slice("a", &["10.0.0.3"]))), Some("10.0.0.3 2001:db8::1".to_owned()));
         assert_eq!(take(Event::Delete(slice("b", &[]))), Some("10.0.0.3".to_owned()));
 
-        assert_eq!(take(Event::Init), Some("10.0.0.3".to_owned()), "half a list removes nothing");
+        assert_eq!(take(Event::Init), Some("10.0.0.3".to_owned()), "an incomplete list removes nothing");
         assert_eq!(take(Event::InitApply(slice("c", &["10.0.0.4"]))), Some("10.0.0.3".to_owned()));
         assert_eq!(take(Event::Init), Some("10.0.0.3".to_owned()));
-        assert_eq!(take(Event::InitDone), Some(String::new()), "a list that is begun anew begins empty");
+        assert_eq!(take(Event::InitDone), Some(String::new()), "a restarted list starts empty");
     }
 }

@@ -1,4 +1,4 @@
-//! Follows one resource: a list in pages, then a watch with a short timeout, again and again.
+//! Follows one resource: lists it in pages, then watches it with a short timeout, and repeats this.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -12,20 +12,20 @@ use serde::de::DeserializeOwned;
 
 use super::trouble::Trouble;
 
-/// How long the server keeps a watch open, in seconds: a connection that died silently is noticed soon after.
+/// How long the API server keeps a watch open, in seconds. The agent notices a dead connection soon after this time.
 const WATCH_SECS: u32 = 25;
-/// How many objects one page of a list holds.
+/// The number of objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// How soon a resource is tried again that failed: at first, and at most; doubled each time, with jitter, so that agents
-/// do not come back all at once.
+/// The pauses between two tries of a resource that failed: 500 ms at first, doubled each time, at most 10 s, with jitter so
+/// that the agents do not all return at the same moment.
 pub(super) fn retries() -> ExponentialBackoff {
     let (first, most) = (Duration::from_millis(500), Duration::from_secs(10));
     ExponentialBuilder::default().with_min_delay(first).with_max_delay(most).with_jitter().without_max_times().build()
 }
 
-/// Follows what `api` and `config` select and hands each event to `take`; never ends. Errors do not end it either: they are said
-/// once, and tried again with a backoff that is this resource's own.
+/// Follows the objects that `api` and `config` select and passes each event to `take`. Never ends, also not after an error: it
+/// logs the error once and tries again with its own backoff.
 pub(super) async fn follow<K>(trouble: Trouble, api: Api<K>, config: watcher::Config, take: impl FnMut(Event<K>))
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -33,7 +33,7 @@ where
     follow_or(trouble, api, config, take, |_| {}).await;
 }
 
-/// The same, for who goes on without it: `failed` is told of each error.
+/// Like [`follow`], for a caller that can continue without the resource: `failed` gets each error.
 pub(super) async fn follow_or<K>(
     mut trouble: Trouble,
     api: Api<K>,
@@ -50,7 +50,7 @@ pub(super) async fn follow_or<K>(
         match events.try_next().await {
             Ok(Some(event)) => {
                 match &event {
-                    // The start of a try says nothing about its success.
+                    // The start of a list is no answer yet.
                     Event::Init => {}
                     Event::InitApply(_) | Event::InitDone => trouble.worked(),
                     Event::Apply(_) | Event::Delete(_) => trouble.heard(),

@@ -1,7 +1,7 @@
-//! The forwards of the cluster as a complete set.
+//! Reads the forwards of the cluster as a complete set.
 //!
-//! Objects are decoded one by one, so one of an unknown form costs only itself: its last good content stays in force. A set
-//! is handed on only when a list was complete; what the API server says in between is not taken for a deletion.
+//! Each object is decoded separately. If one has an unknown form, only this one keeps its last good content. A set is passed on
+//! only after a complete list, so an object that is missing in an incomplete list is not taken for deleted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,10 @@ use crate::forward::Forward;
 use crate::source::{Heard, Key, Snapshot, Sourced, Undecoded, key};
 use crate::supervise::guarded;
 
-/// How long a change waits for others, so that a burst of them is one set.
+/// How long a change waits for further changes, so that a burst of them becomes one set.
 const COALESCE: Duration = Duration::from_millis(20);
 
-/// Sends the complete set of forwards whenever it, or what is around it, changes.
+/// Sends the complete set of forwards whenever a forward or a value in `around` changes.
 pub(super) async fn follow(
     client: Client,
     outage: Outage,
@@ -52,7 +52,7 @@ pub(super) async fn follow(
                 return;
             }
             let heard = Heard::of(Instant::now());
-            // A burst of events is one set.
+            // A burst of events becomes one set.
             tokio::time::sleep(COALESCE).await;
             let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
@@ -67,11 +67,11 @@ fn locked(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
     objects.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Hands a set on; wakes the sync loop where more than status changed.
+/// Passes a set on. Wakes the sync loop if more than status changed.
 fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, wake: &Notify) {
     let before = snapshots.borrow().clone();
     let matters = before.as_ref().is_none_or(|before| !same_but_status(before, &snapshot));
-    // A set that asks for nothing new came of the change that the one before came of; the first of all, of none.
+    // If only status changed, the set keeps the time of the previous one. The first set has no time.
     let heard = before.map_or(Heard::default(), |before| if matters { snapshot.heard } else { before.heard });
     snapshots.send_replace(Some(Arc::new(Snapshot { heard, ..snapshot })));
     if matters {
@@ -79,7 +79,7 @@ fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, w
     }
 }
 
-/// Whether two sets ask for the same.
+/// Whether two sets ask for the same state of the kernel.
 fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_object = |a: &PortForward, b: &PortForward| {
         let of = |object: &PortForward| {
@@ -101,19 +101,19 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
             .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
 }
 
-/// Reads one object with its status.
+/// Decodes one object, with its status.
 type Decode = fn(DynamicObject, Option<PortForwardStatus>) -> Result<PortForward, String>;
 
-/// What the API server holds.
+/// The objects that the API server holds.
 #[derive(Debug)]
 struct Objects {
     decode: Decode,
     /// Whether a list was complete once.
     listed: bool,
     complete: BTreeMap<Key, Held>,
-    /// A list that is not complete yet.
+    /// The objects of a list that is not complete yet.
     coming: Option<BTreeMap<Key, Held>>,
-    /// What was applied before this start, by name; for objects that cannot be decoded any more.
+    /// The objects that were applied before this start, for those that can no longer be decoded.
     remembered: BTreeMap<Key, Arc<PortForward>>,
 }
 
@@ -125,11 +125,11 @@ impl Default for Objects {
 
 #[derive(Clone, Debug)]
 enum Held {
-    /// Its newest content.
+    /// The newest content of the object.
     Good(Arc<PortForward>),
-    /// Its last good content, and why its newest one cannot be decoded.
+    /// The last good content, and why the newest content cannot be decoded.
     Outdated(Arc<PortForward>, String),
-    /// It never could be decoded.
+    /// No content of the object could be decoded.
     Unknown(Arc<Undecoded>),
 }
 
@@ -139,7 +139,7 @@ impl Objects {
         Self { remembered, ..Self::default() }
     }
 
-    /// Takes an event in; whether the complete set changed.
+    /// Applies an event. Returns whether the complete set changed.
     fn take(&mut self, event: Event<DynamicObject>) -> bool {
         match event {
             Event::Init => {
@@ -181,7 +181,7 @@ impl Objects {
         (key, held)
     }
 
-    /// The last content of this very object that could be decoded: one of the same name with another `uid` is another object.
+    /// The last content of this object that could be decoded. An object with the same name and another `uid` is another object.
     fn last_good(&self, key: &Key, metadata: &ObjectMeta) -> Option<Arc<PortForward>> {
         let held = match self.complete.get(key) {
             Some(Held::Good(object) | Held::Outdated(object, _)) => Some(object),
@@ -190,7 +190,7 @@ impl Objects {
         held.filter(|object| object.metadata.uid == metadata.uid).cloned()
     }
 
-    /// The complete set, with what is `around` it; `None` until there was one.
+    /// The complete set, with the values in `around`; `None` until a list was complete.
     fn snapshot(&self, around: Snapshot) -> Option<Snapshot> {
         if !self.listed {
             return None;
@@ -212,12 +212,12 @@ fn dynamic_key(object: &DynamicObject) -> Key {
     (object.metadata.namespace.clone().unwrap_or_default(), object.metadata.name.clone().unwrap_or_default())
 }
 
-/// The status, as far as this program knows its form; it is no reason to take a spec for unknown.
+/// The status, if this program can decode it. An unknown status does not make the spec unknown.
 fn status(object: &DynamicObject) -> Option<PortForwardStatus> {
     serde_json::from_value(object.data.get("status")?.clone()).ok()
 }
 
-/// Strict about the spec: a field that this program does not know may change what the others mean.
+/// Decodes strictly: an unknown field of the spec may change the meaning of the other fields.
 fn decode(object: DynamicObject, status: Option<PortForwardStatus>) -> Result<PortForward, String> {
     let mut document = serde_json::to_value(object).map_err(|error| error.to_string())?;
     if let Some(fields) = document.as_object_mut() {
@@ -225,12 +225,13 @@ fn decode(object: DynamicObject, status: Option<PortForwardStatus>) -> Result<Po
         fields.get_mut("metadata").and_then(Value::as_object_mut).map(|metadata| metadata.remove("managedFields"));
     }
     let decoded = api::decode(document).map_err(|error| error.to_string())?;
-    // What it asks for is judged by the plan. Here it only has to come back: one that crashes is to cost itself.
+    // Only checks that parsing does not panic, so that an object that makes it panic affects only itself. The plan judges the
+    // content.
     let _ = Forward::parse(&decoded);
     Ok(PortForward { status, ..decoded })
 }
 
-/// The last good spec, under the newest identity and status; its generation stays that of the spec.
+/// The last good spec with the newest metadata and status. The generation stays the one of that spec.
 fn with_newest(last: &PortForward, metadata: ObjectMeta, status: Option<PortForwardStatus>) -> PortForward {
     let metadata = ObjectMeta { generation: last.metadata.generation, managed_fields: None, ..metadata };
     PortForward { metadata, spec: last.spec.clone(), status }
@@ -272,16 +273,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_for_deleted_before_a_list_is_complete() {
+    fn an_object_counts_as_deleted_only_after_a_complete_list() {
         let mut objects = Objects::default();
         objects.take(Event::Init);
         objects.take(Event::InitApply(object("x", "1", 1, "Enabled")));
         objects.take(Event::InitApply(object("y", "2", 1, "Enabled")));
-        assert!(objects.snapshot(Snapshot::default()).is_none(), "half a list is no set");
+        assert!(objects.snapshot(Snapshot::default()).is_none(), "an incomplete list is no set");
         assert!(objects.take(Event::InitDone));
         assert!(!objects.take(Event::Init));
         assert!(!objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))));
-        assert_eq!(text(&objects), ["x 1", "y 1"], "half a list removes nothing");
+        assert_eq!(text(&objects), ["x 1", "y 1"], "an incomplete list removes nothing");
         assert!(objects.take(Event::InitDone));
         assert_eq!(text(&objects), ["y 1"]);
         assert!(objects.take(Event::Delete(object("y", "2", 1, "Enabled"))));
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_unknown_form_keeps_its_last_good_content_and_costs_no_other() {
+    fn an_object_of_unknown_form_keeps_its_last_good_content_and_affects_no_other() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
         objects.take(Event::Apply(object("x", "1", 2, "DryRun")));
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_crashes_its_reader_keeps_its_last_good_content_and_costs_no_other() {
+    fn an_object_that_makes_the_decoder_panic_keeps_its_last_good_content_and_affects_no_other() {
         let decode: Decode = |object, status| {
             assert_ne!(object.metadata.generation, Some(2), "a fault of the decoder");
             decode(object, status)
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_came_of_the_last_change_that_asks_for_anything() {
+    fn a_set_has_the_time_of_the_last_change_of_more_than_status() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         let (sender, receiver) = watch::channel(None);
         let wake = Notify::new();
@@ -334,11 +335,11 @@ mod tests {
         let mut changed = object("x", "1", 2, "Enabled");
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
-        assert_eq!(heard(&objects, 3), Some(2), "a change of status is none");
+        assert_eq!(heard(&objects, 3), Some(2), "a change of status does not count");
     }
 
     #[test]
-    fn a_change_of_status_alone_asks_for_nothing_new() {
+    fn a_change_of_only_the_status_asks_for_nothing_new() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
         let before = objects.snapshot(Snapshot::default()).unwrap();
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_around_a_set_is_handed_on_with_it_and_a_change_of_it_is_one() {
+    fn the_values_around_a_set_are_part_of_it_and_their_change_is_a_change_of_the_set() {
         let (own, own_receiver) = watch::channel(None);
         let (api_servers, api_server_receiver) = watch::channel(None);
         let services = watch::channel(Arc::default()).1;
@@ -363,7 +364,7 @@ mod tests {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let addresses = BTreeSet::from(["192.168.7.1".parse().unwrap()]);
         own.send_replace(Some(Arc::new(crate::cluster::own_node::Own { labels, addresses: addresses.clone() })));
-        assert!(around.newest().is_none(), "what is not known of the API servers may be covered by a route");
+        assert!(around.newest().is_none(), "a route could cover an unknown address of an API server");
         api_servers.send_replace(Some(Arc::default()));
         let before = around.newest().unwrap();
         assert_eq!((before.labels["zone"].as_str(), &before.node_addresses), ("a", &addresses));

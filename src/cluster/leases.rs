@@ -1,10 +1,10 @@
-//! Which agents live: each renews a Lease of its own, and a Lease that is not renewed any more tells the others.
+//! Decides which agents live. Each agent renews a Lease of its own. If the renewals stop, the other agents see it.
 //!
-//! A Lease is named as its node: an admission policy, which cannot hash, can then tell whose it is.
+//! A Lease has the name of its node. An admission policy cannot compute a hash, so the plain name lets it check the owner.
 //!
-//! How old a Lease is, each agent measures by its own monotonic clock from when it saw the Lease change last: the clocks of
-//! nodes need not agree. Time in which nothing at all was heard, not even of the own Lease, makes no Lease older: after an
-//! outage of the API server nobody is taken for dead who could only not say that it lives.
+//! Each agent measures the age of a Lease with its own monotonic clock, from the last change that it saw, so the clocks of the
+//! nodes may differ. Time in which the agent heard nothing at all, not even of its own Lease, does not count. Therefore an
+//! outage of the API server makes no agent appear dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::metrics::{Health, Liveness};
 
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
-/// How often it is looked whether a Lease has become too old.
+/// The interval at which the ages of the Leases are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long nothing may be heard where all is well: the own Lease alone is renewed twice in this time.
+/// The longest normal time without an event: the agent's own Lease alone is renewed twice in this time.
 const HEARS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Renews the Lease of `node` for as long as it runs, while the sync loop goes on: the others take what an agent has said for
-/// true as long as its Lease is young.
+/// Renews the Lease of `node` as long as the sync loop runs. The other agents trust the status of this node only while its
+/// Lease is young.
 pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String, health: Arc<Health>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
@@ -47,7 +47,7 @@ pub(super) async fn renew(client: Client, outage: Outage, node: String, namespac
         match (health.vouches(Instant::now()), &mut stuck) {
             (Liveness::Alive, false) => {}
             (Liveness::Alive, told) => {
-                info!("the sync loop goes on; the Lease is renewed again");
+                info!("the sync loop runs again; the Lease is renewed again");
                 *told = false;
             }
             (Liveness::Stuck { since }, told) => {
@@ -55,7 +55,7 @@ pub(super) async fn renew(client: Client, outage: Outage, node: String, namespac
                     let seconds = since.as_secs();
                     error!(
                         seconds,
-                        "the sync loop does not go on; the Lease is not renewed, so that nobody relies on the status of this node. If it stays so, /livez fails and the agent is restarted"
+                        "the sync loop is stuck; the Lease is not renewed, so that no agent relies on the status of this node. If it stays stuck, /livez fails and the agent is restarted"
                     );
                 }
                 continue;
@@ -78,13 +78,13 @@ fn lease(node: &str) -> serde_json::Value {
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": ALIVE_FOR.as_secs(),
-            // MicroTime has six digits (RFC 3339, metav1).
+            // MicroTime has six decimal places (RFC 3339, metav1).
             "renewTime": format!("{:.6}", Timestamp::now()),
         },
     })
 }
 
-/// Sends the nodes whose agents live as that changes; this one's own is among them where its Lease could be renewed.
+/// Sends the names of the nodes with a live agent whenever they change. This node is among them if its Lease could be renewed.
 pub(super) async fn follow(client: Client, outage: Outage, namespace: String, live: watch::Sender<Live>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let leases = std::sync::Mutex::new(Leases::default());
@@ -125,7 +125,7 @@ struct Leases {
     seen: BTreeMap<String, Seen>,
     coming: Option<BTreeMap<String, Seen>>,
     complete: bool,
-    /// When anything was heard last.
+    /// The time of the last event.
     heard: Option<Instant>,
 }
 
@@ -133,13 +133,13 @@ struct Leases {
 struct Seen {
     node: String,
     renewed: Option<Timestamp>,
-    /// When it was seen to change last.
+    /// The time at which its last change was seen.
     at: Instant,
 }
 
 impl Leases {
     fn take(&mut self, event: Event<Lease>, now: Instant) {
-        // The start of a try is no word from the API server.
+        // The start of a list is no answer of the API server.
         if !matches!(event, Event::Init) {
             self.hear(now);
         }
@@ -165,7 +165,7 @@ impl Leases {
         }
     }
 
-    /// Takes the time in which nothing could be heard out of the age of every Lease.
+    /// Subtracts the time in which nothing could be heard from the age of every Lease.
     fn hear(&mut self, now: Instant) {
         let deaf = self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard + HEARS_WITHIN));
         for seen in self.seen.values_mut() {
@@ -174,7 +174,7 @@ impl Leases {
         self.heard = Some(now);
     }
 
-    /// A Lease that did not change since is as old as it was.
+    /// A Lease whose renewal time is unchanged keeps its age.
     fn seen(&self, lease: Lease, now: Instant) -> Option<(String, Seen)> {
         let name = lease.metadata.name?;
         let spec = lease.spec?;
@@ -201,7 +201,7 @@ mod tests {
         lease
     }
 
-    /// Leases as an agent sees them that renews its own every ten seconds, up to now.
+    /// Leases as seen by an agent that renews its own every 10 s, up to now.
     struct Seen {
         leases: Leases,
         start: Instant,
@@ -228,7 +228,7 @@ mod tests {
             self.leases.take(Event::Apply(lease), self.start + Duration::from_secs(second));
         }
 
-        /// Its own Lease is renewed up to this second, and who lives then.
+        /// Renews its own Lease up to this second, and returns which agents live then.
         fn live(&mut self, second: u64) -> String {
             while self.renewed + 10 <= second {
                 self.renewed += 10;
@@ -237,19 +237,19 @@ mod tests {
             self.live_unheard(second)
         }
 
-        /// Who lives at this second if nothing is heard.
+        /// Which agents live at this second if no event arrives.
         fn live_unheard(&self, second: u64) -> String {
             self.leases.live(self.start + Duration::from_secs(second)).into_iter().collect::<Vec<_>>().join(" ")
         }
     }
 
     #[test]
-    fn an_agent_lives_for_forty_seconds_after_its_lease_was_seen_to_change_whatever_its_clock_says() {
+    fn an_agent_lives_for_40_s_after_the_last_change_of_its_lease_independent_of_its_clock() {
         let mut seen = Seen::listing(&[renewed("a", 5), renewed("b", 9_000_000)]);
         assert_eq!(seen.live(39), "a b me");
         seen.renew(39, renewed("a", 6));
         seen.renew(39, renewed("b", 9_000_000));
-        assert_eq!(seen.live(41), "a me", "a Lease that says the same was not renewed");
+        assert_eq!(seen.live(41), "a me", "an unchanged Lease was not renewed");
         assert_eq!(seen.live(78), "a me");
         assert_eq!(seen.live(80), "me");
         seen.list(81, &[renewed("a", 6), renewed("me", 80)]);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_whose_own_lease_is_not_there_does_not_count_as_alive() {
+    fn an_agent_without_a_lease_does_not_count_as_alive() {
         assert_eq!(Seen::listing(&[renewed("a", 5)]).live_unheard(1), "a");
     }
 
@@ -270,8 +270,8 @@ mod tests {
         assert_eq!(seen.live_unheard(1000), "a b me", "nobody could renew anything");
         seen.renewed = 1000;
         seen.list(1000, &[renewed("a", 5), renewed("b", 5), renewed("me", 10)]);
-        assert_eq!(seen.live(1008), "a b me", "each has the time that it had left");
+        assert_eq!(seen.live(1008), "a b me", "each has the rest of its time");
         seen.renew(1009, renewed("a", 6));
-        assert_eq!(seen.live(1011), "a me", "one that does not come back is dead as soon as if there had been no outage");
+        assert_eq!(seen.live(1011), "a me", "one that does not return is dead as soon as without an outage");
     }
 }

@@ -1,7 +1,7 @@
-//! The API server: where forwards come from in a cluster, and where their status goes.
+//! Communicates with the API server: reads the forwards and writes their status.
 //!
-//! One watcher per resource, each in a task of its own with a backoff of its own, so that one that stalls stalls nothing else.
-//! Writing status and renewing the Lease are tasks of their own too: a slow API server never delays the kernel.
+//! Each resource has a watcher in its own task with its own backoff, so a watcher that stalls delays no other. Writing status
+//! and renewing the Lease are separate tasks, so a slow API server never delays the kernel.
 
 mod around;
 mod connect;
@@ -40,43 +40,44 @@ use endpoints::Known;
 use recorder::Events;
 use trouble::Outage;
 
-/// How long one call may take.
+/// The time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How often the Lease of an agent is renewed.
+/// The interval at which an agent renews its Lease.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// How long an agent counts as alive after its Lease was last renewed.
+/// How long an agent counts as alive after the last renewal of its Lease.
 const ALIVE_FOR: Duration = Duration::from_secs(40);
 
-/// The nodes whose agents live; `None` until the Leases were read once.
+/// The names of the nodes whose agents live; `None` until the Leases were read once.
 pub type Live = Option<Arc<BTreeSet<String>>>;
 
-/// The cluster as this node sees it.
+/// The cluster, as this node sees it.
 pub struct Cluster {
     /// The API server.
     pub client: Client,
-    /// The forwards, and what the Node object says of this node.
+    /// The forwards, with the labels and addresses of this node.
     pub source: Source,
-    /// The same, for the publisher, which also looks at what changed in status only.
+    /// The same sets, for the publisher, which also needs changes of only the status.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// The agents that live.
+    /// The names of the nodes whose agents live.
     pub live: watch::Receiver<Live>,
     events: Events,
     outage: Outage,
 }
 
 impl Cluster {
-    /// A look at the cluster that outlives this borrow.
+    /// A view of the cluster that does not borrow from it.
     #[must_use]
     pub fn contact(&self) -> Contact {
         Contact { live: self.live.clone(), outage: self.outage.clone() }
     }
 }
 
-/// Follows forwards, this node, the API servers and the agents' Leases, and renews this agent's own in `namespace` while `health` vouches for it: several of
-/// `tasks`.
+/// Starts in `tasks`: the watchers of the forwards, of this Node, of the API servers, of `ServiceCIDRs` and of the agents'
+/// Leases, the writer of events, and the renewal of this agent's Lease in `namespace`. The Lease is renewed while `health`
+/// reports a running sync loop.
 ///
-/// `wake` is notified when something changed that the kernel may depend on. `remembered` is what this node last applied:
-/// an object that cannot be decoded stays with the content that it had there.
+/// Notifies `wake` when something changed that the kernel may depend on. `remembered` is the set that this node last applied:
+/// an object that cannot be decoded keeps its content from there.
 #[must_use]
 pub fn join(
     to: &Connection,

@@ -1,4 +1,4 @@
-//! This node as its Node object says: its labels, for `nodeSelector`, and the addresses by which it is reached.
+//! Reads the Node object of this node: its labels, for `nodeSelector`, and its addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 
-/// What the Node object says of this node.
+/// The fields of the Node object that the agent uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Own {
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
-    /// Its addresses (`InternalIP`, `ExternalIP`, and whatever else is an address and no name).
+    /// Its addresses (`InternalIP`, `ExternalIP` and every other entry that is an IP address and not a name).
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 
@@ -31,8 +31,8 @@ impl Own {
     }
 }
 
-/// Sends what the object of `node` says as it changes. A Node that is gone keeps what it had, so its forwards stay; one that
-/// never was has nothing.
+/// Sends the fields of the Node object `node` whenever they change. If the object is deleted, the last fields stay, so that its
+/// forwards stay. If it never existed, the fields are empty.
 pub(super) async fn follow(client: Client, outage: Outage, node: String, own: watch::Sender<Option<Arc<Own>>>) {
     let config = Config::default().fields(&format!("metadata.name={node}"));
     let api: Api<Node> = Api::all(client);
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_address_of_the_node_object_counts_and_names_do_not() {
+    fn every_address_of_the_node_object_counts_and_host_names_do_not() {
         let node = serde_json::json!({
             "metadata": {"name": "a", "labels": {"zone": "b"}},
             "status": {"addresses": [

@@ -1,4 +1,5 @@
-//! Writes status: this node's entry and, where it falls to this node, the summary. A task of its own, which takes the newest report.
+//! Writes status: the entry of this node and, if this node is responsible for it, the summary. Runs as a separate task with the
+//! newest report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -27,12 +28,13 @@ use crate::metrics::{Metrics, Written};
 use crate::source::Snapshot;
 use crate::status::{Judgement, View, Write};
 
-/// How many writes are under way at once.
+/// The number of writes at the same time.
 const AT_ONCE: usize = 8;
-/// How long what may pass has to last before it is said: nodes speak one after the other, and tools replace one object by another.
+/// How long a summary that may be temporary must stay due before it is written: nodes report one after the other, and tools
+/// delete and recreate objects.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// An object as far as status goes.
+/// An object, with the parts that its status depends on.
 #[derive(Clone)]
 struct Subject {
     key: ForwardKey,
@@ -40,9 +42,9 @@ struct Subject {
     status: PortForwardStatus,
 }
 
-/// What a write gave back, until the watch has seen it too.
+/// The result of a write, kept until the watch shows it too.
 struct Answer {
-    /// The versions that it replaced.
+    /// The versions that the write replaced.
     replaced: BTreeSet<String>,
     subject: Subject,
 }
@@ -51,16 +53,16 @@ struct Publisher {
     client: Client,
     node: String,
     answers: BTreeMap<ForwardKey, Answer>,
-    /// Since when a summary is due that may pass.
+    /// The time since which a summary that may be temporary is due.
     unsettled: BTreeMap<ForwardKey, Instant>,
     trouble: Trouble,
     events: Events,
     metrics: Arc<Metrics>,
-    /// The last object that was written: the next round begins behind it, so that none waits for those before it for ever.
+    /// The last object that was written. The next round starts after it, so that no object waits forever behind others.
     last: Option<ForwardKey>,
 }
 
-/// Publishes the reports of `node` to the API server for as long as it runs; `metrics` count what fails.
+/// Publishes the reports of `node` to the API server. Runs until the agent ends; `metrics` count the failures.
 pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut reports: watch::Receiver<Option<Arc<Report>>>) {
     let (mut snapshots, mut live) = (cluster.snapshots.clone(), cluster.live.clone());
     let mut publisher = Publisher {
@@ -95,7 +97,7 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
             let known =
                 (reports.borrow_and_update().clone(), snapshots.borrow_and_update().clone(), live.borrow_and_update().clone());
             let (Some(report), Some(snapshot), Some(live)) = known else { break None };
-            // A report that comes meanwhile makes what is left of the round old.
+            // A report that arrives in the meantime makes the rest of the round outdated.
             let newer = async {
                 if reports.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -114,24 +116,24 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
 enum Round {
     Wrote,
     Rest,
-    /// A newer report came before the end; what was written by then is.
+    /// A newer report arrived before the end; the writes until then were made.
     Overtaken,
     Failed {
-        /// How long the API server wants to be left alone.
+        /// How long the API server asks the client to wait.
         not_before: Duration,
     },
 }
 
 enum Outcome {
-    /// The object as it is now.
+    /// The object after the write.
     Written(Box<PortForward>),
-    /// It is another object by now, or another version: the watch will tell.
+    /// The object was replaced or has another version; the watch will show it.
     Overtaken,
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Outcome {
-    /// Whether the next call would fare no better.
+    /// Whether the next call would fail in the same way.
     fn is_outage(&self) -> bool {
         match self {
             Self::Written(_) | Self::Overtaken => false,
@@ -141,9 +143,10 @@ impl Outcome {
 }
 
 impl Publisher {
-    /// Writes for every object what comes next, if anything does.
+    /// Makes the next write of every object that needs one.
     ///
-    /// Begins no further write once one met an outage, because each would take as long as a call may, or once `newer` is there.
+    /// Starts no further write after one that met an outage, because each would take the whole time limit, or after `newer` is
+    /// ready.
     async fn round(
         &mut self,
         report: &Report,
@@ -185,7 +188,7 @@ impl Publisher {
         }
     }
 
-    /// Since when a summary that may pass is due about this object.
+    /// The time since which a summary that may be temporary is due for this object.
     fn since(&self, key: &ForwardKey) -> Instant {
         self.unsettled.get(key).copied().unwrap_or_else(Instant::now)
     }
@@ -196,9 +199,9 @@ impl Publisher {
             match outcome {
                 Outcome::Written(object) => {
                     self.trouble.worked();
-                    // Somebody else holds a field that ours would take out: the same again would change as little.
+                    // Another field manager owns a field that ours would remove. A repeated write would change nothing either.
                     if object.metadata.resource_version == subject.metadata.resource_version {
-                        debug!(forward = %subject.key, ?write, "a write of status changed nothing; does another program write it too?");
+                        debug!(forward = %subject.key, ?write, "a write of status changed nothing; another program may write it too");
                         continue;
                     }
                     if let Write::Summary(summary) = &write {
@@ -207,7 +210,7 @@ impl Publisher {
                     self.answer(subject, *object);
                     round = if matches!(round, Round::Failed { .. }) { round } else { Round::Wrote };
                 }
-                Outcome::Overtaken => debug!(forward = %subject.key, "another version by now"),
+                Outcome::Overtaken => debug!(forward = %subject.key, "the object has changed in the meantime"),
                 Outcome::Failed(error) => {
                     self.trouble.failed(&*error);
                     self.metrics.unwritten(Written::Status);
@@ -219,7 +222,7 @@ impl Publisher {
         round
     }
 
-    /// Remembers what the API server gave back, until the watch shows a version that this one did not replace.
+    /// Keeps the answer of the API server until the watch shows a version that the write did not replace.
     fn answer(&mut self, before: Subject, object: PortForward) {
         let mut replaced = self.answers.remove(&before.key).map(|answer| answer.replaced).unwrap_or_default();
         replaced.extend(before.metadata.resource_version);
@@ -227,7 +230,7 @@ impl Publisher {
         self.answers.insert(before.key, Answer { replaced, subject });
     }
 
-    /// Every object as it was last seen, by the watch or in an answer.
+    /// Every object in the newest version, from the watch or from an answer.
     fn subjects(&mut self, snapshot: &Snapshot) -> Vec<Subject> {
         let good = snapshot.forwards.iter().map(|sourced| (&sourced.object.metadata, sourced.object.status.as_ref()));
         let unknown = snapshot.undecoded.iter().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref()));
@@ -251,15 +254,15 @@ impl Publisher {
     }
 }
 
-/// The same, beginning behind the one with the key `last`; those before it come at the end.
+/// The same items, starting after the one with the key `last`; the items before it come last.
 fn after<T>(mut due: Vec<T>, last: Option<&ForwardKey>, key: impl Fn(&T) -> &ForwardKey) -> Vec<T> {
     let first = last.map_or(0, |last| due.iter().position(|each| key(each) > last).unwrap_or(0));
     due.rotate_left(first);
     due
 }
 
-/// Writes one after the other, some at once, in order; begins none after one that said to stop, or once `newer` is there. What
-/// was begun is waited for.
+/// Writes the items in order, up to [`AT_ONCE`] at the same time. Starts no write after one that returned `Break`, or after
+/// `newer` is ready. Waits for the writes that it started.
 async fn write_until<T, D, F>(due: Vec<T>, newer: impl Future<Output = ()>, write: impl Fn(T) -> F) -> Vec<D>
 where
     F: Future<Output = (D, ControlFlow<()>)>,
@@ -277,7 +280,7 @@ fn key(metadata: &ObjectMeta) -> ForwardKey {
     ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
 }
 
-/// Whether a judgement is about this very object and content, and not about one that it replaced.
+/// Whether a judgement belongs to this object and content, and not to an object that was replaced.
 fn is_about(judgement: &Judgement, metadata: &ObjectMeta) -> bool {
     judgement.uid == metadata.uid && metadata.generation.is_none_or(|generation| judgement.generation <= generation)
 }
@@ -305,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    /// Which of a hundred writes are begun where the one numbered `outage` meets one.
+    /// How many of 100 writes are started if the one with the number `outage` meets an outage.
     async fn begun(outage: usize, newer: impl Future<Output = ()>) -> usize {
         let write = async |number: usize| {
             tokio::task::yield_now().await;
@@ -315,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_begins_no_write_after_an_outage_and_none_once_a_newer_report_is_there() {
+    async fn a_round_starts_no_write_after_an_outage_or_after_a_newer_report() {
         assert_eq!(begun(100, pending()).await, 100);
         let most = AT_ONCE * 2;
         assert!(begun(0, pending()).await <= most);
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_round_begins_behind_the_last_write_of_the_one_before() {
+    fn the_next_round_starts_after_the_last_write_of_the_previous_one() {
         let key = |name: &str| ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
         let all = || ["a", "b", "c"].map(key).to_vec();
         let order = |last: Option<&str>| {

@@ -1,4 +1,4 @@
-//! Kubernetes events: one for each change of an object's summary, written by whoever writes that summary.
+//! Writes Kubernetes events: one for each change of an object's summary. The agent that writes the summary writes the event.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -15,13 +15,13 @@ use crate::api::{PortForward, PortForwardStatus};
 use crate::status::{State, Type};
 use crate::supervise::Tasks;
 
-/// The most bytes of a note (events.k8s.io/v1: "1kB").
+/// The maximum length of a note in bytes (events.k8s.io/v1: "1kB").
 const NOTE_BYTES: usize = 1000;
 
-/// How many events may wait; more than that are dropped.
+/// The number of events that may wait. Further events are dropped.
 const QUEUE: usize = 256;
 
-/// Records events in a task of their own: one that is slow, or lost, delays no status.
+/// Records events in a separate task, so that a slow or lost event delays no status.
 #[derive(Clone)]
 pub(super) struct Events {
     queue: mpsc::Sender<(Event, ObjectReference)>,
@@ -37,7 +37,7 @@ impl Events {
         Self { queue }
     }
 
-    /// Records what changed between two summaries of the object with `metadata`.
+    /// Records the change between two summaries of the object with `metadata`.
     pub(super) fn record(&self, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
         let Some(event) = event(before, after) else { return };
         let reference = ObjectReference {
@@ -64,7 +64,7 @@ async fn publish(recorder: Recorder, mut trouble: Trouble, mut waiting: mpsc::Re
     }
 }
 
-/// What is worth an event: that the forward came to be refused or accepted again, else that it came to be ready or not.
+/// The event for a change: the forward is refused or has another reason for a refusal; otherwise its `Ready` condition changed.
 fn event(before: &PortForwardStatus, after: &PortForwardStatus) -> Option<Event> {
     let changed = |kind: Type| {
         let now = condition(after, kind)?;

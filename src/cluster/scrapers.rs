@@ -1,7 +1,8 @@
-//! Who may read the metrics: whoever the API server knows by the token and lets `get` the URL `/metrics`.
+//! Decides who may read the metrics: every user whom the API server authenticates by a token and allows to `get` the URL
+//! `/metrics`.
 //!
-//! Asks by `TokenReview` and `SubjectAccessReview`, as the API server's own components do for their metrics. An answer counts
-//! for a while, so that neither a scraper nor a guesser makes the API server busy.
+//! Asks with `TokenReview` and `SubjectAccessReview`, as the components of Kubernetes do for their metrics. An answer is
+//! cached, so that neither frequent scrapes nor guessed tokens load the API server.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,15 +21,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::metrics::{Admission, Gate};
 
-/// The URL that the right is about.
+/// The URL that the permission names.
 const PATH: &str = "/metrics";
-/// How long an answer of the API server may take.
+/// The time limit for an answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long an answer counts: whoever may read, and whoever may not.
+/// How long an answer is cached: a permission, and a refusal.
 const REMEMBERED: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(10));
-/// How many answers are kept at most.
+/// The maximum number of cached answers.
 const MOST: usize = 256;
-/// How many tokens are asked about at once.
+/// The number of tokens that are checked at the same time.
 const AT_ONCE: usize = 2;
 
 /// Asks the API server who may read the metrics.
@@ -39,7 +40,7 @@ pub struct Scrapers {
 }
 
 impl Scrapers {
-    /// Asks by `client`.
+    /// Uses `client` for the requests.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client, answers: Mutex::default(), asking: Semaphore::new(AT_ONCE) }
@@ -51,7 +52,7 @@ impl Scrapers {
             return answer;
         }
         let asked = async {
-            // Never closed, so never an error.
+            // The semaphore is never closed, so this is never an error.
             let _turn = self.asking.acquire().await.ok();
             match self.remembered(&digest) {
                 Some(answer) => Ok(answer),
@@ -114,7 +115,7 @@ impl fmt::Debug for Scrapers {
     }
 }
 
-/// Why the API server gave no answer, for people.
+/// Why the API server gave no answer, for messages.
 fn said(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("the API server refuses: {}", status.message),
@@ -122,7 +123,7 @@ fn said(error: kube::Error) -> String {
     }
 }
 
-/// The question whether `user` may read the metrics.
+/// The request whether `user` may read the metrics.
 fn may_read(user: UserInfo) -> SubjectAccessReviewSpec {
     let url = NonResourceAttributes { path: Some(PATH.to_owned()), verb: Some("get".to_owned()) };
     SubjectAccessReviewSpec {

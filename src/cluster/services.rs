@@ -1,7 +1,8 @@
-//! The networks of Services, of which a forward's upstream must not be one: NAT is decided once for a flow, so what our rules
-//! translated, those of kube-proxy never see.
+//! Reads the networks of Services. An upstream must not be in one of them: the kernel decides NAT once per flow, so the rules
+//! of kube-proxy never see a flow that our rules translated.
 //!
-//! Nothing waits for them. An agent that may not read them, or a cluster that has none, says nothing of such upstreams.
+//! Nothing waits for these networks. If the agent may not read them, or the cluster has none, it reports nothing about such
+//! upstreams.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::trouble::{Outage, Trouble};
 /// The networks; empty until they were read.
 pub(super) type ServiceNetworks = Arc<BTreeSet<IpNet>>;
 
-/// Sends the networks of Services as they change.
+/// Sends the networks of Services whenever they change.
 pub(super) async fn follow(client: Client, outage: Outage, found: watch::Sender<ServiceNetworks>) {
     let mut ranges = Ranges::default();
     follow_resource(Trouble::new("the ServiceCIDRs", outage), Api::<ServiceCIDR>::all(client), Config::default(), |event| {
@@ -33,7 +34,7 @@ pub(super) async fn follow(client: Client, outage: Outage, found: watch::Sender<
     .await;
 }
 
-/// The networks of each object, by its name.
+/// The networks of each `ServiceCIDR`, by its name.
 #[derive(Debug, Default)]
 struct Ranges {
     complete: Option<BTreeMap<String, BTreeSet<IpNet>>>,
@@ -41,7 +42,7 @@ struct Ranges {
 }
 
 impl Ranges {
-    /// Takes an event in; all networks after it, once a list was complete.
+    /// Applies an event. Returns all networks after it, once a list was complete.
     fn take(&mut self, event: Event<ServiceCIDR>) -> Option<BTreeSet<IpNet>> {
         match event {
             Event::Init => self.coming.clear(),

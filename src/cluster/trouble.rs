@@ -1,4 +1,4 @@
-//! Says what does not work once, and that it works again once: an outage is one line, not one per try or per resource.
+//! Logs a failure once and its end once: an outage is one line in the log, not one per try or per resource.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -7,59 +7,60 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-/// Whether the API server can be reached, as all tasks together know it.
+/// Whether the API server can be reached. All tasks share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outage {
-    /// Whether it was said.
+    /// Whether the outage was logged.
     told: Arc<AtomicBool>,
-    /// Whether the API server answered, be it with a refusal, when it was last asked.
+    /// Whether the API server answered the last request; a refusal is an answer.
     answers: Arc<AtomicBool>,
 }
 
 impl Outage {
-    /// Whether the API server answered, be it with a refusal, when it was last asked.
+    /// Whether the API server answered the last request; a refusal is an answer.
     pub(super) fn is_over(&self) -> bool {
         self.answers.load(Ordering::Relaxed)
     }
 }
 
-/// Whether one thing works that the API server is asked for.
+/// Whether one kind of request to the API server works.
 #[derive(Debug)]
 pub(super) struct Trouble {
     what: &'static str,
     outage: Outage,
-    /// How often in a row it was refused while the API server answered.
+    /// The number of consecutive refusals while the API server answered.
     refused: u32,
-    /// How often in a row it was to be asked again later.
+    /// The number of consecutive answers that ask to try again later.
     put_off: u32,
 }
 
-/// How often in a row the API server may refuse something before that is logged: one that starts does so until it has read
-/// the access rules.
+/// After this number of consecutive refusals, a warning is logged. A starting API server refuses until it has read the access
+/// rules.
 const REFUSED: u32 = 3;
-/// How often in a row the API server may put something off before that is said: one that starts does so for a few seconds.
+/// After this number of consecutive answers to try again later, a warning is logged. A starting API server gives them for a few
+/// seconds.
 const PUT_OFF: u32 = 6;
 
-/// What an error means.
+/// The meaning of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
-    /// The API server cannot be reached, or does not know who asks: nothing works.
+    /// The API server cannot be reached or does not authenticate the agent: nothing works.
     Outage,
-    /// It answers, and refuses this one thing.
+    /// It answers and refuses this request.
     Denied,
-    /// It is to be asked for this again later (429 Too Many Requests).
+    /// It asks the client to try again later (429 Too Many Requests).
     PutOff,
-    /// It has forgotten where a watch was; the list that follows makes up for it (410 Gone).
+    /// The version at which a watch was to continue is too old; a new list follows (410 Gone).
     Overtaken,
 }
 
 impl Trouble {
-    /// Of `what`, which is taken to work.
+    /// For requests for `what`, which count as working at first.
     pub(super) const fn new(what: &'static str, outage: Outage) -> Self {
         Self { what, outage, refused: 0, put_off: 0 }
     }
 
-    /// It failed.
+    /// Records that a request failed.
     pub(super) fn failed(&mut self, error: &(dyn Error + 'static)) {
         let what = self.what;
         let meaning = meaning(error);
@@ -77,14 +78,14 @@ impl Trouble {
             Meaning::PutOff => {
                 self.put_off = self.put_off.saturating_add(1);
                 if self.put_off == PUT_OFF {
-                    warn!(what, %error, "the API server puts this off; trying again, and the kernel stays as it is");
+                    warn!(what, %error, "the API server asks to try this later; trying again, and the kernel stays as it is");
                 }
             }
             Meaning::Outage | Meaning::Denied | Meaning::Overtaken => debug!(what, %error, "failed again"),
         }
     }
 
-    /// It worked.
+    /// Records that a request succeeded.
     pub(super) fn worked(&mut self) {
         self.outage.answers.store(true, Ordering::Relaxed);
         if self.outage.told.swap(false, Ordering::Relaxed) {
@@ -93,20 +94,20 @@ impl Trouble {
         self.heard();
     }
 
-    /// A watch told something. It may have begun before the API server stopped answering anything new, as it does where
-    /// a token expires; so this ends no outage.
+    /// Records an event of a watch. The watch may have started before the API server stopped answering new requests, as with an
+    /// expired token. Therefore an event does not end an outage.
     pub(super) fn heard(&mut self) {
         let what = self.what;
         if std::mem::take(&mut self.refused) >= REFUSED {
             info!(what, "the API server allows this again");
         }
         if std::mem::take(&mut self.put_off) >= PUT_OFF {
-            info!(what, "the API server does this again");
+            info!(what, "the API server answers this again");
         }
     }
 }
 
-/// Whether the API server answered with a refusal, which asking again does not change by itself.
+/// Whether the API server answered with a refusal. A retry alone does not change this.
 pub(super) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     meaning(error) == Meaning::Denied
 }
@@ -121,7 +122,7 @@ fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     }
 }
 
-/// How long the API server wants to be left alone (`retryAfterSeconds`, which it sends with 429 and 503); a minute at most.
+/// How long the API server asks the client to wait (`retryAfterSeconds`, sent with 429 and 503), at most one minute.
 pub(super) fn retry_after(error: &(dyn Error + 'static)) -> Duration {
     let seconds = match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) => status.details.as_ref().map(|details| details.retry_after_seconds),
@@ -130,7 +131,7 @@ pub(super) fn retry_after(error: &(dyn Error + 'static)) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0).into()).min(Duration::from_mins(1))
 }
 
-/// The HTTP status codes that the API server gave, of an error and what caused it.
+/// The HTTP status codes of the API server in an error and its causes.
 fn codes(error: &(dyn Error + 'static)) -> impl Iterator<Item = u16> {
     let mut next = Some(error);
     let causes = std::iter::from_fn(move || {
@@ -143,7 +144,7 @@ fn codes(error: &(dyn Error + 'static)) -> impl Iterator<Item = u16> {
             kube::Error::Api(status) => Some(status.code),
             _ => None,
         });
-        // A watcher keeps what came as an event of the watch in a box, which is a type of its own here.
+        // A watcher keeps an error event of the watch in a box, which is another type here.
         let in_a_watch = cause.downcast_ref::<Box<kube::core::Status>>().map(AsRef::as_ref);
         let by_server = cause.downcast_ref::<kube::core::Status>().or(in_a_watch);
         by_client.or_else(|| by_server.map(|status| status.code))
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_from_an_outage() {
+    fn a_refusal_is_distinguished_from_an_outage() {
         for (code, expected) in [
             (401, Meaning::Outage),
             (403, Meaning::Denied),
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_server_says_when_to_come_again() {
+    fn the_api_server_says_how_long_to_wait() {
         let busy = |retry_after_seconds: u32| {
             let details = serde_json::from_value(serde_json::json!({"retryAfterSeconds": retry_after_seconds})).unwrap();
             kube::Error::Api(Box::new(Status { code: 429, details: Some(details), ..Status::default() }))
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_one_for_all() {
+    fn all_tasks_share_one_outage() {
         let outage = Outage::default();
         assert!(!outage.is_over(), "nobody has answered yet");
         let (mut a, mut b) = (Trouble::new("a", outage.clone()), Trouble::new("b", outage.clone()));
@@ -200,12 +201,12 @@ mod tests {
         b.failed(&api(503));
         assert!(outage.told.load(Ordering::Relaxed) && !outage.is_over() && a.refused + b.refused == 0);
         b.heard();
-        assert!(outage.told.load(Ordering::Relaxed), "a watch that goes on says nothing about new calls");
+        assert!(outage.told.load(Ordering::Relaxed), "an open watch says nothing about new calls");
         b.worked();
         assert!(!outage.told.load(Ordering::Relaxed) && outage.is_over());
         a.failed(&api(503));
         b.failed(&api(403));
-        assert_eq!(b.refused, 0, "an outage that is not over");
+        assert_eq!(b.refused, 0, "the outage is not over");
         a.worked();
         b.failed(&api(403));
         assert!(b.refused == 1 && !outage.told.load(Ordering::Relaxed) && outage.is_over());

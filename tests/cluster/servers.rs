@@ -1,4 +1,4 @@
-//! The API servers behind the address by which an agent reaches them: no forward leads there, and no route covers them.
+//! Tests the API servers behind the address by which an agent reaches them: no forward leads to them, and no route covers them.
 
 use std::net::Ipv4Addr;
 
@@ -15,7 +15,7 @@ use crate::plane::objects::PATIENCE;
 
 const SLICE: &str = "default/kubernetes";
 
-/// Says, as an API server does of itself, where the API servers are; with none, nothing says it.
+/// Writes the addresses of the API servers as an API server does; without addresses, removes them.
 fn set_servers(fleet: &Fleet, addresses: &[Ipv4Addr]) {
     if fleet.plane.get(Resource::EndpointSlices, SLICE).is_some() {
         fleet.plane.delete(Resource::EndpointSlices, SLICE);
@@ -37,7 +37,7 @@ fn route_to_client(fleet: &Fleet) -> bool {
     !output(fleet.proxy(0).command("ip").args(["route", "show", "1.1.1.1", "proto", "154"])).stdout.is_empty()
 }
 
-/// What another command of the program says on the node, from its record alone.
+/// The output of another command of the program on the node, which uses only the record.
 fn told(fleet: &Fleet, command: &str) -> String {
     let state = state_folder(fleet.proxy(0));
     let options = ["--node-name", "px0", "--iptables", "nft", "--state-dir", state.to_str().unwrap()];
@@ -67,7 +67,7 @@ fn no_route_covers_an_api_server_behind_its_service_and_no_forward_leads_to_it()
     fleet.wait_ask(80, REFUSED);
     assert!(!fleet.holds(0, "DNAT") && !route_to_client(&fleet));
 
-    // The record knows them, for a start without an API server.
+    // The record contains the addresses, for a start without an API server.
     assert!(eventually(PATIENCE, || told(&fleet, "status").contains("ForbiddenUpstream")), "{}", told(&fleet, "status"));
     fleet.kill(0);
     fleet.plane.kill();
@@ -104,11 +104,11 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_
     let said_once = || {
         let said = fleet.agent(0).complaints();
         let about = |text: &str| said.iter().filter(|line| line.contains(text)).count();
-        let (refused, unknown) = (about("the EndpointSlices of the API servers"), about("not known where the API servers are"));
+        let (refused, unknown) = (about("the EndpointSlices of the API servers"), about("not completely known"));
         assert_eq!((said.len(), refused, unknown), (2, 1, 1), "{said:#?}");
     };
     said_once();
-    // Nor after a restart, although the record was written meanwhile.
+    // The same after a restart, although the record was written in the meantime.
     fleet.kill(0);
     fleet.start(0);
     fleet.plane.wait_condition(WEB, "Ready", "False", "ApiServersUnknown");
@@ -121,7 +121,7 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_
     assert!(route_to_client(&fleet));
 }
 
-/// The API server itself makes the first of them, of its `--service-cluster-ip-range`.
+/// The API server creates the first ServiceCIDR from its `--service-cluster-ip-range`.
 #[test]
 fn an_upstream_in_a_network_of_services_is_told() {
     let fleet = Fleet::new(1);
