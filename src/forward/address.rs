@@ -1,4 +1,4 @@
-//! Reads addresses and networks: canonical, unicast, IPv4.
+//! Parses addresses and networks: canonical, unicast, IPv4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{Refusal, RefusalReason};
 
-/// The networks that no host of ours can have an address in. The order matters where one lies in another.
+/// The networks in which no host can have an address. The order matters where one contains another.
 const NOT_UNICAST: [(Ipv4Addr, u8, RefusalReason, &str); 7] = [
     (Ipv4Addr::UNSPECIFIED, 8, RefusalReason::UnspecifiedAddress, "0.0.0.0/8 (\"this network\", RFC 791)"),
     (Ipv4Addr::new(127, 0, 0, 0), 8, RefusalReason::LoopbackAddress, "127.0.0.0/8 (loopback, RFC 1122)"),
@@ -17,7 +17,7 @@ const NOT_UNICAST: [(Ipv4Addr, u8, RefusalReason, &str); 7] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4, RefusalReason::ReservedAddress, "240.0.0.0/4 (reserved, RFC 1112)"),
 ];
 
-/// Reads the address of one host.
+/// Parses the address of one host.
 ///
 /// # Errors
 /// When `text` is not one canonical unicast IPv4 address.
@@ -31,10 +31,11 @@ pub(super) fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
     Ok(address.into())
 }
 
-/// Reads an entry of `client.addresses`: an address, as a /32, or a network.
+/// Parses an entry of `client.addresses`: an address, which becomes a /32, or a network.
 ///
 /// # Errors
-/// When `text` is neither a canonical unicast IPv4 address nor a network of such, shorter than /32, with host bits zero.
+/// When `text` is neither a canonical unicast IPv4 address nor a canonical network of unicast addresses that is shorter than
+/// /32 and has host bits zero.
 pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
     let Some((before, prefix)) = text.split_once('/') else {
         return address(path, text).map(IpNet::from);
@@ -43,11 +44,11 @@ pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
     let plain = prefix.len() <= 2 && !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
     let length = prefix.parse().ok().filter(|_| plain && (prefix == "0" || !prefix.starts_with('0')));
     let Some(network) = length.and_then(|length| Ipv4Net::new(address, length).ok()) else {
-        let what = "has no prefix length that can be; write a number from 1 to 31 after the '/', such as 192.0.2.0/24";
+        let what = "has no valid prefix length; write a number from 1 to 31 after the '/', such as 192.0.2.0/24";
         return Err(Refusal::of(RefusalReason::InvalidCIDR, path, text, what));
     };
     if network.prefix_len() == 0 {
-        let what = "is everybody; a forward must name its clients, because only these may use it: write their networks";
+        let what = "contains every address; a forward must name its clients, because only these may use it: write their networks";
         return Err(Refusal::of(RefusalReason::UnspecifiedAddress, path, text, what));
     }
     if network.prefix_len() == 32 {
@@ -61,7 +62,7 @@ pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
     Ok(network.into())
 }
 
-/// Reads `text`, all of the field's value or what stands before its prefix.
+/// Parses `text`, which is the whole `value` of the field or the part before its prefix.
 fn ipv4(path: &str, value: &str, text: &str) -> Result<Ipv4Addr, Refusal> {
     if value.is_empty() {
         return Err(Refusal::of(RefusalReason::Required, path, value, "is empty; write an IPv4 address, such as 192.168.0.2"));
@@ -74,7 +75,7 @@ fn ipv4(path: &str, value: &str, text: &str) -> Result<Ipv4Addr, Refusal> {
             let what = "is an IPv6 address, which is not supported yet; write an IPv4 address";
             return Err(Refusal::of(RefusalReason::UnsupportedFamily, path, value, what));
         };
-        let what = format_args!("is an IPv4 address in the form of IPv6; write {plain}");
+        let what = format_args!("is an IPv4 address in IPv6 notation; write {plain}");
         return Err(Refusal::of(RefusalReason::NonCanonicalAddress, path, value, what));
     }
     let (reason, what) = if has_leading_zeros(text) {
@@ -85,7 +86,7 @@ fn ipv4(path: &str, value: &str, text: &str) -> Result<Ipv4Addr, Refusal> {
     Err(Refusal::of(reason, path, value, what))
 }
 
-/// Whether `text` is an IPv4 address but for leading zeros.
+/// Whether `text` is an IPv4 address except for leading zeros.
 fn has_leading_zeros(text: &str) -> bool {
     let number = |part: &str| !part.is_empty() && part.len() < 16 && part.bytes().all(|byte| byte.is_ascii_digit());
     text.split('.').count() == 4

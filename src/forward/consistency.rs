@@ -1,4 +1,4 @@
-//! Looks at the fields of one object together: loops, routes that swallow what they need, and `reverse`.
+//! Checks the fields of one object together: loops, routes that would capture required addresses, and `reverse`.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub(super) fn check(found: &mut Found, spec: &PortForwardSpec, forward: &Forward
 fn refuse_nothing_to_do(forward: &Forward) -> Result<(), Refusal> {
     if forward.ports.is_empty() && forward.reverse.is_empty() {
         let what = "is empty and there is no reverse, so nothing would be forwarded; \
-                    write a port that the client may use, or reverse.ports for what only the upstream opens";
+                    write a port that the client may use, or reverse.ports for connections that only the upstream opens";
         return Err(Refusal::new(RefusalReason::Required, "spec.ports", what));
     }
     Ok(())
@@ -48,7 +48,7 @@ fn refuse_loops(found: &mut Found, spec: &PortForwardSpec, forward: &Forward) {
     }
 }
 
-/// No host route may lead packets for a party of the forward, or for the proxy's own subnets, to the gateway.
+/// No host route may send packets for a party of the forward, or for the proxy's own subnets, to the gateway.
 fn refuse_captured(forward: &Forward) -> Result<(), Refusal> {
     let Some(gateway) = forward.gateway else { return Ok(()) };
     let victims = [
@@ -60,8 +60,8 @@ fn refuse_captured(forward: &Forward) -> Result<(), Refusal> {
     for (name, victim) in victims.into_iter().filter_map(|(name, victim)| Some((name, victim?))) {
         if let Some(client) = forward.clients.iter().find(|client| client.contains(&victim)) {
             let what = format_args!(
-                "{client} contains {name}, {victim}, which its route through {gateway} would swallow; \
-                 write networks that do not contain it, or leave internal.gateways out where the clients are on the link"
+                "{client} contains {name}, {victim}: the route to {client} through {gateway} would capture its packets; \
+                 write networks that do not contain it, or leave internal.gateways out if the clients are on a link of the node"
             );
             return Err(Refusal::new(RefusalReason::RouteCapturesNode, "spec.client.addresses", what));
         }
@@ -74,20 +74,19 @@ fn refuse_reverse_without_parties(spec: &PortForwardSpec, forward: &Forward) -> 
         return Ok(());
     }
     if forward.external.is_none() {
-        let what = "listens on external.addresses, where there is none; write the external address, or leave reverse out";
+        let what = "listens on external.addresses, which is empty; write the external address, or leave reverse out";
         return Err(Refusal::new(RefusalReason::ReverseNeedsExternalAddress, "spec.reverse", what));
     }
     match spec.client.addresses.as_slice() {
         [client] if !client.contains('/') => Ok(()),
         [..] => {
-            let what =
-                "leads to the client, which must be exactly one address; write one in client.addresses, or leave reverse out";
+            let what = "needs exactly one client that is an address; write one address in client.addresses, or leave reverse out";
             Err(Refusal::new(RefusalReason::ReverseNeedsOneClient, "spec.reverse", what))
         }
     }
 }
 
-/// On one leg, a packet from a client that is the upstream too must not match both directions.
+/// If both legs are the same, a packet from a client that is also the upstream must not match both directions.
 fn refuse_overlapping_directions(forward: &Forward) -> Result<(), Refusal> {
     let one_interface = match (&forward.internal.interface, &forward.external_interface) {
         (Some(internal), Some(external)) => internal == external,
@@ -101,7 +100,7 @@ fn refuse_overlapping_directions(forward: &Forward) -> Result<(), Refusal> {
         let clash = |entry: &&super::PortEntry| entry.protocol == reverse.protocol && entry.ports.overlaps(reverse.ports);
         if let Some(entry) = forward.ports.iter().find(clash) {
             let what = format_args!(
-                "{} {} shares ports with {} of spec.ports, and the client is the upstream too; write each port in one of them",
+                "{} {} shares ports with {} of spec.ports, and the client is also the upstream; write each port in only one of the two lists",
                 reverse.protocol, reverse.ports, entry.name
             );
             return Err(Refusal::new(RefusalReason::OverlappingPorts, &format!("spec.reverse.ports[{index}]"), what));

@@ -1,7 +1,7 @@
-//! A `PortForward` that has been checked: addresses, ports and names as types, nothing left to re-check.
+//! A checked `PortForward`, with typed addresses, ports and names. Code that uses it does not check them again.
 //!
-//! Decides whether one object is usable, by itself and without looking at a schema, a rule or a node. Must do
-//! no I/O, and must not judge objects against each other or against a node: that is the plan's business.
+//! Decides whether one object is usable by itself. Does no I/O. Does not compare objects with each other or with a node; the
+//! plan does that.
 
 mod address;
 mod consistency;
@@ -30,35 +30,36 @@ pub use translation::Direction;
 /// One usable `PortForward`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Which object this is.
+    /// The identity of the object.
     pub key: ForwardKey,
-    /// The `uid` that the API server gave it; `None` from a folder.
+    /// The `uid` from the API server; `None` for an object from a folder.
     pub uid: Option<String>,
-    /// The generation of its spec; 0 where the source gives none.
+    /// The generation of the spec; 0 if the source gives none.
     pub generation: i64,
-    /// When it was created; the older of two that conflict wins. `None` from a folder.
+    /// The time of creation. In a conflict, the older forward wins. `None` for an object from a folder.
     pub created: Option<Timestamp>,
-    /// Whether it is on its way out.
+    /// Whether the object is being deleted.
     pub lifecycle: Lifecycle,
-    /// Whether it is to be in force.
+    /// Whether the forward is enabled.
     pub mode: Mode,
     /// The nodes that may carry it.
     pub node_selector: Selector,
-    /// Who may use it: never empty, sorted, no two overlap or could be one; an address is a /32.
+    /// The addresses that may use the forward: never empty, sorted, merged, without overlaps. A single address is a /32.
     pub clients: Vec<IpNet>,
     /// The leg that faces the client.
     pub internal: Leg,
-    /// The router to the clients; `None` asks for no routes.
+    /// The router to the clients; `None` means that no routes are installed.
     pub gateway: Option<IpAddr>,
-    /// The address that the upstream sees; `None` is masquerade.
+    /// The source address that the upstream sees; `None` means masquerade.
     pub external: Option<IpAddr>,
-    /// The interface by which flows must leave and those of `reverse` enter.
+    /// The interface by which flows must leave and by which flows of `reverse` must enter.
     pub external_interface: Option<InterfaceName>,
-    /// The server.
+    /// The address of the server.
     pub upstream: IpAddr,
-    /// What is forwarded: no port twice for one protocol. Empty only where `reverse` is not.
+    /// The forwarded ports. No port occurs twice for one protocol. Empty only if `reverse` is not empty.
     pub ports: Vec<PortEntry>,
-    /// What the upstream may open; empty without `reverse`. Not empty: `external` is there and `clients` is one /32.
+    /// The ports that the upstream may connect to; empty without `reverse`. If it is not empty, `external` is set and `clients`
+    /// is one /32.
     pub reverse: Vec<PortEntry>,
 }
 
@@ -71,12 +72,12 @@ pub struct ForwardKey {
     pub name: String,
 }
 
-/// Whether an object is on its way out.
+/// Whether an object is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifecycle {
-    /// It stays.
+    /// It is not being deleted.
     Present,
-    /// It has a deletion timestamp; it claims nothing any more.
+    /// It has a deletion timestamp. It claims no ports or routes any more.
     Deleting,
 }
 
@@ -85,25 +86,26 @@ pub enum Lifecycle {
 pub struct Leg {
     /// The listen address.
     pub address: IpAddr,
-    /// The interface that packets must enter by, where the object names one.
+    /// The interface by which packets must enter, if the object names one.
     pub interface: Option<InterfaceName>,
 }
 
 /// One port, or one range of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortEntry {
-    /// Its name, unique in its list.
+    /// The name, unique in its list.
     pub name: String,
     /// The transport protocol.
     pub protocol: Protocol,
     /// The ports that the proxy listens on.
     pub ports: PortRange,
-    /// The ports that they go on to. A single port is stated also where it stays the same.
+    /// The target ports. For a single port, this is [`TargetPorts::One`] also if the number stays the same.
     pub target: TargetPorts,
 }
 
 impl Forward {
-    /// Whether it is to be in force: enabled and not being deleted. One that is not claims nothing.
+    /// Whether the forward should be in force: enabled and not being deleted. A forward that should not be in force claims
+    /// nothing.
     #[must_use]
     pub fn is_in_force(&self) -> bool {
         match (self.mode, self.lifecycle) {
@@ -112,7 +114,7 @@ impl Forward {
         }
     }
 
-    /// Whether a node with these labels may carry it.
+    /// Whether a node with these labels may carry the forward.
     #[must_use]
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.node_selector.matches(labels)
@@ -120,7 +122,7 @@ impl Forward {
 }
 
 impl PortEntry {
-    /// The same entry for `ports` alone, which are some of its own; each port goes on to where it went.
+    /// The same entry, restricted to `ports`, which must be a part of its own ports. Each port keeps its target.
     #[must_use]
     pub fn part(&self, ports: PortRange) -> Self {
         Self { ports, target: self.target.part(ports), ..self.clone() }

@@ -1,4 +1,4 @@
-//! Reads the node selector.
+//! Parses the node selector.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::Selector;
@@ -7,10 +7,10 @@ use super::refusal::Found;
 use super::{Refusal, RefusalReason};
 use crate::api::quoted;
 
-/// The most labels, requirements, or values of one.
+/// The maximum number of labels, of requirements, and of values of one requirement.
 const MOST: usize = 32;
 
-/// Reads the selector at `path`. Absent, it selects every node.
+/// Parses the selector at `path`. Without a selector, every node is selected.
 ///
 /// `None` after mistakes, which are added to `found`: a key, a value or an operator is not valid, or an operator does not fit
 /// its values.
@@ -47,7 +47,7 @@ fn check_requirement(path: &str, requirement: &LabelSelectorRequirement) -> Resu
         ("In" | "NotIn", []) => refuse("needs values; add at least one"),
         ("Exists" | "DoesNotExist", [_, ..]) => refuse("takes no values; remove them, or write In or NotIn"),
         ("In" | "NotIn" | "Exists" | "DoesNotExist", _) if values.len() > MOST => {
-            Err(Refusal::new(RefusalReason::TooMany, path, format_args!("has more than {MOST} values")))
+            Err(Refusal::new(RefusalReason::TooMany, path, format_args!("has more than {MOST} values; use fewer")))
         }
         ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {
             check_key(path, &requirement.key)?;
@@ -57,7 +57,7 @@ fn check_requirement(path: &str, requirement: &LabelSelectorRequirement) -> Resu
     }
 }
 
-/// A name of 63 characters at most, after an optional DNS subdomain of 253 and a '/'.
+/// A name of at most 63 characters, optionally after a DNS subdomain of at most 253 characters and a '/'.
 fn check_key(path: &str, key: &str) -> Result<(), Refusal> {
     let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -81,7 +81,7 @@ fn check_value(path: &str, value: &str) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalReason::InvalidSelector, path, what))
 }
 
-/// Letters, digits, `-`, `_` and `.`, a letter or digit at both ends, 63 characters at most, or nothing.
+/// At most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends; or empty.
 fn is_label_value(text: &str) -> bool {
     let ends = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 63

@@ -1,11 +1,11 @@
-//! What a forward asks of the kernel: one translation for each port entry and client, in both directions.
+//! The translations that a forward asks the kernel for: one for each port entry and client, in both directions.
 
 use ipnet::IpNet;
 
 use super::Forward;
 use crate::model::{Destination, FlowMatch, SourceNat, Translation};
 
-/// Who opens the flows of a translation.
+/// Which side opens the flows of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// The client.
@@ -15,14 +15,13 @@ pub enum Direction {
 }
 
 impl Forward {
-    /// The translations of the forward, those of `reverse` last. What it would be if in force: mode, lifecycle
-    /// and other forwards are not looked at.
+    /// The translations of the forward, those of `reverse` last. Does not consider mode, lifecycle or other forwards.
     #[must_use]
     pub fn translations(&self) -> Vec<Translation> {
         self.towards_upstream().chain(self.towards_client()).collect()
     }
 
-    /// How many of the [`translations`](Self::translations), the last, are of `reverse`.
+    /// The number of [`translations`](Self::translations) of `reverse`; they are the last ones.
     #[must_use]
     pub fn reversed(&self) -> usize {
         self.towards_client().count()

@@ -1,7 +1,7 @@
-//! Where forwards come from, as the sync loop sees it: one complete set at a time.
+//! The source of forwards for the sync loop: one complete set at a time.
 //!
-//! Decides nothing about what the objects say. Must never hand out an incomplete set: what is absent from a
-//! set is removed from the kernel.
+//! Does not decide what the objects mean. Must never give out an incomplete set, because an object that is missing in a set is
+//! removed from the kernel.
 
 pub mod folder;
 
@@ -18,36 +18,36 @@ use tokio::time::Instant;
 use crate::api::{PortForward, PortForwardStatus};
 use crate::model::Sight;
 
-/// An object and where it was read.
+/// An object and the place it was read from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sourced {
     /// The object; `metadata.name`, `metadata.namespace` and `metadata.generation` are set.
     pub object: Arc<PortForward>,
-    /// The file, relative to its folder; `None` for one from the API server.
+    /// The file, relative to its folder; `None` for an object from the API server.
     pub origin: Option<PathBuf>,
-    /// Why a newer content of the object could not be decoded; `object` is then the last one that could.
+    /// Why a newer content of the object could not be decoded. `object` is then the last content that could be decoded.
     pub trouble: Option<String>,
 }
 
-/// An object that could not be decoded and never could before.
+/// An object of which no content could ever be decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Undecoded {
-    /// What is known of it: its metadata, and the status that it has.
+    /// Its metadata.
     pub metadata: ObjectMeta,
-    /// The status that it has.
+    /// Its status.
     pub status: Option<PortForwardStatus>,
-    /// What is wrong, for people.
+    /// The reason, for people.
     pub error: String,
 }
 
 /// The complete set of objects at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Every object, ordered by namespace and name, no two of the same.
+    /// Every object, ordered by namespace and name, without duplicates.
     pub forwards: Vec<Sourced>,
-    /// Every file that was read, ordered by path; empty where objects come from the API server.
+    /// Every file that was read, ordered by path; empty if the objects come from the API server.
     pub files: Vec<FileReport>,
-    /// Every object that cannot be planned with, because this program does not know its form.
+    /// Every object that cannot be planned because this program cannot decode it.
     pub undecoded: Vec<Undecoded>,
     /// The labels of this node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
@@ -55,27 +55,27 @@ pub struct Snapshot {
     pub api_servers: BTreeSet<IpAddr>,
     /// Whether these are all of them.
     pub sight: Sight,
-    /// The addresses of this node, as its Node object names them; empty without a cluster.
+    /// The addresses in the Node object of this node; empty without a cluster.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// The networks of Services; empty without a cluster, and where they are not known.
+    /// The networks of Services; empty without a cluster or if they are not known.
     pub services: BTreeSet<IpNet>,
-    /// When the change was heard of that made this set.
+    /// When the agent saw the change that led to this set.
     pub heard: Heard,
 }
 
-/// When the change was heard of that made a set; of one that was found at the start, never. No part of what the set says: any
-/// two are equal.
+/// When the agent saw the change that led to a set; no time for the set that was found at the start. It is not part of the
+/// content of the set, so any two are equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heard(Option<Instant>);
 
 impl Heard {
-    /// Heard of at this moment.
+    /// Seen at this moment.
     #[must_use]
     pub const fn of(at: Instant) -> Self {
         Self(Some(at))
     }
 
-    /// The moment.
+    /// The moment; `None` for the set that was found at the start.
     #[must_use]
     pub const fn at(self) -> Option<Instant> {
         self.0
@@ -88,7 +88,7 @@ impl PartialEq for Heard {
     }
 }
 
-/// What reading one file gave.
+/// The result of reading one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileReport {
     /// The file, relative to its folder.
@@ -97,27 +97,27 @@ pub struct FileReport {
     pub error: Option<String>,
 }
 
-/// The objects, as a task of their own keeps them; that task wakes the sync loop after each change.
+/// The objects, as a separate task reads them. This task wakes the sync loop after each change.
 #[derive(Clone, Debug)]
 pub struct Source {
     current: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 
 impl Source {
-    /// The source whose task sends what it reads to the other end of `current`.
+    /// The source for the sets that a task sends to the other end of `current`.
     #[must_use]
     pub fn new(current: watch::Receiver<Option<Arc<Snapshot>>>) -> Self {
         Self { current }
     }
 
-    /// The newest complete set; `None` until there was one.
+    /// The newest complete set; `None` until there is one.
     #[must_use]
     pub fn complete(&self) -> Option<Arc<Snapshot>> {
         self.current.borrow().clone()
     }
 }
 
-/// What tells one object from another: namespace, then name.
+/// Identifies an object: namespace, then name.
 pub(crate) type Key = (String, String);
 
 /// The key of `object`.

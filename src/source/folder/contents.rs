@@ -1,6 +1,6 @@
-//! What is in force of the folder: the last good content of each file, each object once, each with its generation.
+//! Computes what is in force from a folder: the last good content of each file, each object once, each with its generation.
 //!
-//! Pure: knows files by name only.
+//! Pure: no I/O, and files are only names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use crate::source::{FileReport, Key, Snapshot, Sourced, key};
 use super::reading::{Digest, FileContent, Reading};
 use super::settling::{Former, HELD_OPEN, Settled, Settling};
 
-/// The memory of a folder between two readings.
+/// The state of a folder between two readings.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// The last good content by file.
+    /// The last good content, by file.
     good: BTreeMap<PathBuf, Good>,
-    /// What was wrong with each file when its content counted last.
+    /// The error of each file whose content counted and was refused.
     wrong: BTreeMap<PathBuf, String>,
-    /// Since when each file is as it is.
+    /// How long each file has been unchanged.
     settling: Settling,
-    /// How often each object's spec has changed, and what it is.
+    /// The generation of each object, and the spec that it belongs to.
     generations: BTreeMap<Key, (i64, PortForwardSpec)>,
     /// The labels of this node.
     labels: BTreeMap<String, String>,
@@ -33,32 +33,32 @@ pub(super) struct Contents {
 #[derive(Debug)]
 struct Good {
     objects: Arc<[PortForward]>,
-    /// The digest of the file that held it; after a restart it is not known.
+    /// The digest of the file with this content; `None` after a restart.
     digest: Option<Digest>,
 }
 
-/// What one reading of the folder came to.
+/// The result of one reading of the folder.
 #[derive(Debug)]
 pub(super) struct Update {
-    /// What is in force now.
+    /// The set that is in force now.
     pub(super) snapshot: Snapshot,
-    /// When to read again, because something may count then that does not yet.
+    /// The time of the next reading, if some content does not count yet.
     pub(super) due: Option<Instant>,
 }
 
 /// The objects that are in force so far, each with its file.
 type InForce<'a> = BTreeMap<Key, (PortForward, &'a Path)>;
 
-/// Why content of a file does not become its good one.
+/// Why the content of a file does not become its good content.
 enum Kept {
     /// It is refused, for this reason.
     Refused(String),
-    /// Another file has one of its objects, and is about to change.
+    /// Another file, which is about to change, still has one of its objects.
     Waits,
 }
 
 impl Contents {
-    /// Goes on from what was in force before a restart. Objects that did not come from a folder are passed over.
+    /// Starts with the objects that were in force before a restart. Skips objects that did not come from a folder.
     pub(super) fn remembering(remembered: Vec<Sourced>) -> Self {
         let mut files: BTreeMap<PathBuf, Vec<PortForward>> = BTreeMap::new();
         let mut generations = BTreeMap::new();
@@ -72,12 +72,12 @@ impl Contents {
         Self { good, generations, ..Self::default() }
     }
 
-    /// The same, on a node with these labels.
+    /// The same, with the labels of this node.
     pub(super) fn with_labels(self, labels: BTreeMap<String, String>) -> Self {
         Self { labels, ..self }
     }
 
-    /// Takes in one reading of the folder at the moment `now`.
+    /// Processes one reading of the folder at the moment `now`.
     pub(super) fn update(&mut self, reading: &Reading, now: Instant) -> Update {
         let paths: BTreeSet<PathBuf> = self.good.keys().chain(reading.files.keys()).cloned().collect();
         let (mut in_force, mut files, mut due, mut waiting) = (InForce::new(), Vec::new(), None, BTreeSet::new());
@@ -108,7 +108,7 @@ impl Contents {
         Update { snapshot, due }
     }
 
-    /// Makes the content of a file its last good one, once it counts and is good.
+    /// Makes the content of a file its last good one, once it counts and is valid.
     fn take(&mut self, path: &Path, content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>, now: Instant) -> Settled {
         let former = self.good.get(path).map_or(Former::Nothing, |good| Former::Good(good.digest));
         let settled = self.settling.content(path, content, former, now);
@@ -119,14 +119,14 @@ impl Contents {
                     self.good.insert(path.to_owned(), Good { objects, digest: content.digest });
                 }
                 Err(Kept::Refused(error)) => drop(self.wrong.insert(path.to_owned(), error)),
-                // It is looked at again when that other file is.
+                // The file is checked again when the other file has settled.
                 Err(Kept::Waits) => {}
             }
         }
         settled
     }
 
-    /// Gives up what was in force of a file that is not there, once that counts.
+    /// Removes the content of a file that no longer exists, once this counts.
     fn lose(&mut self, path: &Path, now: Instant) -> Settled {
         let settled = self.settling.gone(path, now);
         if settled == Settled::Yes {
@@ -136,7 +136,7 @@ impl Contents {
         settled
     }
 
-    /// Gives each object its generation: 1 at first, one more with every change of its spec.
+    /// Gives each object its generation: 1 at first, increased by 1 with every change of its spec.
     fn number(&mut self, in_force: InForce) -> Vec<Sourced> {
         let keys: BTreeSet<&Key> = in_force.keys().collect();
         self.generations.retain(|key, _| keys.contains(key));
@@ -153,7 +153,7 @@ impl Contents {
     }
 }
 
-/// The objects of a file if it is good and no earlier file has one of them in force.
+/// The objects of a file, if the file is valid and none of its objects is in force from another file.
 fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>) -> Result<Arc<[PortForward]>, Kept> {
     let objects = content.objects.as_ref().map_err(|error| Kept::Refused(error.clone()))?;
     for object in objects.iter() {
@@ -174,6 +174,6 @@ fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>)
 fn held_open() -> String {
     let minutes = HELD_OPEN.as_secs() / 60;
     format!(
-        "another program has this file open for writing, so its new content does not count yet; close the file in that program, or rename a complete file over it. What does not change for {minutes} minutes counts all the same"
+        "another program has this file open for writing, so its new content is not used yet; close the file in that program, or rename a complete file over it. Content that stays unchanged for {minutes} minutes is used nevertheless"
     )
 }

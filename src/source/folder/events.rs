@@ -1,6 +1,7 @@
-//! When the folder may have changed, by inotify(7).
+//! Reports when the folder may have changed, with inotify(7).
 //!
-//! Only says "look again". Must not be relied on alone: events get lost, and not every change makes one.
+//! Only signals that there may be a change. Callers must also read the folder periodically: events can be lost, and not every
+//! change causes one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,11 @@ pub(super) struct Events {
     watcher: Option<RecommendedWatcher>,
 }
 
-/// The names that files were renamed to and not written to since.
+/// The names that files were renamed to and that were not written to since then.
 type Moved = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 impl Events {
-    /// No folder yet. Where the kernel gives no watcher (`fs.inotify.max_user_instances`), no event ever comes.
+    /// Watches no folder yet. If the kernel refuses a watcher (`fs.inotify.max_user_instances`), no event ever arrives.
     pub(super) fn new() -> Self {
         let changed = Arc::new(Notify::new());
         let (told, moved) = (changed.clone(), Moved::default());
@@ -33,29 +34,31 @@ impl Events {
             match event {
                 Ok(event) if is_reading(event.kind) => return,
                 Ok(event) => note(&event, &mut noted.lock().unwrap_or_else(PoisonError::into_inner)),
-                // Events were lost; what was moved may have been written to since.
+                // Events were lost, so a renamed file may have been written to since then.
                 Err(_) => noted.lock().unwrap_or_else(PoisonError::into_inner).clear(),
             }
             told.notify_one();
         });
-        let watcher = watcher.inspect_err(|error| warn!(%error, "changes of manifests are seen only every few seconds")).ok();
+        let watcher = watcher.inspect_err(|error| warn!(%error, "inotify is not available; changes of manifests are seen only every few seconds. If the limit is reached, raise the sysctl fs.inotify.max_user_instances")).ok();
         Self { changed, moved, watcher }
     }
 
-    /// Watches what is at `dir` now. Called before every reading, because a folder that was replaced is another one.
+    /// Watches the folder that is at `dir` now. Called before every reading, because the folder may have been replaced by
+    /// another one.
     pub(super) fn arm(&mut self, dir: &Path) {
         if let Some(watcher) = &mut self.watcher {
-            // A folder that cannot be watched cannot be read either, and reading it tells why.
+            // If the folder cannot be watched, reading it fails too and gives the reason.
             let _ = watcher.watch(dir, RecursiveMode::NonRecursive);
         }
     }
 
-    /// The names that files were renamed to since this was asked last.
+    /// The names that files were renamed to since the last call.
     pub(super) fn take_moved(&self) -> BTreeSet<PathBuf> {
         std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for a change, then until none came for `quiet`, but no longer than `burst`; gives when the first came.
+    /// Waits for a change and then until no event arrived for `quiet`, at most for `burst`. Returns the time of the first
+    /// event.
     pub(super) async fn settled(&self, quiet: Duration, burst: Duration) -> Instant {
         self.changed.notified().await;
         let first = Instant::now();
@@ -64,12 +67,12 @@ impl Events {
     }
 }
 
-/// Takes note of a rename, or of a write after it.
+/// Records a rename, or a write after a rename.
 fn note(event: &Event, moved: &mut BTreeSet<PathBuf>) {
     let Some(name) = event.paths.last().and_then(|path| path.file_name()).map(PathBuf::from) else { return };
     match event.kind {
         EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => drop(moved.insert(name)),
-        // The mode or the owner of it.
+        // A change of the mode or the owner.
         EventKind::Modify(ModifyKind::Metadata(_)) => {}
         EventKind::Any
         | EventKind::Access(_)
@@ -80,7 +83,7 @@ fn note(event: &Event, moved: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Whether an event is only that somebody read; our own reading makes such.
+/// Whether an event only says that a program read a file. Our own reading causes such events.
 fn is_reading(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),

@@ -1,7 +1,7 @@
-//! `PortForward` manifests in a folder: read, watched, and kept at their last good content.
+//! Reads and watches `PortForward` manifests in a folder, and keeps the last good content of each file.
 //!
-//! Decides which files count and what is in force of each. Must not decide what a forward means: the check
-//! that refuses an object is handed in.
+//! Decides which files count and which content of each is in force. Does not decide what a forward means: the caller passes the
+//! check that refuses an object.
 
 mod contents;
 mod document;
@@ -33,18 +33,18 @@ pub use reading::FolderError;
 /// Judges the values of an object. The error lists all mistakes for people, each with its place.
 pub type Check = fn(&PortForward) -> Result<(), Vec<String>>;
 
-/// When a folder is read again.
+/// How often a folder is read.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long no event must come before a burst of changes counts as finished.
+    /// The time without events after which a burst of changes counts as finished.
     quiet: Duration,
-    /// The longest that a burst may delay reading.
+    /// The longest time that a burst may delay reading.
     burst: Duration,
-    /// How often the folder is read without any event: events get lost, and links lead out of the folder.
+    /// The interval of readings without events: events can be lost, and links can lead out of the folder.
     again: Duration,
-    /// How often a folder is tried that cannot be read.
+    /// The interval of tries while the folder cannot be read.
     retry: Duration,
-    /// How long the first set may wait for files that somebody writes just then.
+    /// How long the first set may wait for files that are being written.
     first: Duration,
 }
 
@@ -58,16 +58,16 @@ impl Pace {
     };
 }
 
-/// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, no leading dot) in `dir`: one of `tasks`.
+/// Watches the manifests (`*.yaml`, `*.yml`, `*.json`, without a leading dot) in `dir`, in a task of `tasks`.
 ///
-/// - A file is one unit: where it does not parse, or one of its objects is refused by decoding or by `check`, its
-///   last good content stays in force. `remembered` (from the record) seeds that content, and the generations; it is
-///   not checked again here, the plan does that for every object.
-/// - An object that a file of a lower path has in force is refused in the other, which keeps its last good
-///   content less such objects.
-/// - The content of a file counts once its writer is done with it: see `settling`.
-/// - A file that is gone takes its objects with it. A folder that is missing or cannot be read changes nothing.
-/// - `labels` are the labels of this node, which a folder does not say.
+/// - A file is one unit. If it does not parse, or decoding or `check` refuses one of its objects, its last good content
+///   stays in force. `remembered` (from the record) is the first good content, with its generations. It is not checked
+///   again here, because the plan checks every object.
+/// - If two files contain the same object, the file with the lower path has it. The other file is refused and keeps its last
+///   good content without such objects.
+/// - The content of a file counts once its writer has finished: see `settling`.
+/// - If a file is deleted, its objects are removed. If the folder is missing or cannot be read, nothing changes.
+/// - `labels` are the labels of this node.
 /// - `wake` is notified after every change.
 ///
 /// Call it within a tokio runtime.
@@ -83,16 +83,16 @@ pub fn watch(
     watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check, tasks)
 }
 
-/// Reads the manifests in `dir` once, by the rules of [`watch()`]; nothing is remembered, every generation is 1.
+/// Reads the manifests in `dir` once, by the rules of [`watch()`]. Uses no earlier content; every generation is 1.
 ///
 /// # Errors
-/// When the folder as a whole cannot be read. What is wrong with one file is in its report.
+/// When the folder as a whole cannot be read. The error of a single file is in its report.
 pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
     let reading = reading::read(dir, &Reading::default(), &BTreeSet::new(), check)?;
     Ok(Contents::default().update(&reading.at_rest(), Instant::now()).snapshot)
 }
 
-/// The objects of one manifest, given as its text; all or none.
+/// The objects in the text of one manifest; all or none.
 ///
 /// # Errors
 /// When it is not YAML or an object is refused: all mistakes for people, one a line, each with its object and its place.
@@ -106,7 +106,7 @@ fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, che
     Source::new(receiver)
 }
 
-/// Reads the folder again and again.
+/// Reads the folder repeatedly.
 async fn keep(
     pace: Pace,
     dir: PathBuf,
@@ -121,7 +121,7 @@ async fn keep(
     let mut heard = Heard::default();
     let started = Instant::now();
     loop {
-        // Watched before it is read, so that no change falls in between.
+        // The folder is watched before it is read, so that no change between the two is missed.
         events.arm(&dir);
         let pause = match read_aside(dir.clone(), last.clone(), events.take_moved(), check).await {
             Ok(reading) => {
@@ -140,7 +140,7 @@ async fn keep(
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::from(error));
                 if trouble.as_ref() != Some(&error) {
-                    warn!(folder = %dir.display(), error, "manifest folder cannot be read; nothing changes until it can");
+                    warn!(folder = %dir.display(), error, "manifest folder cannot be read; trying again, and the forwards stay as they are");
                     trouble = Some(error);
                 }
                 pace.retry
@@ -157,7 +157,7 @@ async fn read_aside(dir: PathBuf, last: Arc<Reading>, moved: BTreeSet<PathBuf>, 
     spawn_blocking(move || reading::read(&dir, &last, &moved, check)).await.unwrap_or_else(|stopped| Err(stopped.into()))
 }
 
-/// Hands `snapshot` on if it says anything new.
+/// Passes `snapshot` on if it differs from the last one.
 fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wake: &Notify) {
     let changed = current.send_if_modified(|old| {
         if old.as_deref() == Some(&snapshot) {
@@ -187,7 +187,7 @@ fn log(old: Option<&Snapshot>, new: &Snapshot) {
                     warn!(file = %path, mistake, "manifest refused; its last good content stays in force");
                 }
             }
-            (None, Some(_)) => info!(file = %path, "manifest is good again"),
+            (None, Some(_)) => info!(file = %path, "manifest is accepted again"),
             (Some(_), _) | (None, None) => {}
         }
     }

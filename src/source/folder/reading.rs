@@ -1,6 +1,6 @@
-//! One pass over the folder: every manifest file and what it holds or why not.
+//! Reads every manifest file of the folder once: its objects, or its error.
 //!
-//! Must not decide what is in force.
+//! Does not decide what is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -20,24 +20,24 @@ use crate::supervise::guarded;
 use super::writers::{self, Writers};
 use super::{Check, document};
 
-/// The most bytes of one file.
+/// The maximum size of one file in bytes.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The most manifest files of one folder.
+/// The maximum number of manifest files in one folder.
 const MOST_FILES: usize = 10_000;
 
-/// How often a folder is read anew because it changed meanwhile.
+/// How often a folder is read again because it changed during the reading.
 const MOST_PASSES: usize = 5;
 
-/// Why a folder as a whole could not be read.
+/// Why a folder as a whole cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is missing, is no directory or may not be read.
+    /// It is missing, is not a directory, or this program may not read it.
     #[error("{}: cannot be read; make it a directory that this program can read", path.display())]
     Unreadable {
         /// The folder.
         path: PathBuf,
-        /// The reason of the system.
+        /// The error of the system.
         source: io::Error,
     },
     /// It holds more files than this program reads.
@@ -45,22 +45,22 @@ pub enum FolderError {
     TooManyFiles {
         /// The folder.
         path: PathBuf,
-        /// How many are read at most.
+        /// The maximum number of files.
         most: usize,
     },
-    /// The task that read it stopped.
-    #[error("reading stopped")]
+    /// The task that reads the folder stopped.
+    #[error("the task that reads the folder stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
-/// What one pass found, by path relative to the folder.
+/// The result of one pass, by path relative to the folder.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) files: BTreeMap<PathBuf, FileContent>,
 }
 
 impl Reading {
-    /// The same, as if nobody were writing: for whoever looks once.
+    /// The same, as if no program were writing: for a caller that reads only once.
     pub(super) fn at_rest(mut self) -> Self {
         for content in self.files.values_mut() {
             content.writers = Writers::None;
@@ -72,35 +72,35 @@ impl Reading {
 /// SHA-256 of the bytes of a file.
 pub(super) type Digest = [u8; 32];
 
-/// What one file holds, and how it stood with it.
+/// The content of one file, and the state of the file.
 #[derive(Clone, Debug)]
 pub(super) struct FileContent {
-    /// The digest of its bytes, where they could be read.
+    /// The digest of its bytes; `None` if it cannot be read.
     pub(super) digest: Option<Digest>,
-    /// Its objects, or what is wrong with it.
+    /// Its objects, or its error.
     pub(super) objects: Result<Arc<[PortForward]>, String>,
-    /// Who has it open for writing.
+    /// Whether a program has it open for writing.
     pub(super) writers: Writers,
-    /// How long ago it was changed last, by the clocks of its file system and of this node.
+    /// The time since the last change, by the clocks of its file system and of this node.
     pub(super) age: Duration,
-    /// How it came to be there, as far as is known.
+    /// How the file got its content, as far as is known.
     pub(super) arrival: Arrival,
 }
 
-/// How a file came to hold what it holds.
+/// How a file got its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It was renamed to its name, as a whole.
+    /// A complete file was renamed to this name.
     Moved,
-    /// Nobody knows; it may have been written where it is.
+    /// Not known; a program may have written it in place.
     Unknown,
 }
 
-/// Reads every manifest in `dir`. Files whose bytes are those of `last` are not parsed again; `moved` are those that were
-/// renamed to their names since.
+/// Reads every manifest in `dir`. A file with the same bytes as in `last` is not parsed again. `moved` are the files that were
+/// renamed to their names since then.
 ///
-/// Where the folder changes meanwhile it is read anew, so that an object that moves from file to file (or a
-/// mounted `ConfigMap` that is swapped) is not missed.
+/// If the folder changes during the reading, it is read again, so that an object that moves between files (or a mounted
+/// `ConfigMap` that is replaced) is not missed.
 pub(super) fn read(dir: &Path, last: &Reading, moved: &BTreeSet<PathBuf>, check: Check) -> Result<Reading, FolderError> {
     let mut before = list(dir)?;
     let mut passes = 1;
@@ -117,14 +117,14 @@ pub(super) fn read(dir: &Path, last: &Reading, moved: &BTreeSet<PathBuf>, check:
     }
 }
 
-/// What tells one state of a file from another: device, inode, size, seconds and nanoseconds of its last change.
+/// Identifies one state of a file: device, inode, size, seconds and nanoseconds of the last change (ctime).
 type Signature = (u64, u64, u64, i64, i64);
 
 fn signature(meta: &Metadata) -> Signature {
     (meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec())
 }
 
-/// The manifest files, by name; `None` where a file cannot be looked at, such as a link to nowhere.
+/// The manifest files, by name; `None` for a file that cannot be examined, such as a broken link.
 fn list(dir: &Path) -> Result<BTreeMap<PathBuf, Option<Signature>>, FolderError> {
     let unreadable = |source| FolderError::Unreadable { path: dir.to_owned(), source };
     let mut files = BTreeMap::new();
@@ -165,18 +165,18 @@ fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
 }
 
 fn objects(bytes: &[u8], check: Check) -> Result<Arc<[PortForward]>, String> {
-    // A file is empty for a moment while many programs write it.
+    // Many programs leave a file empty for a moment while they write it.
     if bytes.is_empty() {
-        return Err("is empty; remove the file to withdraw what it held".to_owned());
+        return Err("is empty; remove the file to withdraw its forwards".to_owned());
     }
     let text = str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 text: {error}"))?;
     guarded(|| document::objects(text, check)).map(Into::into)
 }
 
-/// The bytes of a file, who has it open for writing, and how long ago it was changed last.
+/// The bytes of a file, whether a program has it open for writing, and the time since its last change.
 fn bytes(path: &Path) -> Result<(Vec<u8>, Writers, Duration), String> {
     let cannot = |error: io::Error| format!("cannot be read: {error}");
-    // O_NONBLOCK: a FIFO must not hold up the others.
+    // O_NONBLOCK: opening a FIFO must not block.
     let mut file: File =
         OpenOptions::new().read(true).custom_flags(durable::flags(OFlags::NONBLOCK)).open(path).map_err(cannot)?;
     let before = file.metadata().map_err(cannot)?;
@@ -188,14 +188,14 @@ fn bytes(path: &Path) -> Result<(Vec<u8>, Writers, Duration), String> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(format!("is larger than {MOST_BYTES} bytes; split it"));
     }
-    // Asked after it was read: who had it open before, and has closed it since, changed it after `before`.
+    // Asked after the reading: a program that had the file open before and has closed it since then changed it after `before`.
     let writers = writers::of(&file);
     let after = file.metadata().map_err(cannot)?;
     let same = signature(&before) == signature(&after);
     Ok((bytes, if same { writers } else { Writers::Some }, if same { age(&after) } else { Duration::ZERO }))
 }
 
-/// How long ago a file was changed last; the time of the last change of its inode is one that no program can set.
+/// The time since the last change of a file. It uses the ctime of the inode, which no program can set.
 fn age(metadata: &Metadata) -> Duration {
     let nanos = u32::try_from(metadata.ctime_nsec()).unwrap_or_default();
     let changed = u64::try_from(metadata.ctime()).map(|secs| UNIX_EPOCH + Duration::new(secs, nanos));

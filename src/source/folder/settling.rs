@@ -1,6 +1,6 @@
-//! When the content of a file counts: once its writer is done with it, as far as that can be told.
+//! Decides when the content of a file counts: once its writer has finished, as far as this can be seen.
 //!
-//! Pure: the moment comes in as an argument. Knows files by name only.
+//! Pure: the time is an argument, and files are only names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,44 +11,44 @@ use tokio::time::Instant;
 use super::reading::{Arrival, Digest, FileContent};
 use super::writers::Writers;
 
-/// How long content must not change that takes the place of other, once nobody has the file open: shell scripts open and close a
-/// file several times while they write it (`>` and then `>>`).
+/// How long new content must stay unchanged after the file was closed, if it replaces other content. Shell scripts open and
+/// close a file several times while they write it (`>` and then `>>`).
 const CLOSED: Duration = Duration::from_secs(2);
-/// The same where it is not known whether anybody has the file open, as on a network file system.
+/// The same, if the kernel does not know whether a program has the file open, as on a network file system.
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// How far apart the clocks of such a file system and of this node may be.
+/// The largest expected difference between the clocks of such a file system and of this node.
 const SKEW: Duration = Duration::from_mins(1);
-/// The same while a program has the file open: one that never closes it holds nothing up for ever.
+/// The same while a program has the file open. Without this limit, a program that never closes the file would block it forever.
 pub(super) const HELD_OPEN: Duration = Duration::from_mins(5);
-/// After how long that is said.
+/// The time after which this is reported.
 const SAID: Duration = Duration::from_secs(10);
-/// How long a file must be missing: some editors remove it and make it anew.
+/// How long a file must be missing. Some editors delete a file and create it again.
 const GONE: Duration = Duration::from_millis(500);
 
-/// What became of the question whether something counts.
+/// Whether a content, or the absence of a file, counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     /// It counts.
     Yes,
-    /// It may at this moment, if nothing happens until then.
+    /// It counts at this time if nothing changes until then.
     NotBefore(Instant),
-    /// The same; a program has the file open for so long that it is said.
+    /// The same. A program has had the file open for so long that it is reported.
     HeldOpen(Instant),
 }
 
-/// Since when each file is as it is.
+/// How long each file has been unchanged.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     contents: BTreeMap<PathBuf, (Digest, Instant)>,
     gone: BTreeMap<PathBuf, Instant>,
 }
 
-/// What a file held until now.
+/// The content of a file until now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Former {
-    /// Nothing that is in force.
+    /// No content is in force.
     Nothing,
-    /// This, or something whose bytes are not known (after a restart).
+    /// This content, or content with unknown bytes (after a restart).
     Good(Option<Digest>),
 }
 
@@ -56,7 +56,7 @@ impl Settling {
     /// Whether `content` of the file at `path` counts at the moment `now`.
     pub(super) fn content(&mut self, path: &Path, content: &FileContent, former: Former, now: Instant) -> Settled {
         self.gone.remove(path);
-        // What cannot be read takes the place of nothing.
+        // A file that cannot be read replaces nothing.
         let Some(digest) = content.digest else {
             self.contents.remove(path);
             return Settled::Yes;
@@ -87,7 +87,7 @@ impl Settling {
         }
     }
 
-    /// Whether the file at `path`, which is not there at the moment `now`, counts as gone.
+    /// Whether the file at `path`, which does not exist at the moment `now`, counts as deleted.
     pub(super) fn gone(&mut self, path: &Path, now: Instant) -> Settled {
         self.contents.remove(path);
         let since = *self.gone.entry(path.to_owned()).or_insert(now);

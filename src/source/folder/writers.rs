@@ -1,45 +1,44 @@
-//! Whether any program has a file open for writing, as the kernel knows it.
+//! Asks the kernel whether a program has a file open for writing.
 //!
-//! Asked by a read lease (`F_SETLEASE`, fcntl(2)), which the kernel grants only while nobody has the file open for writing;
-//! it is given back at once. Must not decide what that means for the file.
+//! Takes a read lease (`F_SETLEASE`, fcntl(2)), which the kernel grants only if no program has the file open for writing, and
+//! releases it at once. Does not decide what this means for the file.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Who writes a file.
+/// Whether a program has a file open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writers {
-    /// Nobody has it open for writing.
+    /// No program has it open for writing.
     None,
-    /// Some program has.
+    /// A program has it open for writing.
     Some,
-    /// The kernel cannot know, as on a network file system, or does not say.
+    /// The kernel cannot know, as on a network file system, or gives no answer.
     Unknown,
 }
 
-/// The file systems on which nobody writes but programs of this kernel (`f_type`, statfs(2)): ext, XFS, btrfs, tmpfs, ramfs,
+/// The file systems that only programs of this kernel can write to (`f_type`, statfs(2)): ext, XFS, btrfs, tmpfs, ramfs,
 /// overlayfs, F2FS, ZFS, bcachefs.
 const LOCAL: [i64; 9] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x8584_58F6, 0x794C_7630, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E];
 
-/// `F_SETSIG` (include/uapi/asm-generic/fcntl.h), which `libc` lacks.
+/// `F_SETSIG` (include/uapi/asm-generic/fcntl.h), which `libc` does not define.
 const SETSIG: libc::c_int = 10;
 
-/// Asks the kernel about `file`, which must be open for reading only.
+/// Asks about `file`, which must be open for reading only.
 pub(super) fn of(file: &File) -> Writers {
     let local =
         rustix::fs::fstatfs(file).is_ok_and(|system| LOCAL.iter().any(|known| i128::from(system.f_type) == i128::from(*known)));
     if local { lease(file.as_raw_fd()) } else { Writers::Unknown }
 }
 
-/// Takes a read lease and gives it back. A program that opens the file for writing in between waits until it is given back,
-/// some microseconds.
+/// Takes a read lease and releases it. A program that opens the file for writing in between waits until the release, a few
+/// microseconds.
 #[allow(unsafe_code, reason = "neither std, rustix nor nix has F_SETLEASE")]
 fn lease(file: RawFd) -> Writers {
-    // Whoever opens the file for writing meanwhile has a signal sent to us. SIGIO, the default, would end the process; SIGURG
-    // is ignored.
-    // SAFETY: these three calls of fcntl(2) take an integer and touch no memory; `file` is open for as long as its owner is
-    // borrowed.
+    // If a program opens the file for writing in between, the kernel sends us a signal. SIGIO, the default, would end the
+    // process; SIGURG is ignored.
+    // SAFETY: these three calls of fcntl(2) take integers and access no memory; the borrow of its owner keeps `file` open.
     let taken =
         unsafe { libc::fcntl(file, SETSIG, libc::SIGURG) == 0 && libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0 };
     if taken {
@@ -58,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_has_a_file_open_for_writing_is_seen_until_it_is_closed() {
+    fn a_program_with_the_file_open_for_writing_is_seen_until_it_closes_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         std::fs::write(&path, "text").unwrap();
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_comes_while_it_is_asked_is_not_kept_waiting_and_ends_nobody() {
+    fn a_writer_that_opens_the_file_during_the_lease_is_not_blocked_and_no_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         std::fs::write(&path, "text").unwrap();
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_system_that_others_may_write_to_nothing_is_said() {
+    fn on_other_file_systems_the_answer_is_unknown() {
         assert_eq!(of(&File::open("/proc/self/status").unwrap()), Writers::Unknown);
     }
 }

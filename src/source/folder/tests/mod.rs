@@ -1,4 +1,4 @@
-//! Real files, a real watcher; every wait is bounded and ends with the event it waits for.
+//! Tests with real files and a real watcher. Every wait has a time limit and ends with the event that it waits for.
 
 mod reading;
 mod watching;
@@ -26,7 +26,7 @@ fn check(object: &PortForward) -> Result<(), Vec<String>> {
     if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(()) }
 }
 
-/// What is in force: name, upstream, generation.
+/// The objects in force: name, upstream, generation.
 fn in_force(snapshot: &Snapshot) -> Vec<(String, String, i64)> {
     let show = |sourced: &Sourced| {
         let (meta, spec) = (&sourced.object.metadata, &sourced.object.spec);

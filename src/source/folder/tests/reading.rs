@@ -1,4 +1,4 @@
-//! What one reading of a folder gives.
+//! Tests one reading of a folder.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use super::*;
 use crate::source::FileReport;
 use crate::source::folder::{document, reading};
 
-/// A folder that is read when the test says so.
+/// A folder that is read when the test asks for it.
 struct Folder {
     dir: TempDir,
     contents: Contents,
@@ -35,18 +35,18 @@ impl Folder {
 
     fn read(&mut self) -> Snapshot {
         self.look();
-        // Nobody writes: what is there stays, and counts a moment later.
+        // No program writes, so the content counts a moment later.
         self.now += Duration::from_secs(10);
         self.look().snapshot
     }
 
-    /// One look at a moment.
+    /// One reading of the folder.
     fn look(&mut self) -> Update {
         self.last = reading::read(self.dir.path(), &self.last, &BTreeSet::new(), check).unwrap();
         self.contents.update(&self.last, self.now)
     }
 
-    /// What a file of this text is reported as.
+    /// The error that is reported for a file with this text.
     fn refusal(&mut self, text: impl AsRef<[u8]>) -> String {
         self.write("a.yaml", text);
         let snapshot = self.read();
@@ -76,7 +76,7 @@ fn every_shape_of_manifest_is_read_in_order_of_namespace_and_name() {
 }
 
 #[test]
-fn what_only_an_api_server_says_is_not_taken_over_and_the_rest_is_kept() {
+fn fields_that_only_an_api_server_sets_are_dropped_and_the_others_are_kept() {
     let mut folder = Folder::new();
     let meta = "{name: a, uid: x, creationTimestamp: '2020-01-01T00:00:00Z', deletionTimestamp: '2020-01-01T00:00:00Z', \
                 generation: 7, finalizers: [f], labels: {l: 'on'}, annotations: {n: 'yes'}}";
@@ -97,7 +97,7 @@ fn what_only_an_api_server_says_is_not_taken_over_and_the_rest_is_kept() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_with_its_place() {
+fn the_error_of_a_file_names_the_place() {
     let mut folder = Folder::new();
     let good = manifest("a", "3.3.3.3");
     let cases = [
@@ -172,7 +172,7 @@ fn bomb() -> String {
 }
 
 #[test]
-fn a_file_that_crashes_its_reader_harms_no_other() {
+fn a_file_that_makes_the_check_panic_affects_no_other() {
     let mut folder = Folder::new();
     folder.write("a.yaml", manifest("a", "255.255.255.255"));
     folder.write("b.yaml", manifest("b", "3.3.3.3"));
@@ -185,7 +185,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn no_text_brings_the_reader_down(
+    fn no_text_makes_the_reader_panic(
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0..6usize, "[\\PC\n\t:&*!%|>{}\\[\\]\"'#-]{0,4}"), 1..6)
     ) {
         let mut text: Vec<char> = (manifest("a", "3.3.3.3") + "---\n" + &manifest("b", "3.3.3.3")).chars().collect();
@@ -194,7 +194,7 @@ proptest! {
             text.splice(at..(at + removed).min(text.len()), inserted.chars());
         }
         let text: String = text.into_iter().collect();
-        // Either is fine; a panic is not.
+        // Both results are correct; a panic is not.
         let _ = document::objects(&text, |_| Ok(()));
     }
 }
@@ -260,7 +260,7 @@ fn two_files_may_swap_their_objects() {
 }
 
 #[test]
-fn what_is_no_file_is_reported_and_holds_nobody_up() {
+fn a_path_that_is_not_a_regular_file_is_reported_and_blocks_nothing() {
     let mut folder = Folder::new();
     let path = |name: &str| folder.dir.path().join(name);
     fs::create_dir(path("dir.yaml")).unwrap();
@@ -307,7 +307,7 @@ fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_gen
 }
 
 #[test]
-fn a_folder_that_cannot_be_read_is_an_error_and_no_empty_set() {
+fn a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_set() {
     let dir = tempfile::tempdir().unwrap();
     let missing = format!("{:#}", anyhow::Error::from(read(&dir.path().join("no"), check).unwrap_err()));
     assert!(missing.contains("/no: cannot be read") && missing.contains("No such file"), "{missing}");

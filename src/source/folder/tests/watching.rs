@@ -1,4 +1,4 @@
-//! What the task makes of changes, with the real watcher.
+//! Tests the task that watches a folder, with the real watcher.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A folder with its watcher; the slow reading is off unless a test is about it.
+/// A folder with its watcher. The periodic reading is off unless a test is about it.
 struct Watched {
     dir: TempDir,
     source: Source,
@@ -34,7 +34,7 @@ impl Watched {
         self.dir.path().join("manifests").join(file)
     }
 
-    /// Waits until the snapshot is as wanted; every one on the way must hold some object.
+    /// Waits until the snapshot is as wanted. Every snapshot on the way must contain an object.
     async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let found = self.source.current.wait_for(|now| {
             assert!(now.as_ref().is_none_or(|now| !now.forwards.is_empty()), "an empty set in between");
@@ -75,7 +75,7 @@ async fn changes_are_seen_by_events_and_wake_the_sync_loop() {
 }
 
 #[tokio::test]
-async fn nothing_is_known_before_the_folder_was_there() {
+async fn nothing_is_known_before_the_folder_exists() {
     let mut watched = Watched::new(NEVER, |_| ());
     assert_eq!(watched.source.complete(), None);
     let prepared = watched.dir.path().join("prepared");
@@ -87,7 +87,7 @@ async fn nothing_is_known_before_the_folder_was_there() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_gone_changes_nothing_and_its_successor_is_watched() {
+async fn a_deleted_folder_changes_nothing_and_its_successor_is_watched() {
     let mut watched = Watched::new(NEVER, with_one);
     watched.until(|now| now.forwards.len() == 1).await;
     fs::remove_dir_all(watched.path("")).unwrap();
@@ -103,7 +103,7 @@ async fn a_folder_that_is_gone_changes_nothing_and_its_successor_is_watched() {
 }
 
 #[tokio::test]
-async fn a_mounted_config_map_is_swapped_whole() {
+async fn a_mounted_config_map_is_replaced_as_a_whole() {
     let mut watched = Watched::new(NEVER, |dir| {
         let folder = dir.join("manifests");
         fs::create_dir_all(folder.join("..1")).unwrap();
@@ -132,7 +132,8 @@ async fn a_change_without_an_event_is_found_by_reading_again() {
     watched.until(|now| in_force(now) == [forward("a", "4.4.4.4", 2)]).await;
 }
 
-/// `cat` into a file, a pause, and then the rest: the second object is never withdrawn, and what is new counts after the close.
+/// A program writes the first object, pauses, and writes the rest. The second object is never withdrawn, and the new content
+/// counts after the close.
 #[tokio::test]
 async fn a_manifest_that_is_written_with_a_pause_withdraws_nothing() {
     let both = |a: &str, b: &str| manifest("a", a) + "---\n" + &manifest("b", b);
@@ -143,7 +144,7 @@ async fn a_manifest_that_is_written_with_a_pause_withdraws_nothing() {
     watched.until(|now| now.forwards.len() == 2).await;
     let mut file = fs::File::create(watched.path("a.yaml")).unwrap();
     file.write_all(manifest("a", "4.4.4.4").as_bytes()).unwrap();
-    // The folder is read, and this file has been looked at: another file shows that.
+    // Another file shows that the folder, with this file, has been read.
     fs::write(watched.path("other.yaml"), manifest("c", "3.3.3.3")).unwrap();
     let half = watched.until(|now| now.forwards.len() != 2).await;
     let kept = [forward("a", "3.3.3.3", 1), forward("b", "3.3.3.3", 1), forward("c", "3.3.3.3", 1)];

@@ -1,4 +1,4 @@
-//! What counts of a file while it is written, whatever writes it.
+//! Tests which content of a file counts while a program writes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::source::folder::contents::Update;
 use crate::source::folder::reading::{Arrival, FileContent, read as read_files};
 use crate::source::folder::writers::Writers;
 
-/// A folder as it is said to be, at moments that the test names.
+/// A folder whose state the test sets, at moments that the test names.
 struct Told {
     contents: Contents,
     reading: Reading,
@@ -33,7 +33,7 @@ impl Told {
         told
     }
 
-    /// What is in force once the file is as told at this second; `None`: there is none.
+    /// The objects in force if the file has this content at this second; `None`: the file does not exist.
     fn at(&mut self, second: f64, file: Option<(&[&str], Writers)>) -> String {
         self.told(second, file.map(|(names, writers)| content(names, writers)))
     }
@@ -48,7 +48,7 @@ impl Told {
         self.contents.update(&self.reading, self.start + Duration::from_secs_f64(second))
     }
 
-    /// In how many seconds after `second` it wants to look again.
+    /// After how many seconds from `second` it wants to read again.
     fn due(&mut self, second: f64) -> Option<f64> {
         let now = self.start + Duration::from_secs_f64(second);
         self.update(second).due.map(|due| (due - now).as_secs_f64())
@@ -90,7 +90,7 @@ fn nothing_is_withdrawn_while_a_program_has_the_file_open() {
 }
 
 #[test]
-fn a_file_that_is_opened_and_closed_again_and_again_counts_once_it_rests() {
+fn a_file_that_is_opened_and_closed_repeatedly_counts_once_it_stays_unchanged() {
     let mut told = Told::with_both();
     for (second, names) in [(1.0, FIRST), (2.5, &["a", "x"]), (4.0, &["a", "x", "y"])] {
         assert_eq!(told.at(second, Some((names, Writers::None))), "a b", "{second}");
@@ -101,7 +101,7 @@ fn a_file_that_is_opened_and_closed_again_and_again_counts_once_it_rests() {
 }
 
 #[test]
-fn a_complete_file_that_is_renamed_to_its_name_counts_at_once_unless_somebody_writes_it() {
+fn a_complete_file_that_is_renamed_counts_at_once_unless_a_program_writes_it() {
     let mut told = Told::with_both();
     let moved = |writers| Some(FileContent { arrival: Arrival::Moved, ..content(FIRST, writers) });
     assert_eq!(told.told(1.0, moved(Writers::Some)), "a b");
@@ -109,20 +109,20 @@ fn a_complete_file_that_is_renamed_to_its_name_counts_at_once_unless_somebody_wr
 }
 
 #[test]
-fn a_file_that_held_nothing_counts_as_soon_as_it_is_closed() {
+fn a_file_without_earlier_content_counts_as_soon_as_it_is_closed() {
     let mut told = Told::new();
     assert_eq!(told.at(0.0, Some((FIRST, Writers::Some))), "");
     assert_eq!(told.at(0.1, Some((BOTH, Writers::None))), "a b");
 }
 
 #[test]
-fn where_nobody_knows_who_writes_content_counts_once_it_was_the_same_for_a_while() {
+fn without_knowledge_of_writers_content_counts_after_5_s_without_a_change() {
     let mut told = Told::with_both();
     assert_eq!(told.at(1.0, Some((FIRST, Writers::Unknown))), "a b");
     assert_eq!(told.at(5.9, Some((FIRST, Writers::Unknown))), "a b");
     assert_eq!(told.at(6.0, Some((FIRST, Writers::Unknown))), "a");
     let mut fresh = Told::new();
-    assert_eq!(fresh.at(0.0, Some((FIRST, Writers::Unknown))), "", "a new one too: half of it may be there");
+    assert_eq!(fresh.at(0.0, Some((FIRST, Writers::Unknown))), "", "a new file too: it may be incomplete");
     assert_eq!(fresh.at(5.0, Some((FIRST, Writers::Unknown))), "a");
 }
 
@@ -136,7 +136,7 @@ fn an_old_file_counts_at_once_at_the_start() {
         (Writers::Some, 100_000, "a b"),
     ] {
         let mut told = Told::with_both();
-        // After a restart the bytes of what is in force are not known.
+        // After a restart, the digest of the content in force is not known.
         let snapshot = told.update(0.0).snapshot;
         told.contents = Contents::remembering(snapshot.forwards);
         let old = FileContent { age: Duration::from_secs(age), ..content(FIRST, writers) };
@@ -145,32 +145,32 @@ fn an_old_file_counts_at_once_at_the_start() {
 }
 
 #[test]
-fn a_writer_that_never_closes_the_file_is_told_of_and_holds_it_up_for_five_minutes() {
+fn a_writer_that_never_closes_the_file_is_reported_and_delays_it_for_five_minutes() {
     let mut told = Told::with_both();
     assert_eq!(told.at(1.0, Some((FIRST, Writers::Some))), "a b");
     assert_eq!((told.report(1.0).as_str(), told.due(1.0)), ("", Some(10.0)));
     let said = told.report(11.0);
     assert!(said.contains("open for writing") && said.contains("5 minutes"), "{said}");
     assert_eq!(told.due(11.0), Some(290.0));
-    assert_eq!(told.at(100.0, Some((&["a", "x"], Writers::Some))), "a b", "it goes on to write");
+    assert_eq!(told.at(100.0, Some((&["a", "x"], Writers::Some))), "a b", "it continues to write");
     assert_eq!(told.at(399.0, Some((&["a", "x"], Writers::Some))), "a b");
     assert_eq!(told.at(400.0, Some((&["a", "x"], Writers::Some))), "a x");
     assert_eq!(told.report(401.0), "");
 }
 
 #[test]
-fn a_file_that_is_removed_and_made_anew_was_never_gone() {
+fn a_file_that_is_deleted_and_created_again_was_never_absent() {
     let mut told = Told::with_both();
     assert_eq!(told.at(1.0, None), "a b");
     assert_eq!(told.due(1.0), Some(0.5));
-    assert_eq!(told.at(1.4, Some((FIRST, Writers::None))), "a b", "and counts as any that was changed");
+    assert_eq!(told.at(1.4, Some((FIRST, Writers::None))), "a b", "it counts like any changed file");
     assert_eq!(told.at(3.4, Some((FIRST, Writers::None))), "a");
     assert_eq!(told.at(4.0, None), "a");
-    assert_eq!(told.at(4.5, None), "", "one that stays away is gone");
+    assert_eq!(told.at(4.5, None), "", "a file that stays absent is deleted");
 }
 
 #[test]
-fn an_object_that_moves_to_another_file_stays_and_nobody_is_blamed() {
+fn an_object_that_moves_to_another_file_stays_and_no_file_is_refused() {
     for (from, to) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
         let mut told = Told::new();
         told.reading.files.insert(from.into(), content(BOTH, Writers::None));
@@ -184,26 +184,26 @@ fn an_object_that_moves_to_another_file_stays_and_nobody_is_blamed() {
         }
         told.reading.files.remove(Path::new(from));
         told.update(5.0);
-        assert_eq!(names(&told.update(6.0).snapshot), "b", "it came to stand in the other file");
+        assert_eq!(names(&told.update(6.0).snapshot), "b", "it is in the other file now");
     }
 }
 
-/// A content that a program writes on its way from both objects to the new ones.
+/// The contents that a program writes between the first one, with both objects, and the last one.
 fn steps() -> impl Strategy<Value = Vec<(Vec<&'static str>, bool)>> {
     prop::collection::vec((prop::sample::subsequence(vec!["a", "b", "x"], 1..=3), any::<bool>()), 1..8)
 }
 
 proptest! {
-    /// Whatever a program does meanwhile: with less than two seconds between two of its writes, or the file open, all that is
-    /// ever in force is what was before and what is at the end.
+    /// With less than 2 s between two writes, or with the file open, only the content before and the content at the end are
+    /// ever in force.
     #[test]
-    fn what_is_in_force_goes_from_the_old_to_the_new_in_one_step(steps in steps()) {
+    fn the_content_in_force_changes_from_the_old_to_the_new_in_one_step(steps in steps()) {
         let mut told = Told::with_both();
         let mut second = 0.0;
         for (names, open) in &steps {
             second += 1.9;
             let writers = if *open { Writers::Some } else { Writers::None };
-            // The same bytes again were no write.
+            // Writing the same bytes again is no change.
             second = if told.reading.files[Path::new(FILE)].digest == content(names, writers).digest { second - 1.9 } else { second };
             prop_assert_eq!(told.at(second, Some((names, writers))), "a b");
         }
