@@ -1,8 +1,8 @@
-//! What `kubectl get` shows of a `PortForward`, and with `-o wide`.
+//! The columns of `kubectl get pf`, without and with `-o wide`.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 
-/// A column: its name, where its value is, of what type, and what it means.
+/// A column: its name, the JSON path of its value, its type, and its description.
 type Column = (&'static str, &'static str, &'static str, &'static str);
 
 /// Always shown: about 100 characters with common names.
@@ -13,23 +13,28 @@ const NARROW: [Column; 7] = [
         "string",
         "Whether traffic can flow, as far as the agents know",
     ),
-    ("Reason", r#".status.conditions[?(@.type=="Ready")].reason"#, "string", "Why it is ready or not"),
-    ("Client", ".spec.client.addresses", "string", "Who may use it"),
-    ("Internal", ".spec.internal.addresses[0]", "string", "Where the client connects"),
-    ("Ports", ".status.ports", "string", "The first entries of spec.ports, and how many more there are"),
-    ("Upstream", ".spec.upstream.targets[0].address", "string", "The server that the client reaches"),
+    ("Reason", r#".status.conditions[?(@.type=="Ready")].reason"#, "string", "The reason of the condition Ready"),
+    ("Client", ".spec.client.addresses", "string", "The addresses that may use the forward"),
+    ("Internal", ".spec.internal.addresses[0]", "string", "The address that the client connects to"),
+    ("Ports", ".status.ports", "string", "The first entries of spec.ports, and the number of further ones"),
+    ("Upstream", ".spec.upstream.targets[0].address", "string", "The server that the forward leads to"),
     ("Node", ".status.activeNode", "string", "The node that holds the internal address"),
 ];
 
 /// Shown with `-o wide` only.
 const WIDE: [Column; 4] = [
-    ("External", ".spec.external.addresses", "string", "Whom the upstream sees"),
-    ("Reverse", ".status.reverse", "string", "The first entries of spec.reverse.ports, and how many more there are"),
-    ("Description", ".spec.description", "string", "What it is for"),
-    ("Message", r#".status.conditions[?(@.type=="Ready")].message"#, "string", "What to do next"),
+    ("External", ".spec.external.addresses", "string", "The source address that the upstream sees"),
+    ("Reverse", ".status.reverse", "string", "The first entries of spec.reverse.ports, and the number of further ones"),
+    ("Description", ".spec.description", "string", "The description of the forward"),
+    (
+        "Message",
+        r#".status.conditions[?(@.type=="Ready")].message"#,
+        "string",
+        "The message of the condition Ready: what is wrong, and what to do",
+    ),
 ];
 
-/// The columns in their order.
+/// The columns, in order.
 pub(super) fn columns() -> Vec<CustomResourceColumnDefinition> {
     let age = ("Age", ".metadata.creationTimestamp", "date", "How long ago it was created");
     let narrow = NARROW.into_iter().chain([age]).map(|column| definition(column, None));

@@ -1,4 +1,4 @@
-//! The finished `CustomResourceDefinition`.
+//! Builds the CRD of `PortForward`.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -7,24 +7,24 @@ use serde_json::Value;
 use super::PortForward;
 use super::columns::columns;
 
-/// The `CustomResourceDefinition` of [`PortForward`], as a cluster should get it.
+/// The CRD of [`PortForward`], as it should be applied to a cluster.
 ///
-/// Use this, not `PortForward::crd()`: the derived one lets `null` stand for every optional field.
+/// Use this function and not `PortForward::crd()`: the derived CRD allows `null` for every optional field.
 ///
 /// # Panics
-/// Never: the definition is made of constants, and a test makes it.
+/// Never: the CRD is built from constants, and a test builds it.
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
-    serde_json::from_value(document()).expect("the definition made here is one")
+    serde_json::from_value(document()).expect("the CRD that is built here is valid")
 }
 
-/// The text of [`crd`], as `kubectl apply` takes it.
+/// The CRD as YAML, for `kubectl apply`.
 ///
 /// # Panics
-/// Never: the definition is made of constants, and a test makes it.
+/// Never: the CRD is built from constants, and a test builds it.
 #[must_use]
 pub fn crd_yaml() -> String {
-    serde_saphyr::to_string(&document()).expect("a definition can be written as YAML")
+    serde_saphyr::to_string(&document()).expect("a CRD can be written as YAML")
 }
 
 pub(super) fn document() -> Value {
@@ -32,19 +32,19 @@ pub(super) fn document() -> Value {
     for version in &mut definition.spec.versions {
         version.additional_printer_columns = Some(columns());
     }
-    let mut document = serde_json::to_value(definition).expect("a definition can be written as JSON");
+    let mut document = serde_json::to_value(definition).expect("a CRD can be written as JSON");
     tidy(&mut document);
     let status = document
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
         .and_then(Value::as_object_mut)
-        .expect("the definition has a status");
-    // An object without a status gets an empty one, and that the defaults of its fields.
+        .expect("the CRD has a status");
+    // The API server gives an object without a status an empty one and then sets the defaults of its fields.
     status.insert("default".into(), serde_json::json!({}));
     document
 }
 
-/// Removes `nullable`, writes whole numbers without a fraction, and each paragraph of a description in one line: whoever shows
-/// it breaks the lines.
+/// Removes `nullable`, writes integers without a fraction, and puts each paragraph of a description in one line, because the
+/// program that shows a description breaks the lines itself.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -59,7 +59,7 @@ fn tidy(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(tidy),
         Value::Number(number) => {
             if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0 && number.is_f64()) {
-                #[allow(clippy::cast_possible_truncation, reason = "every number of the schema is a small whole one")]
+                #[allow(clippy::cast_possible_truncation, reason = "every number of the schema is a small integer")]
                 let whole = whole as i64;
                 *value = whole.into();
             }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_one_and_has_no_format_that_the_api_server_does_not_know() {
+    fn the_crd_is_valid_and_has_no_format_that_the_api_server_does_not_know() {
         let text = crd_yaml();
         assert_eq!(crd().spec.names.short_names.unwrap(), ["pf"]);
         for foreign in ["nullable", "uint", "format: ip"] {
@@ -102,20 +102,20 @@ mod tests {
         }
     }
 
-    /// Other tools read the checked-in file; `cargo run -- crd` writes the same text.
+    /// Other tools read the checked-in file. `cargo run -- crd` writes the same text.
     #[test]
-    fn the_checked_in_definition_is_the_one_made_here() {
+    fn the_checked_in_crd_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/portforward.dev_portforwards.yaml");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path, crd_yaml()).unwrap();
         }
         assert!(
             std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
-            "the checked-in definition is not the one made here; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml (or this test with UPDATE_GOLDEN=1)"
+            "the checked-in CRD is outdated; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml (or this test with UPDATE_GOLDEN=1)"
         );
     }
 
-    /// `kubectl explain` breaks lines itself and keeps those of the text.
+    /// `kubectl explain` breaks lines itself, and keeps line breaks in the text.
     #[test]
     fn every_description_is_one_line_for_each_paragraph() {
         fn lines(value: &Value, found: &mut Vec<String>) {
@@ -128,7 +128,7 @@ mod tests {
         assert!(found.is_empty(), "{}", found.join("\n---\n"));
     }
 
-    /// What each part of the schema lacks, by its path.
+    /// The limits and descriptions that each part of the schema lacks, by its path.
     fn lacks(schema: &Value, path: &str, found: &mut Vec<String>) {
         let has = |field: &str| schema.get(field).is_some();
         let bounded = match schema["type"].as_str() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unseen_object_is_not_taken_for_healthy() {
+    fn an_unseen_object_does_not_count_as_healthy() {
         let status = document().pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status").unwrap().clone();
         let seen = kube::core::cel::apply_defaults(&status, &serde_json::json!({}));
         let seen: crate::api::PortForwardStatus = serde_json::from_value(seen).unwrap();

@@ -1,8 +1,7 @@
 //! The Kubernetes API of this project: `PortForward` in `portforward.dev/v1alpha1`.
 //!
-//! Decides what an object looks like on the wire, how it is explained, and what `kubectl apply` refuses.
-//! Must not be trusted: an object may come from a folder, an older CRD or an attacker, so `crate::forward`
-//! checks everything again. Does no I/O.
+//! Decides how an object is written, how its fields are explained, and what `kubectl apply` refuses. `crate::forward` checks
+//! everything again, because an object may come from a folder, an older CRD or an attacker. Does no I/O.
 
 mod columns;
 mod crd;

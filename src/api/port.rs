@@ -1,17 +1,17 @@
-//! A transport port as the wire carries it.
+//! A transport port in the objects of the API.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A transport port. Wide enough to hold what a careless object says, so that the refusal can name the
-/// value and its place; only 1 to 65535 pass.
+/// A transport port. The type can hold any integer, so that a refusal can name the wrong value and its field. Only 1 to 65535
+/// are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Port(pub i64);
 
-/// Not `uint16`: the API server warns about a format that it does not know.
+/// The format is not `uint16`, because the API server warns about a format that it does not know.
 impl JsonSchema for Port {
     fn schema_name() -> Cow<'static, str> {
         "Port".into()

@@ -1,14 +1,14 @@
-//! The rules in CEL by which `kubectl apply` refuses what one object can show to be wrong.
+//! The CEL rules by which the API server refuses an object at `kubectl apply`, as far as the object alone shows the mistake.
 //!
-//! Each says in its message what to write instead. They need the IP library of the API server (Kubernetes 1.31).
-//! The API server runs every rule even where another has failed, so each guards its own calls. `crate::forward`
-//! checks the same again; a test holds the two together.
+//! The message of each rule says what to write instead. The rules need the IP library of the API server (Kubernetes 1.31). The
+//! API server runs every rule, also after another one has failed, so each rule guards its own calls. `crate::forward` checks
+//! the same again; a test compares both.
 
 use kube::core::Rule;
 use serde_json::{Value, json};
 
-/// The networks that no host of ours can have an address in, as a CEL list: "this network" (RFC 791), loopback
-/// (RFC 1122), link-local (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
+/// The networks in which no host can have an address, as a CEL list: "this network" (RFC 791), loopback (RFC 1122), link-local
+/// (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
 const NOT_UNICAST: &str = "['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4']";
 
 /// Whether the spec asks for routes.
@@ -21,7 +21,7 @@ fn rule(rule: impl Into<String>, message: &str) -> Rule {
     Rule::new(rule).message(message)
 }
 
-/// For an address of one host.
+/// The rules for an address of one host.
 pub(super) fn address() -> Vec<Rule> {
     vec![
         rule(
@@ -31,12 +31,12 @@ pub(super) fn address() -> Vec<Rule> {
         rule("!isIP(self) || ip(self).family() == 4", "IPv6 is not supported yet; write an IPv4 address, such as 192.168.0.2"),
         rule(
             format!("!isIP(self) || ip(self).family() != 4 || {NOT_UNICAST}.all(n, !cidr(n).containsIP(self))"),
-            "write the unicast address of a host: 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local, metadata), 224.0.0.0/4 (multicast) and 240.0.0.0/4 (reserved, broadcast) are none",
+            "write the unicast address of a host, not one in 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local, metadata), 224.0.0.0/4 (multicast) or 240.0.0.0/4 (reserved, broadcast)",
         ),
     ]
 }
 
-/// For an entry of `client.addresses`.
+/// The rules for an entry of `client.addresses`.
 pub(super) fn client() -> Vec<Rule> {
     vec![
         rule(
@@ -54,19 +54,19 @@ pub(super) fn client() -> Vec<Rule> {
         rule("!self.endsWith('/32')", "write a single address without /32"),
         rule(
             "!self.endsWith('/0')",
-            "a network of everybody is refused: a forward must name its clients, because only these may use it; write their networks, such as 192.0.2.0/24",
+            "a network that contains every address is refused: a forward must name its clients, because only these may use it; write their networks, such as 192.0.2.0/24",
         ),
         rule(
             format!(
                 "(!isIP(self) || ip(self).family() != 4 || {NOT_UNICAST}.all(n, !cidr(n).containsIP(self))) && \
                  (!isCIDR(self) || {NOT_UNICAST}.all(n, !cidr(n).containsCIDR(self) && !cidr(self).containsCIDR(n)))"
             ),
-            "write unicast addresses of the clients: nothing in, and no network around, 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local), 224.0.0.0/4 (multicast) or 240.0.0.0/4 (reserved, broadcast)",
+            "write unicast addresses of the clients, and no network that overlaps 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local), 224.0.0.0/4 (multicast) or 240.0.0.0/4 (reserved, broadcast)",
         ),
     ]
 }
 
-/// For the name of an interface, as `model::InterfaceName` takes it.
+/// The rules for the name of an interface. `model::InterfaceName` accepts the same names.
 pub(super) fn interface() -> Vec<Rule> {
     vec![rule(
         "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !(self in ['lo', 'all', 'default'])",
@@ -74,7 +74,7 @@ pub(super) fn interface() -> Vec<Rule> {
     )]
 }
 
-/// For a requirement of a label selector.
+/// The rules for a requirement of a label selector.
 pub(super) fn requirement() -> Vec<Rule> {
     vec![rule(
         "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",
@@ -82,17 +82,17 @@ pub(super) fn requirement() -> Vec<Rule> {
     )]
 }
 
-/// A range that leads to target ports.
+/// Whether the entry is a range with a range of target ports.
 const SHIFTED: &str = "has(self.endPort) && has(self.targetPort) && has(self.targetEndPort)";
 
-/// For one entry of a port list.
+/// The rules for one entry of a port list.
 pub(super) fn port_entry() -> Value {
     let below = "endPort is below port; write the lower port in port and the higher one in endPort";
     json!([
         {"rule": "!has(self.endPort) || self.endPort >= self.port", "message": below, "fieldPath": ".endPort"},
         with_forms(
             "!has(self.endPort) || self.endPort == self.port || !has(self.targetPort) || has(self.targetEndPort)",
-            "a range with targetPort needs targetEndPort: write the last target port of a range of equal width, or targetPort once more",
+            "a range with targetPort needs targetEndPort: write the last target port of a range of equal width, or the same number as targetPort",
         ),
         {
             "rule": "!has(self.targetEndPort) || has(self.targetPort)",
@@ -101,25 +101,25 @@ pub(super) fn port_entry() -> Value {
         },
         {
             "rule": "!has(self.targetEndPort) || has(self.endPort)",
-            "message": "targetEndPort ends a range of target ports, and this entry is one port; write endPort too, or remove targetEndPort",
+            "message": "targetEndPort ends a range of target ports, but this entry is one port; write endPort too, or remove targetEndPort",
             "fieldPath": ".targetEndPort",
         },
         with_forms(
             &format!("!({SHIFTED}) || self.targetEndPort >= self.targetPort"),
-            "targetEndPort is below targetPort: write the last target port of a range of equal width, or targetPort once more",
+            "targetEndPort is below targetPort: write the last target port of a range of equal width, or the same number as targetPort",
         ),
         with_forms(
             &format!(
                 "!({SHIFTED}) || self.endPort < self.port || self.targetEndPort <= self.targetPort || \
                  self.targetEndPort - self.targetPort == self.endPort - self.port"
             ),
-            "targetPort to targetEndPort are not as many ports as port to endPort: write the last target port of a range of equal width, or targetPort once more",
+            "the ranges port to endPort and targetPort to targetEndPort have different widths: write the last target port of a range of equal width, or the same number as targetPort",
         ),
     ])
 }
 
-/// A rule about targetEndPort whose message ends with what can be written there, in the numbers of the entry. (Texts that are
-/// put together by `+` would have no longest one for the API server, which bounds the cost of a message too.)
+/// A rule about targetEndPort. Its message ends with the possible values, calculated from the entry. (For a text that is joined
+/// by `+`, the API server knows no maximum length, and it limits the cost of messages too.)
 fn with_forms(rule: &str, message: &str) -> Value {
     let both = format!("{message}; here %d moves each port (%d goes to %d, %d to %d), and %d sends all of them to %d");
     let last = "self.targetPort + self.endPort - self.port";
@@ -131,39 +131,40 @@ fn with_forms(rule: &str, message: &str) -> Value {
     json!({"rule": rule, "message": message, "messageExpression": expression, "fieldPath": ".targetEndPort"})
 }
 
-/// For a port list: one entry at most without a name. Two of one name are refused by the API server in its own words.
+/// The rule that at most one entry of a port list has no name. The API server itself refuses two entries with the same name.
 pub(super) fn port_names() -> Rule {
     rule(
         "self.filter(a, a.name == 'default').size() <= 1",
-        "several entries have no name, or the name default; write a name for each entry, only one may leave it out",
+        "several entries have no name or the name default; write a name for each entry, only one may have none",
     )
 }
 
-/// That there is something to forward.
+/// The rule that there is something to forward.
 pub(super) fn something_to_do() -> Rule {
     rule(
         "(has(self.ports) && size(self.ports) > 0) || (has(self.reverse) && size(self.reverse.ports) > 0)",
-        "there is no port in ports, and no reverse; write a port that the client may use, or reverse.ports for what only the upstream opens",
+        "there is no port in ports, and no reverse; write a port that the client may use, or reverse.ports for connections that only the upstream opens",
     )
     .field_path(".ports")
 }
 
-/// For a port list: no port twice for one protocol. (With the reason `FieldValueDuplicate` the API server would drop the message.)
+/// The rule that no port occurs twice for one protocol in a port list. (With the reason `FieldValueDuplicate`, the API server
+/// would drop the message.)
 pub(super) fn port_list() -> Rule {
     let apart = apart("a", "b");
     rule(
         format!("self.all(a, self.all(b, a.name == b.name || a.protocol != b.protocol || {apart}))"),
-        "two entries of one protocol share a port; write each port once, or end one range before the other begins",
+        "two entries of one protocol share a port; write each port once, or end one range before the other one begins",
     )
 }
 
-/// That the port entries `a` and `b` share no port.
+/// The condition that the port entries `a` and `b` have no port in common.
 fn apart(a: &str, b: &str) -> String {
     let last = |entry| format!("(has({entry}.endPort) ? {entry}.endPort : {entry}.port)");
     format!("{} < {b}.port || {} < {a}.port", last(a), last(b))
 }
 
-/// That no route to a client would swallow `victim`, a CEL expression for an address that exists where `guard` holds.
+/// The rule that no route to a client covers `victim`, a CEL expression for an address that exists if `guard` is true.
 fn not_captured(victim: &str, guard: &str, message: &str) -> Rule {
     rule(
         format!(
@@ -179,7 +180,7 @@ pub(super) fn gateway_not_captured() -> Rule {
     not_captured(
         "self.internal.gateways[0]",
         "true",
-        "a client entry contains the gateway, so the route to it would lead to itself; write networks that do not contain it, or leave internal.gateways out where the clients are on the link",
+        "a client entry contains the gateway, so the route to the clients would also cover the gateway; write networks that do not contain it, or leave internal.gateways out if the clients are on a link of the node",
     )
 }
 
@@ -187,7 +188,7 @@ pub(super) fn internal_not_captured() -> Rule {
     not_captured(
         "self.internal.addresses[0]",
         "true",
-        "a client entry contains the internal address, so the route to it would swallow the proxy's own subnet; write networks that do not contain it, or leave internal.gateways out where the clients are on the link",
+        "a client entry contains the internal address, so the route to the clients would also cover the proxy's own subnet; write networks that do not contain it, or leave internal.gateways out if the clients are on a link of the node",
     )
 }
 
@@ -195,7 +196,7 @@ pub(super) fn upstream_not_captured() -> Rule {
     not_captured(
         "self.upstream.targets[0].address",
         "true",
-        "a client entry contains the upstream, so the route to the clients would lead packets for the upstream back to the gateway; write networks that do not contain it",
+        "a client entry contains the upstream, so the route to the clients would send packets for the upstream back to the gateway; write networks that do not contain it",
     )
 }
 
@@ -203,11 +204,11 @@ pub(super) fn external_not_captured() -> Rule {
     not_captured(
         "self.external.addresses[0]",
         HAS_EXTERNAL,
-        "a client entry contains the external address, so the route to the clients would swallow the network of the upstream; write networks that do not contain it",
+        "a client entry contains the external address, so the route to the clients would also cover the network of the upstream; write networks that do not contain it",
     )
 }
 
-/// That none of `addresses`, a CEL list of texts, is an address of the proxy.
+/// The rule that none of `addresses`, a CEL list of texts, is an address of the proxy.
 fn not_the_proxy(addresses: &str, field: &str, message: &str) -> Rule {
     rule(
         format!(
@@ -239,7 +240,7 @@ pub(super) fn gateway_not_the_proxy() -> Rule {
     let rule = not_the_proxy(
         "self.internal.gateways",
         ".internal.gateways",
-        "the gateway is an address of the proxy itself; write the address of the router before the clients, or leave internal.gateways out",
+        "the gateway is an address of the proxy itself; write the address of the router to the clients, or leave internal.gateways out",
     );
     Rule { rule: format!("!has(self.internal.gateways) || ({})", rule.rule), ..rule }
 }
@@ -255,12 +256,12 @@ pub(super) fn reverse_needs_external() -> Rule {
 pub(super) fn reverse_needs_one_client() -> Rule {
     rule(
         "!has(self.reverse) || (size(self.client.addresses) == 1 && !self.client.addresses[0].contains('/'))",
-        "reverse leads to the client, which must be exactly one address; write one address in client.addresses, or leave reverse out",
+        "reverse needs exactly one client that is an address; write one address in client.addresses, or leave reverse out",
     )
     .field_path(".reverse")
 }
 
-/// On one leg, a packet from a client that is the upstream too must not match both directions.
+/// If both legs are the same, a packet from a client that is also the upstream must not match both directions.
 pub(super) fn directions_apart() -> Rule {
     let apart = apart("a", "b");
     rule(
@@ -270,7 +271,7 @@ pub(super) fn directions_apart() -> Rule {
              (has(self.internal.interface) && has(self.external.interface) && self.internal.interface != self.external.interface) || \
              self.ports.all(a, self.reverse.ports.all(b, a.protocol != b.protocol || {apart}))"
         ),
-        "the client is the upstream too and both legs are one, so a port is in ports and in reverse.ports; write each port in one of them",
+        "the client is also the upstream and both legs are the same, and a port is in ports and in reverse.ports; write each port in only one of the two lists",
     )
     .field_path(".reverse.ports")
 }

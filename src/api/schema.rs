@@ -1,16 +1,16 @@
-//! The parts of the schema that the Rust types alone cannot say: lengths, list types and formats.
+//! The parts of the schema that the Rust types cannot express: lengths, list types and formats.
 //!
-//! Every string has a longest and every list a largest size, so that the API server can bound the cost of the rules.
+//! Every string has a maximum length and every list a maximum size, so that the API server can limit the cost of the rules.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
 use super::rules;
 
-/// No text of an IPv4 or IPv6 address is longer (RFC 4291 section 2.2, with an embedded IPv4 address).
+/// The maximum length of an IPv4 or IPv6 address as text (RFC 4291 section 2.2, with an embedded IPv4 address).
 const ADDRESS_MAX: u32 = 45;
 
-/// An IPv6 network in CIDR notation.
+/// The maximum length of an IPv6 network in CIDR notation.
 const NETWORK_MAX: u32 = 49;
 
 pub(super) fn address(_: &mut SchemaGenerator) -> Schema {
@@ -61,40 +61,40 @@ pub(super) fn summary_generation(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": -1, "default": -1})
 }
 
-/// A list of `metav1.Condition`, with the limits that its documentation states and its Rust type does not.
+/// A list of `metav1.Condition`, with the limits that its documentation states and the Rust type lacks.
 pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let mut generation = generation(generator);
-    generation.insert("description".into(), "The generation of the spec that this condition was judged from.".into());
+    generation.insert("description".into(), "The generation of the spec that this condition is about.".into());
     json_schema!({
         "type": "array",
         "maxItems": 8,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
         "items": {
-            "description": "One thing that is true, false or not known of the forward.",
+            "description": "One statement about the forward that is true, false or unknown.",
             "type": "object",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What the condition is about.",
+                    "description": "The type of the condition.",
                     "type": "string", "maxLength": 316,
                     "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
                 },
                 "status": {"description": "True, False or Unknown.", "type": "string", "enum": ["True", "False", "Unknown"]},
                 "reason": {
-                    "description": "Why, as one word from a closed list.",
+                    "description": "The reason, as one word from a closed list.",
                     "type": "string", "minLength": 1, "maxLength": 1024,
                     "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
                 },
-                "message": {"description": "Why, for people, and what to do next.", "type": "string", "maxLength": 32768},
-                "lastTransitionTime": {"description": "When status last changed.", "type": "string", "format": "date-time"},
+                "message": {"description": "The reason as a text for people, and what to do next.", "type": "string", "maxLength": 32768},
+                "lastTransitionTime": {"description": "The time of the last change of status.", "type": "string", "format": "date-time"},
                 "observedGeneration": generation,
             },
         },
     })
 }
 
-/// The conditions of the summary: `Unknown` until an agent has seen the object, so that nothing takes it for healthy.
+/// The conditions of the summary: `Unknown` until an agent has seen the object, so that it does not count as healthy.
 pub(super) fn summary_conditions(generator: &mut SchemaGenerator) -> Schema {
     let unseen = |kind| {
         json!({
@@ -107,7 +107,7 @@ pub(super) fn summary_conditions(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// `metav1.LabelSelector`, with bounds.
+/// `metav1.LabelSelector`, with limits.
 pub(super) fn label_selector(_: &mut SchemaGenerator) -> Schema {
     let value = json!({"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"});
     json_schema!({
@@ -131,11 +131,11 @@ pub(super) fn label_selector(_: &mut SchemaGenerator) -> Schema {
                             "pattern": r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
                         },
                         "operator": {
-                            "description": "How the label is compared: In and NotIn with values, Exists and DoesNotExist without.",
+                            "description": "How the label is compared: In and NotIn need values, Exists and DoesNotExist have none.",
                             "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
                         },
                         "values": {
-                            "description": "What the label is compared with: 1 to 32 for In and NotIn, none for Exists and DoesNotExist.",
+                            "description": "The values that the label is compared with: 1 to 32 for In and NotIn, none for Exists and DoesNotExist.",
                             "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": value,
                         },
                     },

@@ -1,23 +1,23 @@
-//! What of a spec is shown in one line: the ports, as a status field that a column can show.
+//! Shows the ports of a spec in one line, as a status field for a column of `kubectl get`.
 
 use std::fmt::Write as _;
 
 use super::{PortEntry, PortForwardSpec, Protocol};
 
-/// How many entries are written out; of the others, the number.
+/// The maximum number of entries that are shown. Of the others, only the number is shown.
 const MOST: usize = 2;
 
-/// The ports of a spec as short texts; `None` where a direction has none.
+/// The ports of a spec as short texts; `None` for a direction without ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShownPorts {
-    /// Those of `ports`, such as `TCP 21,2222 +1`.
+    /// The entries of `ports`, such as `TCP 21,2222 +1`.
     pub ports: Option<String>,
-    /// Those of `reverse.ports`.
+    /// The entries of `reverse.ports`.
     pub reverse: Option<String>,
 }
 
 impl ShownPorts {
-    /// The ports of `spec`, which need not be a usable one.
+    /// The ports of `spec`, which may be unusable.
     #[must_use]
     pub fn of(spec: &PortForwardSpec) -> Self {
         let reverse = spec.reverse.as_ref().map_or(&[][..], |reverse| &reverse.ports);
@@ -37,7 +37,7 @@ fn line(entries: &[PortEntry]) -> Option<String> {
         };
         let protocol = if before == Some(entry.protocol) { "" } else { keyword(entry.protocol) };
         let last = entry.end_port.filter(|last| *last != entry.port).map(|last| format!("-{}", last.0));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{separator}{protocol}{}{}", entry.port.0, last.unwrap_or_default());
         before = Some(entry.protocol);
     }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_shown_with_protocol_and_range_and_what_is_left_out_is_counted() {
+    fn ports_are_shown_with_protocol_and_range_and_the_others_are_counted() {
         for (ports, text) in [
             (json!([{"port": 80}]), "TCP 80"),
             (json!([{"port": 40000, "endPort": 40099, "protocol": "UDP"}]), "UDP 40000-40099"),
