@@ -1,4 +1,4 @@
-//! `agent`: keeps this node's kernel as the forwards ask for.
+//! `agent`: keeps the kernel of this node as the forwards ask.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::supervise::Tasks;
 /// The names of the tasks that this command starts itself.
 const LOOP: &str = "sync loop";
 const PUBLISHER: &str = "publisher of status";
-/// How long the agent waits at its end for the disk to take the last record.
+/// How long the agent waits at its end until the last record is on the disk.
 const LAST_RECORD: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
@@ -65,12 +65,12 @@ pub(super) struct AgentOptions {
     pub(super) log: LogOptions,
 }
 
-/// How often the kernel is compared with the plan although nothing was heard.
+/// How often the kernel is compared with the plan without any event.
 const fn pace(variant: Variant) -> Pace {
     match variant {
-        // Every change of nf_tables, of a link, an address or a route is heard at once.
+        // The kernel reports every change of nf_tables, of a link, an address or a route at once.
         Variant::Nft => Pace { every: Duration::from_secs(10) },
-        // The older xtables tell nobody.
+        // Legacy xtables reports no changes.
         Variant::Legacy => Pace { every: Duration::from_secs(1) },
     }
 }
@@ -79,7 +79,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
     let state_dir = options.state.state_dir.clone();
     let mut stop = Stop::listen()?;
-    // Of a pod that is replaced, or of whatever restores, the end is near.
+    // A pod that is being replaced, or a running restore, ends soon.
     let lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
         Turn::Ours(lock) => Arc::new(lock),
         Turn::Kept(_) | Turn::Stopped => return Ok(Exit::Done),
@@ -140,28 +140,28 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         tasks.spawn(LOOP, agent::run(node))
     };
     let ended = until_stopped(&mut tasks, stop).await;
-    // What was applied last may not be on the disk yet.
+    // The last record may not be on the disk yet.
     sync_loop.abort();
     settle(kept).await;
     ended
 }
 
-/// Waits until the last record is kept, for a while: whoever stops a pod does not wait for ever either.
+/// Waits until the last record is on the disk, for a limited time, because the kubelet also kills a pod after a time limit.
 async fn settle(kept: oneshot::Receiver<()>) {
     if timeout(LAST_RECORD, kept).await.is_err() {
         warn!(
             seconds = LAST_RECORD.as_secs(),
-            "the disk does not answer: the record may name an older state than the kernel holds, and a reboot would bring that back"
+            "the disk does not answer: the record may be older than the state of the kernel, and a reboot would restore the older state"
         );
     }
 }
 
-/// Waits until a signal says to stop, or one of `tasks` ends, which none of them should.
+/// Waits until a signal asks the agent to stop, or a task of `tasks` ends, which is an error.
 async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit> {
     tokio::select! {
         ended = tasks.ended() => Err(ended.into()),
         () = stop.requested() => {
-            info!("agent stops; what is in the kernel stays");
+            info!("agent stops; rules, routes and connections in the kernel stay");
             Ok(Exit::Done)
         }
     }

@@ -1,4 +1,4 @@
-//! `completions`: what a shell needs to complete this command line.
+//! `completions`: prints the completion script of a shell.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -26,8 +26,8 @@ pub(super) fn run(options: &CompletionsOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The generator writes a hyphen of the program's name in one way where bash sets the command and in another where it
-/// looks for it, so that no option of a command is ever completed (clap issue 6421, in `clap_complete` 4.6.11).
+/// clap_complete writes a hyphen in the name of the program differently in two places of the bash script, so that bash
+/// completes no option of a command (clap issue 6421, in `clap_complete` 4.6.11). Makes both places the same.
 fn consistent(script: &str, name: &str) -> String {
     script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
 }

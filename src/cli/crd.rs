@@ -1,4 +1,4 @@
-//! `crd`: prints the CustomResourceDefinition.
+//! `crd`: prints the CRD.
 
 use super::Exit;
 use super::exit::print;

@@ -1,4 +1,4 @@
-//! What a command gives back to the shell.
+//! The exit status and the output of a command.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// How a command ended. The numbers are part of the interface; `2` is clap's, for a wrong command line.
+/// The exit status of a command. The numbers are part of the interface. clap uses `2` for a wrong command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done.
+    /// 0: success.
     Done,
-    /// 1: something failed.
+    /// 1: failure.
     Failed,
     /// 3: some manifests are refused or in conflict.
     Refused,
-    /// 4: the kernel does not hold some forwards as it should.
+    /// 4: some forwards are not in the kernel as planned.
     NotProgrammed,
 }
 
@@ -34,22 +34,22 @@ impl Termination for Exit {
 /// Runs a command that waits for the kernel, tools or files.
 ///
 /// # Errors
-/// What the command gives, or that no runtime could be started.
+/// The error of the command, or of the start of the runtime.
 pub(super) fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.context("the runtime could not be started")?;
+    let runtime = runtime.context("the threads of the program cannot be started")?;
     let ended = runtime.block_on(command);
-    // A thread that waits for a lock that nobody gives back must not keep the program from ending.
+    // A thread that waits for a lock must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
-/// Says something on standard error, if anybody still listens there.
+/// Writes a message to standard error. Ignores a closed standard error.
 pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Prints to standard output. Whoever stops reading early, such as `head`, gets no complaint.
+/// Prints to standard output. If the reader closes the pipe early, as `head` does, this is not an error.
 ///
 /// # Errors
 /// When standard output cannot be written for another reason.

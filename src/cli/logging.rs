@@ -1,11 +1,11 @@
-//! Logs on standard error: for people in a terminal, JSON on request and where nobody watches.
+//! Logs to standard error: text in a terminal, JSON in a pod or on request.
 
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// The client and its watchers log every failed try; this program says each outage once.
+/// The Kubernetes client and its watchers log every failed try. This program logs each outage once.
 const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
 #[derive(Args, Clone, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// What a command takes that has no such options.
+    /// The options of a command that has no log options.
     fn default() -> Self {
         Self { log_format: LogFormat::Auto, log: DEFAULT_FILTER.to_owned() }
     }
@@ -36,19 +36,19 @@ enum LogFormat {
     Json,
 }
 
-/// Starts logging. A filter that cannot be read is replaced by the default, with a warning.
+/// Starts logging. If the filter is invalid, uses the default and logs a warning.
 pub(super) fn start(options: &LogOptions) {
     let (filter, trouble) = match options.log.parse::<EnvFilter>() {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
     };
-    // A kubelet tells every container where the API server is.
+    // The kubelet sets this variable in every container.
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Where nobody reads standard error any more, nobody reads that complaint either; it would end the thread.
+        // If nobody reads standard error, tracing would report this on standard error too, and the write would end the thread.
         .log_internal_errors(false)
         .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none());
     match options.log_format {
@@ -57,6 +57,6 @@ pub(super) fn start(options: &LogOptions) {
         LogFormat::Auto | LogFormat::Text => builder.with_target(false).init(),
     }
     if let Some(error) = trouble {
-        tracing::warn!(%error, filter = options.log, "the log level cannot be read; logging at info");
+        tracing::warn!(%error, filter = options.log, "the log level is invalid; the default level info is used");
     }
 }

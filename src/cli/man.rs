@@ -1,4 +1,4 @@
-//! `man`: the manual page of the program, one page with every command, made from the same words as `--help`.
+//! `man`: prints the manual page of the program: one page with every command, from the texts of `--help`.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use super::exit::print;
 use super::{Cli, Exit};
 
-/// Commands for administrators (man-pages(7)).
+/// The section for administration commands (man-pages(7)).
 const SECTION: &str = "8";
 
 pub(super) fn run() -> anyhow::Result<Exit> {
@@ -40,7 +40,7 @@ fn page(program: &Command) -> anyhow::Result<String> {
 const FILES: [(&str, &str); 4] = [
     (
         "/var/lib/portforward-operator/record.json",
-        "The record: what this node last applied. --state-dir names another directory.",
+        "The record: the state that this node last applied. --state-dir names another directory.",
     ),
     ("/var/lib/portforward-operator/lock", "Held by the process that changes this node."),
     (
@@ -50,7 +50,7 @@ const FILES: [(&str, &str); 4] = [
     ("/run/xtables.lock", "The lock that all programs of iptables-legacy share."),
 ];
 
-/// The exit status of all commands, and an example: what `--help` says below the commands.
+/// The exit status of all commands, and an example, from the text below the commands in `--help`.
 fn exit_status(program: &Command) -> String {
     let said = program.get_after_help().map(ToString::to_string).unwrap_or_default();
     let (status, example) = said.split_once("\n\n").unwrap_or((&said, ""));
@@ -58,7 +58,7 @@ fn exit_status(program: &Command) -> String {
     heading("SH", "EXIT STATUS") + &lines(&below(status)) + &heading("SH", "EXAMPLES") + &lines(&below(example))
 }
 
-/// The variables that stand for options, each once, in alphabetical order.
+/// The environment variables that set options, each once, in alphabetical order.
 fn environment(program: &Command) -> String {
     let arguments = program.get_subcommands().flat_map(Command::get_arguments);
     let named: BTreeMap<String, String> = arguments
@@ -75,14 +75,14 @@ fn files() -> String {
     heading("SH", "FILES") + &FILES.iter().map(|(name, what)| term(name, what)).collect::<String>()
 }
 
-/// A term, and below it what it means.
+/// A term, with its meaning below it.
 fn term(name: &str, what: &str) -> String {
     let mut roff = Roff::new();
     roff.control("TP", []).text([bold(name)]).text([roman(what)]);
     roff.render()
 }
 
-/// One command below the others, its own headings turned into paragraphs.
+/// One command, below the others. Its own headings become paragraphs.
 fn section(program: &Command, command: &Command) -> anyhow::Result<String> {
     let name = format!("{} {}", program.get_name(), command.get_name());
     let man = Man::new(command.clone().bin_name(&name).disable_help_flag(true).disable_version_flag(true));
@@ -101,13 +101,13 @@ fn heading(control: &str, name: &str) -> String {
     Roff::new().control(control, [name]).render()
 }
 
-/// What stands below the options, line by line as it is.
+/// The text below the options, with its lines unchanged.
 fn notes(command: &Command) -> String {
     let Some(notes) = command.get_after_help() else { return String::new() };
     let mut roff = Roff::new();
     for paragraph in notes.to_string().split("\n\n") {
         roff.control("PP", []);
-        // A list of lines stays as it is; a sentence flows.
+        // A list keeps its lines. The lines of a sentence are joined.
         let listed = paragraph.contains('\n');
         if listed {
             roff.control("nf", []);
@@ -122,7 +122,7 @@ fn notes(command: &Command) -> String {
     roff.render()
 }
 
-/// Lines that stay as they are.
+/// Text with its lines unchanged.
 fn lines(text: &str) -> String {
     let mut roff = Roff::new();
     roff.control("nf", []);
@@ -132,7 +132,7 @@ fn lines(text: &str) -> String {
     roff.control("fi", []).render()
 }
 
-/// Each part begins with the same definitions; the page needs them once.
+/// Each part begins with the same definitions. The page needs them only once.
 fn without_repeated_preamble(text: &str) -> String {
     let is_preamble = |line: &str| line.starts_with(".ie ") || line.starts_with(".el ");
     let (first, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| is_preamble(line));

@@ -1,6 +1,6 @@
-//! The command line: what a person types, and what each command gives back to the shell.
+//! The command line: parses the arguments, runs the command, and returns its exit status.
 
-#![allow(clippy::doc_markdown, reason = "the comments on options are the help text, which is no Markdown")]
+#![allow(clippy::doc_markdown, reason = "the comments on options are the help text, which is not Markdown")]
 
 mod agent;
 mod check;
@@ -26,7 +26,7 @@ pub use exit::Exit;
 
 use crate::version;
 
-/// What `--help` says below the commands. The manual page has the exit status as a section of its own.
+/// The text below the commands in `--help`. The manual page has a section for the exit status.
 const AFTER_HELP: &str = "Exit status:\n  0  success\n  1  failure; the message says what failed and what to do\n  2  wrong usage; nothing was changed\n  3  render: some manifests are refused or in conflict; the others are shown\n  4  status: some forwards are not in the kernel as planned\n\nExample (changes nothing):\n  portforward-operator render examples/bank-a-web.yaml";
 
 /// Turns `PortForward` objects into NAT rules and host routes on a proxy node.
@@ -48,7 +48,7 @@ enum Command {
     Agent(Box<agent::AgentOptions>),
     /// Show the rules and routes that manifests become; changes nothing
     Render(render::RenderOptions),
-    /// Put back the rules and routes that this node last had, from its record: for a boot without the API server
+    /// Restore the rules and routes that this node last had, from its record: for a boot without the API server
     Restore(restore::RestoreOptions),
     /// Remove all rules, routes and connections of the operator from this node; safe to run twice
     Cleanup(cleanup::CleanupOptions),
@@ -56,7 +56,7 @@ enum Command {
     Status(status::StatusOptions),
     /// Check the installation: the API, the live agents, and the agent of this node
     Check(check::CheckOptions),
-    /// Print the CustomResourceDefinition
+    /// Print the CustomResourceDefinition (CRD)
     Crd,
     /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),
@@ -65,7 +65,7 @@ enum Command {
 }
 
 impl Command {
-    /// The options of the log; `None` for a command that logs nothing.
+    /// The log options; `None` for a command that logs nothing.
     fn log(&self) -> Option<&logging::LogOptions> {
         match self {
             Self::Agent(options) => Some(&options.log),
@@ -79,7 +79,7 @@ impl Command {
     }
 }
 
-/// Parses the command line and carries it out.
+/// Parses the command line and runs the command.
 #[must_use]
 pub fn main() -> Exit {
     let cli = Cli::parse();

@@ -1,4 +1,4 @@
-//! Options that several commands share.
+//! The options that several commands share.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::dataplane::{Forwarding, Kernel};
 use crate::plan::ReservedPorts;
 use crate::record::{self, Loaded, Record};
 
-/// What a node must stay reachable by: SSH, the API server, the kubelet.
+/// The ports by which a node must stay reachable: SSH, the API server, the kubelet.
 const RESERVED_PORTS: &str = "22/TCP,6443/TCP,10250/TCP";
 
 #[derive(Args, Debug)]
@@ -19,14 +19,14 @@ pub(super) struct StateOptions {
     /// Name of this node [default: its host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub(super) node_name: Option<String>,
-    /// Directory of the record: what this node last applied; readable by root only
+    /// Directory of the record of what this node last applied; readable by root only
     #[arg(long, default_value = "/var/lib/portforward-operator", value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
     pub(super) state_dir: PathBuf,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct VariantOptions {
-    /// Variant of the iptables programs; auto follows the hint of the kubelet, else the variant with more rules, else nft
+    /// Variant of the iptables programs; auto uses the variant that the kubelet marks, else the variant with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     iptables: VariantChoice,
 }
@@ -35,15 +35,15 @@ pub(super) struct VariantOptions {
 pub(super) struct KernelOptions {
     #[command(flatten)]
     variant: VariantOptions,
-    /// Switch routing of packets on whenever it is off (net.ipv4.ip_forward, and forwarding of the legs' interfaces); otherwise it is only reported
+    /// Enable IP forwarding whenever it is off (net.ipv4.ip_forward, and forwarding of the legs' interfaces); otherwise it is only reported
     #[arg(long)]
     set_ip_forward: bool,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct PolicyOptions {
-    /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP; empty for
-    /// none. Without a protocol, a port is reserved for all
+    /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP;
+    /// empty for none. A port without a protocol is reserved for all protocols
     #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS")]
     pub(super) reserved_ports: ReservedPorts,
 }
@@ -62,26 +62,27 @@ impl StateOptions {
             Some(name) => Ok(name.clone()),
             None => node_name(&rustix::system::uname().nodename().to_string_lossy().to_lowercase())
                 .map_err(anyhow::Error::msg)
-                .context("the host name of this node cannot serve as its name; give --node-name"),
+                .context("the host name of this node is not a valid node name; give --node-name"),
         }
     }
 }
 
-/// What this node last applied. A record that cannot be believed is said so and not used: the kernel shows what is in force.
+/// What this node last applied. If the record cannot be trusted, it is not used, and a warning says so. The agent then relies
+/// on the kernel only.
 pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
     match record::load(state_dir, node) {
         Ok(loaded) => loaded.map(believed),
         Err(error) => {
             warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "the record is not used; what is in the kernel is taken as it is"
+                "the record is not used; the state of the kernel is used instead"
             );
             None
         }
     }
 }
 
-/// What can be believed of a record; what cannot is logged.
+/// The valid part of a record. Logs the invalid entries.
 pub(super) fn believed(loaded: Loaded) -> Record {
     for lost in loaded.lost {
         warn!(entry = lost, "an entry of the record is not used");
@@ -90,7 +91,7 @@ pub(super) fn believed(loaded: Loaded) -> Record {
 }
 
 impl VariantOptions {
-    /// The variant that was asked for, or that this node uses.
+    /// The variant from the option, or the variant that this node uses.
     pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
         match self.iptables {
             VariantChoice::Auto => Ok(choose().await?),
@@ -101,12 +102,12 @@ impl VariantOptions {
 }
 
 impl KernelOptions {
-    /// The variant that was asked for, or that this node uses.
+    /// The variant from the option, or the variant that this node uses.
     pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
         self.variant.variant().await
     }
 
-    /// The kernel, with its rules written by the programs of `variant`.
+    /// The access to the kernel; the rules are written by the programs of `variant`.
     pub(super) fn kernel(&self, variant: Variant) -> Kernel {
         Kernel::new(variant, if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave })
     }
@@ -119,12 +120,18 @@ fn node_name(text: &str) -> Result<String, String> {
     if well_formed {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not the name of a node: lower-case letters, digits, '-' and '.', 253 at most (RFC 1123)"))
+        Err(format!(
+            "{text:?} is not a node name; write lower-case letters, digits, '-' and '.', 253 characters at most (RFC 1123)"
+        ))
     }
 }
 
-/// Reads a label, KEY=VALUE.
+/// Parses a label, KEY=VALUE.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
-    if key.is_empty() { Err("a label has a key: KEY=VALUE".into()) } else { Ok((key.to_owned(), value.to_owned())) }
+    let (key, value) = text.split_once('=').ok_or("write the label as KEY=VALUE")?;
+    if key.is_empty() {
+        Err("the key is empty; write the label as KEY=VALUE".into())
+    } else {
+        Ok((key.to_owned(), value.to_owned()))
+    }
 }

@@ -1,4 +1,4 @@
-//! `restore`: puts back what this node last applied, from its record; once, or for as long as no agent does.
+//! `restore`: restores what this node last applied, from its record; once, or until an agent takes over.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ use crate::publish::table;
 use crate::record::{self, Purpose, RecordError};
 use crate::supervise::Tasks;
 
-/// How long one look at the kernel waits for the next where nothing is heard, as on legacy.
+/// The pause between two rounds without an event, as with the legacy variant.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long a change waits for others: a link that comes up is many of them.
+/// How long a change waits for further changes: a link that comes up causes many.
 const COALESCE: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
@@ -62,27 +62,27 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
     if options.stay { restorer.stay(&mut stop).await } else { restorer.once(&mut stop).await }
 }
 
-/// What puts the record back.
+/// Restores the record.
 struct Restorer {
     node: String,
     state_dir: PathBuf,
     options: KernelOptions,
     policy: Policy,
-    /// Says "look again".
+    /// Wakes the next round.
     wake: Arc<Notify>,
-    /// Who says so.
+    /// The tasks that notify `wake`.
     tasks: Tasks,
-    /// What looks at the node and writes to it, from the first record on.
+    /// Reads the node and writes to it. Set once there is a record.
     bound: Option<(Observer, Kernel)>,
 }
 
-/// What one round came to.
+/// The result of one round.
 enum Round {
-    /// Nothing was ever applied here.
+    /// Nothing was applied on this node yet.
     NoRecord,
-    /// The node cannot be looked at.
+    /// The facts of the node cannot be read.
     Blind(FactsError),
-    /// The kernel was written: what that came to for each forward, and whether all of it was done.
+    /// The kernel was written: the result for each forward, and whether everything succeeded.
     Synced { table: String, outcome: anyhow::Result<()> },
 }
 
@@ -91,14 +91,14 @@ impl Restorer {
         let _lock = match turn::wait(&self.state_dir, Purpose::Restore, stop).await? {
             Turn::Ours(lock) => lock,
             Turn::Kept(holder) => {
-                info!(%holder, "an agent keeps this node already: nothing is to put back");
+                info!(%holder, "an agent runs on this node already; nothing to restore");
                 return Ok(Exit::Done);
             }
             Turn::Stopped => return Ok(Exit::Done),
         };
         match self.round().await? {
             Round::NoRecord => {
-                info!(state = %self.state_dir.display(), "no record: nothing was applied here yet, so nothing is put back");
+                info!(state = %self.state_dir.display(), "no record: nothing was applied on this node yet, so nothing is restored");
             }
             Round::Blind(error) => return Err(error.into()),
             Round::Synced { table, outcome } => {
@@ -109,7 +109,7 @@ impl Restorer {
         Ok(Exit::Done)
     }
 
-    /// Holds the lock for one round at a time, so that an agent that starts takes over between two.
+    /// Holds the lock for one round at a time, so that a starting agent can take over between two rounds.
     async fn stay(mut self, stop: &mut Stop) -> anyhow::Result<Exit> {
         let wake = Arc::clone(&self.wake);
         watch(&wake, &mut self.tasks);
@@ -121,17 +121,17 @@ impl Restorer {
                     tell(&round, &mut told)?;
                 }
                 Err(RecordError::Locked { holder, .. }) if turn::is_kept(Purpose::Restore, &holder) => {
-                    info!(%holder, "an agent keeps this node from here on; resting until stopped");
+                    info!(%holder, "an agent has taken over this node; waiting until stopped");
                     stop.requested().await;
                     return Ok(Exit::Done);
                 }
-                // Another one restores, or cleans up, which takes the record away.
+                // Another process restores or cleans up. A cleanup also removes the record.
                 Err(RecordError::Locked { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
             tokio::select! {
                 () = stop.requested() => {
-                    info!("restore stops; what is in the kernel stays");
+                    info!("restore stops; rules, routes and connections in the kernel stay");
                     return Ok(Exit::Done);
                 }
                 ended = self.tasks.ended() => return Err(ended.into()),
@@ -140,7 +140,7 @@ impl Restorer {
         }
     }
 
-    /// Reads the record anew each time: `cleanup` may have removed it, and then nothing may come back.
+    /// Reads the record again each time. `cleanup` may have removed it, and then nothing must be restored.
     async fn round(&mut self) -> anyhow::Result<Round> {
         let Some(loaded) = record::load(&self.state_dir, &self.node)? else { return Ok(Round::NoRecord) };
         let record = match &self.bound {
@@ -166,7 +166,7 @@ impl Restorer {
     }
 }
 
-/// Whether everything was done, or what was not.
+/// Returns the first error if not everything was done.
 fn done(applied: Applied) -> anyhow::Result<()> {
     let rules = applied.rules;
     if let Some(error) = rules.failure() {
@@ -178,11 +178,11 @@ fn done(applied: Applied) -> anyhow::Result<()> {
     applied.routes?;
     applied.conntrack?;
     applied.forwarding?;
-    anyhow::ensure!(rules.is_exact(), "the rules, read back, are not as they were written: another program changes them");
+    anyhow::ensure!(rules.is_exact(), "the rules that were read back differ from the written ones: another program changes them");
     Ok(())
 }
 
-/// Tells what a round came to if it is another thing than `told`.
+/// Prints the result of a round if it differs from `told`.
 fn tell(round: &Round, told: &mut Option<String>) -> anyhow::Result<()> {
     let text = match round {
         Round::NoRecord => String::new(),
@@ -193,10 +193,10 @@ fn tell(round: &Round, told: &mut Option<String>) -> anyhow::Result<()> {
         return Ok(());
     }
     match round {
-        Round::NoRecord => info!("no record: nothing is to put back until an agent has applied something here"),
+        Round::NoRecord => info!("no record: nothing to restore until an agent has applied something on this node"),
         Round::Blind(error) => {
             let error = error as &(dyn std::error::Error + Send + Sync);
-            warn!(error, "the node cannot be looked at; trying again");
+            warn!(error, "the facts of this node cannot be read; trying again");
         }
         Round::Synced { .. } => print(&format!("{text}\n"))?,
     }

@@ -1,18 +1,18 @@
-//! What standard output is: a terminal, with a width and perhaps colours, or a file or a pipe.
+//! Finds out whether standard output is a terminal, with a width and perhaps colours, or a file or a pipe.
 
 use std::io::{self, IsTerminal};
 
-/// The conditions of the table that are coloured where they are not `True`.
+/// The conditions in the table that get a colour if they are not `True`.
 const CONDITIONS: [&str; 3] = ["ACCEPTED", "PROGRAMMED", "READY"];
-/// Red and yellow, and back (ECMA-48, SGR).
+/// Red, yellow, and the default colour (ECMA-48, SGR).
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
-/// What standard output is.
+/// The properties of standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Screen {
-    /// How many characters fit on a line; `None` where lines may have any length.
+    /// The number of characters in a line; `None` without a limit.
     pub(super) width: Option<usize>,
     /// Whether colours are shown.
     pub(super) colours: Colours,
@@ -21,15 +21,15 @@ pub(super) struct Screen {
 /// Whether colours are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Colours {
-    /// They are.
+    /// Colours are shown.
     Shown,
-    /// They are not, or nobody looks.
+    /// Colours are not shown.
     #[default]
     None,
 }
 
 impl Screen {
-    /// That of this process. Colours are off where `NO_COLOR` is set (<https://no-color.org>).
+    /// The properties of the standard output of this process. Colours are off if `NO_COLOR` is set (<https://no-color.org>).
     pub(super) fn of_stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
@@ -40,7 +40,7 @@ impl Screen {
         Self { width, colours }
     }
 
-    /// The table of forwards with conditions that are not `True` in colour, where colours are shown.
+    /// The table of forwards. Conditions that are not `True` are coloured if colours are shown.
     pub(super) fn coloured(self, table: &str) -> String {
         match self.colours {
             Colours::None => table.to_owned(),
@@ -53,7 +53,7 @@ impl Screen {
     }
 }
 
-/// One line, with the words at `places` in colour. Names of Kubernetes are ASCII, so a place is a place in every line.
+/// One line, with the words at `places` in colour. Names in Kubernetes are ASCII, so each place is the same in every line.
 fn coloured(line: &str, places: &[usize]) -> String {
     let mut text = line.to_owned();
     for place in places.iter().rev() {

@@ -1,4 +1,4 @@
-//! Options of `agent` about what it serves over HTTP.
+//! The options of `agent` about its HTTP servers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use crate::metrics::{
 };
 use crate::supervise::Tasks;
 
-/// Only this node may ask, unless the administrator says otherwise. No well-known program of a node uses the port.
+/// Only programs of this node can connect, unless the administrator changes the address. No well-known program uses this port
+/// on a node.
 const METRICS_ADDRESS: &str = "127.0.0.1:10450";
-/// The kubelet of this node asks, and nobody else has to.
+/// Only the kubelet of this node needs it.
 const HEALTH_ADDRESS: &str = "127.0.0.1:10451";
-/// About this many series are cheap to scrape.
+/// About this number of series is cheap to scrape.
 const FORWARDS: usize = 1000;
 
 #[derive(Args, Debug)]
@@ -25,10 +26,10 @@ pub(super) struct ServingOptions {
     /// Address for /metrics; empty to disable
     #[arg(long, value_name = "ADDR:PORT", default_value = METRICS_ADDRESS, env = "PORTFORWARD_METRICS_ADDRESS")]
     metrics_address: ListenAddress,
-    /// Serve /metrics over HTTPS, to those whose token the API server lets get /metrics (nonResourceURLs of a ClusterRole)
+    /// Serve /metrics over HTTPS, only to users whom the API server allows to get /metrics (nonResourceURLs of a ClusterRole)
     #[arg(long, env = "PORTFORWARD_METRICS_SECURE", conflicts_with = "manifests")]
     metrics_secure: bool,
-    /// With --metrics-secure: the certificate as PEM, read again every minute; default: a self-signed one, made at each start
+    /// With --metrics-secure: the certificate as PEM, read again every minute; default: a self-signed one, created at each start
     #[arg(long, value_name = "FILE", env = "PORTFORWARD_METRICS_CERTIFICATE", requires_all = ["metrics_secure", "metrics_key"])]
     metrics_certificate: Option<PathBuf>,
     /// With --metrics-certificate: its private key as PEM
@@ -37,10 +38,10 @@ pub(super) struct ServingOptions {
     /// Address for /livez, /readyz and /healthz; empty to disable
     #[arg(long, value_name = "ADDR:PORT", default_value = HEALTH_ADDRESS, env = "PORTFORWARD_HEALTH_ADDRESS")]
     health_address: ListenAddress,
-    /// Series for single forwards: none; connections, with readiness; or traffic, with packets and bytes too (needs net.netfilter.nf_conntrack_acct=1)
+    /// Series for single forwards: none; connections, with readiness; or traffic, also with packets and bytes (needs net.netfilter.nf_conntrack_acct=1)
     #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
     forward_metrics: ForwardMetrics,
-    /// Maximum number of forwards with series of their own, the first by namespace and name
+    /// Maximum number of forwards with their own series, the first by namespace and name
     #[arg(long, default_value_t = FORWARDS, value_name = "N", env = "PORTFORWARD_FORWARD_METRICS_LIMIT")]
     forward_metrics_limit: usize,
 }
@@ -53,7 +54,7 @@ enum ForwardMetrics {
 }
 
 impl ServingOptions {
-    /// Which series there are for single forwards.
+    /// The series for single forwards.
     pub(super) const fn per_forward(&self) -> PerForward {
         let detail = match self.forward_metrics {
             ForwardMetrics::None => Detail::Off,
@@ -63,7 +64,7 @@ impl ServingOptions {
         PerForward { detail, limit: self.forward_metrics_limit }
     }
 
-    /// Whether the counters of the rules are needed for that.
+    /// Whether these series need the counters of the rules.
     pub(super) const fn counting(&self) -> Counting {
         match self.forward_metrics {
             ForwardMetrics::None => Counting::Off,
@@ -71,7 +72,7 @@ impl ServingOptions {
         }
     }
 
-    /// How the metrics of `node` are served to those whom `gate` admits; `None` where anybody may read them.
+    /// How the metrics of `node` are served to the users that `gate` admits; `None` if everybody may read them.
     pub(super) fn secure(&self, node: &str, gate: impl FnOnce() -> Arc<dyn Gate>) -> Option<Secure> {
         self.metrics_secure.then(|| {
             let certificate = match (&self.metrics_certificate, &self.metrics_key) {
@@ -82,8 +83,8 @@ impl ServingOptions {
         })
     }
 
-    /// Serves metrics and health, and counts what the connections of `owners` carry if that is asked for: each one
-    /// of `tasks`.
+    /// Starts in `tasks`: the servers of metrics and health and, if requested, the task that counts the traffic of the
+    /// connections of `owners`.
     pub(super) fn serve(
         &self,
         metrics: &Arc<Metrics>,

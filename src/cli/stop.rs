@@ -1,10 +1,10 @@
-//! The signals by which a program that stays is asked to end.
+//! The signals that ask a running command to stop.
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears SIGTERM and SIGINT (Ctrl-C). From then on they end nothing by themselves, also not as process 1 of a container,
-/// which they would not end without it.
+/// Receives SIGTERM and SIGINT (Ctrl-C). From then on, these signals do not end the process by themselves. Without a handler,
+/// they would not end process 1 of a container at all.
 #[derive(Debug)]
 pub(super) struct Stop {
     terminate: Signal,
@@ -12,15 +12,15 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Begins to listen.
+    /// Starts to receive the signals.
     pub(super) fn listen() -> anyhow::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?,
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?,
+            terminate: signal(SignalKind::terminate()).context("the handler of SIGTERM cannot be installed")?,
+            interrupt: signal(SignalKind::interrupt()).context("the handler of SIGINT cannot be installed")?,
         })
     }
 
-    /// Waits until one comes.
+    /// Waits until one of the signals arrives.
     pub(super) async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! Whose turn it is on this node: the lock of the state directory, waited for where its holder will soon give it back.
+//! Waits for the lock of the state directory, which only one process on this node holds at a time.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use tracing::info;
 use super::stop::Stop;
 use crate::record::{self, Holder, Lock, Purpose, RecordError};
 
-/// How long to wait. A pod that is replaced has 10 seconds to end, and whatever restores holds the lock for a moment.
+/// The time limit. A pod that is replaced has 10 seconds to end, and a restore holds the lock only for a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one try waits for the next.
+/// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What became of the wait.
+/// The result of the wait.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// It is this process's turn, for as long as it keeps this.
+    /// This process holds the lock as long as it keeps this value.
     Ours(Lock),
-    /// An agent keeps this node, so there is nothing to put back.
+    /// An agent runs on this node, so there is nothing to restore.
     Kept(Holder),
-    /// A signal came first.
+    /// A signal arrived first.
     Stopped,
 }
 
-/// Waits for the turn to act on the node for `purpose`.
+/// Waits for the lock of the node, for `purpose`.
 ///
 /// # Errors
-/// When another process does not give it back in time, or the lock cannot be taken for another reason.
+/// When another process does not release the lock in time, or the lock cannot be taken for another reason.
 pub(super) async fn wait(state_dir: &Path, purpose: Purpose, stop: &mut Stop) -> anyhow::Result<Turn> {
     let begun = Instant::now();
     let mut told = false;
@@ -39,12 +39,12 @@ pub(super) async fn wait(state_dir: &Path, purpose: Purpose, stop: &mut Stop) ->
             Err(RecordError::Locked { holder, .. }) if is_kept(purpose, &holder) => return Ok(Turn::Kept(holder)),
             Err(RecordError::Locked { holder, .. }) if begun.elapsed() < PATIENCE => {
                 if !told {
-                    info!(%holder, seconds = PATIENCE.as_secs(), "another process holds this node; waiting for its end, so long at most");
+                    info!(%holder, seconds = PATIENCE.as_secs(), "another process holds the lock of this node; waiting for its end, at most for this time");
                     told = true;
                 }
             }
             Err(error @ RecordError::Locked { .. }) => {
-                return Err(error).with_context(|| format!("waited {} seconds in vain", PATIENCE.as_secs()));
+                return Err(error).with_context(|| format!("the lock was not released within {} seconds", PATIENCE.as_secs()));
             }
             Err(error) => return Err(error.into()),
         }
@@ -55,7 +55,7 @@ pub(super) async fn wait(state_dir: &Path, purpose: Purpose, stop: &mut Stop) ->
     }
 }
 
-/// Whether what `purpose` would do is being done already.
+/// Whether the holder of the lock already does the work of `purpose`.
 pub(super) fn is_kept(purpose: Purpose, holder: &Holder) -> bool {
     match purpose {
         Purpose::Restore => holder.purpose == Some(Purpose::Agent),

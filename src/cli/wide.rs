@@ -1,4 +1,4 @@
-//! What `status -o wide` says besides the table: role, translations, routes and chains of each forward, one a line.
+//! The details of `status -o wide` below the table: role, translations, routes and chains of each forward, one per line.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,10 +10,10 @@ use crate::forward::ForwardKey;
 use crate::model::{SourceNat, TargetPorts, Translation};
 use crate::plan::{Plan, RoutePlan, Verdict};
 
-/// In the order in which a packet meets them.
+/// The stages, in the order in which a packet passes them.
 const STAGES: [Stage; 3] = [Stage::Prerouting, Stage::Forward, Stage::Postrouting];
 
-/// A block for each of `chosen`, an empty line before each.
+/// A block for each of `chosen`, each after an empty line.
 pub(super) fn details(chosen: &BTreeSet<ForwardKey>, plan: &Plan, rules: &RulesReport, routes: &RoutesReport) -> String {
     let ruleset = Ruleset::of(&plan.desired.translations);
     let verdicts = chosen.iter().filter_map(|key| Some((key, plan.verdicts.get(key)?)));
@@ -23,7 +23,7 @@ pub(super) fn details(chosen: &BTreeSet<ForwardKey>, plan: &Plan, rules: &RulesR
 fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesReport, routes: &RoutesReport) -> String {
     let mut text = format!("\n{key}: {}\n", role(verdict));
     let mut line = |what: &str, value: String| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "  {what:<12}{value}");
     };
     for translation in &verdict.translations {
@@ -47,7 +47,7 @@ fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesRe
         }
     }
     let differ = text.contains(": not as planned\n");
-    // Only what differs has a line of its own: a large forward has many chains.
+    // Only differing chains get a line each, because a large forward has many chains.
     if exact > 0 {
         let _ = writeln!(text, "  {:<12}{exact} {}as planned", "chains", if differ { "more " } else { "" });
     }

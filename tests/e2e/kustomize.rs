@@ -1,4 +1,4 @@
-//! Installed by Kustomize; then the proxy node reboots while the API server is down.
+//! Tests an installation by Kustomize, and reboots of the proxy node while the API server is down.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +17,8 @@ fn repository(path: &str) -> String {
 }
 
 impl Cluster {
-    /// The proxy node loses power: nothing of ours is in its kernel any more. It comes back with its addresses, and nothing
-    /// runs on it yet.
+    /// Simulates a power failure of the proxy node: its kernel no longer contains anything of ours. It returns with its
+    /// addresses and without running programs.
     fn reboot(&mut self) {
         self.nodes[0].power_off(&self.bed);
         self.bed.reboot(0);
@@ -29,7 +29,7 @@ impl Cluster {
         assert!(!self.nodes[0].run(&self.bed, "iptables-nft-save").contains("PF-"));
     }
 
-    /// The same while the API server is down, with the kubelet that starts at the boot: traffic flows again.
+    /// The same while the API server is down. The kubelet starts at boot, and then traffic flows again.
     fn reboot_without_api_server(&mut self, claim: &str) {
         self.plane.kill();
         self.reboot();
@@ -55,16 +55,16 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     cluster.wait_rollout();
     cluster.serve_seed();
 
-    // By the static pod. Beside an agent that runs it has nothing to do, and rests.
+    // With the static pod. Beside a running agent it does nothing and waits.
     cluster.nodes[0].put_static_pod("portforward-restore.yaml", &repository("deploy/static-pod/portforward-restore.yaml"));
-    let rests = || cluster.nodes[0].container_logs().contains("an agent keeps this node");
+    let rests = || cluster.nodes[0].container_logs().contains("an agent has taken over this node");
     assert!(eventually(PATIENCE, rests), "{}", cluster.nodes[0].container_logs());
     let flows = cluster.open_flows();
     flows.go_on("the static pod beside the agent");
     flows.finish();
     cluster.reboot_without_api_server("the static pod put nothing back");
 
-    // The API server comes back, an agent takes over, and no connection notices.
+    // The API server returns, an agent takes over, and no connection is affected.
     let flows = cluster.open_flows();
     cluster.plane.start();
     cluster.plane.wait_served();
@@ -73,15 +73,15 @@ fn traffic_flows_again_after_a_reboot_without_the_api_server() {
     flows.go_on("the take-over");
     flows.finish();
 
-    // At the next reboot too: a container that had ended well before would not be started again.
+    // Also at the next reboot. The kubelet would not restart a container that had ended successfully before.
     cluster.reboot_without_api_server("the static pod put nothing back after a second reboot");
 
-    // By the unit of the host, while nothing else runs on it; what is stopped leaves the kernel as it is.
+    // With the systemd unit of the host, while nothing else runs on it. Stopping it leaves the kernel unchanged.
     cluster.reboot();
     let unit = repository("deploy/systemd/portforward-restore.service");
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("the unit starts something");
     let mut restore = cluster.nodes[0].command(&cluster.bed, env!("CARGO_BIN_EXE_portforward-operator"));
-    // The host of the test is not called as its node.
+    // The host of the test has another name than its node.
     let mut restore =
         restore.args(start.split_whitespace().skip(1)).env("NODE_NAME", "px0").spawn().expect("nsenter is installed");
     cluster.wait_serves("the unit put nothing back");

@@ -88,7 +88,7 @@ fn what_cleanup_removed_does_not_come_back(variant: Variant) {
     let clean = || operator(proxy, ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]);
     // It is refused while restore holds the lock to write, which takes a moment.
     assert!(eventually(SOON, || clean().status.success()));
-    restore.wait("no record: nothing is to put back");
+    restore.wait("no record: nothing to restore");
     proxy.netns.ip_batch(["link set eth1 down", "link set eth1 up"]);
     proxy.netns.ip("route add 10.99.0.0/16 via 192.168.0.1");
     // When it logs a message about this file, it has compared the state again.

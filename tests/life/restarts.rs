@@ -256,7 +256,7 @@ fn a_second_agent_on_the_same_state_names_the_first_and_ends() {
     );
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(said.contains("waited 30 seconds in vain") && said.contains("stop it first"), "{said}");
+    assert!(said.contains("the lock was not released within 30 seconds") && said.contains("stop it first"), "{said}");
     assert_eq!(
         said.matches(&format!("an agent (process {})", stage.agent.id())).count(),
         2,

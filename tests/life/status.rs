@@ -163,7 +163,7 @@ fn routes_and_rules_that_are_too_many_or_too_few_are_told(variant: Variant) {
     ]);
     tells(&stage.bed, variant, 4, "False", "False", "Drifted");
     let message = text(&status(proxy, variant, &["-o", "wide"]).stdout);
-    assert!(message.contains("1 routes of ours, 10.9.9.9/32 via 192.168.0.1 dev eth1"), "{message}");
+    assert!(message.contains("1 route of ours, 10.9.9.9/32 via 192.168.0.1 dev eth1"), "{message}");
     proxy.netns.ip("route delete 10.9.9.9");
     // A rule of another program before the operator's jump takes effect first.
     proxy.iptables(variant, "-t nat -I PREROUTING -s 9.9.9.9 -j ACCEPT");
@@ -271,6 +271,6 @@ fn who_may_not_read_the_record_or_the_rules_is_told_to_be_root() {
     for state in [folder.to_str().unwrap(), own.path().to_str().unwrap()] {
         let told = as_nobody(state);
         assert_eq!(told.status.code(), Some(1), "{told:?}");
-        assert!(text(&told.stderr).contains("run this as root"), "{told:?}");
+        assert!(text(&told.stderr).contains("run the command as root"), "{told:?}");
     }
 }

@@ -64,7 +64,7 @@ fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
     let before = stage.proxy().nft_ruleset();
     let restored = run(stage.proxy(), &["restore", "--iptables", "nft"]);
     assert!(restored.status.success(), "{restored:?}");
-    assert!(said(&restored).contains("nothing is to put back") && restored.stdout.is_empty(), "{restored:?}");
+    assert!(said(&restored).contains("nothing to restore") && restored.stdout.is_empty(), "{restored:?}");
     let mut resting = crate::reboot::start(stage.proxy(), Variant::Nft);
     resting.wait("resting until stopped");
     // It does nothing when the agent ends, because the kernel state stays without an agent.
