@@ -1,5 +1,5 @@
-//! What is shipped for the boot of a host: two units of systemd and a static pod. They name what the program takes, ask
-//! for no more than it needs, and hold what their comments promise.
+//! Tests the files for the boot of a host: two systemd units and a static pod. They use options that the program has, ask for
+//! no more rights than it needs, and do what their comments say.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,12 +22,12 @@ fn unit(name: &str) -> String {
     read(&format!("deploy/systemd/{name}"))
 }
 
-/// What a unit says of a setting, in order; a line that a comment holds does not count.
+/// The values of a setting in a unit, in order. Comments do not count.
 fn settings<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {
     unit.lines().filter_map(|line| line.split_once('=')).filter(|(key, _)| *key == name).map(|(_, value)| value).collect()
 }
 
-/// Whether the program takes this command line: the help comes after all words before it were understood.
+/// Asserts that the program accepts this command line: it prints the help only after it has accepted all words before `--help`.
 fn assert_taken<'a>(words: impl IntoIterator<Item = &'a str>) {
     let words: Vec<&str> = words.into_iter().collect();
     let output = Command::new(PROGRAM).args(&words).arg("--help").output().unwrap();
@@ -59,7 +59,7 @@ fn the_units_grant_what_is_needed_and_no_more() {
             ("ProtectKernelModules", "yes"),
             ("SystemCallFilter", "@system-service"),
             ("StateDirectoryMode", "0700"),
-            // systemd gives up where a path without the dash is missing, also for what would make it.
+            // Without the dash, systemd fails if a path is missing, also for the unit that would create it.
             ("ReadWritePaths", "-/run/xtables.lock"),
         ] {
             assert_eq!(settings(&unit, setting), [value], "{name}: {setting}");
@@ -67,7 +67,7 @@ fn the_units_grant_what_is_needed_and_no_more() {
     }
 }
 
-/// A line that is down at the boot holds up whoever waits for the network to be online.
+/// A line that is down at boot delays every unit that waits for the network to be online.
 #[test]
 fn the_units_wait_for_no_line() {
     for name in UNITS {
@@ -78,10 +78,10 @@ fn the_units_wait_for_no_line() {
     }
     let restore = unit(UNITS[0]);
     assert_eq!(settings(&restore, "Before"), ["kubelet.service"]);
-    assert_eq!(settings(&restore, "Type"), ["exec"], "a oneshot that stays would hold up the kubelet for ever");
+    assert_eq!(settings(&restore, "Type"), ["exec"], "a oneshot unit that keeps running would delay the kubelet forever");
 }
 
-/// The pages name the files and show no copy; the command lines that they put into a drop-in are taken.
+/// The pages name the files without a copy of them. The program accepts the command lines that they put into a drop-in.
 #[test]
 fn what_the_pages_put_into_a_unit_is_taken() {
     let pages = ["docs/operations.md", "docs/reboot.md"].map(read);
@@ -94,7 +94,7 @@ fn what_the_pages_put_into_a_unit_is_taken() {
     }
 }
 
-/// By systemd's own tool, where it is there.
+/// Uses the tool of systemd, if it is installed.
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,7 +140,7 @@ fn the_static_pod_restores_and_is_started_at_every_boot() {
     assert_eq!(node.value_from.unwrap().field_ref.unwrap().field_path, "spec.nodeName");
 }
 
-/// A kubelet refuses a static pod that refers to anything of the API server.
+/// A kubelet refuses a static pod that refers to an object of the API server.
 #[test]
 fn the_static_pod_needs_nothing_of_the_api_server() {
     let (written, spec) = pod();

@@ -1,5 +1,5 @@
-//! The pages tell the truth, as far as a program can see it: every reason, dependency and flag is explained, what is shown
-//! is what the code makes, and links, paths and flags lead somewhere.
+//! Tests the pages: every reason, dependency and flag is explained, generated content is up to date, and links, paths and flags
+//! exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,8 +22,8 @@ fn pages() -> Vec<PathBuf> {
     files(&["", "docs", "charts", "deploy", "examples", "image"], "md")
 }
 
-/// The files below these folders whose names end so, by their paths from the root of the repository; of the root itself,
-/// those that lie directly in it.
+/// The files in these folders whose names end like this, by path from the root of the repository. Of the root folder, only the
+/// files directly in it.
 fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
@@ -44,8 +44,7 @@ fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The code of a page: what stands in backquotes within a line, and the lines that are set apart, with those that a
-/// backslash continues.
+/// The code of a page: text in backquotes, and indented lines with their continuation lines (backslash).
 fn code(page: &str) -> Vec<String> {
     let span = regex::Regex::new("`([^`]+)`").unwrap();
     let mut found = Vec::new();
@@ -62,7 +61,7 @@ fn code(page: &str) -> Vec<String> {
     found
 }
 
-/// The code of the headings of one level: what stands in backquotes behind the number signs.
+/// The code of the headings of one level: the text in backquotes after the number signs.
 fn headings(page: &str, level: &str) -> Vec<String> {
     let code = |line: &str| line.strip_prefix(level)?.strip_prefix(" `")?.strip_suffix('`').map(str::to_owned);
     page.lines().filter_map(code).collect()
@@ -111,7 +110,7 @@ fn objects(text: &str) -> Vec<Forward> {
     documents.into_iter().map(|document| parse(document).unwrap_or_else(|error| panic!("{error}\n{text}"))).collect()
 }
 
-/// Every rule that a manifest becomes, with the jumps, as `iptables-save` shows them.
+/// Every rule that a manifest becomes, with the jumps, in the format of `iptables-save`.
 fn rules(manifest: &str) -> BTreeSet<String> {
     let translations: BTreeSet<_> = objects(manifest).iter().flat_map(Forward::translations).collect();
     let ruleset = Ruleset::of(&translations);
@@ -143,7 +142,7 @@ fn every_manifest_on_the_pages_is_taken() {
             }
             let documents: Vec<serde_json::Value> =
                 serde_saphyr::from_multiple(&block).unwrap_or_else(|error| panic!("{}: {error}\n{block}", page.display()));
-            // Other kinds may name ours within: a health check, a rule of an alert.
+            // Other kinds may contain the name of our kind, for example a health check or an alert rule.
             if documents.iter().any(|document| document["kind"] == "PortForward") {
                 count += objects(&block).len();
             }
@@ -158,10 +157,10 @@ fn every_path_of_the_repository_that_a_page_names_is_there() {
         regex::Regex::new(r"^(?:\./)?((?:charts|crds|demo|deploy|docs|examples|hack|image|src|tests)(?:/[\w./-]*)?)$").unwrap();
     let mut missing = Vec::new();
     let mut count = 0;
-    // What was decided or released once names what was there then.
+    // Decision records and the changelog may name files that no longer exist.
     for page in pages().into_iter().filter(|page| !page.starts_with("docs/adr") && *page != Path::new("CHANGELOG.md")) {
         for code in code(&read(page.to_str().unwrap())) {
-            // A word alone may be anything: `tests`.
+            // A single word may have any meaning, for example `tests`.
             let words = code.split(|c: char| c.is_whitespace() || "'\"(),;:=[]".contains(c));
             let named =
                 words.filter(|word| word.contains('/') || code.starts_with("kubectl ")).filter_map(|word| path.captures(word));
@@ -179,7 +178,7 @@ fn every_path_of_the_repository_that_a_page_names_is_there() {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
-/// The commands, as the program's help lists them.
+/// The commands in the help of the program.
 fn commands() -> Vec<String> {
     let help = Command::new(PROGRAM).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
@@ -190,7 +189,7 @@ fn commands() -> Vec<String> {
     found
 }
 
-/// The flags of a command, each with the variable of the environment that stands for it, if there is one.
+/// The flags of a command, each with its environment variable, if it has one.
 fn flags(command: &str) -> BTreeMap<String, Option<String>> {
     let help = Command::new(PROGRAM).args([command, "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
@@ -303,7 +302,7 @@ fn program_chart_and_image_have_one_version() {
     }
     let image = regex::Regex::new(r"localhost/portforward-operator:([0-9][\w.-]*)").unwrap();
     let mut count = 0;
-    // The changelog names what was there once.
+    // The changelog may name files that no longer exist.
     let pages = pages().into_iter().filter(|page| *page != Path::new("CHANGELOG.md"));
     for path in pages.chain(files(&["deploy", "charts"], "yaml")) {
         for named in image.captures_iter(&read(path.to_str().unwrap())) {
@@ -344,7 +343,7 @@ fn every_module_is_on_the_page_of_the_architecture() {
     assert_eq!(named, modules);
 }
 
-/// The anchors that a page has, as code hosts make them of its headings.
+/// The anchors of a page, as code hosts derive them from its headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let slug = |heading: &str| -> String {
         let kept = heading.trim().to_lowercase();

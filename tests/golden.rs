@@ -1,6 +1,6 @@
-//! Objects in; rules, routes and verdicts out, as text that a person can read: one folder of `tests/golden` a case.
+//! Compares rules, routes and verdicts with readable text files: one folder of `tests/golden` for each case, with its objects.
 //!
-//! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test golden`, then read the difference.
+//! After an intended change: run `UPDATE_GOLDEN=1 cargo test --test golden`, then read the difference.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use portforward_operator::dataplane::iptables::{Ruleset, Variant, whole};
 use portforward_operator::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, plan};
 use portforward_operator::source::folder;
 
-/// What the case becomes, on a node that holds every address it names.
+/// The output for a case, on a node that holds every address in it.
 fn rendered(manifests: &str) -> String {
     let objects = folder::objects(manifests, |_| Ok(())).expect("the manifests of a case parse");
     let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();

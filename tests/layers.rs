@@ -1,4 +1,4 @@
-//! Who may know whom: the layers of the tree, as its sources name each other.
+//! Tests which modules may import which other modules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-/// Every line of `module` that names one of `forbidden`, less those of its tests and comments.
+/// Every line of `module` that contains one of `forbidden`, without tests and comments.
 fn offences(module: &str, forbidden: &[&str]) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module);
     let mut found = Vec::new();
@@ -47,7 +47,7 @@ fn planning_and_judging_do_no_io_read_no_clock_and_log_nothing() {
     }
 }
 
-/// A task that nobody watches over may end without a word.
+/// A task without supervision could end unnoticed.
 #[test]
 fn every_task_is_supervised() {
     let spawns = offences(".", &["tokio::spawn", "task::spawn(", "JoinSet", "thread::spawn"]);

@@ -1,6 +1,7 @@
-//! The exposition is well formed, stands on its page as it is, and only rises where it says so; health is as the loop says.
+//! Tests that the exposition is well-formed, that its page is up to date, that counters only increase, and that health follows
+//! the sync loop.
 //!
-//! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference of `docs/metrics.md`.
+//! After an intended change: run `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference of `docs/metrics.md`.
 
 mod exposition;
 #[path = "chart/python.rs"]
@@ -40,7 +41,7 @@ fn names(metrics: &Metrics) -> BTreeSet<String> {
     parse(&metrics.exposition().unwrap()).iter().map(Family::shown).collect()
 }
 
-/// The labels of a family: each with its values, where these are a closed set.
+/// The labels of a family, each with its values if they are a closed set.
 fn labels(family: &Family) -> String {
     let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, value) in family.samples.iter().flat_map(|sample| &sample.labels) {
@@ -48,7 +49,7 @@ fn labels(family: &Family) -> String {
     }
     let label = |(name, values): (&&str, &BTreeSet<&str>)| {
         let open = family.kind == "info" || ["le", "namespace", "name"].contains(name);
-        // A forward need not have all of them.
+        // A forward does not need to use all of them.
         let values =
             if *name == "protocol" { "TCP, UDP".to_owned() } else { values.iter().copied().collect::<Vec<_>>().join(", ") };
         if open { format!("`{name}`") } else { format!("`{name}`: {values}") }
@@ -235,8 +236,8 @@ fn names_are_written_so_that_they_are_read_as_they_are() {
     assert_eq!(namespaces, BTreeSet::from([awkward.to_owned()]), "{text}");
 }
 
-/// Every sample of an exposition, as the parser of Prometheus' own client library for Python reads it. Numbers as text: JSON's
-/// are not read exactly here.
+/// Every sample of an exposition, as parsed by the Python client library of Prometheus. Numbers are passed as text, because
+/// JSON numbers would lose precision here.
 const READ: &str = r"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -279,7 +280,7 @@ fn another_parser_reads_the_same() {
     assert_eq!(read, ours);
 }
 
-/// What an escaped value means.
+/// The meaning of an escaped value.
 fn unescaped(text: &str) -> String {
     text.replace("\\\\", "\0").replace("\\n", "\n").replace("\\\"", "\"").replace('\0', "\\")
 }
@@ -392,7 +393,7 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
     }
 }
 
-/// The pages, served on a port of the loopback that was free.
+/// Serves the pages on a free port of the loopback interface.
 async fn serving(served: Served) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -407,7 +408,7 @@ async fn page(address: SocketAddr, path: &'static str) -> Page {
 #[tokio::test]
 async fn a_stuck_sync_turns_livez_red_and_readyz_waits_for_the_first_complete_sync() {
     let now = Instant::now();
-    // Nothing that the API server does or does not enters here: it is not even known.
+    // The API server has no influence here: this test has none.
     let health = Arc::new(Health::new(now));
     let address = serving(Served::Health(Arc::clone(&health))).await;
     let statuses = async || {

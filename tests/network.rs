@@ -1,4 +1,4 @@
-//! The bed's other shapes and its own promises: what the tests of the agent rest on.
+//! Tests the other forms of the bed, and the guarantees of the bed that the tests of the agent rely on.
 
 mod bed;
 
@@ -15,7 +15,7 @@ use bed::netns::{must, remove_leftovers};
 use bed::server::Server;
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, Legs, SERVER, Topology};
 
-/// Both directions of one client, exactly enough for the probes here.
+/// Translates both directions of one client, as exactly as the probes here need.
 fn translate(bed: &Bed, external: Ipv4Addr, clients: &str) {
     for proxy in &bed.proxies {
         for rule in [
@@ -114,7 +114,7 @@ fn a_session_counts_on_and_ends_with_its_server() {
     assert_eq!(session.exchange(ANSWER), Err(Silence::Broken));
 }
 
-/// By order: neither has to wait for an answer that does not come.
+/// Relies on order: neither side waits for an answer that does not come.
 #[test]
 fn what_is_cut_is_told_from_what_goes_on() {
     let bed = Bed::new();
@@ -164,7 +164,7 @@ fn nothing_of_a_bed_outlives_it_after_a_panic_either() {
     let (paths, running) = left.into_inner().unwrap();
     assert!(paths.len() == 3 && paths.iter().all(|path| !path.exists()), "{paths:?}");
     let mut running = running.unwrap();
-    // Held open, so that only a signal can have ended it.
+    // The input stays open, so only a signal can have ended the process.
     let _input = running.stdin.take();
     assert_eq!(running.wait().unwrap().signal(), Some(9));
 }

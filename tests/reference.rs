@@ -1,6 +1,6 @@
-//! The reference of the API is what the definition says, field by field.
+//! Tests that the reference of the API matches the CRD, field by field.
 //!
-//! After a change of the API types: `UPDATE_GOLDEN=1 cargo test --test reference`, then read the difference of
+//! After a change of the API types: run `UPDATE_GOLDEN=1 cargo test --test reference`, then read the difference of
 //! `docs/reference.md`.
 
 use std::collections::BTreeMap;
@@ -15,11 +15,11 @@ const PAGE: &str = "docs/reference.md";
 const BEGIN: &str = "<!-- From here on it is generated: UPDATE_GOLDEN=1 cargo test --test reference -->\n";
 
 fn definition() -> Value {
-    // The text, not the type, in which the numbers of a schema have fractions.
+    // Parses the text and not the type, because the type has fractions in the numbers of the schema.
     serde_saphyr::from_str(&api::crd_yaml()).expect("the definition is YAML")
 }
 
-/// Everything that is generated.
+/// The whole generated text.
 fn reference(definition: &Value) -> String {
     let version = &definition["spec"]["versions"][0];
     let mut sections = Sections::default();
@@ -46,7 +46,7 @@ fn names(spec: &Value, version: &Value) -> String {
     text + "\n"
 }
 
-/// What `kubectl get` shows.
+/// The columns of `kubectl get`.
 fn columns(version: &Value) -> String {
     let mut text = "## Columns of `kubectl get`\n\n| column | shown | value | meaning |\n|---|---|---|---|\n".to_owned();
     for column in entries(&version["additionalPrinterColumns"]) {
@@ -57,13 +57,13 @@ fn columns(version: &Value) -> String {
     text
 }
 
-/// One section for each object of the schema, each in its place; what is the same twice is written once.
+/// The sections, one for each object of the schema. Objects that occur twice have one section.
 #[derive(Default)]
 struct Sections {
     text: String,
     /// The objects of lists that have a section, by their schema.
     written: BTreeMap<String, String>,
-    /// The rules of a value that were listed, and where.
+    /// The rules of a value that were listed, and their place.
     listed: BTreeMap<Vec<String>, String>,
 }
 
@@ -97,7 +97,7 @@ impl Sections {
         }
     }
 
-    /// The type of a field; an object, or the objects of a list, are added to those that follow.
+    /// The type of a field. An object, or the objects of a list, are added to the following sections.
     fn kind<'a>(&mut self, path: &str, schema: &'a Value, inner: &mut Vec<(String, &'a Value)>) -> String {
         match words(&schema["type"]).as_str() {
             "array" => {
@@ -121,7 +121,7 @@ impl Sections {
         }
     }
 
-    /// What the API server says where a value of this object is wrong in a way that limits cannot say.
+    /// The messages of the API server for a value of this object that violates a rule.
     fn rules(&mut self, path: &str, schema: &Value) {
         let mut rows = Vec::new();
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
@@ -155,7 +155,7 @@ impl Sections {
         rows
     }
 
-    /// Defaults that do not fit into a table.
+    /// The defaults that do not fit into a table.
     fn defaults(&mut self, fields: &serde_json::Map<String, Value>) {
         for (name, field) in fields.iter().filter(|(_, field)| field["default"].is_array()) {
             let yaml = serde_saphyr::to_string(&serde_json::json!({ name: field["default"] })).expect("a default is YAML");
@@ -172,7 +172,7 @@ fn default(value: &Value) -> String {
     }
 }
 
-/// What the schema says of the size and form of a value.
+/// The limits of a value in the schema: its size and form.
 fn limits(schema: &Value) -> String {
     let mut found = Vec::new();
     let mut between = |least: &str, most: &str, what: &str| {
@@ -213,7 +213,7 @@ fn entries(value: &Value) -> Vec<&Value> {
     value.as_array().into_iter().flatten().collect()
 }
 
-/// A value as one reads it: texts without quotes, nothing for nothing.
+/// A value as readable text: strings without quotes, and nothing for null.
 fn words(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -231,7 +231,7 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// The anchor that code hosts make of the heading of a section.
+/// The anchor that code hosts derive from the heading of a section.
 fn anchor(path: &str) -> String {
     path.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect()
 }
@@ -267,7 +267,7 @@ fn every_field_of_the_definition_stands_in_the_reference() {
         paths(part, &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part], &mut fields);
     }
     assert!(fields.len() > 40, "{fields:?}");
-    // The same objects at a second place have their section at the first.
+    // If the same objects occur a second time, their section is at the first place.
     let first = |path: &str| match path {
         "spec.reverse.ports[]" => "spec.ports[]".to_owned(),
         "status.nodes[].conditions[]" => "status.conditions[]".to_owned(),

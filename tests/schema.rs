@@ -1,5 +1,5 @@
-//! The definition of `PortForward` in a real API server: what it takes and refuses, explains, defaults and shows,
-//! and that what is foreseen for it can be added without touching an object.
+//! Tests the CRD of `PortForward` in a real API server: what it accepts, refuses, explains, defaults and shows, and that the
+//! planned extensions can be added without changing an object.
 
 #[path = "refusals/any.rs"]
 mod any;
@@ -20,29 +20,29 @@ use plane::{Plane, Resource, deployed};
 use serde_json::{Value, json};
 use table::{By, Row, base, changed, own, rows};
 
-/// The namespace of the table's base and of the examples.
+/// The namespace of the base of the table and of the examples.
 const NAMESPACE: &str = "leased-lines";
 
-/// For the tests that leave nothing in it.
+/// For tests that leave no objects in it.
 static PLANE: LazyLock<Plane> = LazyLock::new(|| {
     let plane = Plane::alone();
     plane.add_namespace(NAMESPACE);
     plane
 });
 
-/// What `kubectl create --dry-run=server --validate=strict` sends.
+/// The request of `kubectl create --dry-run=server --validate=strict`.
 fn create(object: &Value) -> Request {
     let path = Resource::Forwards.path(Some(NAMESPACE), None);
     Request::post(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
 }
 
-/// What `kubectl apply --server-side --dry-run=server --validate=strict` sends.
+/// The request of `kubectl apply --server-side --dry-run=server --validate=strict`.
 fn apply(object: &Value) -> Request {
     let path = Resource::Forwards.path(Some(NAMESPACE), object["metadata"]["name"].as_str());
     Request::apply(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
 }
 
-/// The messages of the rules, of all that the definition has.
+/// The messages of all rules of the CRD.
 static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     fn collect(schema: &Value, found: &mut BTreeSet<String>) {
         let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
@@ -58,7 +58,7 @@ static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     found
 });
 
-/// What refused it, `None` where it was taken.
+/// The part that refused the object; `None` if it was accepted.
 fn refused_by(response: &Response) -> Option<By> {
     if response.done() {
         return None;
@@ -66,17 +66,18 @@ fn refused_by(response: &Response) -> Option<By> {
     let causes = response.body["details"]["causes"].as_array().into_iter().flatten();
     let said: Vec<&str> = causes.filter_map(|cause| cause["message"].as_str()).collect();
     let ours = |said: &&str| MESSAGES.iter().any(|message| said.contains(message.as_str()));
-    // Rules run only where the schema finds nothing, apart from parts that it could still read.
+    // The API server runs rules only if the schema finds no error, except on parts that it could still read.
     Some(if !said.is_empty() && said.iter().all(ours) { By::Rule } else { By::Schema })
 }
 
-/// Whether the API server judged, instead of failing. Server-side apply answers 500 to a field that the schema lacks.
+/// Whether the API server checked the object instead of failing. It answers a server-side apply with 500 if the schema lacks a
+/// field.
 fn answered(response: &Response) -> bool {
     let untyped = response.body["message"].as_str().is_some_and(|said| said.contains("failed to create typed patch object"));
     response.done() || (400..500).contains(&response.status) || untyped
 }
 
-/// Whether a row is about the object's own name and kind, which another call would be.
+/// Whether a row changes the name or kind of the object, which would be another request.
 fn of_the_envelope(row: &Row) -> bool {
     row.set.keys().any(|pointer| ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"].contains(&pointer.as_str()))
 }
@@ -90,7 +91,7 @@ fn every_row_of_the_table_gets_the_verdict_of_the_types_and_of_the_rules() {
     let mut wrong = Vec::new();
     for (row, (created, applied)) in rows.iter().zip(created.iter().zip(&applied)) {
         if of_the_envelope(row) {
-            // The API server refuses these for reasons of its own.
+            // The API server itself refuses these.
             if !(400..500).contains(&created.status) {
                 wrong.push(format!("{}: {created:?}", row.claim));
             }
@@ -148,7 +149,7 @@ fn every_example_is_taken_without_a_warning() {
     }
 }
 
-/// The examples, by their file names.
+/// The examples, by file name.
 fn examples() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut found: Vec<_> = fs::read_dir(folder)
@@ -183,7 +184,7 @@ fn kubectl_explains_every_field() {
     }
 }
 
-/// The parts of a schema that have fields of their own, as `kubectl explain` names them.
+/// The parts of a schema that have fields, as `kubectl explain` names them.
 fn parts_of(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let inner = field.get("items").unwrap_or(field);
@@ -211,7 +212,7 @@ fn what_is_left_out_is_filled_in_and_an_unseen_object_is_not_taken_for_healthy()
     let unseen = ["Accepted", "Programmed", "Ready"].map(Value::from);
     let (unknown, pending) = (json!("Unknown"), json!("Pending"));
     assert_eq!(seen, unseen.each_ref().map(|kind| (kind, &unknown, &pending)));
-    // Nothing else is invented.
+    // The API server adds no other field.
     for absent in ["/spec/reverse/ports/0/name", "/spec/ports/0/endPort"] {
         assert_eq!(stored.pointer(absent), object.pointer(absent), "{absent}");
     }
@@ -247,7 +248,7 @@ fn the_only_entry_needs_no_name_and_keeps_its_owner_through_server_side_apply() 
     assert_eq!(names(&apply(&object, "gitops")), ["more 90"]);
 }
 
-/// What the API server says to an object whose `ports` are these.
+/// The answer of the API server to an object with these `ports`.
 fn said_to(ports: Value) -> String {
     let mut object = base();
     object["spec"]["ports"] = ports;

@@ -1,7 +1,7 @@
-//! The six steps that an administrator does by hand, on the bed: what they give, what they do besides, and where the
-//! seed's manifest gives the same and where less.
+//! Tests the six steps that an administrator does by hand, on the bed: their result, their side effects, and where the seed's
+//! manifest gives the same and where it gives less.
 //!
-//! This also proves the bed: its hosts, servers and probes see what the design's first page says.
+//! This also tests the bed: its hosts, servers and probes see what the first page of the design says.
 
 mod bed;
 
@@ -14,10 +14,10 @@ use bed::observe::{Observation, Observations, answered, observe};
 use bed::server::Server;
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, Proxy, SECOND_CLIENT, SERVER};
 
-/// The seed as a manifest: the example of the design, section 3.
+/// The seed as a manifest: the example of section 3 of the design.
 const MANIFEST: &str = include_str!("../examples/bank-a-web.yaml");
 
-/// The six steps of the design, section 1, word for word (the route as `ip` writes it).
+/// The six steps of section 1 of the design, literally (the route in the syntax of `ip`).
 fn do_by_hand(proxy: &Proxy, variant: Variant) {
     for rule in [
         "-t nat -A PREROUTING -i eth1 -d 192.168.0.2 -p tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
@@ -40,7 +40,7 @@ fn the_hand_made_node(variant: Variant) {
     do_by_hand(bed.proxy(), variant);
     let seen = observe(&bed);
 
-    // What the seed wants.
+    // The wanted results.
     expect(&seen, "client to internal:80", answered((SERVER, 80), EXTERNAL));
     expect(&seen, "server to external:80", answered((CLIENT, 80), INTERNAL));
     expect(&seen, "server to external:8443", answered((CLIENT, 80), INTERNAL));
@@ -49,13 +49,13 @@ fn the_hand_made_node(variant: Variant) {
     expect(&seen, "server to external:80/udp", Observation::Silent(Silence::Refused));
     expect(&seen, "proxy to server:80", answered((SERVER, 80), EXTERNAL));
 
-    // Rule 1 serves anybody on the line.
+    // Rule 1 serves every host on the line.
     expect(&seen, "neighbour to internal:80", answered((SERVER, 80), NEIGHBOUR));
     expect(&seen, "second client to internal:80", answered((SERVER, 80), SECOND_CLIENT));
-    // Rule 2 rewrites everything that the client sends by TCP.
+    // Rule 2 rewrites all TCP traffic of the client.
     expect(&seen, "client past the forward to server:8080", answered((SERVER, 8080), EXTERNAL));
     expect(&seen, "client past the forward to server:53/udp", answered((SERVER, 53), CLIENT));
-    // Rule 3 takes every TCP port from the server, whatever it wanted to reach.
+    // Rule 3 takes all TCP ports from the server, independent of its destination.
     expect(&seen, "server past the forward to client:8443", answered((CLIENT, 80), INTERNAL));
     expect(&seen, "server past the forward to neighbour:80", answered((CLIENT, 80), INTERNAL));
 }
@@ -70,24 +70,25 @@ fn the_literal_rules_forward_both_ways_and_too_much_by_legacy() {
     the_hand_made_node(Variant::Legacy);
 }
 
-/// Every probe of which the manifest gives something else than the hand-made rules: by hand first, then by manifest.
+/// Every probe for which the manifest has another result than the manual rules: first by hand, then by manifest.
 fn stricter() -> BTreeMap<&'static str, [Observation; 2]> {
     let refused = Observation::Silent(Silence::Refused);
     BTreeMap::from([
-        // Rule 1 lets anybody on the line use the forward; ours only the client.
+        // Rule 1 allows every host on the line; ours allow only the client.
         ("neighbour to internal:80", [answered((SERVER, 80), NEIGHBOUR), refused]),
         ("second client to internal:80", [answered((SERVER, 80), SECOND_CLIENT), refused]),
-        // Rule 2 rewrites everything that the client sends through the node; ours only what it sends to the forward.
+        // Rule 2 rewrites everything that the client sends through the node; ours rewrite only what it sends to the forward.
         ("client past the forward to server:80", [answered((SERVER, 80), EXTERNAL), answered((SERVER, 80), CLIENT)]),
         ("client past the forward to server:8080", [answered((SERVER, 8080), EXTERNAL), answered((SERVER, 8080), CLIENT)]),
-        // Rule 3 takes every TCP port from the server, whomever it means; ours only what it sends to the external address.
+        // Rule 3 takes all TCP ports from the server, independent of its destination; ours take only what it sends to the
+        // external address.
         ("server past the forward to client:8443", [answered((CLIENT, 80), INTERNAL), answered((CLIENT, 8443), SERVER)]),
         ("server past the forward to neighbour:80", [answered((CLIENT, 80), INTERNAL), answered((NEIGHBOUR, 80), SERVER)]),
     ])
 }
 
-/// Sets one node up by hand and another by the manifest, and compares what every probe saw; `by_manifest` gives what has
-/// to live until then.
+/// Sets up one node by hand and another one by the manifest, and compares the results of every probe. `by_manifest` returns
+/// what must live until then.
 fn compare<T>(variant: Variant, by_manifest: impl FnOnce(&Bed) -> T) {
     let (by_hand, by_manifest) = std::thread::scope(|scope| {
         let by_hand = scope.spawn(|| {

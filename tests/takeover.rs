@@ -1,4 +1,5 @@
-//! A node that somebody set up by hand is taken over: the agent comes in beside the rules, they go, and nobody notices.
+//! Tests the takeover of a node that was set up by hand: the agent starts beside the rules, the rules are removed, and no
+//! connection is affected.
 
 mod bed;
 
@@ -16,8 +17,8 @@ on_both_variants![
     connections_made_by_hand_made_rules_outlive_a_removal_of_all_of_them_at_once,
 ];
 
-/// The five literal rules of the design, section 1, each without the verb; then the same for the node's UDP service,
-/// as an administrator adds it.
+/// The five rules of section 1 of the design, each without the verb, then the same for the node's UDP service, as an
+/// administrator adds it.
 const RULES: [&str; 7] = [
     "PREROUTING -i eth1 -d 192.168.0.2 -p tcp --dport 80 -j DNAT --to-destination 3.3.3.3:80",
     "POSTROUTING -s 1.1.1.1 -p tcp -j SNAT --to-source 2.2.2.2",
@@ -28,7 +29,7 @@ const RULES: [&str; 7] = [
     "POSTROUTING -s 1.1.1.1 -d 3.3.3.3 -p udp --dport 514 -j SNAT --to-source 2.2.2.2",
 ];
 
-/// All that these rules are for.
+/// A manifest for everything that these rules do.
 const MANIFEST: &str = "
 apiVersion: portforward.dev/v1alpha1
 kind: PortForward
@@ -46,7 +47,7 @@ spec:
 
 const FORWARD: &str = "lines/bank-a";
 
-/// A hand-made node in use.
+/// A node that was set up by hand and is in use.
 struct Node {
     live: Live,
     _servers: [Server; 3],
@@ -54,13 +55,13 @@ struct Node {
     variant: Variant,
 }
 
-/// What runs all the while.
+/// The connections that run all the time.
 struct Live {
     download: Download,
     forward: Connection,
     reverse: Connection,
     udp: (UdpFlow, Seen),
-    /// Through the node, but no business of any forward.
+    /// A flow through the node that belongs to no forward.
     beside: (UdpFlow, Seen),
 }
 
@@ -101,7 +102,7 @@ impl Node {
         (agent, manifests)
     }
 
-    /// Every live connection goes on as it was, and new ones of each kind are translated as the seed wants.
+    /// Every live connection continues, and new ones of each kind are translated as the seed wants.
     fn expect_service(&mut self, step: &str) {
         let Self { live, bed, .. } = self;
         assert!(live.download.goes_on(ANSWER), "{step}: the download stands still");
@@ -120,7 +121,7 @@ impl Node {
         assert_eq!(seen, wanted.map(|(peer, local)| Ok((peer.to_owned(), local.to_owned()))), "{step}: new connections");
     }
 
-    /// The entries of the connection tracking that carry a session or a UDP flow, by the kernel's own number.
+    /// The conntrack entries of a session or a UDP flow, by their id in the kernel.
     fn tracked(&self) -> BTreeSet<String> {
         let entries = self.bed.proxy().conntrack("-o id");
         let carrying = entries.iter().filter(|entry| entry.contains("ESTABLISHED") || entry.starts_with("udp"));
@@ -131,7 +132,7 @@ impl Node {
         self.bed.proxy().iptables(self.variant, &format!("-t nat -D {rule}"));
     }
 
-    /// Removes the route of the administrator; ours already stands beside it, so that at no time there is none.
+    /// Removes the route of the administrator. Our route already exists beside it, so there is always a route.
     fn remove_route(&self) {
         let proxy = self.bed.proxy();
         assert_eq!(proxy.routes_to("1.1.1.1").len(), 2);
@@ -174,7 +175,7 @@ fn a_hand_made_node_is_taken_over_with_no_connection_lost(variant: Variant) {
     node.end();
 }
 
-/// The same without a look between the steps, and the route first.
+/// The same without a check between the steps, and the route first.
 fn connections_made_by_hand_made_rules_outlive_a_removal_of_all_of_them_at_once(variant: Variant) {
     let mut node = Node::made_by_hand(variant);
     let (agent, _manifests) = node.take_over();

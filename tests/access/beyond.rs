@@ -1,4 +1,4 @@
-//! Agents with rights that nobody meant to give them: the policy still holds.
+//! Tests agents that have more rights than intended: the admission policy still applies.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
     agent.refused(&Request::delete(&*path), only_status);
     agent.refused(&Request::delete(Resource::Forwards.path(Some(LINES), None)), only_status);
 
-    // A whole object, put in the place of the one that was read.
+    // A whole object, which replaces the one that was read.
     let put = |change: &dyn Fn(&mut Value)| {
         let mut object = forward(&plane, "web");
         change(&mut object);

@@ -1,4 +1,4 @@
-//! Leases and events: each agent its own, in its own name.
+//! Tests Leases and events: an agent writes only its own, with its own name.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::plane::access::SYSTEM;
 use crate::plane::http::Request;
 use crate::{Agent, LINES, NODE, OTHER, plane};
 
-/// Makes or renews a Lease as an agent does, with more metadata.
+/// Creates or renews a Lease as an agent does, with additional metadata.
 pub(crate) fn apply(name: &str, holder: &str, metadata: &Value, query: &str) -> Request {
     let mut lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata,
@@ -23,7 +23,7 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
     let plain = json!({"labels": {"portforward.dev/agent": "true"}});
     let own = "may write only the Lease node-a, with itself as the holder";
-    // Before the other has one: neither in its name nor under it.
+    // Before the other agent has a Lease: neither with its name as holder nor with its name as object name.
     agent.refused(&apply(OTHER, OTHER, &plain, ""), own);
     agent.refused(&apply(OTHER, NODE, &plain, ""), own);
     agent.refused(&apply("any", NODE, &plain, ""), own);
@@ -34,7 +34,7 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     for (node, name) in [(&agent, NODE), (&agent, NODE), (&other, OTHER), (&other, OTHER)] {
         node.does(&apply(name, name, &plain, ""));
     }
-    // Once it has: neither renewed, nor taken over, nor given away, nor ended.
+    // Once it has a Lease: an agent cannot renew it, take it over, give it away or end it.
     let path = |name| Resource::Leases.path(Some(SYSTEM), Some(name));
     agent.refused(&apply(OTHER, OTHER, &plain, ""), own);
     agent.refused(&apply(OTHER, NODE, &plain, ""), own);
@@ -50,7 +50,7 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "1"}]);
     agent.refused(&apply(NODE, NODE, &json!({"finalizers": ["example.com/x"]}), ""), neither);
     agent.refused(&apply(NODE, NODE, &json!({"ownerReferences": owner}), ""), neither);
-    // What an administrator has set hinders no renewal.
+    // Fields that an administrator has set do not prevent a renewal.
     plane().patch(Resource::Leases, &format!("{SYSTEM}/{NODE}"), json!({"metadata": {"ownerReferences": owner}}));
     agent.does(&apply(NODE, NODE, &plain, ""));
     agent.refused(&Request::merge(path(NODE), json!({"metadata": {"ownerReferences": null}})), neither);

@@ -1,4 +1,4 @@
-//! What an agent may do and what not, tried with its tokens against a real API server: rights, and the admission policy.
+//! Tests what an agent may do, with its tokens against a real API server: its rights and the admission policy.
 
 #[path = "../bed/mod.rs"]
 mod bed;
@@ -22,21 +22,21 @@ use plane::http::{Request, Response};
 use plane::objects::PATIENCE;
 use plane::{Plane, Resource};
 
-/// The node of most agents here, and another one.
+/// The node of most agents in these tests, and another node.
 const NODE: &str = "node-a";
 const OTHER: &str = "node-b";
 /// The namespace of the forwards.
 const LINES: &str = "lines";
-/// What the policy says of a token that names no node.
+/// The message of the policy for a token that names no node.
 const NO_NODE: &str = "the token of this agent names no node";
 
-/// An API server with both nodes, the policy in force.
+/// An API server with both nodes and the policy in force.
 fn plane() -> &'static Plane {
     static PLANE: OnceLock<Plane> = OnceLock::new();
     PLANE.get_or_init(made)
 }
 
-/// One of its own, for tests that change rights.
+/// A separate API server, for tests that change rights.
 fn made() -> Plane {
     let plane = Plane::alone();
     for node in [NODE, OTHER] {
@@ -53,7 +53,7 @@ fn made() -> Plane {
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// An agent: whoever holds the token of its node.
+/// An agent: the holder of the token of its node.
 struct Agent<'a> {
     plane: &'a Plane,
     token: String,
@@ -68,7 +68,7 @@ impl<'a> Agent<'a> {
         self.plane.send_as(&self.token, std::slice::from_ref(request)).remove(0)
     }
 
-    /// It does, and the object is then as is given back.
+    /// The request succeeds. Returns the object of the answer.
     #[track_caller]
     fn does(&self, request: &Request) -> Value {
         let answer = self.send(request);
@@ -76,7 +76,7 @@ impl<'a> Agent<'a> {
         answer.body
     }
 
-    /// The policy refuses it with these words.
+    /// The policy refuses the request with these words.
     #[track_caller]
     fn refused(&self, request: &Request, words: &str) {
         let answer = self.send(request);
@@ -85,7 +85,7 @@ impl<'a> Agent<'a> {
         assert!(by_policy && said.contains(words), "{request:?}\n{} {:#}", answer.status, answer.body);
     }
 
-    /// It has no right to this.
+    /// The agent has no right to this request.
     #[track_caller]
     fn unentitled(&self, request: &Request) {
         let answer = self.send(request);
@@ -93,12 +93,12 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// Why something was refused.
+/// The reason for a refusal.
 fn refusal(answer: &Response) -> String {
     answer.body["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Makes a forward, as a user does.
+/// Creates a forward, as a user does.
 fn add_forward(plane: &Plane, name: &str) {
     let mut object: Value = serde_saphyr::from_str(include_str!("../refusals/base.yaml")).unwrap();
     object["metadata"] = json!({"name": name, "namespace": LINES, "labels": {"line": "a"}});

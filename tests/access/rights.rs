@@ -1,4 +1,5 @@
-//! Every verb on every resource that the API server lists, tried as an agent: allowed is what `docs/access.md` lists.
+//! Tries every verb on every resource that the API server lists, as an agent. Exactly the rights in `docs/access.md` must be
+//! allowed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,10 +13,10 @@ use crate::plane::http::{Request, Response};
 use crate::plane::{Resource, deployed};
 use crate::{Agent, HOUR, LINES, NODE, plane, refusal};
 
-/// A namespace (`None`: in all), and `verb group/resource/subresource`.
+/// A namespace (`None`: all namespaces), and `verb group/resource/subresource`.
 type Right = (Option<String>, String);
 
-/// The rights that the page lists, from its table.
+/// The rights in the table of the page.
 fn documented() -> BTreeSet<Right> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/access.md")).unwrap();
     let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
@@ -37,11 +38,11 @@ fn the_page_lists_what_an_installation_grants() {
     assert_eq!(documented(), deployed::granted());
 }
 
-/// A resource that the API server lists.
+/// A resource in the lists of the API server.
 #[derive(Clone, Debug)]
 struct Listed {
     group: String,
-    /// Such as `/apis/apps/v1`.
+    /// For example `/apis/apps/v1`.
     base: String,
     /// `resource` or `resource/subresource`.
     name: String,
@@ -77,7 +78,7 @@ fn listed() -> Vec<Listed> {
     all
 }
 
-/// One thing that somebody may try.
+/// One request to try.
 #[derive(Debug)]
 struct Try {
     namespace: Option<&'static str>,
@@ -85,7 +86,7 @@ struct Try {
     request: Request,
 }
 
-/// Every verb on a resource, in the agents' namespace, in those of the API server and of forwards, and in all.
+/// Every verb on a resource, in the namespaces of the agents, of the API server and of the forwards, and in all namespaces.
 fn tries(resource: &Listed) -> Vec<Try> {
     let namespaces: &[Option<&'static str>] =
         if resource.namespaced { &[Some(SYSTEM), Some("default"), Some(LINES), None] } else { &[None] };
@@ -103,7 +104,7 @@ fn tries(resource: &Listed) -> Vec<Try> {
             requests.push(("watch", Request::get(format!("{collection}?watch=true&timeoutSeconds=1"))));
             requests.push(("deletecollection", Request::delete(&collection)));
         }
-        // An object of a namespace is nowhere else.
+        // An object with a namespace exists only in it.
         if !resource.namespaced || namespace.is_some() {
             requests.push(("get", Request::get(&object)));
             requests.push(("update", Request::put(&object, json!({}))));
@@ -116,7 +117,7 @@ fn tries(resource: &Listed) -> Vec<Try> {
     all
 }
 
-/// What of these an account is let do. Whatever else is wrong with a call, the API server says first that it is not allowed.
+/// The requests that an account is allowed to make. The API server checks this first, before anything else in a request.
 fn allowed<'a>(tries: &'a [Try], token: &str) -> Vec<&'a Try> {
     let requests: Vec<Request> = tries.iter().map(|each| each.request.clone()).collect();
     let answers: Vec<Response> = requests.chunks(400).flat_map(|chunk| plane().send_as(token, chunk)).collect();
@@ -147,7 +148,7 @@ fn every_verb_on_every_resource_is_refused_but_those_of_the_page() {
     assert_eq!(text(allowed(&tries, &plane().agent_token(NODE, HOUR))), text(listed));
 }
 
-/// A question to the API server about an agent.
+/// A question to the API server about the rights of an agent.
 fn review(attributes: &Value) -> Request {
     let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{SYSTEM}"), "system:authenticated"];
     let mut spec = json!({"user": AGENT_USER, "groups": groups});
@@ -155,7 +156,7 @@ fn review(attributes: &Value) -> Request {
     Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews", json!({"spec": spec}))
 }
 
-/// Verbs that are no calls of their own, and resources that are in no list.
+/// Verbs that are not separate calls, and resources that are in no list.
 #[test]
 fn no_agent_may_act_for_others_or_give_rights() {
     let mut resources: BTreeSet<(String, String)> = listed().into_iter().map(|each| (each.group, each.name)).collect();
@@ -194,7 +195,7 @@ fn no_agent_may_act_for_others_or_give_rights() {
     for path in ["/", "/metrics", "/logs/", "/debug/pprof/", "/configz", "/flagz", "/statusz"] {
         asked.push(review(&json!({"nonResourceAttributes": {"path": path, "verb": "get"}})));
     }
-    // What shows that the question is well put.
+    // A right that the agent has. It shows that the questions are correct.
     let known = json!({"group": "portforward.dev", "resource": "portforwards", "subresource": "status", "verb": "patch", "namespace": LINES});
     asked.push(review(&json!({"resourceAttributes": known})));
     let answers: Vec<Response> = asked.chunks(400).flat_map(|chunk| plane().send(chunk)).collect();
@@ -209,7 +210,7 @@ fn no_agent_may_act_for_others_or_give_rights() {
     assert!(allowed[0].body.as_ref().unwrap().1.to_string().contains("portforwards"), "{allowed:#?}");
 }
 
-/// The token of an account that nobody gave any right: what it may, the API server lets every account do.
+/// The token of an account without any right. The API server allows its requests to every account.
 fn nobody() -> String {
     static NOBODY: OnceLock<String> = OnceLock::new();
     let made = || {
@@ -220,7 +221,7 @@ fn nobody() -> String {
     NOBODY.get_or_init(made).clone()
 }
 
-/// The rights in a namespace as the API server sums them up for the holder of a token.
+/// The rights in a namespace, as the API server reports them to the holder of a token.
 fn summed_up(token: &str, namespace: &str) -> BTreeSet<String> {
     let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
     let answer = plane().send_as(token, &[Request::post(path, json!({"spec": {"namespace": namespace}}))]).remove(0);
@@ -255,7 +256,7 @@ fn an_agent_reads_the_endpoint_slice_of_the_api_servers_and_no_other() {
     }
 }
 
-/// None by a wildcard.
+/// No right is given by a wildcard.
 #[test]
 fn the_rights_that_the_api_server_sums_up_are_those_of_the_page() {
     let agent = plane().agent_token(NODE, HOUR);

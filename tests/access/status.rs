@@ -1,4 +1,5 @@
-//! The status of forwards: an agent changes the entry of its own node and the summary, and takes out those of others.
+//! Tests the status of forwards: an agent changes the entry of its own node and the summary, and removes the entries of other
+//! nodes.
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ fn entry(node: &str, role: &str) -> Value {
     json!({"nodeName": node, "role": role, "observedGeneration": 1, "conditions": [ready]})
 }
 
-/// Server-side apply of some status, forced, as all that an agent writes.
+/// A forced server-side apply of some status, as every write of an agent.
 fn apply(name: &str, manager: &str, status: &Value) -> Request {
     let body = json!({
         "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward",
@@ -25,7 +26,7 @@ fn apply(name: &str, manager: &str, status: &Value) -> Request {
     Request::apply(format!("{}?fieldManager={manager}&force=true", path(name)), body)
 }
 
-/// One entry under its own manager.
+/// One entry, with its own field manager.
 fn apply_entry(name: &str, entry: &Value) -> Request {
     apply(name, entry["nodeName"].as_str().unwrap(), &json!({"nodes": [entry]}))
 }
@@ -71,7 +72,7 @@ fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
     let mut bare = entry(OTHER, "Active");
     bare.as_object_mut().unwrap().remove("conditions");
     for wrong in [forged, altered, older, timeless, bare] {
-        // By its own manager, by that of the other, or by replacing the whole list.
+        // With its own field manager, with that of the other agent, or as a replacement of the whole list.
         let both = json!({"nodes": [entry(NODE, "Active"), wrong]});
         agent.refused(&Request::merge(path("other"), json!({"status": both})), not);
         if wrong["conditions"].is_array() {
@@ -81,7 +82,7 @@ fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
     }
     let operations = json!([{"op": "replace", "path": "/status/nodes/1/role", "value": "Standby"}]);
     agent.refused(&Request::json_patch(path("other"), operations), not);
-    // Its own one, renamed: an entry of the other twice, or in another's name.
+    // The agent renames its own entry, so that an entry of the other node exists twice or has another name.
     let operations = json!([{"op": "replace", "path": "/status/nodes/0/nodeName", "value": "node-c"}]);
     agent.refused(&Request::json_patch(path("other"), operations), "but not write the entry of node-c");
     let twice = json!([{"op": "add", "path": "/status/nodes/-", "value": entry(OTHER, "Active")}]);
@@ -117,12 +118,12 @@ fn the_entries_of_the_dead_are_taken_out_by_any_agent() {
     other.does(&apply_entry("dead", &entry(OTHER, "Standby")));
     agent.does(&apply("dead", OTHER, &json!({})));
     assert_eq!(entries("dead"), ["node-a Active"]);
-    // And written again by an agent that lives.
+    // A live agent writes the entry again.
     other.does(&apply_entry("dead", &entry(OTHER, "Standby")));
     assert_eq!(entries("dead"), ["node-a Active", "node-b Standby"]);
 }
 
-/// What an agent may do to its own entry all the same, and how an administrator undoes it.
+/// A change of its own entry that an agent can still make, and how an administrator reverts it.
 #[test]
 fn an_entry_that_its_agent_owns_twice_is_taken_out_by_an_administrator() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
@@ -212,7 +213,7 @@ fn a_write_of_status_reaches_neither_the_spec_nor_the_metadata() {
     agent.unentitled(&Request::delete(whole));
 }
 
-/// The longest list that the schema takes, each entry with as much as it takes, stays far within what an expression may cost.
+/// With the longest list that the schema allows and the longest entries, the cost stays far below the limit of an expression.
 #[test]
 fn the_policy_can_be_computed_for_the_largest_status() {
     let agent = Agent::of(plane(), NODE);
@@ -221,12 +222,12 @@ fn the_policy_can_be_computed_for_the_largest_status() {
         let condition = |number: usize| json!({"type": format!("Type{number}"), "status": "True", "reason": "Ready", "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
         json!({"nodeName": node, "role": "Standby", "observedGeneration": 1, "conditions": (0..8).map(condition).collect::<Vec<_>>()})
     };
-    // About a megabyte, of the one and a half that the store takes: long node names, and texts that differ at their end.
+    // About 1 MB; the store accepts 1.5 MB. The node names are long, and the texts differ only at their end.
     let text = "x".repeat(3800);
     let nodes: Vec<String> = (0..31).map(|number| format!("{}-{number:02}", "node.".repeat(49) + "x")).collect();
     let others: Vec<Value> = nodes.iter().map(|node| large(node, &text)).collect();
     plane().must(&Request::merge(path("large"), json!({"status": {"nodes": others}})));
-    // As each of them would own its own.
+    // As if each node owned its own entry.
     for node in &nodes[..20] {
         plane().must(&apply_entry("large", &large(node, &text)).managed_by(&node[node.len() - 2..]));
     }
@@ -237,7 +238,7 @@ fn the_policy_can_be_computed_for_the_largest_status() {
 }
 
 impl Request {
-    /// The same under a field manager of another name.
+    /// The same with another field manager.
     fn managed_by(mut self, manager: &str) -> Self {
         let (path, _) = self.path.split_once('?').expect("an apply names its manager");
         self.path = format!("{path}?fieldManager={manager}&force=true");

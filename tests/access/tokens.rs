@@ -1,4 +1,4 @@
-//! Which token speaks for which node.
+//! Tests which token is accepted for which node.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn entry(name: &str, node: &str) -> Request {
     Request::apply(format!("{path}/status?fieldManager={node}&force=true"), body)
 }
 
-/// A pod of the agents, on a node or not yet.
+/// A pod of the agents, on a node or not scheduled yet.
 fn add_pod(name: &str, node: Option<&str>) {
     let mut pod = json!({
         "metadata": {"name": name},
@@ -28,7 +28,7 @@ fn add_pod(name: &str, node: Option<&str>) {
     plane().must(&Request::post(format!("/api/v1/namespaces/{SYSTEM}/pods"), pod));
 }
 
-/// A token of the API server's own making.
+/// A token that the API server issues.
 fn minted(bound: &[&str]) -> Agent<'static> {
     let made = plane().kubectl(["create", "token", AGENT, "--namespace", SYSTEM].iter().chain(bound));
     assert!(made.status.success(), "{made:?}");
@@ -63,7 +63,7 @@ fn the_token_of_a_pod_and_one_that_is_bound_to_a_node_speak_for_that_node() {
         agent.does(&leases::apply(NODE, NODE, &json!({}), "&dryRun=All"));
     }
     let other = Agent::of(plane(), OTHER);
-    // The very same entry would be its own as well.
+    // If the other agent applied the same entry, it would also own it.
     other.refused(&entry("bound", NODE), "the agent of node node-b may not own the entry of another node");
     other.refused(&leases::apply(NODE, NODE, &json!({}), ""), "may write only the Lease node-b");
 }

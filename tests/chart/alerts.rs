@@ -1,5 +1,5 @@
-//! Alerts and dashboard: they ask for what there is, each alert comes when it should and not when it should not, and there is
-//! a section of the runbook for each.
+//! Tests the alerts and the dashboard: their metrics exist, each alert fires when it should and only then, and the runbook has
+//! a section for each alert.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn promtool(folder: &tempfile::TempDir, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).current_dir(folder.path()).output().expect("promtool was found")
 }
 
-/// A folder with these rules as Prometheus takes them.
+/// A folder with these rules, in the format of Prometheus.
 fn folder(rules: &[Value]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let file = json!({"groups": [{"name": NAME, "rules": rules}]});
@@ -71,13 +71,13 @@ fn prometheus_takes_the_rules_with_whatever_is_added() {
     assert!(!promtool(&folder(&[wrong]), &["check", "rules", "rules.json"]).status.success());
 }
 
-/// What an alert says, with its labels put in.
+/// The text of an alert with its labels inserted.
 fn filled(said: &str, labels: &Value) -> String {
     let label = Regex::new(r"\{\{ \$labels\.(\w+) \}\}").unwrap();
     label.replace_all(said, |found: &regex::Captures<'_>| text(labels, &found[1]).to_owned()).into_owned()
 }
 
-/// The cases of `promtool test rules`, with what an alert always says put in.
+/// The cases of `promtool test rules`, with the annotations of each alert inserted.
 fn cases(alerts: &[Value]) -> Value {
     let always: BTreeMap<&str, &Value> = alerts.iter().map(|alert| (text(alert, "alert"), &alert["annotations"])).collect();
     let mut cases: Value = serde_saphyr::from_str(&read("tests/chart/alerts.yaml")).expect("the cases are YAML");
@@ -176,7 +176,7 @@ fn every_alert_has_its_section_of_the_runbook_and_every_section_its_alert() {
     }
 }
 
-/// What there is to ask for: each series by its name, and the values of its labels.
+/// The metrics that exist: each series by its name, and the values of its labels.
 fn known() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let mut known: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     for sample in parse(&whole().exposition().unwrap()).into_iter().flat_map(|family: Family| family.samples) {
@@ -188,11 +188,11 @@ fn known() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     known
 }
 
-/// What an expression asks for that there is not.
+/// The metrics and labels in an expression that do not exist.
 fn unknown(expr: &str) -> Vec<String> {
     let series = Regex::new(r"\b(portforward_\w+)(?:\{([^}]*)\})?").unwrap();
     let matcher = Regex::new(r#"(\w+)(=~|=|!=|!~)"([^"]*)""#).unwrap();
-    // What the scrape adds, and what is each user's own.
+    // Labels that the scrape adds, and metrics of other programs.
     let of_others = ["job", "node", "instance"];
     let known = known();
     let mut wrong = Vec::new();
@@ -233,13 +233,13 @@ fn the_page_on_metrics_asks_for_series_and_labels_that_there_are() {
     let code = Regex::new("`([^`\n]*portforward_[^`\n]*)`").unwrap();
     let exprs: Vec<String> = code.captures_iter(&page).map(|found| found[1].replace("\\|", "|")).collect();
     assert!(exprs.len() > 30, "{exprs:?}");
-    // The table has counters and buckets by the names that people look for; a histogram is named without its parts.
+    // The table has counters and buckets with the names that users look for. A histogram has its name without suffix.
     let wrong: Vec<String> =
         exprs.iter().flat_map(|expr| unknown(expr)).filter(|wrong| !wrong.contains("_duration_seconds: no such")).collect();
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// The panels of a dashboard, with the rows and those that a collapsed row holds.
+/// The panels of a dashboard, with the rows and with the panels of collapsed rows.
 fn panels(dashboard: &Value) -> Vec<&Value> {
     let own = dashboard["panels"].as_array().unwrap().iter();
     own.flat_map(|panel| std::iter::once(panel).chain(panel["panels"].as_array().into_iter().flatten())).collect()

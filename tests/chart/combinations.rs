@@ -1,4 +1,4 @@
-//! What each value is right in and together cannot work is refused with what to do; what is risky is said in the notes.
+//! Tests combinations of values: those that cannot work are refused with advice, and the notes name the risks.
 
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
     }
 }
 
-/// What a user reads after `helm install`.
+/// The notes that a user reads after `helm install`.
 fn notes(values: &Value) -> String {
     let arguments = ["install", "pf", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", "-"];
     let output = Helm::Four.run(&arguments, values);
@@ -110,7 +110,7 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         assert_eq!(said.matches("WARNING").count(), 1, "{values}: {said}");
         assert!(said.contains(wanted), "{values}: {said}");
     }
-    // A digest and a registry of one's own, and nodes that were chosen.
+    // A digest, a private registry, and selected nodes.
     let said = notes(&full());
     for none in ["is in no registry", "every Linux node", "named by a tag"] {
         assert!(!said.contains(none), "{said}");

@@ -1,4 +1,4 @@
-//! What is rendered keeps to what a review asks for: of the pods, of the rights, of the names.
+//! Tests that the rendered objects follow common review rules for pods, rights and names.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +12,12 @@ fn daemonset(values: &Value) -> Value {
     one(&objects(&render(values)), "DaemonSet").clone()
 }
 
-/// What `pod` says of an agent's pod.
+/// The pod spec of the agents.
 fn pod(values: &Value) -> Value {
     daemonset(values)["spec"]["template"]["spec"].clone()
 }
 
-/// The agent's container.
+/// The container of the agent.
 fn agent(values: &Value) -> Value {
     let containers = pod(values)["containers"].clone();
     assert_eq!(containers.as_array().map(Vec::len), Some(1), "{containers:#}");
@@ -50,7 +50,7 @@ fn the_daemonset_is_one_of_a_network_agent() {
     ] {
         assert_eq!(pod[field], wanted, "{field}");
     }
-    // Not the one that is mounted by itself, which passes for a year.
+    // Not the token that Kubernetes mounts by default, which is valid for a year.
     let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
     let access = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "api-access").unwrap();
     assert_eq!(access["projected"]["sources"][0], token);
@@ -62,7 +62,7 @@ fn the_daemonset_is_one_of_a_network_agent() {
     for (name, field) in [("NODE_NAME", "spec.nodeName"), ("POD_NAMESPACE", "metadata.namespace"), ("HOST_IP", "status.hostIP")] {
         assert_eq!(env(&agent, name)["valueFrom"]["fieldRef"]["fieldPath"], field);
     }
-    // Requests, no limit of the CPU, which would delay repairs.
+    // The requests are set. There is no CPU limit, because it would delay repairs.
     assert!(agent["resources"]["requests"]["cpu"].is_string() && agent["resources"]["requests"]["memory"].is_string());
     assert_eq!(agent["resources"].get("limits"), None);
 }
@@ -84,7 +84,7 @@ fn metrics_are_for_the_node_alone_unless_asked_for_more() {
     let open = agent(&json!({"metrics": {"listen": "NodeIP", "port": 20450}}));
     assert_eq!(env(&open, "PORTFORWARD_METRICS_ADDRESS")["value"], "$(HOST_IP):20450");
     assert_eq!(open["ports"], json!([{"name": "metrics", "containerPort": 20450, "protocol": "TCP"}]));
-    // A variable is known to those that follow it only.
+    // An environment variable can be used only in those that follow it.
     let names: Vec<&Value> = open["env"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     let place = |name: &str| names.iter().position(|one| *one == name);
     assert!(place("HOST_IP") < place("PORTFORWARD_METRICS_ADDRESS"), "{names:?}");
@@ -106,7 +106,7 @@ fn secure_metrics_bring_the_certificate_the_rights_to_ask_and_monitors_that_show
     let reads =
         |objects: &[Value]| objects.iter().filter(|object| object["rules"][0]["nonResourceURLs"] == json!(["/metrics"])).count();
     let usual = objects(&render(&json!({})));
-    assert_eq!((asks(&usual), reads(&usual)), (0, 0), "no right that nobody uses");
+    assert_eq!((asks(&usual), reads(&usual)), (0, 0), "no unused right");
     let alone = objects(&render(&secure(json!({}))));
     assert_eq!((asks(&alone), reads(&alone)), (1, 1));
     assert_eq!(env(&agent(&secure(json!({}))), "PORTFORWARD_METRICS_SECURE")["value"], "true");
@@ -157,7 +157,7 @@ fn the_container_has_two_capabilities_and_for_nft_one() {
     }
 }
 
-/// Every object with containers, of every case.
+/// Every object with containers, in every case.
 fn pods() -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (case, values) in cases() {
@@ -201,7 +201,7 @@ fn nothing_is_privileged_or_sees_more_of_its_node_than_it_needs_whatever_the_val
     }
 }
 
-/// The volumes that are the node's own.
+/// The volumes of the node.
 fn of_the_node(pod: &Value) -> Vec<&Value> {
     pod["volumes"].as_array().unwrap().iter().filter(|volume| volume.get("hostPath").is_some()).collect()
 }
@@ -218,7 +218,7 @@ fn the_node_s_files_are_the_record_and_the_lock_and_by_choice_its_network_settin
     let agent = agent(&forwarding);
     assert_eq!(agent["args"], json!(["agent", "--set-ip-forward"]));
     assert_eq!(agent["volumeMounts"][3], json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"}));
-    // Where the agent looks for it is where it is.
+    // The path in the container is the one that the agent uses.
     let elsewhere = json!({"agent": {"stateDir": "/srv/state"}});
     let agent = self::agent(&elsewhere);
     assert_eq!(env(&agent, "PORTFORWARD_STATE_DIR")["value"], "/srv/state");
@@ -237,11 +237,11 @@ fn the_settings_of_the_agent_reach_it() {
     assert_eq!(env(&agent, "PORTFORWARD_LOG")["value"], "info,portforward_operator::plan=debug");
     assert_eq!(env(&agent, "A")["value"], "b");
     assert_eq!(agent["securityContext"]["seLinuxOptions"]["type"], "spc_t");
-    // A level alone is one of this program, which says each outage once; the client would say it at each try.
+    // A log level alone applies to this program, which logs each outage once. The Kubernetes client would log every try.
     let log = |level: &str| env(&self::agent(&json!({"agent": {"logLevel": level}})), "PORTFORWARD_LOG")["value"].clone();
     assert_eq!(log("warn"), "warn,kube_client=off,kube_runtime=off");
     assert_eq!(log("debug"), "debug");
-    // Empty is none; unset is the program's own.
+    // Empty means none; unset means the default of the program.
     let reserved = |ports: Value| self::agent(&json!({"agent": {"reservedPorts": ports}}))["args"].clone();
     assert_eq!(reserved(json!("")), json!(["agent", "--reserved-ports="]));
     assert_eq!(reserved(json!(10250)), json!(["agent", "--reserved-ports=10250"]), "as --set gives it");
@@ -279,7 +279,7 @@ fn the_image_is_named_by_tag_or_by_digest_which_decides() {
     assert_eq!(check["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
 }
 
-/// The labels by which built-in roles take others in.
+/// The labels by which built-in roles include other roles.
 fn aggregated(role: &Value) -> BTreeSet<String> {
     let labels = role["metadata"]["labels"].as_object().unwrap();
     labels.keys().filter_map(|label| label.strip_prefix("rbac.authorization.k8s.io/aggregate-to-").map(str::to_owned)).collect()
@@ -306,7 +306,7 @@ fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
         let text = role["rules"].to_string();
         assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
     }
-    // Nobody but the agents needs the status.
+    // Only the agents need to write the status.
     for name in ["portforward-operator-view", "portforward-operator-edit"] {
         assert_eq!(
             default[name]["rules"],
@@ -359,7 +359,7 @@ fn the_name_of_a_release_is_in_the_names_and_the_policy_knows_whom_it_binds() {
     let policy = one(&objects, "ValidatingAdmissionPolicy");
     let binding = one(&objects, "ValidatingAdmissionPolicyBinding");
     assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
-    // Its parameter is the binding of the agents, which it finds by a label.
+    // Its parameter is the ClusterRoleBinding of the agents, which it finds by a label.
     let agents = one(&objects, "ClusterRoleBinding");
     let wanted = binding["spec"]["paramRef"]["selector"]["matchLabels"].as_object().unwrap();
     assert!(!wanted.is_empty() && wanted.iter().all(|(label, value)| agents["metadata"]["labels"][label] == *value));
@@ -368,7 +368,7 @@ fn the_name_of_a_release_is_in_the_names_and_the_policy_knows_whom_it_binds() {
         assert_eq!(binding["subjects"][0]["name"], set["spec"]["template"]["spec"]["serviceAccountName"]);
         assert_eq!(binding["subjects"][0]["namespace"], "lines");
     }
-    // Whoever binds the rights elsewhere is named.
+    // The message names the account to which the rights must be bound.
     let own = objects_of("east", &json!({"rbac": {"create": false}}));
     assert_eq!(
         one(&own, "ValidatingAdmissionPolicy")["spec"]["matchConditions"][0]["expression"],

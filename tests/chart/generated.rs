@@ -1,6 +1,7 @@
-//! What is generated is what is made now: the definition in the chart, the tables of values, `deploy/`, the schema for editors.
+//! Tests that the generated files are up to date: the CRD in the chart, the tables of values, `deploy/`, and the schema for
+//! editors.
 //!
-//! `make generate` runs this with `UPDATE_GOLDEN=1`, which writes instead of comparing.
+//! `make generate` runs this with `UPDATE_GOLDEN=1`, which writes the files instead of comparing them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,9 +16,9 @@ use crate::helm::{CHART, read, render};
 use crate::plane::programs;
 use crate::table;
 
-/// Where the definition's name stands; its labels and annotations follow.
+/// The position of the name in the CRD. Labels and annotations follow.
 const DEFINITION: &str = "metadata:\n  name: portforwards.portforward.dev\n";
-/// What the chart adds there.
+/// The text that the chart adds there.
 const ADDED: &str = r#"  labels:
     {{- include "portforward-operator.labels" . | nindent 4 }}
   {{- if .Values.crds.keep }}
@@ -26,10 +27,10 @@ const ADDED: &str = r#"  labels:
     helm.sh/resource-policy: keep
   {{- end }}
 "#;
-/// What every file of `deploy/` that is made says of itself.
+/// The header of every generated file in `deploy/`.
 const MADE: &str = "# Made from the chart by `make generate`.\n";
 
-/// The files that differ from what they should be; or none, because they were written.
+/// The files that differ from the generated content; none if they were written.
 struct Drift {
     update: bool,
     found: Vec<String>,
@@ -54,7 +55,7 @@ impl Drift {
     }
 }
 
-/// The definition as a template. Its own double braces, if a rule or a description has some, are no actions of Helm.
+/// The CRD as a template. Helm must not interpret double braces in a rule or a description.
 fn definition() -> String {
     let text = portforward_operator::api::crd_yaml().replace("{{", "{{ \"{{\" }}");
     assert!(text.contains(DEFINITION), "the definition's metadata looks otherwise now");
@@ -62,9 +63,9 @@ fn definition() -> String {
     format!("{{{{- if .Values.crds.enabled }}}}\n# Made from the types of the API by `make generate`.\n{text}{{{{- end }}}}\n")
 }
 
-/// The default render, by the file of the template, without what means something to Helm alone.
+/// The default render, by template file, without the objects that only Helm uses.
 fn base() -> BTreeMap<String, String> {
-    // The hooks are Helm's, and so is the policy that keeps the definition.
+    // Hooks and the policy that keeps the CRD have a meaning only for Helm.
     by_file(&render(&json!({"crds": {"keep": false}})))
 }
 
@@ -92,7 +93,7 @@ fn by_file(rendered: &str) -> BTreeMap<String, String> {
     files
 }
 
-/// What takes everything out of the nodes again, as the chart renders it where no other value is changed.
+/// The manifest that removes everything from the nodes, as the chart renders it with default values.
 fn cleanup() -> String {
     by_file(&render(&json!({"cleanup": {"enabled": true}}))).remove("cleanup.yaml").expect("the chart has it")
 }
@@ -108,7 +109,7 @@ fn kustomization(files: &BTreeMap<String, String>) -> String {
     text
 }
 
-/// The schema of a PortForward for editors: without what only an API server understands, and strict about names.
+/// The schema of a PortForward for editors: without the parts that only an API server understands, and strict about names.
 fn for_editors() -> String {
     let definition = serde_json::to_value(portforward_operator::api::crd()).expect("a definition can be written");
     let version = &definition["spec"]["versions"][0];
@@ -116,7 +117,7 @@ fn for_editors() -> String {
     tidy(&mut schema);
     let api_version = format!("{}/{}", definition["spec"]["group"].as_str().unwrap(), version["name"].as_str().unwrap());
     let fields = schema["properties"].as_object_mut().expect("an object has fields");
-    // Nobody writes it by hand.
+    // Users do not write it.
     fields.remove("status");
     fields.insert("apiVersion".into(), json!({"const": api_version}));
     fields.insert("kind".into(), json!({"const": definition["spec"]["names"]["kind"]}));
@@ -164,7 +165,7 @@ fn everything_that_is_generated_is_what_is_made_now() {
 
 #[test]
 fn double_braces_of_the_definition_are_no_actions_of_helm() {
-    // What `definition` does to a text that has them, rendered by Helm itself, is that text again.
+    // Helm must render the escaped text of `definition` as the original text.
     let text = "rule: self == '{{x}}'".replace("{{", "{{ \"{{\" }}");
     let folder = tempfile::tempdir().unwrap();
     let chart = folder.path().join("chart");

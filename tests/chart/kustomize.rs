@@ -1,4 +1,5 @@
-//! What kustomize makes of `deploy/` is what the chart renders, as objects: the base as it comes, an overlay with its values.
+//! Tests that kustomize builds the same objects from `deploy/` as the chart renders: the base with default values, an overlay
+//! with its values.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,13 +11,13 @@ use crate::bed::netns::must;
 use crate::helm::{named, objects, one, read, render};
 use crate::plane::programs;
 
-/// What `kubectl kustomize` prints for a folder.
+/// The output of `kubectl kustomize` for a folder.
 fn kustomize(folder: impl AsRef<OsStr>) -> String {
     let mut kubectl = Command::new(programs::folder().join("kubectl"));
     must(kubectl.current_dir(env!("CARGO_MANIFEST_DIR")).arg("kustomize").arg(folder))
 }
 
-/// Its objects less the namespace, which a chart does not make.
+/// Its objects without the namespace, which a chart does not create.
 fn built(folder: &str) -> Vec<Value> {
     let mut objects = objects(&kustomize(folder));
     let before = objects.len();
@@ -25,7 +26,7 @@ fn built(folder: &str) -> Vec<Value> {
     sorted(objects)
 }
 
-/// What the chart renders, without what means something to Helm alone.
+/// The render of the chart, without the parts that only Helm uses.
 fn rendered(values: &Value) -> Vec<Value> {
     let mut objects = objects(&render(values));
     objects.retain(|object| object["metadata"]["annotations"].get("helm.sh/hook").is_none());
@@ -50,8 +51,8 @@ fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
     objects
 }
 
-/// A patch may move a variable of the environment to the front. Their names tell them apart; only one that refers to another
-/// has to follow it.
+/// A patch may move an environment variable to the front, so the variables are compared by name. Only a variable that refers to
+/// another one must come after it.
 fn by_name(mut object: Value) -> Value {
     let containers = object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
     for variables in containers.into_iter().flatten().filter_map(|container| container["env"].as_array_mut()) {
@@ -119,7 +120,7 @@ fn what_others_need_comes_before_them() {
 
 #[test]
 fn the_folder_of_the_definition_holds_nothing_else() {
-    // `kubectl apply -f crds` takes every file of it.
+    // `kubectl apply -f crds` applies every file of the folder.
     let names: Vec<_> =
         fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["portforward.dev_portforwards.yaml"]);
@@ -130,7 +131,7 @@ fn the_overlay_on_the_page_names_another_registry() {
     let page = read("docs/install.md");
     let (_, overlay) = page.split_once("```yaml\napiVersion: kustomize").unwrap();
     let (overlay, _) = overlay.split_once("```").unwrap();
-    // Beside the others, in a copy.
+    // In a copy, beside the other overlays.
     let folder = tempfile::tempdir().unwrap();
     must(Command::new("cp").args(["-r", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")]).arg(folder.path()));
     let own = folder.path().join("deploy/own");

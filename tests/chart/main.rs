@@ -1,6 +1,7 @@
-//! The chart and what is made of it: what it renders, what it refuses, and that a real API server takes it.
+//! Tests the chart and the files that are generated from it: what it renders, what it refuses, and that a real API server
+//! accepts it.
 //!
-//! What is generated from the chart and from the types of the API is renewed by `make generate`.
+//! `make generate` renews the files that are generated from the chart and from the API types.
 
 #[path = "../bed/mod.rs"]
 mod bed;

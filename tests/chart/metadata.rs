@@ -1,4 +1,4 @@
-//! What the chart and the schema for editors say of the project is so.
+//! Tests that the metadata of the chart and the schema for editors describe the project correctly.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn annotation(chart: &Value, name: &str) -> Value {
     serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The definition as it is made now.
+/// The CRD, newly built.
 fn definition() -> Value {
     serde_json::to_value(portforward_operator::api::crd()).unwrap()
 }
@@ -68,7 +68,7 @@ found = [[error.message for error in validator.iter_errors(thing)] for thing in 
 json.dump(found, sys.stdout)
 ";
 
-/// What editors say of objects.
+/// The errors that editors show for objects.
 fn said(objects: &[Value]) -> Vec<Vec<String>> {
     let schema: Value = serde_json::from_str(&read("docs/schema/portforward.json")).unwrap();
     serde_json::from_value(python::ask(VALIDATE, &json!({"schema": schema, "objects": objects}))).unwrap()

@@ -1,4 +1,4 @@
-//! Programs in Python, with the packages that `hack/python.sh` installs.
+//! Runs Python programs with the packages that `hack/python.sh` installs.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn packages() -> &'static PathBuf {
     })
 }
 
-/// What a program prints, as JSON, to JSON on its input.
+/// The JSON output of a program for a JSON input.
 pub(crate) fn ask(program: &str, input: &Value) -> Value {
     let mut python = Command::new("python3");
     python.args(["-c", program]).env("PYTHONPATH", packages()).env("PYTHONDONTWRITEBYTECODE", "1");

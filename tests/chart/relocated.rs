@@ -1,5 +1,5 @@
-//! Installed in another namespace or under another name, by Kustomize and by Helm: the objects belong together, and the
-//! admission policy still refuses what an agent writes in the name of another node.
+//! Tests installations in another namespace or with another name, by Kustomize and by Helm: the objects refer to each other,
+//! and the admission policy still refuses writes for another node.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::plane::{Plane, Resource, programs};
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// What Kustomize makes of an overlay beside the base, or beside `deploy/cleanup`.
+/// The output of Kustomize for an overlay beside the base or beside `deploy/cleanup`.
 fn overlaid(folder: &str, overlay: &str) -> Vec<Value> {
     let copy = tempfile::tempdir().unwrap();
     must(Command::new("cp").args(["-r", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")]).arg(copy.path()));
@@ -27,7 +27,7 @@ fn overlaid(folder: &str, overlay: &str) -> Vec<Value> {
     objects(&must(Command::new(programs::folder().join("kubectl")).arg("kustomize").arg(&own)))
 }
 
-/// What Helm renders.
+/// The output of Helm.
 fn rendered(release: &str, namespace: &str, values: &Value) -> Vec<Value> {
     let arguments = ["template", release, CHART, "--namespace", namespace, "--kube-version=1.37", "--values", "-", "--no-hooks"];
     let output = Helm::Four.run(&arguments, values);
@@ -35,7 +35,7 @@ fn rendered(release: &str, namespace: &str, values: &Value) -> Vec<Value> {
     objects(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The overlays that people write, and where the agents are then: namespace and service account.
+/// The overlays that users write, and the resulting namespace and service account of the agents.
 const OVERLAYS: [(&str, &str, &str); 6] = [
     ("", "portforward-system", NAME),
     ("namespace: lines", "lines", NAME),
@@ -72,13 +72,13 @@ fn every_object_of_a_relocated_base_belongs_to_the_others() {
         }
         let policy = one(&objects, "ValidatingAdmissionPolicy");
         assert_eq!(one(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"], policy["metadata"]["name"]);
-        // What cleans up after it goes the same way.
+        // The manifest for cleanup uses the same overlay.
         let cleanup = overlaid("cleanup", overlay);
         assert_eq!(one(&cleanup, "DaemonSet")["metadata"]["namespace"], namespace, "{overlay}");
     }
 }
 
-/// A forged Lease: that of another node, as a dry run.
+/// A forged Lease, with the name of another node, as a dry run.
 fn lease(namespace: &str, name: &str) -> Request {
     let path = Resource::Leases.path(Some(namespace), Some(name));
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {"holderIdentity": name}});
@@ -99,14 +99,14 @@ fn refusal(answer: &Response) -> String {
     answer.body["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Installs these, and sees what the API server says to an agent that lives in a namespace by a service account.
+/// Installs these objects, and checks the answers of the API server to an agent with a service account of a namespace.
 #[track_caller]
 fn assert_armed(case: &str, objects: &[Value], namespace: &str, account: &str) {
     let plane = Plane::with(None, &[]);
     for name in ["node-a", "node-b"] {
         plane.add_node(name, &json!({}));
     }
-    // A chart does not bring it.
+    // A chart does not contain the namespace.
     if namespace != "default" {
         plane.add_namespace(namespace);
     }
@@ -122,12 +122,12 @@ fn assert_armed(case: &str, objects: &[Value], namespace: &str, account: &str) {
         let answer = says(request);
         answer.status == 403 && refusal(&answer).contains("ValidatingAdmissionPolicy")
     };
-    // Rights and policy are read a moment after they were written.
+    // The API server reads rights and policy a moment after they were written.
     assert!(eventually(PATIENCE, || says(lease(namespace, "node-a")).done()), "{case}: {:?}", says(lease(namespace, "node-a")));
     assert!(eventually(PATIENCE, || refused(lease(namespace, "node-b"))), "{case}: {:?}", says(lease(namespace, "node-b")));
     assert!(refused(entry("node-b")), "{case}: {:?}", says(entry("node-b")));
     assert!(says(entry("node-a")).done(), "{case}: {:?}", says(entry("node-a")));
-    // Nobody else is held to anything.
+    // The policy does not restrict other users.
     let other = plane.send(&[lease(namespace, "node-b")]).remove(0);
     assert!(other.done(), "{case}: {other:?}");
 }
@@ -143,7 +143,7 @@ fn a_relocated_base_still_refuses_what_an_agent_writes_for_another_node() {
 fn a_release_of_any_name_refuses_what_an_agent_writes_for_another_node() {
     let elsewhere = json!({"serviceAccount": {"name": "agents"}});
     assert_armed("another account", &rendered("east", "lines", &elsewhere), "lines", "agents");
-    // Where the rights are bound by others, the policy names the account.
+    // If the rights are bound by someone else, the policy names the account.
     let mut objects = rendered("east", "lines", &json!({"rbac": {"create": false}}));
     objects.extend(rendered("east", "lines", &json!({})).into_iter().filter(|object| {
         let kind = object["kind"].as_str().unwrap();

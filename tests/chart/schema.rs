@@ -1,4 +1,4 @@
-//! The schema of the values: what is misspelt or of another kind is refused, at every level, by name.
+//! Tests the schema of the values: at every level, it refuses misspelt keys and wrong types, and names them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{CHART, Helm, VERSIONS, read};
 use crate::table::{documented, place};
 
-/// Maps whose keys are the user's own, by their paths: a slip of the pen cannot be told there, what is no key can.
+/// Maps whose keys the user chooses, by path. The schema cannot detect a misspelt key there, but it refuses an invalid key.
 const FREE: [&str; 13] = [
     "/commonLabels",
     "/nodeSelector",
@@ -24,8 +24,8 @@ const FREE: [&str; 13] = [
     "/monitoring/dashboard/annotations",
 ];
 
-/// What is handed on as it is, in types of Kubernetes or of the Prometheus operator. Their next version may have fields that no
-/// schema of ours knows, so the API server judges them.
+/// Values that are passed on unchanged, in types of Kubernetes or of the Prometheus operator. Newer versions may have other
+/// fields, so the API server checks them.
 const HANDED_ON: [&str; 16] = [
     "/metrics/secure/authorization",
     "/metrics/secure/tlsConfig",
@@ -45,15 +45,15 @@ const HANDED_ON: [&str; 16] = [
     "/monitoring/prometheusRule/extraRules",
 ];
 
-/// Whether a part of the values belongs to what is handed on, that part itself included.
+/// Whether a part of the values is passed on unchanged or belongs to such a value.
 fn is_handed_on(pointer: &str) -> bool {
     HANDED_ON.iter().any(|part| pointer == *part || pointer.starts_with(&format!("{part}/")))
 }
 
-/// What means something to a parent chart only, and so has no place in the file of the values.
+/// Values that only a parent chart uses. They are not in the values file.
 const OF_PARENTS: [&str; 2] = ["/enabled", "/global"];
 
-/// Every value once.
+/// Every value, once.
 pub(crate) fn full() -> Value {
     serde_saphyr::from_str(&read("tests/chart/full.yaml")).expect("the values are YAML")
 }
@@ -62,7 +62,7 @@ fn schema() -> Value {
     serde_json::from_str(&read(&format!("{CHART}/values.schema.json"))).expect("the schema is JSON")
 }
 
-/// A change of the values that has to be refused, and what the refusal has to name.
+/// A wrong change of the values, and the words that the refusal must contain.
 struct Slip {
     pointer: String,
     values: Value,
@@ -87,8 +87,8 @@ fn walk(part: &Value, pointer: &str, visit: &mut impl FnMut(&Value, &str)) {
     }
 }
 
-/// What Helm says to each of many values: refused with what, or taken. One run for all: a chart with this one so many times
-/// below it, each under a name of its own.
+/// The answer of Helm to each set of values: the refusal, or `None`. Needs only one run, with a parent chart that contains this
+/// chart once per set, each under its own name.
 fn refusals(values: &[&Value]) -> Vec<Option<String>> {
     let parent = parent(values.len());
     let all: serde_json::Map<String, Value> =
@@ -106,7 +106,7 @@ fn alias(index: usize) -> String {
     format!("chart-{index}")
 }
 
-/// A chart that holds this one under so many names.
+/// A chart that contains this chart this number of times, under different names.
 fn parent(times: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let charts = folder.path().join("charts");
@@ -121,7 +121,7 @@ fn parent(times: usize) -> tempfile::TempDir {
     folder
 }
 
-/// Asserts that each is refused, naming what is wrong, and that what nothing is wrong with is not.
+/// Asserts that each wrong change is refused with its words, and that the unchanged values are accepted.
 fn assert_refused(slips: &[Slip]) {
     let good = full();
     let values: Vec<&Value> = slips.iter().map(|slip| &slip.values).chain([&good]).collect();
@@ -153,7 +153,7 @@ fn the_chart_passes_the_lint_of_both_helms() {
 fn both_helms_render_the_same() {
     for values in [json!({}), full()] {
         let rendered = Helm::BOTH.map(|helm| helm.template(CHART, VERSIONS[0], &values).unwrap());
-        // They differ in the empty lines between documents.
+        // The two versions differ in empty lines between documents.
         let [four, three] =
             rendered.map(|text| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(four, three);
@@ -258,7 +258,7 @@ fn what_no_cluster_could_use_is_refused() {
     assert_refused(&slips.map(slip));
 }
 
-/// The names of all fields that a part of the schema has, as paths.
+/// The paths of all fields in a part of the schema.
 fn fields(schema: &Value, part: &Value, path: &str, found: &mut BTreeSet<String>) {
     let part = match part["$ref"].as_str() {
         Some(definition) => schema.pointer(definition.trim_start_matches('#')).expect("a definition is there"),
@@ -280,7 +280,7 @@ fn the_tests_know_every_value_that_the_schema_knows() {
     let mut known = BTreeSet::new();
     fields(&schema, &schema, "", &mut known);
     known.retain(|pointer| !OF_PARENTS.contains(&pointer.as_str()) || pointer == "/enabled");
-    // In a list, some entry has it.
+    // In a list, it is enough that one entry has the field.
     let has = |pointer: &str| {
         let mut found = false;
         walk(&full, "", &mut |_, there| {
@@ -303,13 +303,13 @@ fn every_value_of_the_schema_is_documented_and_the_other_way_round() {
     fields(&schema, &schema, "", &mut known);
     let covered = |path: &str| {
         let path = path.trim_start_matches('/');
-        // A section above documented values, one of them, or a part of one.
+        // A section above documented values, one of these values, or a part of one.
         documented.iter().any(|one| one == path || one.starts_with(&format!("{path}/")) || path.starts_with(&format!("{one}/")))
     };
     let missing: Vec<&String> = known.iter().filter(|path| !OF_PARENTS.contains(&path.as_str()) && !covered(path)).collect();
     assert!(missing.is_empty(), "values.yaml does not document {missing:#?}");
     for value in crate::table::documented() {
-        // Panics where the schema lacks it.
+        // Panics if the schema lacks the value.
         place(&schema, &value.path);
         assert!(value.meaning.ends_with(['.', '?']), "{}: a sentence ends: {}", value.path.join("."), value.meaning);
     }

@@ -1,4 +1,4 @@
-//! The chart and a real API server: what it says to every render, and what becomes of the definition and of the forwards.
+//! Tests the chart with a real API server: its answer to every render, and what happens to the CRD and the forwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::plane::objects::PATIENCE;
 use crate::plane::{Plane, Resource};
 use crate::versions::cases;
 
-/// The name of the definition.
+/// The name of the CRD.
 const DEFINITION: &str = "portforwards.portforward.dev";
-/// A forward that users made.
+/// A forward of a user.
 const FORWARD: &str = "leased-lines/bank-a-web";
 
-/// For the tests that leave nothing in it.
+/// For tests that leave no objects in it.
 static PLANE: LazyLock<Plane> = LazyLock::new(|| {
     let plane = Plane::alone();
     for name in ["agents", "forwards"] {
@@ -28,7 +28,7 @@ static PLANE: LazyLock<Plane> = LazyLock::new(|| {
     plane
 });
 
-/// What `kubectl apply --server-side --dry-run=server` answers, with its warnings.
+/// The answer to `kubectl apply --server-side --dry-run=server`, with warnings.
 fn tried(plane: &Plane, yaml: &str) -> Output {
     let options = [
         "apply",
@@ -46,7 +46,7 @@ fn tried(plane: &Plane, yaml: &str) -> Output {
 #[test]
 fn every_render_is_taken_without_a_warning() {
     for (case, values) in cases() {
-        // Of other projects, and so not in this API server.
+        // Kinds of other projects, which this API server does not have.
         let foreign = |object: &Value| object["apiVersion"] == "monitoring.coreos.com/v1";
         let ours: Vec<String> =
             objects(&render(&values)).iter().filter(|object| !foreign(object)).map(Value::to_string).collect();
@@ -84,7 +84,7 @@ fn a_field_that_is_none_is_refused_so_that_the_tests_above_mean_something() {
     assert!(!output.status.success());
 }
 
-/// A cluster to which Helm installs.
+/// A cluster in which Helm installs.
 struct Cluster {
     plane: Plane,
     folder: tempfile::TempDir,
@@ -95,7 +95,7 @@ impl Cluster {
         Self { plane: Plane::with(None, &[]), folder: tempfile::tempdir().unwrap() }
     }
 
-    /// Helm as the administrator, which has to succeed.
+    /// Runs Helm as the administrator; must succeed.
     #[track_caller]
     fn helm(&self, helm: Helm, arguments: &[&str]) -> String {
         let mut command = self.plane.netns().command(helm.program());
@@ -114,13 +114,13 @@ impl Cluster {
         self.plane.get(Resource::Definitions, DEFINITION)
     }
 
-    /// Whether the definition knows a short name.
+    /// Whether the CRD has a short name.
     fn knows(&self, short: &str) -> bool {
         let names = self.definition().unwrap_or_default()["spec"]["names"]["shortNames"].clone();
         names.as_array().is_some_and(|names| names.contains(&json!(short)))
     }
 
-    /// A forward of a user, in a namespace of its own.
+    /// Creates a forward of a user, in its own namespace.
     fn make_forward(&self) {
         self.plane.wait_served();
         if self.plane.get(Resource::Namespaces, "leased-lines").is_none() {
@@ -129,7 +129,7 @@ impl Cluster {
         self.plane.apply(&read("examples/bank-a-web.yaml"));
     }
 
-    /// Every object of a release that is still there.
+    /// Every object of a release that still exists.
     fn left(&self) -> Vec<String> {
         let kinds = "daemonsets,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,\
                      validatingadmissionpolicies,validatingadmissionpolicybindings";
@@ -139,7 +139,7 @@ impl Cluster {
     }
 }
 
-/// A copy of the chart with a definition that has another short name besides.
+/// A copy of the chart whose CRD has an additional short name.
 fn newer(folder: &Path) -> PathBuf {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
@@ -170,18 +170,18 @@ fn an_upgrade_renews_the_definition_and_forwards_outlive_the_release_unless_told
     let rendered = objects(&render(&json!({}))).len();
     for helm in Helm::BOTH {
         cluster.helm(helm, &["install", NAME, CHART, "--create-namespace"]);
-        // But the definition and the hook.
+        // All except the CRD and the hook.
         assert_eq!(cluster.left().len(), rendered - 2, "{:?}", cluster.left());
         cluster.make_forward();
-        // With the definition comes what it was installed with; an upgrade renews it.
+        // The CRD is the one that was installed. An upgrade renews it.
         assert!(!cluster.knows("pfw"));
         cluster.helm(helm, &["upgrade", NAME, newer]);
         assert!(cluster.knows("pfw"), "{helm:?}: the definition is the old one");
-        // Nothing of the release stays but what keeps the forwards.
+        // Nothing of the release stays except the CRD.
         cluster.helm(helm, &["uninstall", NAME]);
         assert_eq!(cluster.left(), Vec::<String>::new());
         assert!(cluster.definition().is_some() && cluster.plane.forward(FORWARD).is_some(), "{helm:?}: the forward is gone");
-        // What was kept is taken over by the next release of the name.
+        // The next release with this name takes over the CRD that was kept.
         cluster.helm(helm, &["install", NAME, CHART, "--set", "crds.keep=false"]);
         assert!(!cluster.knows("pfw") && cluster.plane.forward(FORWARD).is_some());
         cluster.helm(helm, &["uninstall", NAME]);
@@ -199,7 +199,7 @@ fn the_values_of_a_release_may_change_and_the_agents_follow() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
     assert_eq!(set()["metadata"]["generation"], 1);
-    // The same again changes nothing.
+    // The same upgrade again changes nothing.
     cluster.helm(Helm::Four, &["upgrade", NAME, CHART]);
     assert_eq!(set()["metadata"]["generation"], 1);
     cluster.helm(Helm::Four, &["upgrade", NAME, CHART, "--set", "agent.iptables=nft"]);

@@ -1,4 +1,4 @@
-//! The chart as a dependency of a parent chart, in the ways that Helm offers.
+//! Tests the chart as a dependency of a parent chart, in the ways that Helm offers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::helm::{CHART, Helm, NAME, VERSIONS, objects};
 
-/// A parent chart with this one below it, by what it says of the dependency, and with values of its own.
+/// A parent chart with this chart as a dependency with these settings, and with values of its own.
 fn parent(dependency: &Value, values: &Value) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("charts")).unwrap();
@@ -22,7 +22,7 @@ fn parent(dependency: &Value, values: &Value) -> TempDir {
     folder
 }
 
-/// What a Helm renders of it.
+/// The render of a Helm version.
 fn render(helm: Helm, parent: &TempDir, values: &Value) -> Result<Vec<Value>, String> {
     helm.template(parent.path().to_str().unwrap(), VERSIONS[0], values).map(|text| objects(&text))
 }
@@ -43,12 +43,12 @@ fn the_condition_of_a_dependency_switches_the_chart_on_and_off() {
     for (dependency, key) in [
         (json!({"condition": "portforward-operator.enabled"}), NAME),
         (json!({"condition": "lines.enabled", "alias": "lines"}), "lines"),
-        // The first path that is there decides.
+        // The first path that exists decides.
         (json!({"condition": "global.lines,portforward-operator.enabled"}), NAME),
     ] {
         for (said, wanted) in [(true, true), (false, false)] {
             let values = json!({key: {"enabled": said}});
-            // In the values of the parent, and by the user.
+            // Set in the values of the parent, and by the user.
             for (own, given) in [(&values, &json!({})), (&json!({}), &values)] {
                 let parent = parent(&dependency, own);
                 for helm in Helm::BOTH {

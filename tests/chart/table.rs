@@ -1,4 +1,4 @@
-//! The values as their file documents them: each with its default and what the comment above it says.
+//! Reads the documentation of the values from their file: each value with its default and the text of the comment above it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,9 +12,9 @@ use crate::helm::{CHART, read};
 pub(crate) struct Documented {
     /// Its keys from the top.
     pub(crate) path: Vec<String>,
-    /// What it is where nobody says otherwise.
+    /// Its default.
     pub(crate) default: Value,
-    /// What the comment above it says.
+    /// The text of the comment above it.
     pub(crate) meaning: String,
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn documented() -> Vec<Documented> {
     let mut found = Vec::new();
     let mut sections: Vec<(usize, String)> = Vec::new();
     let mut comment: Vec<&str> = Vec::new();
-    // What belongs to a documented value is deeper than it, or is a list beside it.
+    // Lines that belong to a documented value are deeper than it, or are a list at the same depth.
     let mut within: Option<usize> = None;
     for line in text.lines() {
         let bare = line.trim_start();
@@ -67,7 +67,7 @@ pub(crate) fn table() -> String {
     text + "\n"
 }
 
-/// The schema of the values with what the comments say put in, so that editors show it.
+/// The schema of the values with the texts of the comments, so that editors show them.
 pub(crate) fn described(schema: &str) -> String {
     let mut schema: Value = serde_json::from_str(schema).expect("the schema is JSON");
     let mut told: BTreeMap<String, String> = BTreeMap::new();
@@ -84,7 +84,7 @@ pub(crate) fn described(schema: &str) -> String {
     serde_json::to_string_pretty(&schema).expect("a schema can be written") + "\n"
 }
 
-/// Where the schema speaks of a value, as a JSON pointer.
+/// The position of a value in the schema, as a JSON pointer.
 pub(crate) fn place(schema: &Value, path: &[String]) -> String {
     let mut pointer = String::new();
     for key in path {
@@ -97,7 +97,7 @@ pub(crate) fn place(schema: &Value, path: &[String]) -> String {
     pointer
 }
 
-/// A page whose table stands between two marks, with the table as it should be.
+/// A page with a table between two marks, with the table up to date.
 pub(crate) fn page(page: &str) -> String {
     const BEGIN: &str = "<!-- The table is generated: make generate -->\n";
     const END: &str = "<!-- End of the table -->\n";

@@ -1,4 +1,4 @@
-//! What single values change, by a file of values and by `--set`.
+//! Tests the effect of single values, from a values file and from `--set`.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn template(values: &Value) -> Value {
     one(&rendered(values), "DaemonSet")["spec"]["template"].clone()
 }
 
-/// What a Helm renders with words such as `--set`.
+/// The render of a Helm version with arguments such as `--set`.
 fn by_words(helm: Helm, words: &[&str]) -> Vec<Value> {
     let version = format!("--kube-version={}", VERSIONS[0]);
     let arguments = ["template", NAME, CHART, &version].into_iter().chain(words.iter().copied()).collect::<Vec<_>>();
@@ -58,7 +58,7 @@ fn a_number_or_a_truth_value_by_set_becomes_the_text_that_it_looks_like() {
 
 #[test]
 fn a_number_in_a_file_becomes_the_text_that_it_looks_like() {
-    // A file's numbers are floats to Helm, which writes large ones with an exponent.
+    // Helm reads the numbers of a file as floats, and writes large ones with an exponent.
     let values = json!({
         "agent": {"reservedPorts": 30000, "extraEnv": [{"name": "A", "value": 1_234_567_890}]},
         "image": {"tag": 20_260_101},
@@ -129,7 +129,7 @@ fn a_security_context_is_merged_over_the_chart_s_own() {
 #[test]
 fn common_labels_are_on_everything_and_in_no_selector() {
     let mut values = full();
-    // The one of a single object decides there.
+    // The value of a single object has precedence there.
     values["commonLabels"] = json!({"team": "network", "release": "common"});
     let objects = rendered(&values);
     for object in &objects {
@@ -139,7 +139,7 @@ fn common_labels_are_on_everything_and_in_no_selector() {
     let set = one(&objects, "DaemonSet");
     assert_eq!(set["spec"]["template"]["metadata"]["labels"]["team"], "network");
     assert!(set["spec"]["selector"]["matchLabels"].get("team").is_none());
-    // A label of the pods alone wins over one of all.
+    // A label for pods has precedence over a label for all objects.
     let template = template(&json!({"commonLabels": {"team": "all"}, "podLabels": {"team": "pods"}}));
     assert_eq!(template["metadata"]["labels"]["team"], "pods");
 }
@@ -175,7 +175,7 @@ fn a_quota_is_for_the_priority_class_of_the_agents_and_by_choice() {
     assert_eq!(one(&default, "ResourceQuota")["spec"]["hard"]["pods"], "10000");
 }
 
-/// The fields of an object's pods that say what they are and where they run.
+/// The fields of an object's pods that identify them and decide where they run.
 fn placed(object: &Value) -> BTreeMap<String, Value> {
     let spec = object["spec"]["template"]["spec"].as_object().unwrap();
     let fields =
@@ -190,14 +190,14 @@ fn cleanup_takes_the_place_of_the_agents_with_the_values_of_the_release() {
     let mut values = everything;
     values["cleanup"]["enabled"] = true.into();
     let objects = rendered(&values);
-    // The one DaemonSet, so no agent is left that would put everything back, and no pod asks for one.
+    // It is the only DaemonSet: no agent is left that would restore the rules, and no pod asks for one.
     let cleanup = one(&objects, "DaemonSet");
     assert_eq!(cleanup["metadata"]["name"], "forwards-cleanup");
     assert_eq!(cleanup["metadata"]["namespace"], agents["metadata"]["namespace"]);
     assert!(objects.iter().all(|object| object["kind"] != "Pod"));
     assert_ne!(cleanup["spec"]["selector"], agents["spec"]["selector"]);
     assert_eq!(placed(cleanup), placed(&agents));
-    // Helm 3 waits for no node that may be unavailable.
+    // Helm 3 does not wait for nodes that may be unavailable.
     assert_eq!(cleanup["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 0);
     let agent = &agents["spec"]["template"]["spec"]["containers"][0];
     let spec = &cleanup["spec"]["template"]["spec"];
@@ -211,7 +211,7 @@ fn cleanup_takes_the_place_of_the_agents_with_the_values_of_the_release() {
         );
         assert_eq!(container["securityContext"], agent["securityContext"]);
     }
-    // It removes what either variant holds, also where the agents use one.
+    // It removes the rules of both variants, also if the agents use only one.
     let nft = rendered(&json!({"agent": {"iptables": "nft"}, "cleanup": {"enabled": true}}));
     let container = &one(&nft, "DaemonSet")["spec"]["template"]["spec"]["initContainers"][0];
     assert_eq!(container["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));

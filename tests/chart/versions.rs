@@ -1,4 +1,4 @@
-//! Every render for every version of Kubernetes, held against the schemas of that version, unknown fields refused.
+//! Validates every render for every version of Kubernetes with the schemas of that version. Unknown fields are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use crate::helm::{CHART, Helm, VERSIONS, objects};
 use crate::python;
 use crate::schema::full;
 
-/// Kinds that Kubernetes itself has not, so that its schemas do not know them.
+/// Kinds that are not part of Kubernetes, so its schemas do not contain them.
 const OF_OTHERS: [&str; 3] =
     ["monitoring.coreos.com/v1 PodMonitor", "monitoring.coreos.com/v1 PrometheusRule", "monitoring.coreos.com/v1 ServiceMonitor"];
 
-/// The values that change what is rendered, by what they are about.
+/// The sets of values that change the render, by topic.
 pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
     BTreeMap::from([
         ("as it comes", json!({})),
@@ -77,7 +77,7 @@ for version, objects in json.load(sys.stdin).items():
 json.dump(found, sys.stdout)
 ";
 
-/// What is wrong with objects in each version of Kubernetes; those without a schema, by kind.
+/// The errors of objects in each version of Kubernetes, and the kinds without a schema.
 fn judged(by_version: &BTreeMap<&str, Vec<Value>>) -> (Vec<String>, BTreeSet<String>) {
     let answer = python::ask(VALIDATE, &json!(by_version));
     let (mut wrong, mut unknown) = (Vec::new(), BTreeSet::new());
@@ -126,7 +126,7 @@ fn an_older_kubernetes_is_refused_by_name() {
     for helm in Helm::BOTH {
         let refusal = helm.template(CHART, "1.32", &json!({})).unwrap_err();
         assert!(refusal.contains("chart requires kubeVersion: >=1.33.0-0"), "{refusal}");
-        // A vendor's version has a suffix.
+        // The version of a vendor has a suffix.
         helm.template(CHART, "v1.33.4-gke.100", &json!({})).unwrap();
     }
 }

@@ -1,11 +1,11 @@
-//! The tests that mostly wait, for Leases to age, tokens to expire and watches to end: all beside each other in one,
-//! because each of them alone would hold up the others for a minute.
+//! Runs the tests that mostly wait, for example until a Lease or a token expires, in parallel in one test. Each of them alone
+//! would take a minute.
 
 use std::thread;
 
 use crate::{nodes, outages, rest};
 
-/// Each with its claim.
+/// The tests, each with its claim.
 const WAITING: [(&str, fn()); 6] = [
     ("each agent is killed in turn and the traffic goes on", nodes::each_agent_is_killed_in_turn_and_the_traffic_goes_on),
     ("after a long outage no agent is taken for dead", outages::after_a_long_outage_no_agent_is_taken_for_dead),
@@ -24,7 +24,7 @@ const WAITING: [(&str, fn()); 6] = [
 #[test]
 fn what_mostly_waits() {
     let failed: Vec<&str> = thread::scope(|scope| {
-        // What a thread says when it panics begins with its name.
+        // A panic message of a thread begins with the name of the thread.
         let run = |(claim, test): (&'static str, fn())| {
             (claim, thread::Builder::new().name(claim.to_owned()).spawn_scoped(scope, test).expect("a thread can be made"))
         };

@@ -1,5 +1,5 @@
-//! A bed whose proxies are nodes of a cluster: an API server, an agent on each node under the access rules and the policy of
-//! `deploy/base`, and the servers that traffic goes to.
+//! A bed whose proxies are nodes of a cluster: an API server, an agent on each node with the access rules and the policy of
+//! `deploy/base`, and the servers that receive the traffic.
 
 use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,10 +22,10 @@ use crate::plane::{Plane, Resource};
 pub(crate) const LINES: &str = "lines";
 /// The seed's forward.
 pub(crate) const WEB: &str = "lines/web";
-/// Nobody listens there.
+/// The answer of a port without a listener.
 pub(crate) const REFUSED: Observation = Observation::Silent(Silence::Refused);
 
-/// A cluster at work; its agents end before the hosts do.
+/// A running cluster. Its agents end before the hosts.
 pub(crate) struct Fleet {
     agents: Vec<Option<Agent>>,
     /// One for each node.
@@ -36,23 +36,23 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// So many nodes `px0`, `px1`, ... with an agent each; the first holds the addresses.
+    /// This number of nodes `px0`, `px1`, ... with an agent each. The first node holds the addresses.
     pub(crate) fn new(nodes: u8) -> Self {
         let mut fleet = Self::without_agents(nodes);
         (0..nodes.into()).for_each(|node| fleet.start(node));
         fleet
     }
 
-    /// The same before any agent runs.
+    /// The same without running agents.
     pub(crate) fn without_agents(nodes: u8) -> Self {
         let bed = bed(nodes);
         let plane = Plane::new(&bed);
         Self::on(bed, plane)
     }
 
-    /// A fleet on what is there already; the service account of the agents among it.
+    /// A fleet on an existing bed and API server, which has the service account of the agents.
     pub(crate) fn on(bed: Bed, plane: Plane) -> Self {
-        // The client's way back, so that a proxy without a forward refuses it at once.
+        // The route to the client, so that a proxy without a forward refuses it at once.
         let ports = [80, 81, 82];
         let servers = [Server::tcp(&bed.server, SERVER, ports), Server::tcp(&bed.server, SECOND_SERVER, ports)];
         plane.add_namespace(LINES);
@@ -69,7 +69,7 @@ impl Fleet {
         self.start_with(node, &[]);
     }
 
-    /// The same with more options.
+    /// The same with additional options.
     pub(crate) fn start_with(&mut self, node: usize, extra: &[&str]) {
         let extra = extra.iter().map(|&option| option.to_owned()).collect();
         let options = AgentOptions { node_name: name(node), extra, ..AgentOptions::new(Variant::Nft) };
@@ -77,7 +77,7 @@ impl Fleet {
         assert!(before.is_none(), "{} had an agent", name(node));
     }
 
-    /// SIGKILL.
+    /// Kills the agent of a node with SIGKILL.
     pub(crate) fn kill(&mut self, node: usize) {
         self.agents[node].take().expect("the agent runs").kill();
     }
@@ -92,13 +92,13 @@ impl Fleet {
         &self.bed.proxies[node]
     }
 
-    /// Applies a forward, `namespace/name`, with the inside of its spec in YAML flow style.
+    /// Applies a forward, `namespace/name`, with the content of its spec in YAML flow style.
     pub(crate) fn apply(&self, key: &str, spec: &str) {
         self.plane.apply(&manifest(key, spec));
     }
 
-    /// The same for a forward that is younger than all that are there: creation times have whole seconds (metav1), so it is
-    /// made in the next one.
+    /// The same for a forward that must be younger than all existing ones. Creation times have whole seconds (metav1), so it is
+    /// created in the next second.
     pub(crate) fn apply_younger(&self, key: &str, spec: &str) {
         let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
         let now = second();
@@ -110,18 +110,18 @@ impl Fleet {
         assert!(own > newest, "{key} is of {own:?}, and another forward of {newest:?}");
     }
 
-    /// What the client meets at a port of the internal address.
+    /// The result of a request of the client to a port of the internal address.
     pub(crate) fn ask(&self, port: u16) -> Observation {
         tcp_ask(&self.bed.client, CLIENT, (INTERNAL, port), ANSWER).into()
     }
 
-    /// Asserts that the client reaches a server by a port, which sees the external address.
+    /// Asserts that the client reaches a server through a port, and that the server sees the external address.
     #[track_caller]
     pub(crate) fn reaches(&self, port: u16, server: Ipv4Addr, server_port: u16) {
         assert_eq!(self.ask(port), answered((server, server_port), EXTERNAL));
     }
 
-    /// Waits until the client meets this at a port; panics with what it meets instead.
+    /// Waits until the client gets this result at a port. Panics with the last result otherwise.
     #[track_caller]
     pub(crate) fn wait_ask(&self, port: u16, wanted: Observation) {
         let mut met = None;
@@ -129,21 +129,21 @@ impl Fleet {
         assert!(came, "port {port}: {met:?} instead of {wanted:?}");
     }
 
-    /// Waits until the client reaches a server by a port.
+    /// Waits until the client reaches a server through a port.
     #[track_caller]
     pub(crate) fn wait_reaches(&self, port: u16, server: Ipv4Addr, server_port: u16) {
         self.wait_ask(port, answered((server, server_port), EXTERNAL));
     }
 
-    /// Takes all that is ours out of the kernel of a node, as another program or a reboot would. An agent that runs there
-    /// may have put it back already.
+    /// Removes everything of ours from the kernel of a node, as another program or a reboot does. A running agent may already
+    /// have restored it.
     pub(crate) fn flush(&self, node: usize) {
         let proxy = self.proxy(node);
         proxy.iptables(Variant::Nft, "-t nat -F");
         proxy.iptables(Variant::Nft, "-t filter -F");
     }
 
-    /// The same where an agent runs, and waits until it has written and all is there again.
+    /// The same on a node with a running agent. Waits until the agent has restored everything.
     #[track_caller]
     pub(crate) fn flush_and_wait_repaired(&self, node: usize) {
         // In the middle of its own writing it does not tell the damage from what it has not written yet.
@@ -154,19 +154,19 @@ impl Fleet {
         self.wait_holds(node, "DNAT", true);
     }
 
-    /// Whether a rule of ours in a node's kernel says this.
+    /// Whether one of our rules in a node's kernel contains this text.
     pub(crate) fn holds(&self, node: usize, text: &str) -> bool {
         self.proxy(node).our_rules(Variant::Nft).iter().any(|rule| rule.contains(text))
     }
 
-    /// Waits until that is so, or is not.
+    /// Waits until a rule contains this text, or no longer does.
     #[track_caller]
     pub(crate) fn wait_holds(&self, node: usize, text: &str, wanted: bool) {
         let came = eventually(PATIENCE, || self.holds(node, text) == wanted);
         assert!(came, "{text} in {:#?}", self.proxy(node).our_rules(Variant::Nft));
     }
 
-    /// Waits for the conditions of the summary and the node that it names as active.
+    /// Waits for the conditions of the summary and for its active node.
     #[track_caller]
     pub(crate) fn wait_active(&self, key: &str, node: Option<usize>) {
         let wanted = node.map(name);
@@ -175,7 +175,7 @@ impl Fleet {
         });
     }
 
-    /// Every entry of a forward's status: the node, its role and what it says of `Ready`.
+    /// Every entry of a forward's status: the node, its role and the reason of `Ready`.
     pub(crate) fn entries(&self, key: &str) -> Vec<String> {
         let forward = self.plane.forward(key).unwrap_or_default();
         let entry = |entry: &serde_json::Value| {
@@ -195,12 +195,12 @@ impl Fleet {
         assert!(came, "{key}: {:?} instead of {wanted:?}", self.entries(key));
     }
 
-    /// The calls of all agents since the first `from` calls.
+    /// The calls of all agents after the first `from` calls.
     pub(crate) fn calls(&self, from: usize) -> Vec<AuditEvent> {
         self.plane.audit_of(AGENT_USER, from)
     }
 
-    /// The events about a forward: its reason, how often it was seen, and its note.
+    /// The events about a forward: the reason, the count, and the note.
     pub(crate) fn events(&self, key: &str) -> Vec<(String, u64, String)> {
         let about = |event: &&serde_json::Value| {
             let part = |field: &str| event["regarding"][field].as_str().unwrap_or_default();
@@ -217,7 +217,7 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// Waits until so many events about a forward are there: they are written after the status that they are about.
+    /// Waits for this number of events about a forward. An agent writes events after the status that they are about.
     #[track_caller]
     pub(crate) fn wait_events(&self, key: &str, count: usize) {
         let came = eventually(PATIENCE, || self.events(key).len() == count);
@@ -225,8 +225,8 @@ impl Fleet {
     }
 }
 
-/// The hosts of a fleet of so many nodes. The gateway is the client's way back even where no forward asks for it, so that a
-/// node refuses at once what it does not forward.
+/// The hosts of a fleet with this number of nodes. Each node has a route to the client through the gateway, also without a
+/// forward, so that it refuses at once what it does not forward.
 pub(crate) fn bed(nodes: u8) -> Bed {
     let bed = Bed::with(&Topology { proxies: nodes, ..Topology::default() });
     for proxy in &bed.proxies {
@@ -240,7 +240,7 @@ pub(crate) fn name(node: usize) -> String {
     format!("px{node}")
 }
 
-/// A forward, `namespace/name`, with the inside of its spec in YAML flow style.
+/// The manifest of a forward, `namespace/name`, with the content of its spec in YAML flow style.
 pub(crate) fn manifest(key: &str, spec: &str) -> String {
     let (namespace, name) = key.split_once('/').expect("a key is namespace/name");
     format!(

@@ -1,4 +1,4 @@
-//! What a user does to objects, from apply to delete, and what the client meets after each.
+//! Tests the life of objects from apply to delete, and the result for the client after each step.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::plane::Resource;
 use crate::plane::http::{Request, Response};
 use crate::plane::objects::PATIENCE;
 
-/// As users and pipelines wait.
+/// Waits as users and pipelines do.
 #[track_caller]
 fn kubectl_wait(fleet: &Fleet, what: &str) {
     let output = fleet.plane.kubectl(["wait", "--for", what, "--timeout=120s", "-n", LINES, "pf/web"]);
@@ -64,7 +64,7 @@ fn a_forward_is_applied_edited_disabled_enabled_and_deleted() {
 #[test]
 fn the_older_forward_wins_and_the_younger_takes_over_when_its_namespace_goes() {
     let fleet = Fleet::new(1);
-    // By name the other would win.
+    // By name, the other one would win.
     fleet.plane.add_namespace("zz");
     fleet.apply("zz/old", &web());
     fleet.plane.wait_ready("zz/old");
@@ -83,7 +83,7 @@ fn the_older_forward_wins_and_the_younger_takes_over_when_its_namespace_goes() {
     assert!(!fleet.holds(0, &format!("{SERVER}:80")), "nothing is left of the winner");
 }
 
-/// Deletes a forward and makes another of the same name, with nothing in between.
+/// Deletes a forward and creates another one with the same name, without a pause.
 fn replace(fleet: &Fleet, spec: &str) {
     let object = serde_saphyr::from_str(&manifest(WEB, spec)).unwrap();
     let collection = Resource::Forwards.path(Some(LINES), None);

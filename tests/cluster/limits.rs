@@ -1,4 +1,4 @@
-//! What a node leaves alone: forwards that are for other nodes, and words that nobody needs.
+//! Tests what a node does not do: forwards of other nodes, and unnecessary writes of status.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::plane::http::{Request, Response};
 use crate::plane::objects::PATIENCE;
 use crate::plane::{Resource, proxy_address};
 
-/// The writes of status by the agent of a node, about one forward.
+/// The number of status writes about one forward by the agent of a node.
 fn spoken(fleet: &Fleet, node: usize, name: &str) -> usize {
     let about = format!("/portforwards/{name}/status");
     let calls = fleet.calls(0).into_iter().filter(|call| call.source == Some(proxy_address(node).into()));
@@ -22,7 +22,7 @@ fn spoken(fleet: &Fleet, node: usize, name: &str) -> usize {
 #[test]
 fn a_forward_for_another_node_costs_no_word_until_a_label_makes_this_one_a_candidate() {
     let fleet = Fleet::new(2);
-    // The second node holds what it asks for; the first would speak for it if nobody did.
+    // The second node holds the addresses. The first agent would write the summary if no node were active.
     fleet.bed.move_addresses(fleet.proxy(0), fleet.proxy(1));
     fleet.apply(WEB, &format!("nodeSelector: {{matchLabels: {{line: a}}}}, {}", web()));
     fleet.plane.wait_condition(WEB, "Ready", "False", "NoActiveNode");
@@ -35,7 +35,7 @@ fn a_forward_for_another_node_costs_no_word_until_a_label_makes_this_one_a_candi
 
     fleet.apply("lines/its", &format!("nodeSelector: {{matchLabels: {{line: a}}}}, {}", spec(81, SERVER, 81)));
     fleet.plane.wait_condition("lines/its", "Ready", "True", "Ready");
-    // The first agent has dealt with both once it has spoken of a third.
+    // The first agent has processed both forwards when it has written about a third one.
     fleet.apply("lines/zz", &spec(82, SERVER, 82));
     fleet.wait_entries("lines/zz", &["px0 Standby Standby", "px1 Active Ready"]);
     assert_eq!(spoken(&fleet, 0, "its"), 0);
@@ -49,7 +49,7 @@ fn a_forward_for_another_node_costs_no_word_until_a_label_makes_this_one_a_candi
     fleet.plane.wait_condition("lines/zz", "Ready", "True", "Ready");
 }
 
-/// A Node object that names no address, as here at first, leaves the source of the default route.
+/// If the Node object has no address, as here at first, the source address of the default route counts.
 #[test]
 fn the_addresses_of_the_node_object_keep_their_reserved_ports() {
     let fleet = Fleet::new(1);
@@ -58,7 +58,7 @@ fn the_addresses_of_the_node_object_keep_their_reserved_ports() {
     let status =
         json!({"status": {"addresses": [{"type": "InternalIP", "address": INTERNAL}, {"type": "Hostname", "address": "px0"}]}});
     fleet.plane.must(&Request::merge(format!("{}/status", Resource::Nodes.path(None, Some("px0"))), status));
-    // The label comes after the addresses, so who knows of the one knows of the others.
+    // The label is set after the addresses, so an agent that has seen the label has seen the addresses too.
     fleet.apply("lines/late", &format!("nodeSelector: {{matchLabels: {{line: a}}}}, {}", spec(22, SERVER, 80)));
     fleet.plane.patch(Resource::Nodes, "px0", json!({"metadata": {"labels": {"line": "a"}}}));
     fleet.plane.wait_condition("lines/late", "Accepted", "False", "ReservedPort");
@@ -67,7 +67,7 @@ fn the_addresses_of_the_node_object_keep_their_reserved_ports() {
     assert!(!fleet.holds(0, "--dport 22 "));
 }
 
-/// Agents that live, as far as their Leases say.
+/// Leases of live agents.
 fn other_agents(count: usize) -> Vec<Request> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let collection = Resource::Leases.path(Some(SYSTEM), None);
@@ -89,7 +89,7 @@ fn rfc3339(seconds: u64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S").to_string()
 }
 
-/// Entries of other nodes, the first of which is active.
+/// Entries of other nodes. The first node is active.
 fn entries(count: usize) -> Value {
     let entry = |index: usize| {
         let role = if index == 0 { "Active" } else { "Standby" };
@@ -101,7 +101,7 @@ fn entries(count: usize) -> Value {
 #[test]
 fn the_seventeenth_standby_is_silent_until_it_is_active() {
     let mut fleet = Fleet::without_agents(1);
-    // The node is in the subnet and does not hold the address.
+    // The node is in the subnet but does not hold the address.
     fleet.proxy(0).netns.ip_batch([format!("addr del {INTERNAL}/24 dev eth1"), "addr add 192.168.0.77/24 dev eth1".to_owned()]);
     for (key, spec, count) in [(WEB, web(), 16), ("lines/zz", spec(81, SERVER, 81), 15)] {
         fleet.apply(key, &spec);
@@ -112,7 +112,7 @@ fn the_seventeenth_standby_is_silent_until_it_is_active() {
     assert!(answers.iter().all(Response::done), "{answers:?}");
     fleet.start(0);
     fleet.wait_holds(0, "dport 80", true);
-    // It comes after the other in everything that an agent does, and has room for one more.
+    // An agent processes it after the other forward, and it has room for one more entry.
     assert!(eventually(PATIENCE, || fleet.entries("lines/zz").len() == 16), "{:?}", fleet.entries("lines/zz"));
     assert_eq!((spoken(&fleet, 0, "web"), fleet.entries(WEB).len()), (0, 16));
     fleet.proxy(0).netns.ip(&format!("addr add {INTERNAL}/24 dev eth1"));

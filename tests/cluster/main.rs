@@ -1,5 +1,5 @@
-//! The agent against a real API server, with real traffic: what users apply is so in the kernel, and the objects say
-//! what is true, whatever dies, hangs or is taken away in between.
+//! Tests the agent with a real API server and real traffic: the kernel does what users apply, and the objects report the true
+//! state, also while programs die, hang or lose their rights.
 
 #[path = "../bed/mod.rs"]
 mod bed;

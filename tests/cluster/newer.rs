@@ -1,4 +1,4 @@
-//! Objects of a newer definition, which this agent cannot decode.
+//! Tests objects of a newer CRD, which this agent cannot decode.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::plane::objects::PATIENCE;
 const OTHER: &str = "lines/other";
 const UNKNOWN: &str = "lines/unknown";
 
-/// Lets the definition take what a later version may: another mode, and another field.
+/// Makes the CRD accept what a later version may accept: another mode, and another field.
 fn upgrade_definition(fleet: &Fleet) {
     let name = "portforwards.portforward.dev";
     let mut definition = fleet.plane.get(Resource::Definitions, name).unwrap();
@@ -24,13 +24,13 @@ fn upgrade_definition(fleet: &Fleet) {
     let mut refusal = None;
     let taken = eventually(PATIENCE, || fleet.plane.try_apply(&later).map_err(|text| refusal = Some(text)).is_ok());
     assert!(taken, "{refusal:?}");
-    // A watch that began before goes on with the older definition, and with its fields, to its end.
+    // A watch that began earlier continues with the older CRD and its fields until it ends.
     let from = fleet.plane.audit().len();
     let watched = || fleet.calls(from).iter().any(|call| call.verb == "watch" && call.resource == "portforwards");
     assert!(eventually(PATIENCE, watched), "the agent's watch never ended");
 }
 
-/// A condition of the summary: its status, its reason, and the generation that it judges.
+/// A condition of the summary: its status, its reason, and its generation.
 fn condition(fleet: &Fleet, key: &str, kind: &str) -> Option<(String, String, i64)> {
     let forward = fleet.plane.forward(key)?;
     let found = forward["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind)?.clone();
@@ -69,12 +69,12 @@ fn the_last_good_content_of_an_object_that_cannot_be_decoded_stays_in_force() {
     fleet.reaches(80, SERVER, 80);
     assert_eq!(fleet.ask(81), REFUSED);
 
-    // No other object is touched by it, and edits of others go through.
+    // No other object is affected, and edits of others are applied.
     fleet.apply(OTHER, &spec(82, SECOND_SERVER, 82));
     fleet.plane.wait_condition(OTHER, "Ready", "True", "Ready");
     fleet.reaches(82, SECOND_SERVER, 82);
 
-    // Nor does a restart forget it.
+    // A restart keeps this state.
     let before = fleet.plane.forward(WEB).unwrap();
     fleet.kill(0);
     fleet.flush(0);

@@ -1,4 +1,4 @@
-//! Several nodes: who carries a forward while addresses move and agents die, and what its status says of it.
+//! Tests several nodes: which node carries a forward while addresses move and agents die, and what its status says.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::bed::{INTERNAL, SERVER};
 use crate::fleet::{Fleet, WEB, name, web};
 use crate::plane::Resource;
 
-/// A Lease counts for 40 s after it was last renewed; looking and writing take their time too, on a busy machine most of it.
+/// A Lease counts for 40 s after the last renewal. Reading and writing take additional time, most of it on a busy machine.
 const LEASE_AND_MORE: Duration = Duration::from_mins(3);
 
 fn three_nodes() -> Fleet {
@@ -23,7 +23,7 @@ fn move_addresses(fleet: &Fleet, from: usize, to: usize) {
     fleet.bed.move_addresses(fleet.proxy(from), fleet.proxy(to));
 }
 
-/// Waits for the summary to say this, longer than a Lease lives.
+/// Waits for this summary, longer than a Lease counts.
 #[track_caller]
 fn wait_summary(fleet: &Fleet, status: &str, reason: &str, active: Option<usize>) {
     let summary = || {
@@ -41,7 +41,7 @@ fn addresses_move_between_nodes_and_status_follows() {
     fleet.reaches(80, SERVER, 80);
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
         move_addresses(&fleet, from, to);
-        // At once: the standby had the rules ready.
+        // At once, because the standby had the rules ready.
         fleet.reaches(80, SERVER, 80);
         wait_summary(&fleet, "True", "Ready", Some(to));
         let entries: Vec<String> = (0..3)
@@ -80,16 +80,16 @@ fn an_active_node_that_has_lost_its_external_address_says_so() {
 
 pub(crate) fn each_agent_is_killed_in_turn_and_the_traffic_goes_on() {
     let mut fleet = three_nodes();
-    // Killed while it is active, the next one takes the addresses; then that one.
+    // The active node is killed and the next one takes the addresses; then that one is killed.
     for (dead, next) in [(0, 1), (1, 2)] {
         fleet.kill(dead);
         fleet.reaches(80, SERVER, 80);
         move_addresses(&fleet, dead, next);
         fleet.reaches(80, SERVER, 80);
     }
-    // Until their Leases are too old, the dead count as what they said last.
+    // Until their Leases are too old, the last entries of the dead nodes count.
     wait_summary(&fleet, "True", "Ready", Some(2));
-    // And their entries go.
+    // Then their entries are removed.
     fleet.wait_entries(WEB, &["px2 Active Ready"]);
 
     fleet.start(0);
@@ -103,7 +103,7 @@ pub(crate) fn each_agent_is_killed_in_turn_and_the_traffic_goes_on() {
         })
     });
     fleet.reaches(80, SERVER, 80);
-    // Back where it was.
+    // The addresses are back on the first node.
     fleet.start(2);
     wait_summary(&fleet, "True", "Ready", Some(2));
     fleet.reaches(80, SERVER, 80);

@@ -1,5 +1,5 @@
-//! The API server away, hung, forgetful or unwilling: the kernel keeps what it had and is healed, the log says one line
-//! for each cause, and everything converges after.
+//! Tests an API server that is absent, hangs, loses its history or refuses: the kernel keeps its state and is repaired, the log
+//! has one line for each cause, and everything converges afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::plane::Resource;
 use crate::plane::access::{AGENT, SYSTEM};
 use crate::plane::objects::PATIENCE;
 
-/// Longer than a watch lasts (25 s), a client waits for a server that says nothing (35 s), and both on a busy machine.
+/// Longer than a watch lasts (25 s) and longer than a client waits for a silent server (35 s), also on a busy machine.
 const LONG: Duration = Duration::from_mins(3);
 
-/// How long a call waits for its answer before the agent gives it up (src/cluster/mod.rs, `DEADLINE`).
+/// The time limit of a call of the agent (src/cluster/mod.rs, `DEADLINE`).
 const GIVEN_UP: Duration = Duration::from_secs(10);
 
 fn one_node() -> Fleet {
@@ -26,19 +26,19 @@ fn one_node() -> Fleet {
     fleet
 }
 
-/// What another program removes comes back.
+/// Rules that another program removes are restored.
 #[track_caller]
 fn heals(fleet: &Fleet) {
     fleet.flush_and_wait_repaired(0);
     fleet.wait_reaches(80, SERVER, 80);
 }
 
-/// The complaints that are not about the kernel, which these tests have emptied.
+/// The warnings that are not about the kernel, which these tests have flushed.
 fn complaints(fleet: &Fleet, node: usize) -> Vec<String> {
     fleet.agent(node).complaints().into_iter().filter(|line| !line.contains("another program had changed")).collect()
 }
 
-/// Waits for a change that is made now to be in the kernel and in status.
+/// Waits until a change that is made now is in the kernel and in the status.
 #[track_caller]
 fn converges(fleet: &Fleet, port: u16) {
     fleet.apply(WEB, &spec(port, SECOND_SERVER, port));
@@ -48,7 +48,7 @@ fn converges(fleet: &Fleet, port: u16) {
     assert_eq!(fleet.ask(80), REFUSED);
 }
 
-/// Waits for the log to complain, and asserts that it is one line that says this.
+/// Waits for a warning in the log, and asserts that it is one line with this text.
 #[track_caller]
 fn says_once(fleet: &Fleet, text: &str) {
     says_once_on(fleet, 0, text);
@@ -61,7 +61,7 @@ fn says_once_on(fleet: &Fleet, node: usize, text: &str) {
     assert!(said.len() == 1 && said[0].contains(text), "{said:#?}");
 }
 
-/// One that is stopped in order, one that is killed: each is one line.
+/// One API server is stopped and one is killed. Each causes one line.
 pub(crate) fn an_api_server_that_goes_and_comes_delays_no_repair_and_is_one_line() {
     let fleet = one_node();
     fleet.plane.stop();
@@ -81,8 +81,8 @@ pub(crate) fn an_api_server_that_goes_and_comes_delays_no_repair_and_is_one_line
 pub(crate) fn a_frozen_api_server_delays_no_repair() {
     let fleet = one_node();
     fleet.plane.freeze();
-    // If a repair waited for a call, none would be sooner than one is given up. The quickest counts: a busy machine delays
-    // any of them.
+    // If a repair waited for a call, no repair would be faster than the time limit of a call. Only the fastest repair counts,
+    // because a busy machine delays any of them.
     let healed_in = |()| {
         let begun = Instant::now();
         heals(&fleet);
@@ -90,7 +90,7 @@ pub(crate) fn a_frozen_api_server_delays_no_repair() {
     };
     let took = [(); 3].map(healed_in);
     assert!(took.iter().any(|took| *took < GIVEN_UP), "{took:?}");
-    // Its Lease is what the agent misses first.
+    // The renewal of its Lease fails first.
     says_once(&fleet, "the API server cannot be used");
     heals(&fleet);
     fleet.plane.thaw();
@@ -103,7 +103,7 @@ fn what_happened_before_the_store_forgot_it_is_seen_by_a_new_list() {
     let fleet = one_node();
     fleet.apply("lines/other", &spec(82, SERVER, 82));
     fleet.plane.wait_ready("lines/other");
-    // Its connections end while it cannot look; the deletion and the edit are older than the store remembers.
+    // Its connections end while it is frozen. The API server no longer has the history of the deletion and the edit.
     fleet.agent(0).freeze();
     fleet.plane.kill();
     fleet.plane.start();
@@ -129,7 +129,7 @@ fn what_happened_before_the_store_forgot_it_is_seen_by_a_new_list() {
 pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_it() {
     let mut fleet = Fleet::without_agents(1);
     let token = |valid_for| fleet.plane.agent_token("px0", Duration::from_secs(valid_for));
-    // Long enough to become ready with it, also on a busy machine; as long as the tests beside this one wait.
+    // Long enough to become ready, also on a busy machine; as long as the parallel tests wait.
     let (short, long) = (token(50), token(3600));
     fleet.kubeconfigs[0].set_token(&short);
     fleet.start(0);
@@ -143,7 +143,7 @@ pub(crate) fn an_expired_token_is_one_line_and_a_new_one_in_the_same_file_heals_
     says_once(&fleet, "the API server cannot be used");
 }
 
-/// Takes a rule's verbs away, or gives them.
+/// Removes verbs from a rule, or adds them.
 fn allow(fleet: &Fleet, resource: &str, verbs: &[&str]) {
     let mut role = fleet.plane.get(Resource::ClusterRoles, "portforward-operator").unwrap();
     let rules = role["rules"].as_array_mut().unwrap();
@@ -152,7 +152,7 @@ fn allow(fleet: &Fleet, resource: &str, verbs: &[&str]) {
     fleet.plane.patch(Resource::ClusterRoles, "portforward-operator", json!({"rules": Value::Array(rules.clone())}));
 }
 
-/// Waits until the API server has noticed that the agent may not do this any more, or may again.
+/// Waits until the API server refuses this to the agent, or allows it again.
 #[track_caller]
 fn wait_allowed(fleet: &Fleet, verb: &str, resource: &str, wanted: &str) {
     let arguments = ["auth", "can-i", verb, resource, "-n", LINES, "--as", crate::plane::access::AGENT_USER];
@@ -192,7 +192,7 @@ fn without_the_right_to_list_forwards_an_agent_goes_on_with_its_record() {
     says_once(&fleet, "refuses this");
     heals(&fleet);
     fleet.reaches(82, SERVER, 82);
-    // Tried some times more by now.
+    // The agent has tried several times more by now.
     let denied = || fleet.calls(0).iter().filter(|call| call.verb == "list" && call.code == 403).count();
     assert!(eventually(PATIENCE, || denied() >= 4), "{}", denied());
     says_once(&fleet, "refuses this");
@@ -202,13 +202,13 @@ fn without_the_right_to_list_forwards_an_agent_goes_on_with_its_record() {
     says_once(&fleet, "refuses this");
 }
 
-/// While it was away nobody could renew a Lease: that says nothing about the agents.
+/// During the outage, no agent can renew its Lease. This must not count against them.
 pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
     let mut fleet = Fleet::without_agents(2);
     fleet.start(0);
     fleet.apply(WEB, &web());
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
-    // Later than the other, and so it renews its Lease at other times: one of them is always back first.
+    // Later than the other one, so the two renew their Leases at different times, and one of them always returns first.
     fleet.start(1);
     fleet.wait_entries(WEB, &["px0 Active Ready", "px1 Standby Standby"]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
@@ -217,7 +217,7 @@ pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
     let (events, from) = (fleet.events(WEB), fleet.plane.audit().len());
     fleet.plane.kill();
     let killed = Instant::now();
-    // Longer than a Lease lives.
+    // Longer than a Lease counts.
     assert!(eventually(Duration::from_mins(1), || killed.elapsed() > Duration::from_secs(45)));
     fleet.plane.start();
     let renewed =
@@ -230,7 +230,7 @@ pub(crate) fn after_a_long_outage_no_agent_is_taken_for_dead() {
     assert_eq!(fleet.events(WEB), events);
 }
 
-/// The policy refuses what it says, and its kernel follows all the same.
+/// The policy refuses its writes, and it still programs its kernel.
 #[test]
 fn an_agent_whose_token_is_of_another_node_or_of_none_says_so_once_and_forwards() {
     let mut fleet = Fleet::without_agents(2);
@@ -249,14 +249,14 @@ fn an_agent_whose_token_is_of_another_node_or_of_none_says_so_once_and_forwards(
     fleet.apply(WEB, &spec(81, SECOND_SERVER, 81));
     fleet.wait_reaches(81, SECOND_SERVER, 81);
     assert_eq!(fleet.entries(WEB), Vec::<String>::new());
-    assert_eq!(fleet.plane.condition(WEB, "Ready"), None, "nobody has judged it");
+    assert_eq!(fleet.plane.condition(WEB, "Ready"), None, "no agent has judged it");
 }
 
-/// An agent that cannot say that it lives counts as dead to the others: they do not fight over what it says.
+/// An agent that cannot renew its Lease counts as dead for the others. They do not compete with it for the status.
 #[test]
 fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
     let mut fleet = Fleet::without_agents(2);
-    // Another account, which may do all but renew.
+    // Another account, which has all rights except renewing.
     let grant = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mute", "namespace": SYSTEM}},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mute", "namespace": SYSTEM},
@@ -272,7 +272,7 @@ fn an_agent_that_may_not_renew_its_lease_leaves_status_to_the_others() {
     fleet.apply(WEB, &web());
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     fleet.wait_holds(1, "dport 80", true);
-    // Several rounds of both: what is written on one side is seen on the other within milliseconds.
+    // Several rounds of both agents. A write of one is seen by the other within milliseconds.
     let from = fleet.plane.audit().len();
     let renewed = || fleet.calls(from).iter().filter(|call| call.resource == "leases" && call.writes()).count();
     assert!(eventually(PATIENCE, || renewed() >= 2), "{}", renewed());

@@ -1,4 +1,4 @@
-//! What the agents ask of the API server: nothing while nothing happens, one event for a change, and no right too many.
+//! Tests the requests of the agents to the API server: none without a change, one event per change, and no unused right.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::plane::{Resource, deployed, proxy_address};
 
 const OTHER: &str = "lines/other";
 
-/// Two nodes, of which the second holds the addresses: the first by name would speak for both if that one did not.
+/// Two nodes, of which the second holds the addresses. The first one by name would write the summary if no node were active.
 fn two_nodes() -> Fleet {
     let fleet = Fleet::without_agents(2);
     fleet.bed.move_addresses(fleet.proxy(0), fleet.proxy(1));
@@ -24,7 +24,7 @@ fn two_nodes() -> Fleet {
 
 fn started(mut fleet: Fleet) -> Fleet {
     (0..2).for_each(|node| fleet.start(node));
-    // Both are known to live before anything is asked of them.
+    // Both agents are known to live before the test continues.
     assert!(eventually(PATIENCE, || fleet
         .plane
         .list(Resource::Leases)
@@ -42,7 +42,7 @@ fn serves(fleet: &Fleet, key: &str) {
     fleet.wait_entries(key, &["px0 Standby Standby", "px1 Active Ready"]);
 }
 
-/// The calls that were to change something other than a Lease.
+/// The calls that would change an object other than a Lease.
 fn writes(calls: &[AuditEvent]) -> Vec<&str> {
     calls.iter().filter(|call| call.writes() && call.resource != "leases").map(|call| call.uri.as_str()).collect()
 }
@@ -55,10 +55,10 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     serves(&fleet, OTHER);
     fleet.wait_events(WEB, 1);
     fleet.wait_events(OTHER, 1);
-    // The version of the object and who owns which field are part of it: whoever wrote would show.
+    // The objects include the resource version and the field managers, so every write would be visible.
     let objects = |fleet: &Fleet| [WEB, OTHER].map(|key| fleet.plane.forward(key).unwrap());
 
-    // Two renewals of each Lease are 20 s, in which each agent also compares its kernel twice on its own account.
+    // Two renewals of each Lease take 20 s. In this time, each agent also compares its kernel twice without an event.
     let (before, from, begun) = (objects(&fleet), fleet.plane.audit().len(), Instant::now());
     fleet.flush_and_wait_repaired(0);
     let renewed = |node: usize| {
@@ -66,7 +66,7 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
         renewals.filter(|call| call.source == Some(proxy_address(node).into())).count()
     };
     assert!(eventually(PATIENCE, || (0..2).all(|node| renewed(node) >= 2)), "{:?}", [0, 1].map(renewed));
-    // One more where the first was due at once.
+    // One more renewal is possible if the first one was due at once.
     let (renewals, most) = ([0, 1].map(renewed), begun.elapsed().as_secs() / 10 + 1);
     assert!(renewals.iter().all(|count| u64::try_from(*count).unwrap() <= most), "{renewals:?} of {most}");
     assert_eq!(writes(&fleet.calls(from)), Vec::<&str>::new());
@@ -77,7 +77,7 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
         fleet.kill(node);
         fleet.start(node);
     }
-    // A new forward comes after the others in everything that an agent does.
+    // An agent processes a new forward with this name after the others.
     fleet.apply("lines/zz", &spec(81, SERVER, 81));
     serves(&fleet, "lines/zz");
     let calls = fleet.calls(from);
@@ -88,7 +88,7 @@ pub(crate) fn at_rest_and_over_a_restart_only_leases_are_written() {
     assert_eq!([WEB, OTHER].map(|key| fleet.events(key).len()), [1, 1]);
 }
 
-/// Reason and count of each event.
+/// The reason and the count of each event.
 fn told(fleet: &Fleet) -> BTreeSet<(String, u64)> {
     fleet.events(WEB).into_iter().map(|(reason, count, _)| (reason, count)).collect()
 }
@@ -104,21 +104,21 @@ fn set_mode(fleet: &Fleet, mode: &str) {
     fleet.plane.wait_condition(WEB, "Ready", "True", if mode == "Disabled" { "Disabled" } else { "Ready" });
 }
 
-/// The permissions that a call used: what makes an object by server-side apply also needs `create`.
+/// The permissions that a call used. A server-side apply that creates an object also needs `create`.
 fn used(call: &AuditEvent) -> Vec<String> {
     let made =
         (call.verb == "patch" && call.code == 201).then(|| AuditEvent { verb: "create".to_owned(), ..call.clone() }.permission());
     [call.permission()].into_iter().chain(made).collect()
 }
 
-/// Whether a call used a right that was given for a namespace (`None`: for all): one for all must be needed outside of
-/// the namespaces in which an agent has rights of their own.
+/// Whether a call used a right for a namespace (`None`: for all namespaces). A right for all namespaces must be needed outside
+/// of the namespaces in which an agent has separate rights.
 fn uses(call: &AuditEvent, namespace: Option<&str>, right: &str) -> bool {
     let there = match namespace {
         Some(namespace) => call.namespace == namespace,
         None => ![SYSTEM, "default"].contains(&&*call.namespace),
     };
-    // A right to one object is needed where that object is.
+    // A right for one object is used if the call is about that object.
     used(call).iter().any(|used| (there && used == right) || format!("{used}/{}", call.name) == right)
 }
 
@@ -133,7 +133,7 @@ fn each_change_is_one_event_and_every_right_is_used_and_none_is_missing() {
     set_mode(&fleet, "Enabled");
     serves(&fleet, WEB);
     wait_told(&fleet, &[("Ready", 2), ("Disabled", 1)]);
-    // An edit that changes nothing of what is true is none; nor is a move of the addresses.
+    // An edit that does not change the state causes no event; neither does a move of the addresses.
     fleet.apply(WEB, &spec(81, SERVER, 81));
     serves(&fleet, WEB);
     fleet.bed.move_addresses(fleet.proxy(1), fleet.proxy(0));

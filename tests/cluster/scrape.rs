@@ -1,4 +1,4 @@
-//! `/metrics` over HTTPS: only holders of a token that may get the URL read it, by the word of the API server.
+//! Tests `/metrics` over HTTPS: only the holder of a token that the API server allows to get the URL can read it.
 
 use std::process::Output;
 
@@ -13,7 +13,7 @@ use crate::plane::objects::PATIENCE;
 
 const ADDRESS: &str = "127.0.0.1:10450";
 
-/// What `curl` gets: the status, and the body or why there is none.
+/// The result of `curl`: the status, and the body or the error.
 fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
     let mut curl = fleet.proxy(0).command("curl");
     curl.args(["--disable", "--silent", "--show-error", "--max-time", "30", "--write-out", "\n%{http_code}"]).args(options);
@@ -23,13 +23,13 @@ fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
     (status.to_owned(), format!("{body}{}", String::from_utf8_lossy(&stderr)))
 }
 
-/// The same, over HTTPS with a token, from a server that nobody vouches for.
+/// The same over HTTPS with a token, without checking the certificate of the server.
 fn with_token(fleet: &Fleet, token: &str) -> (String, String) {
     let header = format!("Authorization: Bearer {token}");
     scrape(fleet, &["--insecure", "--header", &header, &format!("https://{ADDRESS}/metrics")])
 }
 
-/// A fleet of one whose agent serves its metrics so, and may ask about tokens.
+/// A fleet with one agent that serves its metrics in this way and may check tokens.
 fn secured(options: &[&str]) -> Fleet {
     let mut fleet = Fleet::without_agents(1);
     let asks = json!([
@@ -41,7 +41,7 @@ fn secured(options: &[&str]) -> Fleet {
     fleet
 }
 
-/// Gives a service account of the agents' namespace these rights.
+/// Gives these rights to a service account in the namespace of the agents.
 fn allow(fleet: &Fleet, name: &str, rules: &serde_json::Value, account: &str) {
     let path = "/apis/rbac.authorization.k8s.io/v1";
     let role = json!({"metadata": {"name": name}, "rules": rules});

@@ -121,7 +121,7 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_
     assert!(route_to_client(&fleet));
 }
 
-/// The API server creates the first ServiceCIDR from its `--service-cluster-ip-range`.
+/// The API server creates the first `ServiceCIDR` from its `--service-cluster-ip-range`.
 #[test]
 fn an_upstream_in_a_network_of_services_is_told() {
     let fleet = Fleet::new(1);

@@ -1,4 +1,4 @@
-//! Agent, API server and definition, started in whatever order.
+//! Tests every order of starting the agent, the API server and the CRD.
 
 use crate::bed::SERVER;
 use crate::bed::wait::eventually;
@@ -61,7 +61,7 @@ fn a_node_that_boots_without_an_api_server_serves_what_its_record_holds() {
     fleet.reaches(82, SERVER, 82);
     complains_once(&fleet, "the API server cannot be used");
     fleet.plane.start();
-    // What was deleted while the agent was away goes now.
+    // A forward that was deleted while the agent was stopped is removed now.
     fleet.wait_ask(82, REFUSED);
     fleet.reaches(80, SERVER, 80);
     assert!(!fleet.holds(0, "dport 82"));

@@ -1,5 +1,5 @@
-//! A real cluster: etcd, API server, controller manager and scheduler in a namespace of their own, and two proxy nodes with
-//! kubelet and containerd, between the client and the upstream of the seed.
+//! A real cluster: etcd, API server, controller manager and scheduler in a separate network namespace, and two proxy nodes with
+//! kubelet and containerd between the client and the upstream of the seed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER, Topology};
 use crate::node::{Node, Services, said};
 use crate::plane::{ADDRESS, Plane, Process, access, programs};
 
-/// How long anything may take in a cluster whose nodes share two cores, with others.
+/// The time limit for a step in a cluster whose nodes share two cores with other programs.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 /// The address of the Service `kubernetes`.
 const SERVICE: &str = "10.96.0.1";
@@ -29,7 +29,7 @@ pub(crate) const SYSTEM: &str = access::SYSTEM;
 /// The seed's forward.
 pub(crate) const SEED: &str = "leased-lines/bank-a-web";
 
-/// A cluster at work. Fields are dropped in this order: what runs on the nodes, then the control plane, then the hosts.
+/// A running cluster. The fields are dropped in this order: the programs on the nodes, the control plane, the hosts.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     _control: Vec<Process>,
@@ -39,7 +39,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Two nodes: `px0`, which holds the addresses, of nft and with kube-proxy; `px1`, a standby, of legacy and without.
+    /// Two nodes: `px0` holds the addresses, uses nft and runs kube-proxy; `px1` is a standby, uses legacy and runs no
+    /// kube-proxy.
     pub(crate) fn new() -> Self {
         let bed = Bed::with(&Topology { proxies: 2, ..Topology::default() });
         let plane = Plane::with(Some(&bed), &["--endpoint-reconciler-type=lease", "--runtime-config=api/all=true"]);
@@ -60,8 +61,8 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until kubelet and kube-proxy have written all that is theirs into the kernels, in both families: what a test
-    /// finds there is then what it finds at its end.
+    /// Waits until kubelet and kube-proxy have written all their rules, for both families. The rules that a test finds then
+    /// must be the same at its end.
     fn wait_settled(&self) {
         for node in &self.nodes {
             let mut missing = Vec::new();
@@ -73,24 +74,24 @@ impl Cluster {
         }
     }
 
-    /// `kubectl` with these words, whose outcome the caller judges.
+    /// Runs `kubectl` with these words. The caller checks the result.
     pub(crate) fn kubectl(&self, words: &str) -> Output {
         self.plane.kubectl(words.split_whitespace())
     }
 
-    /// `kubectl` with these words, which has to succeed; what it printed.
+    /// Runs `kubectl` with these words; must succeed. Returns the output.
     #[track_caller]
     pub(crate) fn must_kubectl(&self, words: &str) -> String {
         self.succeeded(&format!("kubectl {words}"), &self.kubectl(words))
     }
 
-    /// Applies a text as `kubectl apply -f -`.
+    /// Applies a text as `kubectl apply -f -` does.
     #[track_caller]
     pub(crate) fn apply(&self, text: &str) {
         self.succeeded("kubectl apply", &self.plane.kubectl_with(["apply", "-f", "-"], text));
     }
 
-    /// `helm` with these words, whose outcome the caller judges.
+    /// Runs `helm` with these words. The caller checks the result.
     pub(crate) fn helm<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Output {
         let mut helm = self.plane.netns().command(programs::cluster_folder().join("helm"));
         let home = self.plane.file("helm");
@@ -99,7 +100,7 @@ impl Cluster {
         output(&mut helm)
     }
 
-    /// `helm` with these words, which has to succeed; what it printed.
+    /// Runs `helm` with these words; must succeed. Returns the output.
     #[track_caller]
     pub(crate) fn must_helm<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> String {
         self.succeeded("helm", &self.helm(words))
@@ -111,7 +112,7 @@ impl Cluster {
         said(output)
     }
 
-    /// The pods of the agents, as a person looks at them after a failure.
+    /// The state of the agents' pods, for the message of a failure.
     fn pods(&self) -> String {
         let look = |words: &str| said(&self.kubectl(words));
         format!(
@@ -121,8 +122,8 @@ impl Cluster {
         )
     }
 
-    /// Applies the seed's forward as a user does, waits until it is ready, and asks in both directions: the addresses that
-    /// each side sees are those of the design.
+    /// Applies the seed's forward as a user does, waits until it is ready, and sends requests in both directions. Each side
+    /// must see the addresses of the design.
     #[track_caller]
     pub(crate) fn serve_seed(&self) {
         self.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: leased-lines}\n");
@@ -133,7 +134,7 @@ impl Cluster {
         self.traffic_flows();
     }
 
-    /// A request in each direction.
+    /// Sends a request in each direction.
     #[track_caller]
     pub(crate) fn traffic_flows(&self) {
         let there = || tcp_ask(&self.bed.client, CLIENT, (INTERNAL, 80), ANSWER).into();
@@ -142,7 +143,7 @@ impl Cluster {
         assert_eq!(Some(back()), Some(answered((CLIENT, 80), INTERNAL)));
     }
 
-    /// Opens connections in both directions that stream until [`Flows::finish`].
+    /// Opens connections in both directions that stream data until [`Flows::finish`].
     #[track_caller]
     pub(crate) fn open_flows(&self) -> Flows {
         let open = |netns, from, to| {
@@ -154,13 +155,13 @@ impl Cluster {
         Flows(there.chain(back).collect())
     }
 
-    /// Waits until the `DaemonSet` has what it wants.
+    /// Waits until the rollout of the `DaemonSet` is complete.
     #[track_caller]
     pub(crate) fn wait_rollout(&self) {
         self.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=600s daemonset/portforward-operator"));
     }
 
-    /// The agents' pods: by node, the uid, whether it is ready, and the image.
+    /// The agents' pods by node: the uid, whether the pod is ready, and the image.
     pub(crate) fn agents(&self) -> BTreeMap<String, Value> {
         let words = format!("get pods --namespace {SYSTEM} --selector app.kubernetes.io/component=agent --output json");
         let list: Value = serde_json::from_str(&self.must_kubectl(&words)).expect("kubectl prints JSON");
@@ -173,14 +174,14 @@ impl Cluster {
 pub(crate) struct Flows(Vec<Download>);
 
 impl Flows {
-    /// Asserts that data flows on each.
+    /// Asserts that data flows on each connection.
     #[track_caller]
     pub(crate) fn go_on(&self, after: &str) {
         let stand_still = self.0.iter().filter(|flow| !flow.goes_on(ANSWER)).count();
         assert_eq!(stand_still, 0, "connections of {} that stand still after {after}", self.0.len());
     }
 
-    /// Ends them in good order; none was lost, and every byte was right.
+    /// Ends the connections. None was lost, and every byte was correct.
     #[track_caller]
     pub(crate) fn finish(self) {
         let count = self.0.len();
@@ -190,7 +191,7 @@ impl Flows {
     }
 }
 
-/// A program of the control plane, as the administrator.
+/// Starts a program of the control plane with the rights of the administrator.
 fn start(plane: &Plane, program: &str) -> Process {
     let mut command = plane.netns().command(programs::cluster_folder().join(program));
     command.arg(format!("--kubeconfig={}", plane.file("admin.kubeconfig").display()));
@@ -203,15 +204,15 @@ fn start(plane: &Plane, program: &str) -> Process {
     Process::start(command, plane.folder(), program)
 }
 
-/// Brings what is sent to the Service `kubernetes` to the API server, on the side of the API server: what the network of a
-/// cluster without kube-proxy does.
+/// Delivers packets for the Service `kubernetes` to the API server, on the side of the API server, as the network of a cluster
+/// without kube-proxy does.
 fn serve_services(plane: &Plane) {
     plane.netns().ip(&format!("addr add {SERVICE}/32 dev lo"));
     let rule = format!("-t nat -A PREROUTING -d {SERVICE} -p tcp --dport 443 -j REDIRECT --to-ports 6443");
     crate::bed::netns::must(plane.netns().command("iptables-nft").args(rule.split_whitespace()));
 }
 
-/// The way of a node to Services; where kube-proxy runs, its rules turn them away before.
+/// The route of a node to Services. If kube-proxy runs, its rules translate such packets before.
 pub(crate) fn reach_services(bed: &Bed, node: &Node) {
     let index = usize::from(node.name != "px0");
     let netns = &bed.proxies[index].netns;

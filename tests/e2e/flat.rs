@@ -1,4 +1,4 @@
-//! Installed by the flat file.
+//! Tests an installation by the flat file.
 
 use crate::cluster::{Cluster, SEED};
 
@@ -8,7 +8,7 @@ fn the_seeds_forward_serves_and_goes() {
     cluster.must_kubectl(&format!("apply -f {}/deploy/install.yaml", env!("CARGO_MANIFEST_DIR")));
     cluster.wait_rollout();
     cluster.serve_seed();
-    // What the file says is what the cluster holds: nothing defaults, converts or prunes a field of it.
+    // The objects of the cluster equal the file: the API server defaults, converts or prunes no field.
     let file = format!("{}/deploy/install.yaml", env!("CARGO_MANIFEST_DIR"));
     cluster.must_kubectl(&format!("diff -f {file}"));
     cluster.must_kubectl(&format!("apply --server-side -f {file}"));

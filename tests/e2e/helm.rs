@@ -1,5 +1,5 @@
-//! Installed by Helm: long-lived connections outlive everything that operations do to an agent, and an uninstalled operator
-//! leaves what the documents say.
+//! Tests an installation by Helm: long-lived connections survive every operation on an agent, and an uninstalled operator
+//! leaves what the pages say.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,24 +23,24 @@ fn chart() -> String {
 }
 
 impl Cluster {
-    /// `helm VERB RELEASE ...` in the namespace of the agents, waiting for the result.
+    /// Runs `helm VERB RELEASE ...` in the namespace of the agents and waits for the result.
     #[track_caller]
     fn release(&self, verb: &str, words: &[&str]) -> String {
         let common = [verb, RELEASE, "--namespace", SYSTEM, "--timeout", "600s"];
         self.must_helm(common.into_iter().chain(words.iter().copied()))
     }
 
-    /// The kernels of all nodes.
+    /// The state of the kernels of all nodes.
     fn kernels(&self) -> Vec<String> {
         self.nodes.iter().map(|node| without_counters(node, &self.bed)).collect()
     }
 
-    /// Whether the chains of ours are in a node's kernel by each variant, nft first.
+    /// Whether a node's kernel contains our chains, for each variant, nft first.
     fn holds_chains(&self, node: usize) -> [bool; 2] {
         ["nft", "legacy"].map(|variant| self.nodes[node].run(&self.bed, &format!("iptables-{variant}-save")).contains("PF-PRE"))
     }
 
-    /// Waits until the agent of a node is another pod than `before`, and ready.
+    /// Waits until the agent of a node is another pod than `before` and ready.
     fn wait_replaced(&self, node: &str, before: &str) {
         let replaced = eventually(PATIENCE, || {
             self.agents()
@@ -74,14 +74,14 @@ fn connections_outlive_operations_and_an_uninstalled_operator_leaves_what_is_doc
     flows.finish();
 
     cleaned_up(&cluster);
-    // kube-proxy takes its time to take out what it had made for the Services of the release.
+    // kube-proxy needs some time to remove its rules for the Services of the release.
     eventually(PATIENCE, || cluster.kernels() == before);
     for ((node, before), after) in cluster.nodes.iter().zip(before).zip(cluster.kernels()) {
         assert_eq!(before, after, "the kernel of {} is not as it was", node.name);
     }
 }
 
-/// No option names a variant: `px0` is a node of nft, `px1` one of legacy.
+/// No option selects a variant: the node `px0` uses nft, `px1` legacy.
 fn each_kubelet_decides_the_variant(cluster: &Cluster) {
     assert_eq!(cluster.holds_chains(0), [true, false]);
     assert!(eventually(PATIENCE, || cluster.holds_chains(1) == [false, true]), "{:?}", cluster.holds_chains(1));
@@ -95,7 +95,7 @@ fn rolling_update(cluster: &Cluster, flows: &Flows) {
     flows.go_on("a rolling update");
 }
 
-/// The pod is deleted at once, then the program of its successor is killed.
+/// Deletes the pod without a grace period, then kills the process of its successor.
 fn killed(cluster: &Cluster, flows: &Flows) {
     let uid = cluster.uid("px0");
     let name = cluster.agents()["px0"]["metadata"]["name"].as_str().expect("an object has a name").to_owned();
@@ -121,7 +121,7 @@ fn drained(cluster: &Cluster, flows: &Flows) {
     cluster.must_kubectl("uncordon px0");
 }
 
-/// To an image of an older name and back. (There is no older release yet: its content is the same.)
+/// Changes to an image with an older name and back. (There is no older release yet, so the content is the same.)
 fn downgraded(cluster: &Cluster, flows: &Flows) {
     for node in &cluster.nodes {
         node.tag(&cluster.bed, image::AGENT, "localhost/portforward-operator:0.0.9");
@@ -140,7 +140,7 @@ fn downgraded(cluster: &Cluster, flows: &Flows) {
     flows.go_on("a rollback");
 }
 
-/// A chart of a later version whose definition has one more short name.
+/// A chart of a later version whose CRD has an additional short name.
 fn changed_definition(cluster: &Cluster, flows: &Flows) {
     let folder = tempfile::Builder::new().prefix("pf-chart-").tempdir().expect("a temporary folder can be made");
     must(std::process::Command::new("cp").arg("-r").arg(chart()).arg(folder.path()));
@@ -159,7 +159,7 @@ fn changed_definition(cluster: &Cluster, flows: &Flows) {
     flows.go_on("an upgrade with a changed definition");
 }
 
-/// The definition and the forwards stay, and so does what is in the kernel.
+/// The CRD, the forwards and the state of the kernels stay.
 fn uninstalled(cluster: &Cluster, flows: &Flows) {
     cluster.release("uninstall", &["--wait"]);
     assert!(eventually(PATIENCE, || cluster.agents().is_empty()), "{:?}", cluster.agents().keys());
@@ -168,12 +168,12 @@ fn uninstalled(cluster: &Cluster, flows: &Flows) {
     flows.go_on("an uninstall");
 }
 
-/// What the documents say to do then. The chart renders this file.
+/// Follows the instructions of the pages for a cleanup. The chart renders this file.
 fn cleaned_up(cluster: &Cluster) {
     let manifest = repository("deploy/cleanup.yaml").display().to_string();
     cluster.must_kubectl(&format!("apply -f {manifest}"));
     cluster.must_kubectl(&format!("rollout status --namespace {SYSTEM} --timeout=600s daemonset/{RELEASE}-cleanup"));
-    // A container that fails and is started again would look complete for a moment.
+    // A container that fails and is restarted would appear complete for a moment.
     let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     let pods = format!("get pods --namespace {SYSTEM} --selector app.kubernetes.io/component=cleanup --output {counts}");
     let rests = |node: &crate::node::Node| node.container_logs().contains("this node is clean");

@@ -1,4 +1,5 @@
-//! The images of the tests on real nodes: the agent's, which `make image` built, and one that holds the namespaces of a pod.
+//! The images for the tests on real nodes: the image of the agent from `make image`, and an image that holds the namespaces of
+//! a pod.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 use crate::bed::netns::must;
 
-/// The agent's image, as the manifests name it.
+/// The image of the agent, as the manifests name it.
 pub(crate) const AGENT: &str = concat!("localhost/portforward-operator:", env!("CARGO_PKG_VERSION"));
 /// The image that holds the namespaces of a pod.
 pub(crate) const PAUSE: &str = "localhost/pause:e2e";
 
-/// Both, as archives that containerd loads.
+/// Both images, as archives that containerd can load.
 pub(crate) fn archives() -> [PathBuf; 2] {
     static ARCHIVES: OnceLock<[PathBuf; 2]> = OnceLock::new();
     ARCHIVES.get_or_init(|| [agent(), pause()]).clone()

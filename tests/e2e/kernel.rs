@@ -1,4 +1,4 @@
-//! What the kernel of a node holds, as the system's own tools tell it, to be compared byte by byte.
+//! Reads the state of a node's kernel with the tools of the system, for a comparison byte by byte.
 
 use std::fmt::Write as _;
 
@@ -7,8 +7,8 @@ use crate::node::Node;
 
 /// The rules of both variants, the native ruleset, routes and policy rules, without counters and times.
 ///
-/// A table of the older xtables that holds nothing is left out: the kernel makes it when it is first asked for, and keeps it
-/// as long as the network namespace lives.
+/// Leaves out empty tables of legacy xtables: the kernel creates such a table when a program first reads it, and keeps it as
+/// long as the network namespace exists.
 pub(crate) fn without_counters(node: &Node, bed: &Bed) -> String {
     let mut text = String::new();
     for command in [
@@ -28,7 +28,7 @@ pub(crate) fn without_counters(node: &Node, bed: &Bed) -> String {
     text
 }
 
-/// The tables that hold more than built-in chains that accept.
+/// The tables that contain more than built-in chains with the policy ACCEPT.
 fn filled_tables<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     let says_something = |line: &&str| line.starts_with('-') || line.starts_with(':') && !line.ends_with(" ACCEPT");
     let tables = lines.split_inclusive(|line| *line == "COMMIT");

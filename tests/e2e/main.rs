@@ -1,5 +1,5 @@
-//! The real image on real nodes: kubelet and containerd start the agent from what users install, and what they apply is so
-//! in the kernel of the nodes. Run by `make e2e`; the tests run one after the other.
+//! Tests the real image on real nodes: kubelet and containerd start the agent from the manifests or the chart, and the forwards
+//! that users apply are in the kernels of the nodes. `make e2e` runs these tests, one after the other.
 
 #[path = "../bed/mod.rs"]
 mod bed;

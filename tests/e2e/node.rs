@@ -1,7 +1,7 @@
-//! A real node: a proxy of the bed with mounts, host paths and cgroups of its own, in which containerd and the kubelet run,
-//! on one also kube-proxy.
+//! A real node: a proxy of the bed with its own mounts, host paths and cgroups, in which containerd, the kubelet and, on one
+//! node, kube-proxy run.
 //!
-//! The node's `/run`, `/var/lib` and `/var/log` are folders of its own; everything else it shares with the machine.
+//! The node has its own folders for `/run`, `/var/lib` and `/var/log`. It shares everything else with the machine.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,23 +20,23 @@ use crate::bed::{Bed, Proxy};
 use crate::image::{self, PAUSE};
 use crate::plane::{Plane, Process, access, programs, proxy_address};
 
-/// How long a program of a node may take to start or to end.
+/// The time limit for the start or the end of a program of a node.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Where the kubelet looks for static pods.
+/// The folder of static pods.
 const STATIC_PODS: &str = "/var/lib/kubelet/manifests";
-/// Where containerd listens.
+/// The socket of containerd.
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Whether kube-proxy runs on a node, or Services are somebody else's matter.
+/// How packets for Services are handled on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Services {
-    /// kube-proxy, by iptables.
+    /// By kube-proxy, with iptables.
     KubeProxy,
-    /// The network brings packets for a `ClusterIP` where they belong, as a CNI that replaces kube-proxy does.
+    /// By the network, as with a CNI that replaces kube-proxy.
     Network,
 }
 
-/// A node at work.
+/// A running node.
 pub(crate) struct Node {
     /// Its name.
     pub(crate) name: String,
@@ -48,12 +48,12 @@ pub(crate) struct Node {
     kube_proxy: Option<Process>,
     kubelet: Option<Process>,
     containerd: Option<Process>,
-    /// Holds the mounts of the node.
+    /// The process that holds the mounts of the node.
     holder: Option<Child>,
 }
 
 impl Node {
-    /// Prepares the node of a proxy; nothing runs yet.
+    /// Prepares the node of a proxy. Nothing runs yet.
     pub(crate) fn new(bed: &Bed, index: usize, variant: Variant, services: Services) -> Self {
         let folder = bed.proxies[index].files().join("node");
         for part in ["run", "lib/kubelet/manifests", "log", "cni", "bin"] {
@@ -68,7 +68,7 @@ impl Node {
         node
     }
 
-    /// Starts containerd, with the images of the tests, then kubelet and kube-proxy.
+    /// Starts containerd with the images of the tests, then kubelet and kube-proxy.
     pub(crate) fn start(&mut self, bed: &Bed, plane: &Plane) {
         self.start_containerd(bed);
         for archive in image::archives() {
@@ -77,7 +77,7 @@ impl Node {
         self.start_kubelet(bed, plane);
     }
 
-    /// The same after [`Node::power_on`]: the images are there.
+    /// The same after [`Node::power_on`]. The images are still there.
     pub(crate) fn start_again(&mut self, bed: &Bed, plane: &Plane) {
         self.start_containerd(bed);
         self.start_kubelet(bed, plane);
@@ -127,28 +127,28 @@ impl Node {
         }
     }
 
-    /// Ends all that runs on the node, at once. Its disk stays, with the images on it; `/run` does not.
+    /// Ends all programs of the node at once. Its disk, with the images, stays; `/run` does not.
     pub(crate) fn power_off(&mut self, bed: &Bed) {
         self.halt(bed);
-        // What a boot begins with empty.
+        // `/run` is empty at boot.
         let run = self.folder.join("run");
         let _ = fs::remove_dir_all(&run);
         fs::create_dir_all(&run).expect("the proxy's folder can be written");
         self.configure();
     }
 
-    /// Mounts the node's folders again after its namespace came back.
+    /// Mounts the node's folders again, after its namespace was created again.
     pub(crate) fn power_on(&mut self, bed: &Bed) {
         self.hold(bed);
     }
 
-    /// Ends all that runs on the node, at once.
+    /// Ends all programs of the node at once.
     fn halt(&mut self, bed: &Bed) {
         self.kube_proxy = None;
         self.kubelet = None;
         self.containerd = None;
         let proxy = &bed.proxies[self.index];
-        // The shims and the containers, which outlive containerd.
+        // The shims and the containers survive containerd.
         assert!(eventually(PATIENCE, || { proxy.netns.kill_all() == 0 }), "something on {} cannot be killed", self.name);
         if let Some(mut holder) = self.holder.take() {
             let _ = holder.kill();
@@ -169,14 +169,14 @@ impl Node {
         command
     }
 
-    /// Runs a command on the node, which has to succeed; its output.
+    /// Runs a command on the node, which must succeed. Returns its output.
     pub(crate) fn run(&self, bed: &Bed, command: &str) -> String {
         let mut words = command.split_whitespace();
         must(self.command(bed, words.next().expect("a command has a name")).args(words))
     }
 
-    /// What kubelet and kube-proxy have still to write into the kernel. Each makes its canaries in every table once its
-    /// rules are there, and kube-proxy says when it has synced last.
+    /// What kubelet and kube-proxy still have to write into the kernel. Each creates its canary chains in every table once its
+    /// rules are there, and kube-proxy reports its last sync.
     pub(crate) fn unsettled(&self, bed: &Bed) -> Vec<String> {
         let mut missing = Vec::new();
         for (family, save) in [("IPv4", "iptables"), ("IPv6", "ip6tables")] {
@@ -195,7 +195,7 @@ impl Node {
         missing
     }
 
-    /// What kube-proxy has still to do for a family, by its own metrics.
+    /// What kube-proxy still has to do for a family, by its own metrics.
     fn unsynced(&self, bed: &Bed, family: &str) -> Option<String> {
         let text = output(self.command(bed, "curl").args(["--silent", "http://127.0.0.1:10249/metrics"])).stdout;
         let text = String::from_utf8_lossy(&text);
@@ -212,12 +212,12 @@ impl Node {
         fs::write(self.folder.join("lib/kubelet/manifests").join(name), manifest).expect("the node's folder can be written");
     }
 
-    /// What a program of the node has logged.
+    /// The log of a program of the node.
     pub(crate) fn log(&self, program: &str) -> String {
         fs::read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default()
     }
 
-    /// What the containers of the node have logged.
+    /// The logs of the containers of the node.
     pub(crate) fn container_logs(&self) -> String {
         let mut text = String::new();
         let mut folders = vec![self.folder.join("log/pods")];
@@ -253,7 +253,7 @@ impl Node {
         Process::start(command, &self.folder, &name)
     }
 
-    /// The plain names lead to the variant of the node, as Debian's alternatives do.
+    /// Makes the plain names of the programs lead to the variant of the node, as the alternatives of Debian do.
     fn choose_iptables(&self) {
         for tool in ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"] {
             let link = self.folder.join("bin").join(tool);
@@ -274,7 +274,7 @@ impl Node {
         }).to_string());
         let kubelet = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-            // Nobody but the hosts of the test reaches it; so logs and exec need no certificates.
+            // Only the hosts of the test can reach it, so logs and exec need no certificates.
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
             "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
@@ -288,11 +288,11 @@ impl Node {
         write("kubelet.json", &kubelet.to_string());
     }
 
-    /// Makes the mounts of the node, and a process that holds them.
+    /// Creates the mounts of the node, and a process that holds them.
     fn hold(&mut self, bed: &Bed) {
         let binds = [("run", "/run"), ("lib", "/var/lib"), ("log", "/var/log")];
         let binds = binds.map(|(part, place)| format!("mount --bind {} {place}", self.file(part)));
-        // The kubelet's volumes are seen by containerd, and by nobody outside.
+        // containerd sees the volumes of the kubelet; programs outside of the node do not.
         let script = format!("{} && mount --make-rshared / && echo held && exec sleep infinity", binds.join(" && "));
         let mut holder = Command::new("nsenter");
         holder.arg(format!("--net={}", self.proxy(bed).netns.path().display()));
@@ -313,7 +313,7 @@ impl Drop for Node {
             eprintln!("--- last errors of the kubelet on {}\n{}", self.name, last[last.len().saturating_sub(15)..].join("\n"));
             eprintln!("--- containers on {}\n{}", self.name, self.container_logs());
         }
-        // The bed, which is dropped after its nodes, kills what else is in the namespace; its cgroups are empty then.
+        // The bed is dropped after its nodes and kills the other processes of the namespace. Then the cgroups are empty.
         for process in [self.kube_proxy.take(), self.kubelet.take(), self.containerd.take()].into_iter().flatten() {
             process.signal(Signal::KILL);
         }
@@ -325,7 +325,8 @@ impl Drop for Node {
     }
 }
 
-/// Kills what a cgroup of the node still holds, and removes it with all below it, in every hierarchy (cgroups(7), version 1).
+/// Kills the processes of a cgroup of the node, and removes it with everything below it, in every hierarchy (cgroups(7),
+/// version 1).
 fn remove_cgroups(name: &str) {
     let hierarchies: Vec<PathBuf> =
         fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path().join(&name[1..])).collect();
@@ -345,7 +346,7 @@ fn remove_cgroups(name: &str) {
     until(PATIENCE, || gone().then_some(()));
 }
 
-/// A folder and all below it, the deepest first.
+/// A folder and everything below it, the deepest first.
 fn below(root: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(root)
         .into_iter()
@@ -358,7 +359,7 @@ fn below(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a command printed, on both outputs.
+/// The output of a command, from both streams.
 pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

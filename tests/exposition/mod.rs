@@ -1,5 +1,5 @@
-//! A strict reader of the text format of `OpenMetrics` 1.0.0: what it takes, a scraper takes.
-#![allow(dead_code, reason = "every test binary uses its own part of it")]
+//! A strict parser for the text format of `OpenMetrics` 1.0.0. A scraper accepts everything that it accepts.
+#![allow(dead_code, reason = "every test binary uses only a part of it")]
 
 pub(crate) mod scrape;
 pub(crate) mod whole;
@@ -16,7 +16,7 @@ pub(crate) struct Family {
     pub(crate) name: String,
     /// Its type.
     pub(crate) kind: String,
-    /// What it means.
+    /// Its help text.
     pub(crate) help: String,
     /// Its samples, in order.
     pub(crate) samples: Vec<Sample>,
@@ -34,19 +34,19 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// What tells it from every other: its name and labels.
+    /// The identity of the series: its name and labels.
     pub(crate) fn series(&self) -> String {
         format!("{}{:?}", self.name, self.labels)
     }
 }
 
 impl Family {
-    /// Whether its samples may only rise while the program runs.
+    /// Whether its samples may only increase while the program runs.
     pub(crate) fn only_rises(&self) -> bool {
         matches!(self.kind.as_str(), "counter" | "histogram")
     }
 
-    /// The name of a sample, as people look for it.
+    /// The name of a sample, as users look for it.
     pub(crate) fn shown(&self) -> String {
         match self.kind.as_str() {
             "counter" => format!("{}_total", self.name),
@@ -66,7 +66,7 @@ impl Family {
     }
 }
 
-/// Reads an exposition; panics with the line where it is not as the format asks for.
+/// Parses an exposition. Panics with the line that violates the format.
 pub(crate) fn parse(text: &str) -> Vec<Family> {
     let body = text.strip_suffix("# EOF\n").expect("an exposition ends with # EOF");
     let mut families: Vec<Family> = Vec::new();
@@ -102,7 +102,7 @@ pub(crate) fn parse(text: &str) -> Vec<Family> {
     families
 }
 
-/// The family that was named last, which has no sample yet.
+/// The family that was named last and has no sample yet.
 fn open<'a>(families: &'a mut [Family], name: &str, line: &str) -> &'a mut Family {
     families.last_mut().filter(|family| family.name == name && family.samples.is_empty()).unwrap_or_else(|| panic!("{line}"))
 }
@@ -143,7 +143,8 @@ fn check(family: &Family) {
     }
 }
 
-/// Buckets hold what the smaller ones hold; the last takes everything (`le="+Inf"`); in each set of other labels.
+/// Checks that each bucket includes the smaller ones and that the last one includes everything (`le="+Inf"`), for each set of
+/// other labels.
 fn check_buckets(family: &Family) {
     let apart = |sample: &Sample| sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect::<Vec<_>>();
     for labels in family.samples.iter().map(apart).collect::<BTreeSet<_>>() {
@@ -164,7 +165,7 @@ fn check_set(family: &Family, samples: &[&Sample]) {
     assert_eq!(of("_sum").count(), 1);
 }
 
-/// The value of a series, such as `x_total{what="rules"}`, written as the exposition writes it.
+/// The value of a series, such as `x_total{what="rules"}`, written as in the exposition.
 pub(crate) fn value(text: &str, series: &str) -> f64 {
     let wanted = sample(&format!("{series} 0"));
     let found = parse(text).into_iter().flat_map(|family| family.samples).find(|sample| sample.series() == wanted.series());

@@ -1,24 +1,24 @@
-//! A client that asks for one page over HTTP/1.1, as a probe does.
+//! An HTTP/1.1 client that requests one page, as a probe does.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long an answer may take before it counts as none.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What came back.
+/// The answer.
 #[derive(Debug)]
 pub(crate) struct Page {
     /// The HTTP status.
     pub(crate) status: u16,
     /// The media type.
     pub(crate) media: String,
-    /// What it says.
+    /// The body.
     pub(crate) text: String,
 }
 
-/// Asks for `path`, from the network namespace of this thread.
+/// Requests `path`, from the network namespace of this thread.
 pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<Page> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,4 @@
-//! Metrics of an agent that has everything: a cluster, and forwards that are counted.
+//! The metrics of an agent with all series: in a cluster, with forwards that are counted.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, T
 use portforward_operator::plan::{Acceptance, Verdict};
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 
-/// Everything that can be counted for single forwards.
+/// All series for single forwards.
 pub(crate) const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
 
 pub(crate) fn in_cluster() -> Metrics {
     Metrics::new(Variant::Nft, Some(Contact::none()), ALL)
 }
 
-/// A forward of this name that `reverse` belongs to, with what the plan makes of it.
+/// A forward with this name and with `reverse`, and its verdict.
 pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Verdict) {
     let translation = |port: u16, source: &str| Translation {
         flows: FlowMatch {
@@ -38,7 +38,7 @@ pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Ve
     (key, Verdict { translations, reversed: 1, ..verdict })
 }
 
-/// Metrics that count for these forwards, by their place: so many connections, and so many bytes of each.
+/// Metrics with counts for these forwards, multiplied by their position: connections, and bytes of each connection.
 pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
     let owners = Owners::of(verdicts);
     metrics.own(&owners, |forward| verdicts.contains_key(forward));
@@ -48,13 +48,13 @@ pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict
     metrics.carried(Accounting::On, owners.lanes().map(|lane| (lane, volumes(bytes))));
 }
 
-/// What a node that is `role` to a forward says of it.
+/// The judgement of a node with this role for a forward.
 pub(crate) fn judged(standing: Standing, role: Option<Role>, ready: State) -> Judgement {
     let conditions = vec![Judged::new(Type::Ready, ready, Circumstance::Ready, "")];
     Judgement { uid: None, standing, generation: 1, shown: ShownPorts::default(), role, conditions }
 }
 
-/// Everything that there may be, with forwards and a conntrack table.
+/// All series that can exist, with forwards and a conntrack table.
 pub(crate) fn whole() -> Metrics {
     let metrics = in_cluster();
     counted(&metrics, &BTreeMap::from([forward("a", "b", 80)]), 0, 0);

@@ -1,4 +1,4 @@
-//! Many forwards on one internal address: every flow goes exactly where its own forward says.
+//! Tests many forwards on one internal address: every flow goes exactly where its own forward says.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ on_both_variants![
     a_random_set_of_forwards_lands_exactly_where_it_says,
 ];
 
-/// A bed whose proxy holds further external addresses, and knows the way back to all clients.
+/// A bed whose proxy holds more external addresses and has routes to all clients.
 fn bed_of_many(externals: impl IntoIterator<Item = Ipv4Addr>) -> Bed {
     let client_networks = vec!["10.7.0.0/16".parse().unwrap()];
     let bed = Bed::with(&Topology { client_networks, ..Topology::default() });
@@ -60,7 +60,7 @@ fn serve(variant: Variant, bed: Bed, forwards: impl Iterator<Item = (String, Str
     Site::serve(variant, bed, &forwards)
 }
 
-/// Some at a time: a probe mostly waits.
+/// Runs several probes at the same time, because a probe mostly waits.
 fn in_parallel<T: Sync>(all: &[T], probe: impl Fn(&T) + Sync) {
     thread::scope(|scope| {
         for share in all.chunks(all.len().div_ceil(8).max(1)) {
@@ -69,32 +69,32 @@ fn in_parallel<T: Sync>(all: &[T], probe: impl Fn(&T) + Sync) {
     });
 }
 
-/// The ports on which the servers of the random set listen, by both transports.
+/// The ports on which the servers of the random set listen, for both protocols.
 const TARGETS: RangeInclusive<u16> = 1000..=1031;
 
 /// One forward of the random set: one entry of ports for one client entry.
 #[derive(Clone, Debug)]
 struct Forward {
     client: Ipv4Net,
-    /// Nothing, or the named interface as the spec writes it.
+    /// Empty, or the named interface as in the spec.
     interface: &'static str,
     external: Option<Ipv4Addr>,
     upstream: Ipv4Addr,
     udp: bool,
     ports: (u16, u16),
-    /// The first and the last target port: the same one for all, or as many as `ports`.
+    /// The first and the last target port: one port for all, or a range of the same width as `ports`.
     target: Option<(u16, u16)>,
-    /// The port of the external address on which the upstream reaches port 1000 of the client, which is then one host.
+    /// The port of the external address through which the upstream reaches port 1000 of the client. The client is then one host.
     reverse: Option<u16>,
 }
 
 impl Forward {
     fn random(random: &mut Random, externals: &[Ipv4Addr], upstreams: &[Ipv4Addr]) -> Self {
-        // Few networks and few ports, so that many forwards share a port and neighbouring clients differ.
+        // Few networks and few ports, so that many forwards share a port and neighbouring clients have different forwards.
         let host = Ipv4Addr::new(10, 7, random.byte(2, 3), random.byte(0, 255));
         let client = Ipv4Net::new(host, *random.one_of(&[32, 32, 32, 30, 28, 27])).unwrap().trunc();
         let external = random.one_of(&[None, Some(())]).map(|()| *random.one_of(externals));
-        // Ports that all share alone, neighbours that may merge, and ranges that overlap in part.
+        // Single ports that several forwards share, neighbouring ports that may be merged, and ranges that overlap in part.
         let first = *random.one_of(&[1000, 1000, 1004, 1005, 1010, 1012]);
         let last = first + if first < 1010 { 0 } else { *random.one_of(&[0, 1, 7]) };
         let udp = *random.one_of(&[true, false]);
@@ -104,7 +104,7 @@ impl Forward {
             external,
             upstream: *random.one_of(upstreams),
             udp,
-            // By TCP nowhere: forwards that differ in it are told apart in another way.
+            // Never for TCP, whose forwards differ in other fields.
             interface: if udp { *random.one_of(&["", "", ", interface: eth1"]) } else { "" },
             ports: (first, last),
             target: random.one_of(&[None, Some(0), Some(last - first)]).map(|more| {
@@ -115,7 +115,7 @@ impl Forward {
         }
     }
 
-    /// Whether some packet would match both.
+    /// Whether a packet exists that would match both forwards.
     fn conflicts(&self, other: &Self) -> bool {
         let clients = self.client.contains(&other.client) || other.client.contains(&self.client);
         let ports = self.ports.0 <= other.ports.1 && other.ports.0 <= self.ports.1;
@@ -144,7 +144,7 @@ impl Forward {
         )
     }
 
-    /// The port on which the upstream sees what is sent to `port`.
+    /// The port at which a connection to `port` reaches the upstream.
     fn target(&self, port: u16) -> u16 {
         match self.target {
             None => port,
@@ -158,7 +158,7 @@ impl Forward {
     }
 }
 
-/// A client that asks a port of the internal address.
+/// A request of a client to a port of the internal address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Probe {
     udp: bool,
@@ -166,7 +166,7 @@ struct Probe {
     port: u16,
 }
 
-/// Probes at the edges of every forward, inside and just outside, and at the same places by the other transport.
+/// Probes at the limits of every forward, just inside and just outside, and the same probes with the other protocol.
 fn probes(set: &[Forward]) -> Vec<Probe> {
     let mut probes = Vec::new();
     for forward in set {
@@ -196,7 +196,7 @@ fn a_random_set_of_forwards_lands_exactly_where_it_says(variant: Variant) {
     }
     let bed = bed_of_many(externals);
     bed.server.ip_batch(upstreams[2..].iter().map(|upstream| format!("addr add {upstream}/24 dev eth0")));
-    // Every refusal is to be heard, and not only the first of many (icmp_ratemask, ip-sysctl.rst).
+    // The test needs every ICMP refusal; the kernel limits their rate by default (icmp_ratemask, ip-sysctl.rst).
     bed.proxy().netns.set("ipv4/icmp_ratemask", "0");
     let forwards = set.iter().enumerate().map(|(number, forward)| (format!("f{number}"), forward.spec()));
     let site = serve(variant, bed, forwards);
@@ -220,7 +220,7 @@ fn a_random_set_of_forwards_lands_exactly_where_it_says(variant: Variant) {
     assert!(served > 100 && probes.len() - served > 100, "{served} of {} probes are served", probes.len());
     assert_eq!(servers.iter().map(|server| server.seen().len()).sum::<usize>(), served);
 
-    // What the upstreams call: each port, of each external address, from each upstream, reaches one client or nobody.
+    // The connections of the upstreams: each port of each external address, from each upstream, reaches one client or none.
     let calls: BTreeMap<_, _> = set
         .iter()
         .filter_map(|forward| Some(((forward.external?, forward.upstream, forward.reverse?), forward.client.addr())))

@@ -1,4 +1,4 @@
-//! Beside rules of other programs: what they drop, and what they translate on a port of ours.
+//! Tests rules of other programs: rules that drop packets, and rules that translate on a port of ours.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ on_both_variants![
     anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address,
 ];
 
-/// How long a request waits that is dropped; what is asked after it shows that it did not arrive.
+/// How long a request that is dropped waits. A later request shows that it did not arrive.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
 fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant) {
@@ -44,9 +44,9 @@ fn flows_pass_a_forward_chain_that_drops_and_nothing_else_does(variant: Variant)
     assert_eq!(bed.proxy().foreign_rules(variant), before);
 }
 
-/// The one inexact match of the design, section 5: POSTROUTING and FORWARD go by what conntrack remembers of the
-/// destination, and not by the client. Another program's DNAT on the very port that a forward listens on, for a client
-/// that it does not serve, so goes on as the forward's external address, and passes a FORWARD that would drop it.
+/// The one inexact match of the design, section 5: POSTROUTING and FORWARD match the destination that conntrack remembers, and
+/// not the client. Therefore, if another program has a DNAT rule on the same port for a client that the forward does not serve,
+/// such a flow leaves with the external address of the forward and passes a FORWARD chain that would drop it.
 fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(variant: Variant) {
     let bed = Bed::new();
     know_way_back(&bed, "1.1.1.0/24");
@@ -58,7 +58,7 @@ fn anothers_dnat_on_a_port_of_ours_passes_and_goes_on_as_our_external_address(va
     let bed = &site.bed;
     let servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.server, SECOND_SERVER, [80])];
     let other = |port| arrival(tcp_ask(&bed.client, SECOND_CLIENT, (INTERNAL, port), ANSWER));
-    // It reaches the server that the other program chose: only the source is ours.
+    // It reaches the server that the other program selected. Only the source is ours.
     assert_eq!(other(80), seen_from(EXTERNAL, (SECOND_SERVER, 80)));
     assert_eq!(other(81), seen_from(SECOND_CLIENT, (SECOND_SERVER, 80)), "on another port it is left alone");
     bed.proxy().iptables(variant, "-P FORWARD DROP");

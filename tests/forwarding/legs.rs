@@ -1,4 +1,4 @@
-//! One leg, and a path that carries less than the links at its ends.
+//! Tests a single leg, and a path with a smaller MTU than the links at its ends.
 
 use super::bed::client::{ANSWER, Connection, tcp_ask};
 use super::bed::kernel::{Variant, on_both_variants};
@@ -39,8 +39,8 @@ fn one_leg_forwards_both_ways_and_to_a_host_on_its_own_line(variant: Variant) {
     assert_eq!(arrival(call), seen_from(INTERNAL, (CLIENT, 443)));
 }
 
-/// As keepalived does it with `use_vmac`: a macvlan in private mode holds the address alone, with the MAC address of the
-/// virtual router, and answers for it; the link below has an address of its own, and packets leave by it.
+/// As keepalived does with `use_vmac`: a macvlan in private mode holds only the address, with the MAC address of the virtual
+/// router, and answers for it. The link below it has its own address, and packets leave by it.
 fn bed_of_vrrp() -> Bed {
     let bed = Bed::new();
     let proxy = &bed.proxy().netns;
@@ -84,7 +84,8 @@ fn vrrp_serves(variant: Variant, internal: &str, external: &str) {
     let route = bed.proxy().netns.ip(&format!("route show {CLIENT}"));
     assert!(route.contains(&format!("via {GATEWAY} dev eth1")), "{route}");
     let _servers = [Server::tcp(&bed.server, SERVER, [80]), Server::tcp(&bed.client, CLIENT, [443])];
-    // The neighbours learn the address of the VRRP device when they ask, and that of the link below when the proxy asks them.
+    // The neighbours learn the address of the VRRP device from their own requests, and the address of the link below it from
+    // requests of the proxy.
     for learnt in [0, 1] {
         assert_eq!(arrival(client_asks(bed, 80)), seen_from(EXTERNAL, (SERVER, 80)), "{learnt}");
         let call = tcp_ask(&bed.server, SERVER, (EXTERNAL, 9443), ANSWER);
@@ -100,7 +101,7 @@ fn large_transfers_pass_a_path_mtu_of_1280_both_ways(variant: Variant) {
     pass_a_small_path_mtu(variant, |_| {});
 }
 
-/// What the path says of a packet too big is an ICMP error about a translated flow: FORWARD has to let it pass.
+/// A router reports a packet that is too big with an ICMP error about a translated flow. FORWARD must accept it.
 fn large_transfers_pass_a_path_mtu_of_1280_also_where_forward_drops(variant: Variant) {
     pass_a_small_path_mtu(variant, |bed| {
         bed.proxy().iptables(variant, "-P FORWARD DROP");
@@ -108,7 +109,8 @@ fn large_transfers_pass_a_path_mtu_of_1280_also_where_forward_drops(variant: Var
     });
 }
 
-/// The router carries 1280 bytes and says so to the proxy's external address; the gateway 1200, to its internal one.
+/// The router reports an MTU of 1280 bytes to the proxy's external address; the gateway reports 1200 bytes to its internal
+/// address.
 fn pass_a_small_path_mtu(variant: Variant, prepare: impl Fn(&Bed)) {
     let bed = Bed::with(&Topology { path_mtu: Some(1280), ..Topology::default() });
     prepare(&bed);
@@ -133,7 +135,7 @@ fn transfer(mut connection: Connection) {
     connection.download(1_000_000, ANSWER).unwrap();
 }
 
-/// The host has been told of the path MTU, by an error that seemed to come about its own flow.
+/// Asserts that the host has learnt the path MTU, from an error that appeared to be about its own flow.
 fn learnt(netns: &Netns, peer: std::net::Ipv4Addr, mtu: u16) {
     let route = netns.ip(&format!("route get {peer}"));
     assert!(route.contains(&format!("mtu {mtu}")), "{route}");

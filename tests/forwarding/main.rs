@@ -1,4 +1,4 @@
-//! What the agent makes of forwards, as the hosts on each side see it: real sockets, both iptables variants.
+//! Tests the effect of forwards as the hosts on each side see it, with real sockets and both iptables variants.
 
 #[path = "../bed/mod.rs"]
 mod bed;
@@ -45,25 +45,25 @@ fn client_asks(bed: &Bed, port: u16) -> Result<Seen, Silence> {
     tcp_ask(&bed.client, CLIENT, (INTERNAL, port), ANSWER)
 }
 
-/// What became of a probe.
+/// The result of a probe.
 fn arrival(answer: Result<Seen, Silence>) -> Observation {
     answer.into()
 }
 
-/// The arrival of a connection that looks as if it came from `peer`.
+/// The arrival of a connection that appears to come from `peer`.
 fn seen_from(peer: Ipv4Addr, at: (Ipv4Addr, u16)) -> Observation {
     answered(at, peer)
 }
 
-/// Nobody listens there.
+/// The answer of a port without a listener.
 const REFUSED: Observation = Observation::Silent(Silence::Refused);
 
-/// Both transports.
+/// Both transport protocols.
 type Ask = fn(&Netns, Ipv4Addr, (Ipv4Addr, u16), std::time::Duration) -> Result<Seen, Silence>;
 const TCP: Ask = |netns, from, to, limit| tcp_ask(netns, from, to, limit);
 const UDP: Ask = |netns, from, to, limit| udp_ask(netns, from, to, limit);
 
-/// Gives the proxy a way back to these hosts, so that it can refuse them at once.
+/// Gives the proxy a route to these hosts, so that it can refuse them at once.
 fn know_way_back(bed: &Bed, hosts: &str) {
     bed.proxy().netns.ip(&format!("route add {hosts} via {GATEWAY} dev eth1"));
 }

@@ -1,4 +1,4 @@
-//! Two proxies, both with the agent: who carries a flow, before and after the addresses move.
+//! Tests two proxies with an agent each: which one carries a flow before and after the addresses move.
 
 use super::bed::client::Connection;
 use super::bed::kernel::{Variant, on_both_variants};
@@ -21,7 +21,7 @@ fn expect_active(site: &Site, active: usize) {
     site.agent(1 - active).wait_node_reason(&key("web"), "Ready", "Standby");
 }
 
-/// How many connections each proxy has translated and still remembers.
+/// The number of connections that each proxy has translated and still tracks.
 fn translated(site: &Site) -> [usize; 2] {
     [0, 1].map(|proxy| site.bed.proxies[proxy].conntrack("--dst-nat").len())
 }
@@ -53,7 +53,7 @@ fn addresses_that_move_are_served_where_they_arrive(variant: Variant) {
     both_ways();
     assert_eq!(translated(&site), [2, 0]);
     bed.move_addresses(&bed.proxies[0], &bed.proxies[1]);
-    // At once: the standby had the rules ready, and its agent need not have heard of the move.
+    // At once, because the standby had the rules ready. Its agent does not need to know about the move.
     both_ways();
     assert_eq!(translated(&site), [2, 2]);
     expect_active(&site, 1);

@@ -1,4 +1,4 @@
-//! Who may use a forward, and what each of the four parties sees of it.
+//! Tests who may use a forward, and what each of the four parties sees of it.
 
 use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
 use super::bed::kernel::{Variant, on_both_variants};
@@ -129,7 +129,7 @@ fn a_udp_exchange_keeps_its_translation(variant: Variant) {
     assert_eq!(client_asks(bed, 514), Err(Silence::Refused), "a port belongs to a protocol");
 }
 
-/// Hosts that come to the proxy from the wrong side: a client behind the router, an upstream on the line.
+/// Hosts that reach the proxy from the wrong side: a client behind the router, an upstream on the line.
 fn a_packet_that_enters_elsewhere_than_at_the_named_interface_is_not_forwarded(variant: Variant) {
     let [client, upstream] = [[1, 1, 1, 7].into(), [3, 3, 3, 7].into()];
     let misplaced = |internal: &str, external: &str| {

@@ -1,4 +1,5 @@
-//! Ranges of the three kinds: each port keeps its number, all of them go to one, or each goes to the one in the same place.
+//! Tests the three kinds of ranges: each port keeps its number, all go to one port, or each goes to the port at the same
+//! position.
 
 use super::bed::client::ANSWER;
 use super::bed::kernel::{Variant, on_both_variants};

@@ -1,4 +1,4 @@
-//! A second apply finds nothing to do, whoever does it and however the first was done, and makes no agent write.
+//! Tests that a second apply changes nothing and causes no write of an agent, for every combination of tools.
 
 use std::process::Output;
 
@@ -14,15 +14,15 @@ pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
-/// `kubectl diff`, which ends with 1 where something differs.
+/// Asserts that `kubectl diff` finds no difference; it ends with 1 if it finds one.
 #[track_caller]
 fn differs_not(fleet: &Fleet, manifest: &str, how: &[&str]) {
     let output = fleet.plane.kubectl_with(["diff", "-f", "-"].iter().chain(how), manifest);
     assert!(output.status.success() && output.stdout.is_empty(), "kubectl diff {how:?}: {}", text(&output));
 }
 
-/// The same by the server of what was applied by the client: kubectl writes a note of its own into such an object, anew and
-/// in other words. Nothing of ours differs.
+/// The same by server-side apply after a client-side apply. kubectl writes its own annotation into such an object again, in
+/// another form. No other field differs.
 #[track_caller]
 fn differs_in_the_note_of_kubectl_alone(fleet: &Fleet, manifest: &str) {
     let output = fleet.plane.kubectl_with(["diff", "-f", "-", "--server-side"], manifest);
@@ -64,11 +64,11 @@ fn a_second_apply_and_a_diff_find_nothing_to_do_and_no_agent_writes() {
         apply(&fleet.plane, manifest, how);
     }
     differs_in_the_note_of_kubectl_alone(&fleet, &other);
-    // Another field manager that says the same, as Argo CD and Flux do of what was applied by hand.
+    // Another field manager that applies the same, as Argo CD and Flux do with an object that was applied by hand.
     differs_not(&fleet, &web, &["--server-side", "--field-manager=argocd-controller"]);
     assert_eq!([WEB, OTHER].map(|key| object(&fleet, key)), before, "not even the version of the object is another");
 
-    // From one way of applying to the other, only who owns what changes.
+    // A change of the way of applying changes only the field managers.
     apply(&fleet.plane, &other, &BY_SERVER);
     differs_not(&fleet, &other, &BY_SERVER);
     apply(&fleet.plane, &web, &BY_CLIENT);

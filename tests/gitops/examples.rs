@@ -1,4 +1,4 @@
-//! The examples of `deploy/gitops` with the tools that will read them: kustomize, Helm and a real API server.
+//! Tests the examples of `deploy/gitops` with the tools that read them: kustomize, Helm and a real API server.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -41,7 +41,7 @@ fn the_example_forwards_are_taken_by_a_real_api_server() {
     assert_eq!(waves, 2, "the namespace and the forward");
 }
 
-/// The way from one folder to another, as kustomize wants it.
+/// The relative path from one folder to another, in the form that kustomize needs.
 fn relative(from: &Path, to: &Path) -> String {
     let up = from.components().skip(1).fold(String::new(), |mut up, _| {
         let _ = write!(up, "../");
@@ -108,10 +108,10 @@ fn the_examples_make_the_namespace_of_the_agents_with_the_labels_that_pod_securi
     let namespace = document(release, "Namespace");
     let spec = document(release, "HelmRelease")["spec"].clone();
     assert_eq!((&namespace["metadata"]["name"], &spec["targetNamespace"]), (&base["name"], &base["name"]));
-    // Helm would make it without labels.
+    // Helm would create the namespace without labels.
     assert!(spec.pointer("/install/createNamespace").is_none());
     wanted(&namespace["metadata"]["labels"]);
-    // The other example of Flux applies the base, which has it.
+    // The other Flux example applies the base, which contains the namespace.
     let operator = document("deploy/gitops/flux/operator.yaml", "Kustomization")["spec"].clone();
     assert_eq!(operator["path"], "./deploy/base");
 }

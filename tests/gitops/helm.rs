@@ -1,4 +1,4 @@
-//! Helm, of either version, and a chart of forwards.
+//! Runs both versions of Helm with a chart of forwards.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,29 +13,29 @@ use crate::fleet::{Fleet, LINES, manifest};
 use crate::plane::access::{ADMIN, Kubeconfig};
 use crate::plane::programs;
 
-/// Which Helm.
+/// A version of Helm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
-    /// Waits by kstatus.
+    /// Version 4, which waits by kstatus.
     Four,
-    /// Knows nothing of kinds that are not Kubernetes' own.
+    /// Version 3, which knows only the kinds of Kubernetes itself.
     Three,
 }
 
-/// A chart with nothing but forwards, and who installs it.
+/// A chart that contains only forwards, and the user that installs it.
 pub(crate) struct Chart {
     folder: TempDir,
     kubeconfig: Kubeconfig,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Whether it was done.
+    /// Whether it succeeded.
     pub(crate) done: bool,
     /// How long it took.
     pub(crate) took: Duration,
-    /// What it printed, on both outputs.
+    /// Its output, from both streams.
     pub(crate) said: String,
 }
 
@@ -49,7 +49,7 @@ impl Chart {
         Self { folder, kubeconfig: fleet.plane.kubeconfig("helm", ADMIN) }
     }
 
-    /// From now on it holds exactly these forwards, each a key and the inside of its spec.
+    /// Sets the forwards of the chart, each a key and the content of its spec.
     pub(crate) fn set(&self, forwards: &[(&str, String)]) {
         let text = forwards.iter().fold(String::new(), |mut text, (key, spec)| {
             let _ = write!(text, "{}", manifest(key, spec));
@@ -70,7 +70,7 @@ impl Chart {
         self.helm(fleet, version, &arguments)
     }
 
-    /// `helm uninstall RELEASE`, which has to succeed.
+    /// Runs `helm uninstall RELEASE`; must succeed.
     #[track_caller]
     pub(crate) fn uninstall(&self, fleet: &Fleet, version: Version, release: &str) {
         let outcome = self.helm(fleet, version, &["uninstall", release, "--wait", "--timeout", "120s"]);
@@ -91,7 +91,7 @@ impl Chart {
         Outcome { done: status.success(), took: began.elapsed(), said }
     }
 
-    /// Where Helm keeps its caches.
+    /// The folder of Helm's caches.
     fn home(&self) -> &Path {
         self.kubeconfig.path.parent().expect("a file is in a folder")
     }

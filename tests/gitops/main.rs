@@ -1,7 +1,8 @@
-//! Real tools against a real API server and a real agent: what Helm waits for and when it gives up, what `kubectl diff` and a
-//! second apply find to do, and the manifests with which the health script for Argo CD is tested.
+//! Tests real tools with a real API server and a real agent: how long Helm waits and when it gives up, what `kubectl diff` and
+//! a second apply find, and the manifests with which the health script for Argo CD is tested.
 //!
-//! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test gitops`, then read the difference of `deploy/gitops/argocd`.
+//! After an intended change: run `UPDATE_GOLDEN=1 cargo test --test gitops`, then read the difference of
+//! `deploy/gitops/argocd`.
 
 #[path = "../bed/mod.rs"]
 mod bed;

@@ -1,5 +1,5 @@
-//! The manifests with which the health script for Argo CD is tested: objects of a real API server, each in the state that a
-//! real agent has written, less what differs from run to run. kubectl and our rules agree on each.
+//! The manifests with which the health script for Argo CD is tested: objects of a real API server in each state that a real
+//! agent has written, with constant values for fields that differ between runs. kubectl and our rules agree on each.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::rules::kubectl_wait;
 
 const FOLDER: &str = "deploy/gitops/argocd/resource_customizations/portforward.dev/PortForward/testdata";
 
-/// Sets what differs from run to run to what never does.
+/// Replaces the values that differ between runs by constants.
 fn fixed(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -31,7 +31,7 @@ fn fixed(value: &mut Value) {
     }
 }
 
-/// Compares an object with its file, or writes that.
+/// Compares an object with its file, or writes the file.
 #[track_caller]
 fn record(fleet: &Fleet, key: &str, file: &str) {
     let mut object = fleet.plane.forward(key).expect("the forward is there");
@@ -61,7 +61,7 @@ fn the_manifests_for_argo_cd_are_what_the_program_makes() {
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     record(&fleet, WEB, "healthy.yaml");
 
-    // By name it would win.
+    // By name, it would win.
     fleet.apply_younger("lines/rival", &spec(80, SECOND_SERVER, 80));
     fleet.apply("lines/loop", &spec(81, proxy_address(0), 80));
     fleet.apply("lines/nowhere", &spec(82, SERVER, 82).replace("192.168.0.2", "192.168.0.77"));

@@ -1,4 +1,4 @@
-//! What `helm upgrade --install --wait` waits for, and when it gives up.
+//! Tests what `helm upgrade --install --wait` waits for, and when it gives up.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -13,12 +13,12 @@ use crate::plane::objects::PATIENCE;
 use crate::plane::{Resource, proxy_address};
 use crate::rules::{Kstatus, kstatus};
 
-/// A wait that is to run out, after Helm has done all the rest, also on a busy machine.
+/// A timeout that is expected to expire, after Helm has done everything else, also on a busy machine.
 const SHORT: Duration = Duration::from_secs(10);
-/// A wait that is not; what fails at once fails well before half of it.
+/// A timeout that is not expected to expire. A failure that is reported at once takes much less than half of it.
 const LONG: Duration = Duration::from_mins(4);
 
-/// Asserts that Helm has failed, that it said of a forward what kstatus by our rules says of it, and that it said why.
+/// Asserts that Helm failed, that its result for a forward is that of kstatus by our rules, and that it gave the reason.
 #[track_caller]
 fn failed(fleet: &Fleet, key: &str, outcome: &Outcome, said: Kstatus, why: &str) {
     let (by_rules, message) = kstatus(&fleet.plane.forward(key).unwrap());
@@ -44,19 +44,19 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     let mut fleet = Fleet::without_agents(1);
     let (chart, rival) = (Chart::new(&fleet), Chart::new(&fleet));
 
-    // No agent: the forward is not taken for a working one.
+    // Without an agent, the forward does not count as working.
     chart.set(&[(WEB, web())]);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", SHORT);
     failed(&fleet, WEB, &outcome, Kstatus::InProgress, "latest observed generation is -1");
     assert!(outcome.took >= SHORT, "{outcome:#?}");
 
-    // With one, it is done when traffic flows.
+    // With an agent, Helm is done when traffic can flow.
     fleet.start(0);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
     done(&fleet, WEB, &outcome);
     fleet.reaches(80, SERVER, 80);
 
-    // What an older forward has, and what the agent refuses: at once, and in our words.
+    // A conflict with an older forward and a refusal by the agent are reported at once, with our message.
     rival.set(&[("lines/rival", spec(80, SECOND_SERVER, 80))]);
     let outcome = rival.upgrade(&fleet, Version::Four, "rival", LONG);
     failed(&fleet, "lines/rival", &outcome, Kstatus::Failed, WEB);
@@ -68,7 +68,7 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     at_once(&outcome);
     rival.uninstall(&fleet, Version::Four, "rival");
 
-    // A changed spec: what was true of the old one counts for nothing.
+    // After a change of the spec, the status of the old spec does not count.
     fleet.kill(0);
     chart.set(&[(WEB, spec(81, SECOND_SERVER, 82))]);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", SHORT);
@@ -78,13 +78,13 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     done(&fleet, WEB, &outcome);
     fleet.reaches(81, SECOND_SERVER, 82);
 
-    // Another name for the same: the new one conflicts with the old one until Helm has deleted that.
+    // Another name for the same forward: the new forward conflicts with the old one until Helm has deleted it.
     chart.set(&[("lines/renamed", spec(81, SECOND_SERVER, 82))]);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
     done(&fleet, "lines/renamed", &outcome);
     assert_eq!(fleet.plane.forward(WEB), None);
 
-    // Switched off: a wait does not hang on it.
+    // Disabled: Helm does not wait for it.
     chart.set(&[("lines/renamed", format!("mode: Disabled, {}", spec(81, SECOND_SERVER, 82)))]);
     let outcome = chart.upgrade(&fleet, Version::Four, "lines", LONG);
     done(&fleet, "lines/renamed", &outcome);
@@ -96,10 +96,11 @@ fn helm_waits_for_an_agent_and_for_the_newest_spec_and_gives_up_at_once_on_what_
     assert!(eventually(PATIENCE, || fleet.proxy(0).our_rules(Variant::Nft).is_empty()));
 }
 
-/// How long a conflict lasts before the summary tells it (src/cluster/publisher.rs, `SETTLE`).
+/// How long a conflict lasts before the summary reports it (src/cluster/publisher.rs, `SETTLE`).
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Replaces a forward by another one that conflicts with it; how soon, and what tools were told in between.
+/// Replaces a forward by another one that conflicts with it. Returns the time that this took, and what tools saw in the
+/// meantime.
 fn replaced(fleet: &Fleet, before: &str, after: &str) -> (Duration, Kstatus) {
     let begun = Instant::now();
     let object = serde_saphyr::from_str(&manifest(after, &web())).unwrap();
@@ -110,15 +111,15 @@ fn replaced(fleet: &Fleet, before: &str, after: &str) -> (Duration, Kstatus) {
     (begun.elapsed(), told)
 }
 
-/// The node says it at once, and the summary, which tools look at, not before it has lasted for a while.
+/// The entry of the node shows the conflict at once. The summary, which tools read, shows it only if it lasts.
 #[test]
 fn a_conflict_that_is_soon_over_is_told_to_no_tool() {
     let fleet = Fleet::new(1);
-    // By name each would lose against the one before, even if both were made in the same second.
+    // By name, each would lose against the previous one, even if both were created in the same second.
     let names: Vec<String> = (10..30).map(|number| format!("lines/web-{number}")).collect();
     fleet.apply(&names[0], &web());
     fleet.plane.wait_condition(&names[0], "Ready", "True", "Ready");
-    // On a machine that is too busy to be as soon, nothing is shown: again.
+    // On a machine that is too busy to be fast enough, the test shows nothing and tries again.
     let soon = names.windows(2).find_map(|pair| {
         let (took, told) = replaced(&fleet, &pair[0], &pair[1]);
         fleet.plane.wait_condition(&pair[1], "Ready", "True", "Ready");
@@ -131,7 +132,7 @@ fn a_conflict_that_is_soon_over_is_told_to_no_tool() {
     assert_eq!(events(), ["Ready"]);
 }
 
-/// Helm 3 knows no health of our kind: it is done as soon as the API server has the object, whatever becomes of it.
+/// Helm 3 knows no health of our kind. It is done as soon as the API server has the object.
 #[test]
 fn helm_3_does_not_wait_for_forwards() {
     let mut fleet = Fleet::without_agents(1);
@@ -140,7 +141,7 @@ fn helm_3_does_not_wait_for_forwards() {
     let outcome = chart.upgrade(&fleet, Version::Three, "lines", LONG);
     assert!(outcome.done, "{outcome:#?}");
     at_once(&outcome);
-    assert_eq!(kstatus(&fleet.plane.forward(WEB).unwrap()).0, Kstatus::InProgress, "nobody has even seen it");
+    assert_eq!(kstatus(&fleet.plane.forward(WEB).unwrap()).0, Kstatus::InProgress, "no agent has seen it");
     let wait = ["wait", "--for=condition=Ready", "--timeout=1s", "-n", "lines", "pf/web"];
     assert!(!fleet.plane.kubectl(wait).status.success(), "kubectl knows better");
 

@@ -1,5 +1,6 @@
-//! What an object's status becomes by the real status code: a few agents, each with its judgement, write one after the other
-//! until none has anything to write. What may pass is written last, as the agents hold it back for three seconds.
+//! Computes the status of an object with the real status code: several agents, each with its judgement, write one after the
+//! other until none has anything to write. A summary that may be temporary is written last, because the agents delay it for 3
+//! s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -9,29 +10,29 @@ use portforward_operator::api::{self, PortForwardStatus};
 use portforward_operator::status::{Judgement, View, Write};
 use serde_json::{Value, json};
 
-/// One object and the agents that live.
+/// One object and its live agents.
 pub(crate) struct Agents {
     object: Value,
     status: PortForwardStatus,
     says: BTreeMap<String, Judgement>,
 }
 
-/// Which agent speaks first where several have something to write.
+/// Which agent writes first if several have something to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum First {
-    /// By name.
+    /// The first by name.
     Lowest,
-    /// By name, from behind.
+    /// The last by name.
     Highest,
 }
 
-/// The example of this project, as the API server keeps it before any agent has seen it.
+/// The example of this project, as the API server stores it before an agent has seen it.
 fn unseen_object() -> Value {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bank-a-web.yaml"));
     let mut object: Value = serde_saphyr::from_str(text).expect("the example is an object");
     let schema = serde_json::to_value(api::crd()).expect("a definition is JSON");
     let schema = schema.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("the definition has a schema");
-    // The first gives it a status, the second what belongs into one.
+    // The first pass gives it a status, the second one sets the defaults in the status.
     object = kube::core::cel::apply_defaults(schema, &kube::core::cel::apply_defaults(schema, &object));
     object["metadata"]["generation"] = json!(1);
     object["metadata"]["uid"] = json!("3b1f2a34-5c6d-4e7f-8091-a2b3c4d5e6f7");
@@ -40,7 +41,7 @@ fn unseen_object() -> Value {
 }
 
 impl Agents {
-    /// A new object, which these agents have seen and nobody has written about.
+    /// A new object that these agents have seen and that has no status entries.
     pub(crate) fn new(says: &[(&str, Judgement)]) -> Self {
         static UNSEEN: LazyLock<Value> = LazyLock::new(unseen_object);
         let object = UNSEEN.clone();
@@ -50,18 +51,18 @@ impl Agents {
         agents
     }
 
-    /// The agents that live from now on, and what each says.
+    /// Sets the live agents and their judgements.
     pub(crate) fn say(&mut self, says: &[(&str, Judgement)]) {
         self.says = says.iter().map(|(node, judgement)| ((*node).to_owned(), judgement.clone())).collect();
     }
 
-    /// Somebody changes the spec.
+    /// A user changes the spec.
     pub(crate) fn edit(&mut self) {
         let generation = self.object["metadata"]["generation"].as_i64().expect("an object has a generation");
         self.object["metadata"]["generation"] = json!(generation + 1);
     }
 
-    /// Somebody deletes it while a finalizer of another program holds it: the API server counts that as a change.
+    /// A user deletes it while a finalizer of another program keeps it. The API server counts this as a change.
     pub(crate) fn delete(&mut self) {
         self.edit();
         self.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:01:00Z");
@@ -75,13 +76,13 @@ impl Agents {
         object
     }
 
-    /// Lets the agents write until they rest; the object after that.
+    /// Lets the agents write until none has anything to write. Returns the object.
     pub(crate) fn settle(mut self) -> Value {
         self.course(First::Lowest);
         self.object()
     }
 
-    /// The same; the object after each write.
+    /// The same. Returns the object after each write.
     pub(crate) fn course(&mut self, first: First) -> Vec<Value> {
         let mut seen = Vec::new();
         while let Some(write) = self.next(first) {

@@ -1,24 +1,24 @@
-//! Argo CD's judgement of an object: deletion is its own affair, the rest is up to the health script, which a real Lua 5.1
-//! runs. Argo CD gives a script the base and table libraries; here it gets the base library alone.
+//! The health of an object in Argo CD. Argo CD handles deletion itself; otherwise it runs the health script, here in a real Lua
+//! 5.1. Argo CD gives a script the base and table libraries; here it gets only the base library.
 
 use mlua::{Lua, LuaOptions, StdLib, Table};
 use serde_json::Value;
 
-/// What Argo CD says of an object.
+/// The health of an object in Argo CD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// As it should be.
+    /// The state is as wanted.
     Healthy,
-    /// Not yet, but it may still come.
+    /// Not there yet, but without a failure.
     Progressing,
-    /// Somebody has to do something.
+    /// A user has to act.
     Degraded,
-    /// Switched off.
+    /// Disabled.
     Suspended,
 }
 
 impl Health {
-    /// A word of a script, or of `health_test.yaml`.
+    /// Parses a word of a script or of `health_test.yaml`.
     pub(crate) fn read(word: &str) -> Self {
         match word {
             "Healthy" => Self::Healthy,
@@ -30,7 +30,7 @@ impl Health {
     }
 }
 
-/// The health of an object and the message beside it.
+/// The health of an object and its message.
 pub(crate) fn health(script: &str, object: &Value) -> (Health, String) {
     if object["metadata"]["deletionTimestamp"].is_string() {
         return (Health::Progressing, "Pending deletion".to_owned());
@@ -38,7 +38,7 @@ pub(crate) fn health(script: &str, object: &Value) -> (Health, String) {
     run(script, object)
 }
 
-/// What the script alone gives.
+/// The result of the script alone.
 pub(crate) fn run(script: &str, object: &Value) -> (Health, String) {
     let lua = Lua::new_with(StdLib::NONE, LuaOptions::default()).expect("a Lua without libraries");
     lua.globals().set("obj", value(&lua, object)).expect("the object is a table");
@@ -47,7 +47,7 @@ pub(crate) fn run(script: &str, object: &Value) -> (Health, String) {
     (Health::read(&field("status")), field("message"))
 }
 
-/// Null is absent, and every number is a double.
+/// Null becomes absent, and every number becomes a double.
 fn value(lua: &Lua, json: &Value) -> mlua::Value {
     match json {
         Value::Null => mlua::Value::Nil,

@@ -1,4 +1,4 @@
-//! The ways that the status of an object takes from new, or changed, to rest.
+//! Computes the sequences of states of an object, from new or changed to stable.
 
 use portforward_operator::api::Role;
 use portforward_operator::forward::{Refusal, RefusalReason};
@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::agents::{Agents, First};
 use crate::states::{elsewhere, exact, hanging, lost, of, ready, refused_here, standby, stopped, verdict, withdrawn};
 
-/// What one node says of a content of some generation.
+/// The judgement of one node about a content of some generation.
 type Says = fn(i64) -> Judgement;
 
-/// Every course that the status of an object takes, new or changed, with two nodes that do not both hold the address,
-/// whichever speaks first: its name, and the object after each write.
+/// Every sequence of states of an object, new or changed, with two nodes that do not both hold the address, for both orders of
+/// writing: its name, and the object after each write.
 pub(crate) fn courses() -> Vec<(String, Vec<Value>)> {
     let active: [(&str, Says); 5] = [
         ("ready", ready),

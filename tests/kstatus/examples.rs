@@ -1,4 +1,4 @@
-//! The files of `deploy/gitops` agree with each other and with the rest of the repository.
+//! Tests that the files of `deploy/gitops` are consistent with each other and with the rest of the repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::{SCRIPT, condition, path, read, yaml};
 
 const ARGO: &str = "deploy/gitops/argocd/resource_customizations/portforward.dev/PortForward";
 
-/// Argo CD's own form of such a test: each input is a manifest as the API server gave it, from `tests/gitops`.
+/// The test format of Argo CD: each input is a manifest from the API server, recorded by `tests/gitops`.
 #[test]
 fn the_upstream_form_of_the_test_holds() {
     let script = read(SCRIPT);
@@ -44,7 +44,7 @@ fn the_config_map_holds_the_same_script() {
     let data = map["data"].as_object().expect("a ConfigMap has data");
     let keys: Vec<&str> = data.keys().map(String::as_str).collect();
     assert_eq!(keys, ["resource.customizations.health.portforward.dev_PortForward"]);
-    assert_eq!(data[keys[0]].as_str(), Some(read(SCRIPT).as_str()), "indent the script into the ConfigMap anew");
+    assert_eq!(data[keys[0]].as_str(), Some(read(SCRIPT).as_str()), "copy the script into the ConfigMap again, indented");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Flux's judgement of an object by `healthCheckExprs` of a Kustomization: the generation first, then the expressions in the
-//! order inProgress, failed, current; the first that is true decides, and where none is, it waits.
+//! The health of an object in Flux by `healthCheckExprs` of a Kustomization: first the generation, then the expressions in the
+//! order inProgress, failed, current. The first expression that is true decides; if none is true, Flux waits.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::rules::Kstatus;
 
-/// Where our expressions are.
+/// The file with our expressions.
 pub(crate) const EXPRESSIONS: &str = "deploy/gitops/flux/forwards-by-expressions.yaml";
 
 /// The expressions for one kind.
@@ -16,7 +16,7 @@ pub(crate) struct Checks {
     ordered: Vec<(Kstatus, Program)>,
 }
 
-/// Those for our kind, of the one Kustomization that has any.
+/// The expressions for our kind, from the only Kustomization that has any.
 pub(crate) fn checks(documents: &[Value]) -> Checks {
     let all = documents.iter().flat_map(|document| document["spec"]["healthCheckExprs"].as_array().into_iter().flatten());
     let ours: Vec<&Value> = all.filter(|check| check["kind"] == "PortForward").collect();
@@ -30,7 +30,7 @@ pub(crate) fn checks(documents: &[Value]) -> Checks {
 }
 
 impl Checks {
-    /// What they say of an object.
+    /// The result for an object.
     pub(crate) fn judge(&self, object: &Value) -> Kstatus {
         let (generation, observed) = (&object["metadata"]["generation"], &object["status"]["observedGeneration"]);
         if observed.is_i64() && generation.is_i64() && observed != generation {
@@ -39,7 +39,7 @@ impl Checks {
         self.first(object)
     }
 
-    /// The same by the expressions alone.
+    /// The result of the expressions alone.
     pub(crate) fn first(&self, object: &Value) -> Kstatus {
         let mut context = Context::default();
         for (name, field) in object.as_object().expect("an object is one") {
@@ -53,7 +53,7 @@ impl Checks {
     }
 }
 
-/// The value as Flux gives it: every whole number is an int.
+/// The value as Flux passes it: every integer is an int.
 fn value(json: &Value) -> Cel {
     match json {
         Value::Null => Cel::Null,

@@ -1,8 +1,8 @@
-//! What each tool makes of each state that a forward can be in: kstatus (Helm 4, Flux), `kubectl wait`, Argo CD with our
-//! health script, and Flux with our health expressions. The states are made by the real status code, and every reason of
-//! the closed list is in one of them.
+//! Tests the result of each tool for each state of a forward: kstatus (Helm 4, Flux), `kubectl wait`, Argo CD with our health
+//! script, and Flux with our health expressions. The real status code creates the states, and every reason of the closed list
+//! occurs in one of them.
 //!
-//! After a wanted change: `UPDATE_GOLDEN=1 cargo test --test kstatus`, then read the difference of `docs/gitops.md`.
+//! After an intended change: run `UPDATE_GOLDEN=1 cargo test --test kstatus`, then read the difference of `docs/gitops.md`.
 
 mod agents;
 mod argo;
@@ -44,7 +44,7 @@ fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
-/// Asserts of every state that a tool makes of it what its row says.
+/// Asserts for every state that the result of a tool is that of its row.
 #[track_caller]
 fn assert_rows<T: PartialEq + std::fmt::Debug>(made: impl Fn(&State) -> T, said: impl Fn(Row) -> T) {
     let wrong: Vec<String> = states()
@@ -59,7 +59,7 @@ fn assert_rows<T: PartialEq + std::fmt::Debug>(made: impl Fn(&State) -> T, said:
 fn every_reason_is_in_a_state_that_the_status_code_makes() {
     for reason in Reason::all() {
         if reason == Reason::Circumstance(Circumstance::Leaving) {
-            // Only an object of a folder that is gone has it: no such tool ever sees one.
+            // Only an object of a deleted folder has it, so no such tool ever sees one.
             continue;
         }
         let word = format!("\"reason\":\"{reason}\"");
@@ -96,7 +96,7 @@ fn the_expressions_for_flux_say_what_kstatus_says() {
     }
 }
 
-/// What a user reads in the tool's own words is what the condition says.
+/// The message that a user reads in the tool is the message of the condition.
 #[test]
 fn tools_that_do_not_say_current_pass_our_message_on() {
     let script = read(SCRIPT);
@@ -113,7 +113,7 @@ fn tools_that_do_not_say_current_pass_our_message_on() {
     }
 }
 
-/// Whatever two nodes say of a new object, in whatever order they speak: no tool is told an end that is none.
+/// For all judgements of two nodes about a new object, in every order: no tool reports a final state too early.
 #[test]
 fn nobody_is_told_an_end_before_it_is_one() {
     for (name, statuses) in courses::courses() {
@@ -147,7 +147,7 @@ fn table() -> String {
     text + "\n"
 }
 
-/// State and reason of `Ready`.
+/// The status and the reason of `Ready`.
 fn ready(object: &Value) -> String {
     let ready = condition(object, "Ready").expect("Ready is always there");
     format!("`{}` `{}`", ready["status"].as_str().unwrap(), ready["reason"].as_str().unwrap())

@@ -1,19 +1,18 @@
-//! The rules by which kstatus and `kubectl wait` judge an object of a kind that they do not know. kstatus is the library
-//! sigs.k8s.io/cli-utils that Helm 4 and Flux carry; `tests/gitops` shows with a real Helm and a real kubectl that these are
-//! the rules.
+//! The rules of kstatus and `kubectl wait` for an object of an unknown kind. kstatus is the library sigs.k8s.io/cli-utils,
+//! which Helm 4 and Flux contain. `tests/gitops` checks these rules with a real Helm and a real kubectl.
 
 use serde_json::Value;
 
-/// What kstatus says of an object that exists.
+/// The result of kstatus for an existing object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kstatus {
-    /// Wait on.
+    /// Continue to wait.
     InProgress,
-    /// No use in waiting.
+    /// Waiting is useless.
     Failed,
     /// Done.
     Current,
-    /// On its way out.
+    /// It is being deleted.
     Terminating,
 }
 
@@ -25,8 +24,8 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// kstatus, with the message that it gives: deletion, then the generation (at the top of the status alone), then the first of
-/// the two conditions of its own that is true, then `Ready`. An object that says nothing is current.
+/// The result of kstatus, with its message. It checks deletion, then the generation (only at the top of the status), then its
+/// own two conditions, then `Ready`. An object without a status is current.
 pub(crate) fn kstatus(object: &Value) -> (Kstatus, String) {
     if object["metadata"]["deletionTimestamp"].as_str().is_some_and(|time| !time.is_empty()) {
         return (Kstatus::Terminating, "Resource scheduled for deletion".to_owned());
@@ -54,8 +53,8 @@ pub(crate) fn kstatus(object: &Value) -> (Kstatus, String) {
     }
 }
 
-/// Whether `kubectl wait --for=condition=KIND` returns: the condition is true, and not about an older generation, by its own
-/// word or, where it has none, by the status's.
+/// Whether `kubectl wait --for=condition=KIND` returns: the condition is true and is not about an older generation. The
+/// generation is that of the condition, otherwise that of the status.
 pub(crate) fn kubectl_wait(object: &Value, kind: &str) -> bool {
     let same = |condition: &&Value| text(&condition["type"]).eq_ignore_ascii_case(kind) && condition["status"].is_string();
     let Some(condition) = conditions(object).find(same) else { return false };

@@ -1,4 +1,4 @@
-//! The states that a forward can be in, each made by the real status code, and what each tool should make of them.
+//! The states of a forward, each created by the real status code, and the expected result of each tool.
 
 use portforward_operator::api::Role;
 use portforward_operator::dataplane::conntrack::Purged;
@@ -17,40 +17,40 @@ use crate::agents::{Agents, First};
 use crate::argo::Health;
 use crate::rules::Kstatus;
 
-/// States that are one and the same to every tool: the rows of the page.
+/// States that are the same for every tool: the rows of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Row {
-    /// New, and no agent has seen it.
+    /// New; no agent has seen it.
     Unseen,
-    /// Changed, and no agent has dealt with that.
+    /// Changed; no agent has processed the change.
     Changed,
-    /// At work.
+    /// Ready.
     Ready,
     /// Something stops the traffic.
     Stopped,
-    /// The kernel does not hold it.
+    /// The kernel does not hold the rules.
     NotProgrammed,
     /// No node holds the address.
     Nowhere,
-    /// More than one does.
+    /// More than one node holds the address.
     Twice,
-    /// Nobody knows.
+    /// The state is not known.
     Unknown,
     /// The newest content cannot be decoded.
     Outdated,
-    /// An older forward is in the way.
+    /// It conflicts with an older forward.
     Lost,
     /// The node refuses it.
     RefusedHere,
-    /// The object is wrong.
+    /// The object is invalid.
     Refused,
     /// No content of it could be decoded.
     Undecoded,
-    /// Switched off, and not withdrawn everywhere.
+    /// Disabled, but not withdrawn everywhere.
     Withdrawing,
-    /// Switched off and withdrawn.
+    /// Disabled and withdrawn.
     Disabled,
-    /// On its way out.
+    /// It is being deleted.
     Deleted,
 }
 
@@ -97,7 +97,7 @@ impl Row {
         }
     }
 
-    /// The reasons of `Ready` in words, where there are too many to list.
+    /// The reasons of `Ready` in words, if there are too many for a list.
     pub(crate) fn reasons(self) -> Option<&'static str> {
         match self {
             Self::Stopped => Some("`False`, any of [these](reasons.md#something-stops-the-traffic)"),
@@ -108,7 +108,7 @@ impl Row {
         }
     }
 
-    /// What kstatus should say.
+    /// The expected result of kstatus.
     pub(crate) fn kstatus(self) -> Kstatus {
         match self {
             Self::Ready | Self::Disabled => Kstatus::Current,
@@ -126,12 +126,12 @@ impl Row {
         }
     }
 
-    /// Whether `kubectl wait --for=condition=Ready` should return. Of a deleted one the agents say that it is withdrawn.
+    /// Whether `kubectl wait --for=condition=Ready` should return. The agents report a deleted forward as withdrawn.
     pub(crate) fn wait(self) -> bool {
         matches!(self, Self::Ready | Self::Disabled | Self::Deleted)
     }
 
-    /// What Argo CD should say: as kstatus, but of what is switched off.
+    /// The expected health in Argo CD: as in kstatus, except for a disabled forward.
     pub(crate) fn argo(self) -> Health {
         match (self, self.kstatus()) {
             (Self::Disabled, _) => Health::Suspended,
@@ -145,9 +145,9 @@ impl Row {
 /// One state.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// What is so.
+    /// A description of the state.
     pub(crate) name: String,
-    /// What it is to tools.
+    /// Its row.
     pub(crate) row: Row,
     /// The object as the API server holds it.
     pub(crate) object: Value,
@@ -173,7 +173,7 @@ pub(crate) fn states() -> Vec<State> {
     Reason::all().into_iter().flat_map(states_of).chain(more).collect()
 }
 
-/// The states that have a reason in them.
+/// The states with this reason.
 pub(crate) fn states_of(reason: Reason) -> Vec<State> {
     let alone = |judgement: Judgement| Agents::new(&[("a", judgement)]).settle();
     let message = "what is wrong, and what to do".to_owned();
@@ -262,7 +262,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
             ]
         }
-        // Only an object of a folder that is gone has it.
+        // Only an object of a deleted folder has it.
         Circumstance::Leaving => Vec::new(),
         Circumstance::Drifted => {
             let rules = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
@@ -374,7 +374,7 @@ pub(crate) fn refused_here(generation: i64, reason: NodeRefusalReason, role: Rol
     of(generation, Acceptance::RefusedHere(refusal), Some(role))
 }
 
-/// Accepted, with one obstacle: those of routes are what the kernel said of a route, the others what the plan knew.
+/// An accepted forward with one obstacle. Obstacles of routes are errors of the kernel, the others come from the plan.
 pub(crate) fn stopped(generation: i64, reason: ObstacleReason) -> Judgement {
     let mut verdict = verdict(generation, Acceptance::Accepted, Some(Role::Active));
     let route = HostRoute {

@@ -1,11 +1,11 @@
-//! Any spec: what the agreement of the API server and the agent's own types is tried on. Also read by `tests/schema.rs`.
+//! Generates random specs, on which the API server and the agent's own types must agree. Also used by `tests/schema.rs`.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-/// Addresses and networks near every edge, few enough to meet each other often.
+/// Addresses and networks near every limit, few enough to match each other often.
 fn address() -> impl Strategy<Value = String> {
     prop_oneof![
         60 => prop::sample::select(vec!["1.1.1.1", "1.1.1.2", "2.2.2.2", "3.3.3.3", "4.4.4.4", "5.5.5.5", "192.168.0.1", "192.168.0.2"]).prop_map(String::from),
@@ -48,7 +48,7 @@ fn ports() -> impl Strategy<Value = Value> {
     let name = prop_oneof![30 => "[a-h]", 1 => prop::sample::select(vec!["A", "-", ""]).prop_map(String::from)];
     let protocol = prop::option::weighted(0.5, prop_oneof![30 => prop::sample::select(vec!["TCP", "UDP"]), 1 => Just("tcp")]);
     let name = prop::option::weighted(0.9, name);
-    // Often what a person would write: no end of the target without one of the ports, and one that fits.
+    // Often what a person would write: a target range only with a range of ports, and of equal width.
     let target =
         || (prop::option::of(port()), prop::sample::select(vec!["none", "none", "one", "equal", "equal", "any"]), port());
     let entry = move || (name.clone(), protocol.clone(), port(), prop::option::weighted(0.2, port()), target());
@@ -77,7 +77,7 @@ fn requirement() -> impl Strategy<Value = Value> {
         .prop_map(|(operator, values)| without_null(json!({"key": "k", "operator": operator, "values": values})))
 }
 
-/// `value` without the fields that are null, which is what an absent field looks like here.
+/// `value` without the fields that are null. Null stands for an absent field here.
 fn without_null(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -87,7 +87,7 @@ fn without_null(value: Value) -> Value {
     }
 }
 
-/// A spec that is often usable and otherwise wrong in one place or another.
+/// A spec that is often usable and otherwise wrong in some field.
 pub(crate) fn object() -> impl Strategy<Value = Value> {
     let list = |most| prop::collection::vec(address(), 0..=most);
     let few = || prop_oneof![30 => prop::collection::vec(address(), 1), 1 => prop::collection::vec(address(), 0..3)];

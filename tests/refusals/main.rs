@@ -1,5 +1,5 @@
-//! Bad input: every row of `table.yaml` is refused by the agent's own types with the named reason, and at
-//! `kubectl apply` where one object shows it. And the two never disagree.
+//! Tests bad input: the agent's own types refuse every row of `table.yaml` with the named reason, and so does `kubectl apply`,
+//! if the object alone shows the mistake. The two never disagree.
 
 mod any;
 mod random;
@@ -22,7 +22,7 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 });
 static RULES: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(&SCHEMA));
 
-/// What the API server adds to every schema.
+/// The fields that the API server adds to every schema.
 fn api_server_fields(schema: &mut Value) {
     for field in ["apiVersion", "kind"] {
         schema["properties"][field] = serde_json::json!({"type": "string"});
@@ -33,7 +33,7 @@ fn api_server_fields(schema: &mut Value) {
     });
 }
 
-/// What the API server would say: complaints of the schema, else messages of the rules.
+/// The answer of the API server: the errors of the schema, otherwise the messages of the rules.
 fn apply(object: &Value) -> Result<(), (By, Vec<String>)> {
     let object = &apply_defaults(&SCHEMA, object);
     let complaints = schema::complaints(&SCHEMA, object, "");

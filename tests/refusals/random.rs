@@ -1,4 +1,4 @@
-//! The API server and the agent's own types agree on any spec.
+//! Tests that the API server and the agent's own types agree on any spec.
 
 use proptest::prelude::*;
 

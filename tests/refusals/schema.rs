@@ -1,11 +1,11 @@
-//! What the API server's schema validation says of an object: the part of it that this schema uses.
+//! Validates an object with the schema as the API server does, for the keywords that this schema uses.
 
 use std::collections::BTreeSet;
 
 use regex::Regex;
 use serde_json::Value;
 
-/// The complaints about `value`, each with its path. Empty: the schema takes it.
+/// The errors of `value`, each with its path. Empty if the schema accepts it.
 pub(crate) fn complaints(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     let mut found = Vec::new();
     match (schema["type"].as_str().unwrap(), value) {

@@ -1,4 +1,4 @@
-//! The table of bad and good input, and what the agent's own types say to an object. Also read by `tests/schema.rs`.
+//! The table of bad and good input, and the result of the agent's own types for an object. Also used by `tests/schema.rs`.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use serde_json::Value;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row {
-    /// What is tried.
+    /// What the row tries.
     pub(crate) claim: String,
-    /// What is changed in the base, by JSON pointer.
+    /// The changes of the base, by JSON pointer.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, Value>,
-    /// How the agent's own types refuse it; they take it without.
+    /// The reason with which the agent's own types refuse it; `None` if they accept it.
     pub(crate) reason: Option<String>,
-    /// What refuses it at `kubectl apply`.
+    /// The part that refuses it at `kubectl apply`; `None` if it is accepted.
     pub(crate) by: Option<By>,
 }
 
-/// What refuses an object at `kubectl apply`.
+/// The part that refuses an object at `kubectl apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum By {
-    /// The API server's own words.
+    /// The schema, with a message of the API server.
     Schema,
-    /// A message of ours.
+    /// A rule, with a message of ours.
     Rule,
-    /// The API server does not look, or one object does not show it.
+    /// Neither: the API server does not check it, or the object alone does not show it.
     Nobody,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn changed(set: &BTreeMap<String, Value>) -> Value {
     object
 }
 
-/// What the agent's own types say.
+/// The result of the agent's own types.
 pub(crate) fn own(object: &Value) -> Result<Forward, Refusal> {
     let decoded = api::decode(object.clone()).map_err(Refusals::from);
     decoded.and_then(|object| Forward::parse(&object)).map_err(|refusals| refusals.summary())

@@ -1,4 +1,4 @@
-//! What the design foresees for the API, added to the definition: no object that is there becomes invalid or changes.
+//! Adds the extensions that the design plans to the CRD, and tests that no existing object becomes invalid or changes.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::plane::{Plane, Resource};
 use super::table::{base, changed, own, rows};
 use super::{NAMESPACE, examples};
 
-/// Every addition of the design's section 3, as a later version of the definition could have it.
+/// Every extension of section 3 of the design, as a later version of the CRD could have it.
 fn later() -> Value {
     let mut definition = serde_json::to_value(portforward_operator::api::crd()).unwrap();
     let spec = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
@@ -31,7 +31,7 @@ fn both_families_and_pools(spec: &mut Value) {
     without_the_family_rule(&mut gateways["items"]);
     let address = &mut spec["properties"]["upstream"]["properties"]["targets"]["items"]["properties"]["address"];
     without_the_family_rule(address);
-    // The rules between fields read the addresses as IPv4 and one of each; they would be rewritten by then.
+    // The rules between fields expect IPv4 and one address of each kind. A later version would rewrite them.
     spec.as_object_mut().unwrap().remove("x-kubernetes-validations");
 }
 
@@ -47,7 +47,7 @@ fn more_kinds_of_target(spec: &mut Value) {
     targets["maxItems"] = 16.into();
     let target = &mut targets["items"];
     target["required"] = json!([]);
-    // Without a default, which the API server would show in the objects of today: absent means 1, in words.
+    // Without a default, because the API server would show it in existing objects. Absent means 1, as the description says.
     target["properties"]["weight"] = json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 100});
     target["properties"]["hostName"] = json!({"type": "string", "maxLength": 253});
     target["properties"]["service"] = json!({"type": "object", "required": ["name"], "properties": {
@@ -63,7 +63,7 @@ fn more_protocols_and_ports(spec: &mut Value) {
     add(&mut spec["properties"]["mode"]["enum"], &["DryRun", "Drain"]);
     for pointer in ["/properties/ports", "/properties/reverse/properties/ports"] {
         let ports = spec.pointer_mut(pointer).unwrap();
-        // They read `port`, which is no longer always there.
+        // These rules read `port`, which is no longer always there.
         ports.as_object_mut().unwrap().remove("x-kubernetes-validations");
         let entry = &mut ports["items"];
         entry.as_object_mut().unwrap().remove("x-kubernetes-validations");
@@ -89,7 +89,7 @@ fn new_parts(spec: &mut Value) {
     });
 }
 
-/// Every object that is good today: the table's and the examples.
+/// Every valid object of today: from the table and the examples.
 fn good() -> Vec<Value> {
     let rows = rows().into_iter().filter(|row| row.reason.is_none()).map(|row| changed(&row.set));
     let examples = examples().into_iter().flat_map(|(_, text)| serde_saphyr::from_multiple::<Value>(&text).unwrap());
@@ -102,7 +102,7 @@ fn good() -> Vec<Value> {
     named.collect()
 }
 
-/// One object that uses every addition.
+/// One object that uses every extension.
 fn tomorrow() -> Value {
     changed(&BTreeMap::from(
         [
@@ -134,7 +134,7 @@ fn all_done(answers: &[Response]) {
     }
 }
 
-/// Every object is as it was, down to its resource version.
+/// Asserts that every object is unchanged, including its resource version.
 fn unchanged(plane: &Plane, before: &[Value], when: &str) {
     let now = plane.list(Resource::Forwards);
     assert_eq!(now.len(), before.len(), "{when}");
@@ -151,7 +151,7 @@ fn what_is_foreseen_can_be_added_and_no_object_changes() {
     assert!(today.len() > 15 && today.iter().any(|object| object["spec"].get("reverse").is_some()));
     let writes: Vec<_> = today.iter().map(store).collect();
     all_done(&plane.send(&writes));
-    // The first update of an object that was created without a status stores the defaults of that, whatever it says.
+    // The first update of an object that was created without a status stores the defaults of the status.
     all_done(&plane.send(&writes));
     assert!(!plane.send_one(&store(&tomorrow())).done(), "the additions are there already");
     let before = plane.list(Resource::Forwards);
@@ -162,7 +162,7 @@ fn what_is_foreseen_can_be_added_and_no_object_changes() {
     plane.wait(Resource::Definitions, "portforwards.portforward.dev", "established", |definition| {
         definition["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|one| one["type"] == "Established"))
     });
-    // Served by the new definition from here on: its objects are taken.
+    // From here on, the API server uses the new CRD and accepts its objects.
     assert!(
         super::bed::wait::eventually(super::plane::objects::PATIENCE, || plane.send_one(&store(&tomorrow())).done()),
         "{:?}",
@@ -171,10 +171,10 @@ fn what_is_foreseen_can_be_added_and_no_object_changes() {
     plane.delete(Resource::Forwards, &format!("{NAMESPACE}/tomorrow"));
 
     unchanged(&plane, &before, "read by the new definition");
-    // Applied again as GitOps does all day: valid, and nothing is written (the resource version stays).
+    // Applies them again, as GitOps does continuously: they are valid, and nothing is written (the resource version stays).
     all_done(&plane.send(&writes));
     unchanged(&plane, &before, "applied again");
-    // The agent of today reads what it reads today, and refuses what it does not know instead of guessing.
+    // The agent of today reads the existing objects as before, and refuses unknown fields instead of guessing.
     for object in &before {
         assert_eq!(own(object).err().map(|refusal| refusal.to_string()), None, "{object:#}");
     }
