@@ -16,7 +16,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=PORTFORWARD_COMMIT");
     // The prefix is the path of this folder in its checkout: not empty if the checkout is that of another project.
-    if std::env::var_os("PORTFORWARD_COMMIT").is_some() || git(&["rev-parse", "--show-prefix"]).is_some() {
+    let given = std::env::var_os("PORTFORWARD_COMMIT").is_some_and(|commit| !commit.is_empty());
+    if given || git(&["rev-parse", "--show-prefix"]).is_some() {
         return;
     }
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
