@@ -44,7 +44,7 @@ enum AdmissionPolicy {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Checks that the API server serves PortForwards, and which agents renew their Leases. This takes up to 15 seconds. With the\ntoken of an agent it also checks that the admission policy is in force: a write for another node, as a dry run, must be\nrefused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  every check succeeded\n  1  a check failed; its line says why\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
+    after_help = "Checks that the API server serves PortForwards, and which agents renew their Leases. This takes up to 15 seconds. With the token of an agent it also checks that the admission policy is in force: a write for another node, as a dry run, must be refused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  every check succeeded\n  1  a check failed; its line says why\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
 )]
 pub(super) struct CheckOptions {
     /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
