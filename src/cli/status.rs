@@ -129,7 +129,7 @@ fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<Forw
 /// The maximum number of names that are suggested for an unknown name.
 const OFFERED: usize = 3;
 
-/// The names that are most like `name`, for a message; where there are few, all of them.
+/// The names that are most similar to `name`, for a message. If there are few names, all of them.
 fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
     let likeness = |key: &ForwardKey| {
         if name.contains('/') { similar::likeness(name, &key.to_string()) } else { similar::likeness(name, &key.name) }

@@ -11,7 +11,7 @@ use crate::model::{InvalidShift, PortRange, Protocol, Shift, TargetPorts};
 /// The maximum number of entries of a list.
 const MOST: usize = 64;
 
-/// Reads the list of `reverse`, at `path`. It must not be empty.
+/// Parses the list of `reverse`, at `path`. It must not be empty.
 ///
 /// `None` after mistakes, which are added to `found`.
 pub(super) fn reverse(found: &mut Found, path: &str, list: &[api::PortEntry]) -> Option<Vec<PortEntry>> {
@@ -23,12 +23,13 @@ pub(super) fn reverse(found: &mut Found, path: &str, list: &[api::PortEntry]) ->
     ports(found, path, list)
 }
 
-/// Reads the list at `path`. It may be empty.
+/// Parses the list at `path`. It may be empty.
 ///
-/// `None` after mistakes, which are added to `found`: the list is too long, or an entry is wrong by itself or beside another.
+/// `None` after mistakes, which are added to `found`: the list is too long, or an entry is wrong by itself or together with
+/// another.
 pub(super) fn ports(found: &mut Found, path: &str, list: &[api::PortEntry]) -> Option<Vec<PortEntry>> {
     if list.len() > MOST {
-        let what = format_args!("has {} entries and takes {MOST}; use ranges (endPort), or a second PortForward", list.len());
+        let what = format_args!("has {} entries, {MOST} are allowed; use ranges (endPort), or a second PortForward", list.len());
         found.push(Refusal::new(RefusalReason::TooMany, path, what));
         return None;
     }
@@ -40,14 +41,14 @@ pub(super) fn ports(found: &mut Found, path: &str, list: &[api::PortEntry]) -> O
             valid = false;
             continue;
         };
-        // One clash is enough: what clashes with one entry often clashes with the next one too.
+        // One message is enough: an entry that conflicts with one entry often conflicts with the next one too.
         valid &= found.take(entries.iter().try_for_each(|earlier| refuse_beside(&path, &entry, earlier))).is_some();
         entries.push(entry);
     }
     valid.then_some(entries)
 }
 
-/// Reads one entry. `None` after mistakes, which are added to `found`.
+/// Parses one entry. `None` after mistakes, which are added to `found`.
 fn entry(found: &mut Found, path: &str, raw: &api::PortEntry) -> Option<PortEntry> {
     let port = |field: &str, port: api::Port| {
         u16::try_from(port.0).ok().and_then(NonZeroU16::new).ok_or_else(|| {
@@ -157,7 +158,7 @@ fn name(path: &str, text: &str) -> Result<String, Refusal> {
 fn refuse_beside(path: &str, entry: &PortEntry, earlier: &PortEntry) -> Result<(), Refusal> {
     if entry.name == earlier.name {
         let what = format_args!(
-            "the name {} is there already; give each entry a name of its own (only one entry may leave it out: it is then called default)",
+            "the name {} is used twice; give each entry its own name (only one entry may have none; its name is then default)",
             quoted(&entry.name)
         );
         return Err(Refusal::new(RefusalReason::DuplicateName, &format!("{path}.name"), what));

@@ -19,7 +19,7 @@ pub(super) fn selector(found: &mut Found, path: &str, raw: Option<&LabelSelector
     let labels = raw.match_labels.iter().flatten();
     let requirements = raw.match_expressions.as_deref().unwrap_or_default();
     if labels.clone().count() > MOST || requirements.len() > MOST {
-        let what = format_args!("takes {MOST} labels and {MOST} requirements");
+        let what = format_args!("has more than {MOST} labels or requirements; use fewer");
         found.push(Refusal::new(RefusalReason::TooMany, path, what));
         return None;
     }

@@ -93,7 +93,7 @@ impl PartialEq for Heard {
 pub struct FileReport {
     /// The file, relative to its folder.
     pub path: PathBuf,
-    /// What is wrong with it, for people, one line for each mistake; its last good content then stays in force.
+    /// Its mistakes, for people, one line for each. The last good content of the file stays in force.
     pub error: Option<String>,
 }
 

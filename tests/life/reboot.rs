@@ -62,7 +62,7 @@ fn a_link_that_comes_late_is_served_and_an_agent_takes_over(variant: Variant) {
     manifests.put(FILE, &Manifest::seed().text());
     let agent = Agent::start(proxy, &manifests, &options);
     agent.wait_ready(SEED);
-    restore.wait("an agent keeps this node from here on; resting until stopped");
+    restore.wait("an agent has taken over this node; waiting until stopped");
     assert!(restore.runs(), "if it ended, its pod would be restarted again and again");
     assert!(!agent.log().contains("kernel state updated"), "{}", agent.log());
     assert!(download.goes_on(ANSWER));

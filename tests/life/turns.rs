@@ -66,7 +66,7 @@ fn restore_beside_an_agent_has_nothing_to_do_and_is_no_failure() {
     assert!(restored.status.success(), "{restored:?}");
     assert!(said(&restored).contains("nothing to restore") && restored.stdout.is_empty(), "{restored:?}");
     let mut resting = crate::reboot::start(stage.proxy(), Variant::Nft);
-    resting.wait("resting until stopped");
+    resting.wait("waiting until stopped");
     // It does nothing when the agent ends, because the kernel state stays without an agent.
     let Stage { agent, bed, .. } = stage;
     assert!(agent.stop().success());

@@ -30,7 +30,7 @@ use reading::Reading;
 
 pub use reading::FolderError;
 
-/// Judges the values of an object. The error lists all mistakes for people, each with its place.
+/// Checks the values of an object. The error lists all mistakes for people, each with its field.
 pub type Check = fn(&PortForward) -> Result<(), Vec<String>>;
 
 /// How often a folder is read.
@@ -95,7 +95,8 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
 /// The objects in the text of one manifest; all or none.
 ///
 /// # Errors
-/// When it is not YAML or an object is refused: all mistakes for people, one a line, each with its object and its place.
+/// When the text is not YAML or an object is refused. The error lists all mistakes for people, one per line, each with its
+/// object and its field.
 pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
     document::objects(text, check)
 }

@@ -20,7 +20,7 @@ spec:
     )
 }
 
-/// Refuses one upstream, so that a refusal can be told from a mistake in the text.
+/// Refuses one upstream, so that the tests can distinguish a refusal from an error in the text.
 fn check(object: &PortForward) -> Result<(), Vec<String>> {
     assert_ne!(object.spec.upstream.targets[0].address, "255.255.255.255", "a fault of the check");
     if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(()) }

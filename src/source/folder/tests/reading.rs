@@ -165,7 +165,7 @@ fn what_is_not_yaml_is_said_in_plain_words() {
     }
 }
 
-/// Few bytes that would become a billion strings.
+/// A few bytes that would expand to a billion strings.
 fn bomb() -> String {
     let level = |level: usize| format!("- &l{} [{}]\n", level + 1, vec![format!("*l{level}"); 10].join(","));
     "- &l0 x\n".to_owned() + &(0..9).map(level).collect::<String>()
