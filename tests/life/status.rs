@@ -81,7 +81,7 @@ fn what_the_kernel_holds_is_told_with_and_without_an_agent(variant: Variant) {
     tells(&bed, variant, 4, "False", "False", "Drifted");
     let wide = text(&status(bed.proxy(), variant, &["-o", "wide"]).stdout);
     assert!(wide.contains("filter PF-FWD: not as planned") && wide.contains("more as planned"), "{wide}");
-    assert!(!wide.contains('…') && wide.contains("another program changes them"), "the message is not shortened: {wide}");
+    assert!(!wide.contains('…') && wide.contains("another program changes it"), "the message is not shortened: {wide}");
     bed.proxy().netns.ip("link set eth0 down");
     bed.proxy().iptables(variant, "-t nat -F PREROUTING");
     tells(&bed, variant, 4, "False", "False", "Drifted");
@@ -247,7 +247,10 @@ fn without_a_record_it_says_so_and_what_to_do() {
     let told = status(bed.proxy(), Variant::Nft, &[]);
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let said = text(&told.stderr);
-    assert!(said.contains("there is no record") && said.contains("start the agent") && told.stdout.is_empty(), "{said}");
+    assert!(
+        said.contains("no record: nothing was applied") && said.contains("start the agent") && told.stdout.is_empty(),
+        "{said}"
+    );
     assert!(!state_folder(bed.proxy()).exists(), "nothing is created");
 }
 

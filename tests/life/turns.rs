@@ -24,7 +24,7 @@ fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
     let Stage { agent: old, manifests, options, bed } = Stage::seed(Variant::Nft);
     let _servers = servers(&bed);
     let new = Agent::start(bed.proxy(), &manifests, &options);
-    let waits = format!("waiting for its end, so long at most holder=an agent (process {})", old.id());
+    let waits = format!("waiting for its end, at most for this time holder=an agent (process {})", old.id());
     new.wait_log(&waits);
     assert_eq!(new.log().matches("agent starts").count(), 1, "the old agent keeps the lock");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
