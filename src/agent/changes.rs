@@ -65,8 +65,8 @@ impl Changes {
         repaired
     }
 
-    /// Logs what was written. If the desired state is the same as before and was applied completely, then another program must
-    /// have changed what had to be written now.
+    /// Logs what was written. If the desired state is the same as before and was applied completely, or chains had to be
+    /// written twice, then another program must have changed them.
     fn note_writes(&mut self, plan: &Plan, applied: &Applied) -> Repaired {
         let mut repaired = Repaired::default();
         let same = self.applied.as_ref() == Some(&plan.desired);
@@ -75,7 +75,7 @@ impl Changes {
             let jumps = applied.rules.jumps.len();
             let routes = applied.routes.as_ref().map_or(0, |routes| routes.added + routes.removed);
             let connections = applied.conntrack.as_ref().map_or(0, |purged| purged.count);
-            if same {
+            if same || applied.rules.disturbed {
                 self.repairs += 1;
                 repaired = Repaired { chains, jumps, routes };
                 warn!(

@@ -1,11 +1,15 @@
 //! The agent repairs, logs and counts what another program changes of the operator's rules and routes, and leaves foreign
 //! rules and routes unchanged. With nft, the kernel notifies the agent of the change.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::bed::Bed;
+use crate::bed::agent::AgentOptions;
 use crate::bed::kernel::Variant;
-use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SERVER};
+use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SECOND_SERVER, SERVER};
 use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
 
 on_both_variants! {
@@ -14,6 +18,7 @@ on_both_variants! {
     routes_that_are_gone_or_changed_are_back,
     a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back,
     a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing,
+    a_chain_that_is_flushed_while_the_agent_writes_is_written_again_before_the_status_says_anything,
 }
 
 /// Asserts that the agent repaired because of an event. With nft, it compares without an event every ten seconds after its
@@ -235,4 +240,52 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
     proxy.iptables(variant, "-t nat -F OTHERS");
     stage.manifests.remove(FILE);
     wait("the last chain is deleted too", || proxy.our_rules(variant).is_empty());
+}
+
+/// Puts a program in front of the real iptables-restore. After the real one has written the rules of a chain, it flushes that
+/// chain: once if the file `once` exists, each time if the file `always` exists. Returns the options of an agent that uses it.
+fn with_a_rival(proxy: &Proxy, variant: Variant) -> AgentOptions {
+    let files = proxy.files();
+    let name = format!("iptables-{variant}-restore");
+    let real = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(&name));
+    let real = real.iter().find(|path| path.exists()).expect("iptables is installed").display();
+    let files = files.display();
+    let script = format!(
+        "#!/bin/sh
+cat > {files}/input
+{real} \"$@\" < {files}/input
+ended=$?
+grep -q -e '-A PF-PRE' {files}/input || exit $ended
+if rm {files}/once 2>/dev/null || [ -e {files}/always ]; then
+    iptables-{variant} -w -t nat -F PF-PRE
+fi
+exit $ended
+"
+    );
+    let folder = proxy.files().join("rival");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(&name), script).unwrap();
+    fs::set_permissions(folder.join(&name), Permissions::from_mode(0o755)).unwrap();
+    let mounts = Some(format!("PATH={}:$PATH; exec \"$@\"", folder.display()));
+    AgentOptions { mounts, ..AgentOptions::new(variant) }
+}
+
+fn a_chain_that_is_flushed_while_the_agent_writes_is_written_again_before_the_status_says_anything(variant: Variant) {
+    let bed = Bed::new();
+    let options = with_a_rival(bed.proxy(), variant);
+    let stage = Stage::with(options, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_ready(SEED);
+    let _servers = servers(&stage.bed);
+    let once = stage.proxy().files().join("once");
+    fs::write(&once, "").unwrap();
+    stage.edit(&Manifest::seed().for_second_server());
+    assert!(!once.exists(), "the chain was flushed while the agent wrote");
+    assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
+    let log = stage.agent.log();
+    assert!(log.contains("repaired") && !log.contains("Drifted"), "{log}");
+
+    // A program that does it each time is reported.
+    fs::write(stage.proxy().files().join("always"), "").unwrap();
+    stage.edit_unready(&Manifest::seed());
+    stage.agent.wait_condition(SEED, "Ready", "False", "Drifted");
 }

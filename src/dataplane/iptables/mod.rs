@@ -75,6 +75,8 @@ pub struct RulesReport {
     pub stuck: BTreeSet<ChainName>,
     /// The built-in chains in which the jump was put first.
     pub jumps: Vec<Stage>,
+    /// Whether another program changed the chains while they were written, so that they were written once more.
+    pub disturbed: bool,
     /// Read back: the chains that still differ, apart from rules that were refused.
     pub differing: Vec<ChainName>,
     /// Read back: the built-in chains in which the jump is not first, and the rule that is there instead.
@@ -234,6 +236,9 @@ impl Iptables {
 
     /// Makes our chains exactly `ruleset`, table by table, and reads them back. What fails for one table, chain or rule
     /// stops no other; what is there stays, and serves every flow that it served before.
+    ///
+    /// If another program changes the chains while they are written, they are written once more. If they differ after that
+    /// too, the report says so.
     pub async fn apply(&self, ruleset: &Ruleset) -> RulesReport {
         let mut memory = self.memory.lock().await;
         let before = self.read_all(&mut memory).await;
@@ -242,28 +247,36 @@ impl Iptables {
             memory.counters.read(nat);
             report.before = nat.translations();
         }
+        let mut after = self.write_all(ruleset, before, &mut memory, &mut report).await;
+        if report.changed() && is_disturbed(&report, ruleset, &after) {
+            report.disturbed = true;
+            after = self.write_all(ruleset, after, &mut memory, &mut report).await;
+        }
+        report.met = memory.counters.told();
+        conclude(&mut report, ruleset, &after);
+        report
+    }
+
+    /// Writes every table that differs from `ruleset`, and reads all of them back if anything was written.
+    async fn write_all(&self, ruleset: &Ruleset, before: Tables, memory: &mut Memory, report: &mut RulesReport) -> Tables {
         for table in ruleset.tables() {
             let written = match &before[&table] {
-                Ok(held) => self.write(table, ruleset.chains(table), held, &mut memory, &mut report).await,
+                Ok(held) => self.write(table, ruleset.chains(table), held, memory, report).await,
                 Err(error) => Err(error.clone()),
             };
             if let Err(error) = written {
                 report.failed.insert(table, error);
             }
         }
-        let after = if report.changed() {
-            memory.wrote(ruleset, &report);
-            let after = self.read_all(&mut memory).await;
-            if let Ok(nat) = &after[&Table::Nat] {
-                memory.counters.read_back(nat);
-            }
-            after
-        } else {
-            before
-        };
-        report.met = memory.counters.told();
-        conclude(&mut report, ruleset, &after);
-        report
+        if !report.changed() {
+            return before;
+        }
+        memory.wrote(ruleset, report);
+        let after = self.read_all(memory).await;
+        if let Ok(nat) = &after[&Table::Nat] {
+            memory.counters.read_back(nat);
+        }
+        after
     }
 
     /// Reads our chains and says how they differ from `ruleset`, with the judgement of [`apply`](Self::apply); writes nothing.
@@ -293,6 +306,13 @@ impl Memory {
         }
         self.counters.written(&report.written);
     }
+}
+
+/// Whether the chains, read back as `after`, differ although all of them were written: another program changed them meanwhile.
+fn is_disturbed(report: &RulesReport, ruleset: &Ruleset, after: &Tables) -> bool {
+    let mut seen = report.clone();
+    conclude(&mut seen, ruleset, after);
+    seen.failed.is_empty() && seen.refused.is_empty() && !(seen.differing.is_empty() && seen.left.is_empty())
 }
 
 /// What was read back, in the words of the report.
