@@ -17,6 +17,9 @@ use crate::agents::{Agents, First};
 use crate::argo::Health;
 use crate::rules::Kstatus;
 
+/// The error of an object with a mode of a newer version.
+const UNKNOWN_MODE: &str = "spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled";
+
 /// States that are the same for every tool: the rows of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Row {
@@ -296,17 +299,10 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             let mut newer = Agents::new(&[("a", ready(1))]);
             newer.course(First::Lowest);
             newer.edit();
-            newer.say(&[("a", ready(1).outdated("spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled"))]);
+            newer.say(&[("a", ready(1).outdated(UNKNOWN_MODE))]);
             vec![
                 state("changed to what cannot be decoded", Row::Outdated, newer.settle()),
-                state(
-                    "never decoded",
-                    Row::Undecoded,
-                    settled(&[(
-                        "a",
-                        unknown_form(None, 1, "spec.mode: \"Paused\" is not accepted here; write Enabled or Disabled"),
-                    )]),
-                ),
+                state("never decoded", Row::Undecoded, settled(&[("a", unknown_form(None, 1, UNKNOWN_MODE))])),
             ]
         }
         Circumstance::NodeUnreadable => {
