@@ -5,6 +5,8 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 export CARGO_NET_RETRY ?= 10
 step := hack/step.sh
+# Most tests wait for a kernel or an API server and use little CPU time, so three run at once on each core.
+RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 
 .PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster picture
 
@@ -23,7 +25,7 @@ test: ## Runs all tests except e2e; needs root for network namespaces
 	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api
 	@$(step) "Find helm, or build it (minutes the first time)" hack/kubernetes.sh helm
 	@$(step) "Find promtool and the Python packages of the tests, or fetch them" bash -c 'hack/promtool.sh && hack/python.sh'
-	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) $(step) "Run every test" cargo test --locked --no-fail-fast
+	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) RUST_TEST_THREADS=$(RUST_TEST_THREADS) $(step) "Run every test" cargo test --locked --no-fail-fast
 
 e2e: ## Builds the image and tests it on real nodes with kubelet and containerd; needs root
 	@hack/prepare.sh e2e
