@@ -16,8 +16,6 @@ use crate::namespace::{inside, run, run_all};
 
 /// Far more than the duration of one turn with two requests of the kernel.
 const LIMIT: Duration = Duration::from_mins(2);
-/// More than one turn: after this time, every request has been answered or has failed.
-const A_TURN: Duration = Duration::from_secs(7);
 
 /// The host at the other end of `eth1`. It has 192.168.0.1 and answers for it.
 struct Gateway(String);
@@ -76,18 +74,32 @@ async fn becomes(answer: Answer, asked: &NextHops, wake: &Notify) {
     }
 }
 
-/// Consumes the notifications about earlier answers.
-async fn settle(wake: &Notify) {
-    while timeout(Duration::from_millis(100), wake.notified()).await.is_ok() {}
+/// An address that nobody has, but for a part of [`nothing_changes_for_a_turn`]. Its answers prove that a turn has passed.
+fn sentinel() -> NextHop {
+    hop("192.168.0.9", "eth1")
 }
 
-/// Checks that no answer changes for longer than one turn.
-async fn nothing_changes(wake: &Notify) {
-    assert!(timeout(A_TURN, wake.notified()).await.is_err(), "an answer changed: {}", entries());
+/// Waits until every next hop was requested again and answered or not, and checks that the answers for `others` stay the same
+/// all the time. The sentinel must be among the requested ones.
+async fn nothing_changes_for_a_turn(host: &Gateway, asked: &NextHops, wake: &Notify, others: &[NextHop]) {
+    let answers = || others.iter().map(|other| asked.answers().of(other)).collect::<Vec<_>>();
+    let before = answers();
+    for (change, answer) in [("add", Answer::Seen), ("del", Answer::Silent)] {
+        host.ip(&format!("addr {change} 192.168.0.9/24 dev line"));
+        let begun = Instant::now();
+        while asked.answers().of(&sentinel()) != answer {
+            let left = LIMIT.saturating_sub(begun.elapsed());
+            timeout(left, wake.notified()).await.unwrap_or_else(|_| panic!("the turn never came: {}", entries()));
+            assert_eq!(answers(), before, "{}", entries());
+        }
+        assert_eq!(answers(), before, "{}", entries());
+    }
 }
 
+/// The kernel's table, without the sentinel.
 fn entries() -> String {
-    run("ip -4 neigh show nud all")
+    let all = run("ip -4 neigh show nud all");
+    all.lines().filter(|line| !line.starts_with("192.168.0.9 ")).map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
@@ -117,12 +129,11 @@ fn an_address_that_nobody_has_is_awaited_and_then_silent() {
 fn a_gateway_that_dies_is_silent_until_it_is_back_whatever_the_kernel_forgets() {
     inside(|| async {
         let host = Gateway::new();
-        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway()]).await;
+        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway(), sentinel()]).await;
         host.ip("addr del 192.168.0.1/24 dev line");
         becomes(Answer::Silent, &asked, &wake).await;
-        settle(&wake).await;
         run("ip neigh flush dev eth1");
-        nothing_changes(&wake).await;
+        nothing_changes_for_a_turn(&host, &asked, &wake, &[gateway()]).await;
         assert_eq!(asked.answers().of(&gateway()), Answer::Silent);
         host.ip("addr add 192.168.0.1/24 dev line");
         becomes(Answer::Seen, &asked, &wake).await;
@@ -132,13 +143,12 @@ fn a_gateway_that_dies_is_silent_until_it_is_back_whatever_the_kernel_forgets() 
 #[test]
 fn a_gateway_that_answers_stays_seen_when_the_kernel_forgets_it() {
     inside(|| async {
-        let _gateway = Gateway::new();
-        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway()]).await;
-        settle(&wake).await;
+        let host = Gateway::new();
+        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway(), sentinel()]).await;
         for _ in 0..20 {
             run("ip neigh flush dev eth1");
         }
-        nothing_changes(&wake).await;
+        nothing_changes_for_a_turn(&host, &asked, &wake, &[gateway()]).await;
         assert_eq!(asked.answers().of(&gateway()), Answer::Seen);
         assert!(entries().contains("192.168.0.1"), "the kernel asks again");
     });
@@ -148,10 +158,9 @@ fn a_gateway_that_answers_stays_seen_when_the_kernel_forgets_it() {
 fn a_router_that_takes_the_address_over_with_another_hardware_address_changes_nothing() {
     inside(|| async {
         let host = Gateway::new();
-        let (_asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway()]).await;
-        settle(&wake).await;
+        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[gateway(), sentinel()]).await;
         host.ip("link set line address 02:00:00:00:00:77");
-        nothing_changes(&wake).await;
+        nothing_changes_for_a_turn(&host, &asked, &wake, &[gateway()]).await;
         assert!(entries().contains("02:00:00:00:00:77"), "{}", entries());
     });
 }
@@ -184,7 +193,7 @@ fn an_interface_without_address_resolution_needs_no_answer() {
 #[test]
 fn what_others_wrote_into_the_table_is_believed_and_stays() {
     inside(|| async {
-        let _gateway = Gateway::new();
+        let host = Gateway::new();
         run_all(
             "ip neigh add 192.168.0.3 dev eth1 lladdr 02:00:00:00:00:03 nud permanent
              ip neigh add 192.168.0.4 dev eth1 lladdr 02:00:00:00:00:04 nud stale extern_learn
@@ -192,9 +201,9 @@ fn what_others_wrote_into_the_table_is_believed_and_stays() {
         );
         let written = entries();
         let others = ["192.168.0.3", "192.168.0.4", "192.168.0.5"].map(|address| hop(address, "eth1"));
-        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &others).await;
-        settle(&wake).await;
-        nothing_changes(&wake).await;
+        let requested: Vec<NextHop> = others.iter().cloned().chain([sentinel()]).collect();
+        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &requested).await;
+        nothing_changes_for_a_turn(&host, &asked, &wake, &others).await;
         assert!(others.iter().all(|next_hop| asked.answers().of(next_hop) == Answer::Seen));
         assert_eq!(entries(), written);
     });
