@@ -32,7 +32,7 @@ pub struct Facts {
     /// alone then does not show which route a packet takes.
     pub policy_routing: bool,
     /// The addresses by which the node itself is reached: the addresses of its Node object. Without a cluster: the source
-    /// addresses of its default routes.
+    /// addresses of its default routes, also for a while after such a route is gone.
     pub node_addresses: BTreeSet<IpAddr>,
     /// The ports on which programs of this node listen.
     pub listeners: BTreeSet<Listener>,

@@ -5,7 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteType, RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
@@ -25,6 +27,8 @@ pub(crate) struct KernelRoute {
     pub(crate) next_hop: NextHop,
     /// The preferred source address of the route (`src`, ip-route(8)).
     pub(crate) source: Option<IpAddr>,
+    /// Gateway and interface of each next hop, if there are several.
+    pub(crate) hops: Vec<(Option<IpAddr>, Option<u32>)>,
 }
 
 /// The next hop of a route.
@@ -94,17 +98,19 @@ fn read(message: &RouteMessage, table: u8) -> Option<KernelRoute> {
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let (mut metric, mut gateway, mut interface, mut several, mut object, mut source) = (0, None, None, false, None, None);
+    let mut hops = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
             RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
-                gateway = Some(IpAddr::V4(*address));
-            }
-            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = gateway_of(attribute).or(gateway),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(IpAddr::V4(*address)),
             RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::MultiPath(_) => several = true,
+            RouteAttribute::MultiPath(list) => {
+                several = true;
+                let hop = |hop: &RouteNextHop| (hop.attributes.iter().find_map(gateway_of), Some(hop.interface_index));
+                hops = list.iter().map(hop).collect();
+            }
             RouteAttribute::NhId(id) => object = Some(*id),
             _ => {}
         }
@@ -123,5 +129,16 @@ fn read(message: &RouteMessage, table: u8) -> Option<KernelRoute> {
             (None, None) => NextHop::Nowhere,
         },
         source,
+        hops,
     })
+}
+
+fn gateway_of(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+            Some(IpAddr::V4(*address))
+        }
+        RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
 }

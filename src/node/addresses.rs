@@ -1,7 +1,8 @@
 //! The IPv4 addresses of this node (rtnetlink(7)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
@@ -45,16 +46,45 @@ pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Addre
     Ok(addresses)
 }
 
+/// The addresses by which the node was reached until lately.
+///
+/// A default route may be missing for a moment: a link goes down, DHCP renews its lease. The node is still reached by the
+/// same addresses afterwards, and a forward that takes its ports meanwhile would keep them.
+#[derive(Debug, Default)]
+pub(super) struct Reached(BTreeMap<IpAddr, Instant>);
+
+/// How long an address counts after the last default route with this source. While there is no default route, it counts on.
+const LATELY: Duration = Duration::from_mins(10);
+
+impl Reached {
+    /// Adds the `sources` of the default routes at the moment `now`. Returns the addresses that count.
+    pub(super) fn by(&mut self, sources: &BTreeSet<IpAddr>, now: Instant) -> BTreeSet<IpAddr> {
+        let Self(seen) = self;
+        if !sources.is_empty() {
+            seen.extend(sources.iter().map(|address| (*address, now)));
+            seen.retain(|_, last| now.saturating_duration_since(*last) < LATELY);
+        }
+        seen.keys().copied().collect()
+    }
+}
+
 /// The source addresses of the default routes of `table`: the one that a route names, otherwise the one that the kernel
 /// selects (`inet_select_addr`, net/ipv4/devinet.c). The node is reached by these, as far as it can know by itself.
 pub(super) fn sources(table: &[KernelRoute], addresses: &[Address]) -> BTreeSet<IpAddr> {
     let default =
         |route: &&KernelRoute| route.destination.prefix_len() == 0 && route.tos == 0 && route.kind == RouteType::Unicast;
-    table.iter().filter(default).filter_map(|route| route.source.or_else(|| chosen(route, addresses))).collect()
+    let of_route = |route: &KernelRoute| {
+        let single = route.hops.is_empty().then(|| route.next_hop.single());
+        let hops = route.hops.iter().copied().chain(single);
+        match route.source {
+            Some(source) => vec![source],
+            None => hops.filter_map(|(gateway, interface)| chosen(gateway, interface, addresses)).collect(),
+        }
+    };
+    table.iter().filter(default).flat_map(of_route).collect()
 }
 
-fn chosen(route: &KernelRoute, addresses: &[Address]) -> Option<IpAddr> {
-    let (gateway, interface) = route.next_hop.single();
+fn chosen(gateway: Option<IpAddr>, interface: Option<u32>, addresses: &[Address]) -> Option<IpAddr> {
     let primary = || addresses.iter().filter(|address| address.rank == Rank::Primary);
     let on_link = || primary().filter(|address| Some(address.index) == interface);
     let towards = |address: &&Address| gateway.is_some_and(|gateway| address.local.subnet().contains(&gateway));
@@ -95,6 +125,18 @@ fn prefix_len(own: Ipv4Addr, peer: Ipv4Addr, given: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_counts_for_a_while_after_its_default_route_and_while_there_is_none() {
+        let set = |texts: &[&str]| -> BTreeSet<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let (mut reached, start) = (Reached::default(), Instant::now());
+        assert_eq!(reached.by(&set(&[]), start), set(&[]));
+        assert_eq!(reached.by(&set(&["2.2.2.2", "192.168.0.2"]), start), set(&["2.2.2.2", "192.168.0.2"]));
+        assert_eq!(reached.by(&set(&["2.2.2.2"]), start + LATELY / 2), set(&["2.2.2.2", "192.168.0.2"]));
+        assert_eq!(reached.by(&set(&["2.2.2.2"]), start + LATELY), set(&["2.2.2.2"]));
+        assert_eq!(reached.by(&set(&[]), start + LATELY * 5), set(&["2.2.2.2"]), "the only default route is missing");
+        assert_eq!(reached.by(&set(&["2.2.2.9"]), start + LATELY * 5), set(&["2.2.2.9"]));
+    }
 
     #[test]
     fn the_subnet_of_a_point_to_point_link_is_that_of_the_peer() {

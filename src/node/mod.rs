@@ -16,6 +16,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
@@ -68,6 +69,7 @@ pub struct Observer {
     /// The variant of iptables that the operator uses. Without it, the rules of other programs are not read.
     beside: Option<Variant>,
     firewall: Mutex<firewall::Reader>,
+    reached: Mutex<addresses::Reached>,
 }
 
 impl Observer {
@@ -124,7 +126,7 @@ impl Observer {
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
             policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
             firewall: self.firewall().await,
-            node_addresses: addresses::sources(&main, &addresses),
+            node_addresses: self.reached.lock().await.by(&addresses::sources(&main, &addresses), Instant::now()),
             listeners: listeners::read(&links).await?,
             // What the cluster is, others say.
             services: BTreeSet::new(),

@@ -242,6 +242,13 @@ fn without_a_cluster_the_node_is_reached_by_the_sources_of_its_default_routes() 
         assert_eq!(sources(&facts().await), "192.168.0.2");
         run("ip route replace default via 2.2.2.1");
         assert_eq!(sources(&facts().await), "2.2.2.2 192.168.0.2", "each source if there are several default routes");
+        run("ip route del default metric 100");
+        run("ip route replace default nexthop via 2.2.2.1 nexthop via 192.168.0.1");
+        assert_eq!(sources(&facts().await), "2.2.2.2 192.168.0.2", "each next hop of one route");
+        let observer = Observer::default();
+        let lately = sources(&observer.facts().await.unwrap());
+        run("ip route del default");
+        assert_eq!(sources(&observer.facts().await.unwrap()), lately, "a default route that is missing for a moment");
     });
 }
 

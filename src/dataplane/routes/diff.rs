@@ -162,6 +162,7 @@ fn key(route: &KernelRoute) -> Option<Key> {
             metric: metric @ (METRIC | LINGERING_METRIC),
             next_hop: NextHop::One { gateway: Some(IpAddr::V4(gateway)), interface, reach: Reach::Checked },
             source: _,
+            hops: _,
         } => Some((*destination, *gateway, *interface, *metric)),
         _ => None,
     }
