@@ -191,11 +191,11 @@ impl<D: Dataplane> Node<D> {
         self.count(&applied, &judgements, repaired);
         notes.attribution.note(snapshot, &plan, &applied);
         if applied.is_done() {
-            self.memory.advance(snapshot, &plan.desired);
             self.memory.programmed(&plan);
+            self.memory.advance(snapshot, &plan.desired);
         } else {
-            self.memory.attempt(snapshot, &plan.desired);
             self.memory.may_hold(&plan);
+            self.memory.attempt(snapshot, &plan.desired);
         }
         self.memory.settle().await;
         if applied.is_complete() {

@@ -21,6 +21,8 @@ use kube::core::ObjectMeta;
 pub struct Memory {
     record: Record,
     in_force: BTreeSet<Translation>,
+    /// What is not in force, but may come back without being a new claim. The record contains it, so it survives a restart.
+    suspended: BTreeSet<Translation>,
     /// The objects of sets that were applied only in part since the record was written.
     attempted: BTreeMap<ForwardKey, Sourced>,
     /// The flows that may be in force, with their forwards, for planning.
@@ -43,7 +45,18 @@ impl Memory {
         let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
         let forwards: Vec<Forward> = record.forwards.iter().filter_map(|it| Forward::parse(&it.object).ok()).collect();
         let flows = InForce::recorded(&record.in_force, &forwards);
-        Self { record, in_force, attempted: BTreeMap::new(), flows, settled: false, complete, set: None, recorder: None }
+        let suspended = BTreeSet::new();
+        Self {
+            record,
+            in_force,
+            suspended,
+            attempted: BTreeMap::new(),
+            flows,
+            settled: false,
+            complete,
+            set: None,
+            recorder: None,
+        }
     }
 
     /// The same, but each new record is sent to `recorder`.
@@ -73,12 +86,14 @@ impl Memory {
     /// Notes that the kernel holds exactly the flows of `plan`.
     pub fn programmed(&mut self, plan: &Plan) {
         self.flows = InForce::of(&plan.verdicts);
+        self.suspended = plan.suspended().cloned().collect();
         self.settled = true;
     }
 
     /// Notes that the kernel may hold some flows of `plan`.
     pub fn may_hold(&mut self, plan: &Plan) {
         self.flows.extend(&plan.verdicts);
+        self.suspended.extend(plan.suspended().cloned());
     }
 
     /// The objects that were last applied.
@@ -118,8 +133,8 @@ impl Memory {
         let objects = snapshot.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
         self.attempted.extend(objects);
         self.in_force.extend(desired.translations.iter().cloned());
-        if self.complete && !self.record.in_force.iter().eq(&self.in_force) {
-            self.record.in_force = self.in_force.iter().cloned().collect();
+        if self.complete && !self.records_flows() {
+            self.record_flows();
             self.hand_on();
         }
     }
@@ -131,7 +146,7 @@ impl Memory {
         let same_set = self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot);
         self.set = Some(Arc::clone(snapshot));
         // This compares with the record, because `in_force` may contain translations that were only attempted.
-        if same_set && self.record.in_force.iter().eq(&desired.translations) {
+        if same_set && self.records_flows() {
             return;
         }
         self.complete = true;
@@ -139,8 +154,17 @@ impl Memory {
         self.record.labels.clone_from(&snapshot.labels);
         self.record.api_servers.clone_from(known(snapshot));
         self.record.node_addresses.clone_from(&snapshot.node_addresses);
-        self.record.in_force = desired.translations.iter().cloned().collect();
+        self.record_flows();
         self.hand_on();
+    }
+
+    fn record_flows(&mut self) {
+        self.record.in_force = self.in_force.union(&self.suspended).cloned().collect();
+    }
+
+    /// Whether the record contains exactly the flows that are in force or suspended.
+    fn records_flows(&self) -> bool {
+        self.record.in_force.iter().eq(self.in_force.union(&self.suspended))
     }
 
     /// Whether the record has the content of `snapshot`. A change of status alone does not count, so it causes no write.
@@ -263,6 +287,24 @@ mod tests {
         assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
         recorded.memory.advance(&set("x"), &desired(&[82]));
         assert_eq!(recorded.due(), Some(vec![82]));
+    }
+
+    #[test]
+    fn the_record_keeps_what_may_come_back_without_being_a_new_claim() {
+        use crate::plan::{Acceptance, Verdict};
+        let mut recorded = Recorded::new(None);
+        let suspended = desired(&[80]).translations.into_iter().collect();
+        let verdict = Verdict { suspended, ..Verdict::new(None, 1, Acceptance::Accepted, None) };
+        let key = ForwardKey { namespace: "b".to_owned(), name: "a".to_owned() };
+        recorded.memory.programmed(&Plan { verdicts: [(key, verdict)].into(), ..Plan::default() });
+        recorded.memory.advance(&set("x"), &desired(&[81]));
+        assert_eq!(recorded.due(), Some(vec![80, 81]));
+        assert_eq!(recorded.memory.in_force(), &desired(&[81]).translations, "it is not in the kernel");
+        recorded.memory.advance(&set("x"), &desired(&[81]));
+        assert_eq!(recorded.due(), None, "nothing is new");
+        recorded.memory.programmed(&Plan::default());
+        recorded.memory.advance(&set("x"), &desired(&[81]));
+        assert_eq!(recorded.due(), Some(vec![81]));
     }
 
     #[test]

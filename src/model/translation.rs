@@ -52,3 +52,14 @@ pub struct Translation {
     /// Their new source (SNAT).
     pub source: SourceNat,
 }
+
+impl Translation {
+    /// The same translation for `ports` only, which must be some of its ports.
+    #[must_use]
+    pub fn part(&self, ports: PortRange) -> Self {
+        let mut part = self.clone();
+        part.flows.ports = ports;
+        part.destination.ports = part.destination.ports.part(ports);
+        part
+    }
+}

@@ -57,7 +57,7 @@ impl InForce {
     /// Adds planned translations that may be in the kernel.
     pub fn extend(&mut self, verdicts: &BTreeMap<ForwardKey, Verdict>) {
         for (key, verdict) in verdicts {
-            for translation in &verdict.translations {
+            for translation in verdict.translations.iter().chain(&verdict.suspended) {
                 self.insert(&translation.flows, Some(key.clone()));
             }
         }
@@ -90,6 +90,24 @@ impl InForce {
         // Ports that are covered twice are listed once.
         let rest = ports.minus(&found.into_iter().collect::<Vec<_>>());
         ports.minus(&rest)
+    }
+
+    /// The translations of `forward` that are in force, limited to the ports in force. Flows of other forwards do not count.
+    pub(super) fn of_forward(&self, forward: &Forward) -> Vec<Translation> {
+        let owned = self.owned.get(&forward.key);
+        let part = |translation: Translation| {
+            let FlowMatch { protocol, destination, ports, .. } = translation.flows;
+            let owned = owned.into_iter().flatten().filter(|(other, at, _)| (*other, *at) == (protocol, destination));
+            // After a restart, flows that are in the record too are also found in the kernel, there without their forward.
+            let served: Vec<_> = self.flows.overlapping(&translation.flows).collect();
+            let known = served.iter().any(|(_, owner)| owner.is_some());
+            let unknown = served.into_iter().filter(|_| !known);
+            let found = owned.map(|(_, _, range)| *range).chain(unknown.map(|(range, _)| range));
+            let found: BTreeSet<PortRange> = found.filter_map(|range| range.intersection(ports)).collect();
+            let rest = ports.minus(&found.into_iter().collect::<Vec<_>>());
+            ports.minus(&rest).into_iter().map(|ports| translation.part(ports)).collect::<Vec<_>>()
+        };
+        forward.translations().into_iter().flat_map(part).collect()
     }
 
     /// Whether anything that `forward` asks for is in force.

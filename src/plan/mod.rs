@@ -30,7 +30,7 @@ pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, Ob
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role, ShownPorts};
 use crate::forward::{Forward, ForwardKey, Refusal};
-use crate::model::{Desired, Facts, NextHop};
+use crate::model::{Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
 use claims::Claims;
 
@@ -44,6 +44,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What was in force and may come back without being a new claim; see [`Verdict::suspended`].
+    pub fn suspended(&self) -> impl Iterator<Item = &Translation> {
+        self.verdicts.values().flat_map(|verdict| &verdict.suspended)
+    }
+
     /// The neighbours that must answer for the forwards carried here.
     #[must_use]
     pub fn next_hops(&self) -> BTreeSet<NextHop> {
@@ -168,19 +173,22 @@ fn judge<'a>(
         }
         Ok(forward) => forward,
     };
+    // Neither a lost address nor another forward makes a new claim of what is in force.
+    let suspended = |verdict| Verdict { suspended: in_force.of_forward(forward), ..verdict };
     let Some(role) = role(facts, forward) else {
-        return (verdict(Acceptance::Accepted, None), None);
+        let verdict = verdict(Acceptance::Accepted, None);
+        return (if forward.selects(&facts.labels) { suspended(verdict) } else { verdict }, None);
     };
     let admission = match admit(facts, forward, policy, in_force) {
         Ok(admission) => admission,
-        Err(refusal) => return (verdict(Acceptance::RefusedHere(refusal), Some(role)), None),
+        Err(refusal) => return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None),
     };
     match claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
         Ok(()) => {
             let objection = admission.objection.clone();
             (Verdict { objection, ..verdict(Acceptance::Accepted, Some(role)) }, Some(admission))
         }
-        Err(conflict) => (verdict(Acceptance::Conflict(conflict), Some(role)), None),
+        Err(conflict) => (suspended(verdict(Acceptance::Conflict(conflict), Some(role))), None),
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn refuse(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
 
 /// Why this node would not carry `forward` if it were new.
 pub(super) fn refuse_new(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    subnet_ends(facts, forward).or_else(|| container_network(facts, forward))
+    client_loops(facts, forward).or_else(|| subnet_ends(facts, forward)).or_else(|| container_network(facts, forward))
 }
 
 pub(super) fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal {
@@ -62,10 +62,18 @@ pub(super) fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal
 }
 
 fn loops(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    let clients = forward.clients.iter().filter(|client| client.prefix_len() == 32).map(|client| ("client", client.addr()));
     let gateway = forward.gateway.map(|gateway| ("gateway", gateway));
-    let parties = [("upstream", forward.upstream)].into_iter().chain(gateway).chain(clients);
-    let (party, address) = parties.into_iter().find(|(_, address)| facts.holds(*address))?;
+    looping(facts, [("upstream", forward.upstream)].into_iter().chain(gateway))
+}
+
+/// A client whose address the node got later cannot use the forward, but the other clients can.
+fn client_loops(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
+    let clients = forward.clients.iter().filter(|client| client.prefix_len() == 32);
+    looping(facts, clients.map(|client| ("client", client.addr())))
+}
+
+fn looping(facts: &Facts, mut parties: impl Iterator<Item = (&'static str, IpAddr)>) -> Option<NodeRefusal> {
+    let (party, address) = parties.find(|(_, address)| facts.holds(*address))?;
     let message = format!(
         "the {party} {address} is an address of this node: the flow would come back to it; write the address of the other host"
     );
@@ -79,7 +87,7 @@ fn api_server(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
 }
 
 /// RFC 919 and RFC 950: the first and the last address of a subnet are not host addresses, except for /31 (RFC 3021) and
-/// /32.
+/// /32. The kernel sends nothing to a client at the last address, but does to one at the first.
 fn subnet_ends(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     let parties = [
         ("internal address", Some(forward.internal.address)),
@@ -87,10 +95,11 @@ fn subnet_ends(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
         ("gateway", forward.gateway),
     ];
     let parties = parties.into_iter().chain([("upstream", Some(forward.upstream))]);
-    parties.filter_map(|(party, address)| Some((party, address?))).find_map(|(party, address)| {
+    let clients = forward.clients.iter().filter(|client| client.prefix_len() == 32).map(|client| ("client", Some(client.addr())));
+    parties.chain(clients).filter_map(|(party, address)| Some((party, address?))).find_map(|(party, address)| {
         let subnet = facts.connected(address).filter(|local| local.prefix_len < 31)?.subnet();
         let (reason, what) = match address {
-            address if address == subnet.network() => (NodeRefusalReason::NetworkAddress, "first"),
+            address if address == subnet.network() && party != "client" => (NodeRefusalReason::NetworkAddress, "first"),
             address if address == subnet.broadcast() => (NodeRefusalReason::BroadcastAddress, "last"),
             _ => return None,
         };

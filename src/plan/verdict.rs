@@ -31,6 +31,9 @@ pub struct Verdict {
     pub translations: Vec<Translation>,
     /// How many of the translations belong to `reverse`; these are the last ones.
     pub reversed: usize,
+    /// What was in force and is withdrawn although the object asks for it unchanged, for example because the node lost the
+    /// address. It is no new claim when it comes back.
+    pub suspended: Vec<Translation>,
     /// The decision about the route to each client; empty without a gateway.
     pub routes: Vec<RoutePlan>,
     /// The neighbours that must answer for its flows to pass.
@@ -180,6 +183,7 @@ impl Verdict {
             served: false,
             translations: Vec::new(),
             reversed: 0,
+            suspended: Vec::new(),
             routes: Vec::new(),
             next_hops: BTreeSet::new(),
             obstacles: Vec::new(),

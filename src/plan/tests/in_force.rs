@@ -197,6 +197,69 @@ fn the_older_forward_still_displaces_a_younger_one_in_force() {
     assert!(matches!(plan.verdicts.values().nth(1).unwrap().acceptance, Acceptance::Conflict(_)));
 }
 
+#[test]
+fn what_the_node_could_not_carry_for_a_while_is_no_new_claim() {
+    let first = put(&[spec()]);
+    let (later, policy) = later();
+    let seed = [object("f0", spec())];
+    let forward = [seed[0].forward.clone().unwrap()];
+    let mut away = later.clone();
+    away.addresses.retain(|local| local.address.to_string() != "192.168.0.2");
+    let mut looped = later.clone();
+    looped.addresses.insert(LocalAddress { address: "3.3.3.3".parse().unwrap(), prefix_len: 32, interface: None });
+    for facts in [away, looped] {
+        let between = plan(&facts, &seed, &policy, &InForce::of(&first.verdicts));
+        assert_eq!(between.desired.translations, BTreeSet::new());
+        let again = plan(&facts, &seed, &policy, &InForce::of(&between.verdicts));
+        let recorded: Vec<Translation> = again.suspended().cloned().collect();
+        for in_force in [InForce::of(&again.verdicts), InForce::recorded(&recorded, &forward)] {
+            assert_eq!(plan(&later, &seed, &policy, &in_force).desired, first.desired);
+        }
+    }
+}
+
+#[test]
+fn a_forward_that_another_displaced_comes_back_with_the_ports_it_had() {
+    let gateway = |name: &str, gateway: &str, port: u16| {
+        let internal = json!({"addresses": ["192.168.0.2"], "gateways": [gateway]});
+        object(name, with(&[("/internal", internal), ("/ports/0/port", json!(port))]))
+    };
+    let first = planned(&facts(), &[gateway("b", "192.168.0.1", 80)]);
+    let (later, policy) = later();
+    let both = [gateway("a", "192.168.0.9", 443), gateway("b", "192.168.0.1", 80)];
+    let between = plan(&later, &both, &policy, &InForce::of(&first.verdicts));
+    assert!(matches!(between.verdicts.values().nth(1).unwrap().acceptance, Acceptance::Conflict(_)));
+    let after = plan(&later, &both[1..], &policy, &InForce::of(&between.verdicts));
+    assert_eq!(after.desired, first.desired);
+}
+
+#[test]
+fn what_the_object_itself_gave_up_is_a_new_claim() {
+    let first = put(&[spec()]);
+    let (later, policy) = later();
+    let elsewhere = ("/nodeSelector", json!({"matchLabels": {"zone": "b"}}));
+    for change in [("/mode", json!("Disabled")), elsewhere, ("/ports/0/port", json!(8080))] {
+        let between = plan(&later, &[object("f0", with(&[change]))], &policy, &InForce::of(&first.verdicts));
+        let after = plan(&later, &[object("f0", spec())], &policy, &InForce::of(&between.verdicts));
+        assert_eq!(after.desired.translations, BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_client_whose_address_the_node_gets_takes_the_forward_from_no_other_client() {
+    let two = with(&[("/client/addresses", json!(["1.1.1.1", "5.5.5.5"]))]);
+    let in_force = InForce::of(&put(std::slice::from_ref(&two)).verdicts);
+    let mut own = facts();
+    own.addresses.insert(LocalAddress { address: "5.5.5.5".parse().unwrap(), prefix_len: 32, interface: None });
+    let verdict = |in_force: &InForce| {
+        plan(&own, &[object("f0", two.clone())], &Policy::default(), in_force).verdicts.into_values().next().unwrap()
+    };
+    let (kept, new) = (verdict(&in_force), verdict(&InForce::default()));
+    assert!(kept.is_carried() && !new.is_carried());
+    assert_eq!(kept.objection.unwrap().reason, NodeRefusalReason::ForwardLoop);
+    assert_eq!(super::ways::install(&verdict(&in_force)), ["1.1.1.1/32 via 192.168.0.1 dev eth1"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
