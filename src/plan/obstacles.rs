@@ -32,7 +32,7 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found
     let search = Search { facts, forward };
     let next_hops = search.next_hops(verdict);
     let mut obstacles = search.forwarding();
-    obstacles.extend(search.interfaces());
+    obstacles.extend(search.interfaces(verdict));
     obstacles.extend(search.upstream_is_service());
     if verdict.role == Some(Role::Active) {
         obstacles.extend(search.addresses());
@@ -63,9 +63,23 @@ fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
 }
 
 impl Search<'_> {
-    fn interfaces(&self) -> impl Iterator<Item = Obstacle> {
-        let named = [("internal", &self.forward.internal.interface), ("external", &self.forward.external_interface)];
-        named.into_iter().filter_map(|(leg, interface)| self.interface(leg, interface.as_ref()?))
+    /// The interfaces that the object names; for a leg without one, the interface that its packets certainly pass.
+    fn interfaces(&self, verdict: &Verdict) -> Vec<Obstacle> {
+        let passage = self.passage(verdict);
+        let (internal, external) = (&self.forward.internal.interface, &self.forward.external_interface);
+        let clients = passage.from_clients.filter(|_| internal.is_none());
+        let upstream = passage.to_upstream.filter(|leaves| external.is_none() && clients != Some(*leaves));
+        let named = [("internal", internal), ("external", external)];
+        let named = named.into_iter().filter_map(|(leg, interface)| self.interface(leg, interface.as_ref()?));
+        let passed = [("internal", clients), ("external", upstream)];
+        named.chain(passed.into_iter().filter_map(|(leg, interface)| self.passed_interface(leg, interface?))).collect()
+    }
+
+    /// The object does not name the interface of this leg.
+    fn passed_interface(&self, leg: &str, interface: &InterfaceName) -> Option<Obstacle> {
+        let link = self.facts.links.get(interface)?;
+        let message = format!("{interface}, the interface of the {leg} leg, is down or has no carrier");
+        (!link.up).then(|| obstacle(ObstacleReason::InterfaceDown, message))
     }
 
     fn interface(&self, leg: &str, interface: &InterfaceName) -> Option<Obstacle> {

@@ -73,12 +73,19 @@ fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {
     Obstacle { reason: ObstacleReason::RouteCapturesNode, message }
 }
 
-/// The interface by which the gateway is reached: the one that the object names if it reaches the gateway, otherwise
-/// another one that does. (The name states where packets enter. On a VRRP device packets may enter while the gateway is
-/// reached by the link below it.)
+/// The interface by which the gateway is reached. A route to the gateway that is more specific than every subnet around it
+/// decides, as in the kernel; then the interface that the object names if it reaches the gateway; then the route of the
+/// kernel, and a subnet around the gateway. (The name states where packets enter. On a VRRP device packets may enter while
+/// the gateway is reached by the link below it.)
 fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceName, Obstacle> {
     // On a point-to-point link the peer is in no local subnet, but the kernel has a route to it without a gateway.
-    let direct = facts.route_to(gateway).filter(|route| route.gateway.is_none()).and_then(|route| route.interface.clone());
+    let route = facts.route_to(gateway).filter(|route| route.gateway.is_none() && route.interface.is_some());
+    let direct = route.and_then(|route| route.interface.clone());
+    let subnet = facts.connected(gateway);
+    let connected = || subnet.and_then(|local| local.interface.clone());
+    // A route that is wider than the subnet is a default route, while the link of the subnet is down.
+    let (length, within) = (route.map(|route| route.destination.prefix_len()), subnet.map(|local| local.prefix_len));
+    let chosen = || direct.clone().filter(|_| length >= within);
     let on_link = |interface: &InterfaceName| {
         direct.as_ref() == Some(interface)
             || facts
@@ -86,12 +93,9 @@ fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceNa
                 .iter()
                 .any(|local| local.interface.as_ref() == Some(interface) && local.subnet().contains(&gateway))
     };
-    let named = forward.internal.interface.clone().filter(on_link);
-    let connected = || facts.connected(gateway).and_then(|local| local.interface.clone());
-    let found = named.or_else(|| match forward.internal.interface {
-        Some(_) => direct.clone().or_else(connected),
-        None => connected().or_else(|| direct.clone()),
-    });
+    let specific = direct.clone().filter(|_| length > within);
+    let named = || forward.internal.interface.clone().filter(on_link);
+    let found = specific.or_else(named).or_else(chosen).or_else(connected).or_else(|| direct.clone());
     found.ok_or_else(|| {
         let message = format!(
             "the gateway {gateway} lies in no subnet of this node, so no route can lead through it; write a gateway on the link, or give the interface an address in its subnet"

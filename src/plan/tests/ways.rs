@@ -222,3 +222,50 @@ fn no_new_route_is_installed_while_the_api_servers_are_not_all_known_and_ours_st
     let no_gateway = with(&[("/internal/gateways", json!([])), ("/client/addresses", json!(["192.168.0.7"]))]);
     assert_eq!(worst(&partial(vec![]), no_gateway), None, "where no route is needed nothing changes");
 }
+
+#[test]
+fn a_gateway_is_reached_by_the_way_that_the_kernel_takes_to_it() {
+    let two_links = |more: Vec<Route>| {
+        let mut facts = with_routes(more);
+        facts.addresses.insert(LocalAddress {
+            address: "192.168.0.3".parse().unwrap(),
+            prefix_len: 24,
+            interface: Some("eth2".parse().unwrap()),
+        });
+        facts
+    };
+    let unnamed = with(&[("/internal", json!({"addresses": ["192.168.0.2"], "gateways": ["192.168.0.1"]}))]);
+    let by = |facts: &Facts, spec: &Value| install(&verdict(facts, spec.clone()));
+    let (eth1, eth2) = (["1.1.1.1/32 via 192.168.0.1 dev eth1"], ["1.1.1.1/32 via 192.168.0.1 dev eth2"]);
+    let one_subnet_twice = two_links(vec![]);
+    assert_eq!(by(&one_subnet_twice, &unnamed), eth1, "the main table leads to eth1");
+    let more_specific = two_links(vec![route("192.168.0.1/32", None, "eth2")]);
+    assert_eq!(by(&more_specific, &unnamed), eth2);
+    assert_eq!(by(&more_specific, &spec()), eth2, "internal.interface says nothing of where the gateway is");
+    let mut down = two_links(vec![]);
+    down.addresses.retain(|local| local.interface.as_ref().is_some_and(|name| name.as_str() != "eth2"));
+    down.routes = [route("0.0.0.0/0", None, "ppp0")].into_iter().collect();
+    assert_eq!(by(&down, &unnamed), eth1, "a default route is no way to a gateway in a subnet of the node");
+}
+
+#[test]
+fn a_client_at_the_last_address_of_a_subnet_of_the_node_is_refused() {
+    let client = |address: &str| refused(&facts(), with(&[("/client/addresses", json!([address]))]));
+    assert_eq!(client("192.168.0.255"), Some(NodeRefusalReason::BroadcastAddress));
+    assert_eq!((client("192.168.0.0"), client("192.168.1.255")), (None, None));
+}
+
+#[test]
+fn a_leg_that_is_down_is_told_also_where_no_interface_is_named() {
+    let unnamed = with(&[
+        ("/internal", json!({"addresses": ["192.168.0.2"], "gateways": ["192.168.0.1"]})),
+        ("/external", json!({"addresses": ["2.2.2.2"]})),
+    ]);
+    for (interface, leg) in [("eth1", "internal"), ("eth0", "external")] {
+        let mut down = facts();
+        down.links.get_mut(&interface.parse().unwrap()).unwrap().up = false;
+        let found = verdict(&down, unnamed.clone()).obstacles.remove(0);
+        assert_eq!(found.reason, ObstacleReason::InterfaceDown);
+        assert!(found.message.contains(interface) && found.message.contains(leg), "{}", found.message);
+    }
+}
