@@ -161,11 +161,13 @@ fn check_kind(document: &Value) -> Result<(), DecodeError> {
     if version == API_VERSION && kind == "PortForward" {
         return Ok(());
     }
-    let found = if version.is_empty() && kind.is_empty() {
-        "a document without them".to_owned()
-    } else {
-        format!("{} {}", version.escape_default(), kind.escape_default()).chars().take(128).collect()
+    let found = match (version.is_empty(), kind.is_empty()) {
+        (true, true) => "a document without them".to_owned(),
+        (true, false) => format!("kind {} without apiVersion", kind.escape_default()),
+        (false, true) => format!("apiVersion {} without kind", version.escape_default()),
+        (false, false) => format!("{} {}", version.escape_default(), kind.escape_default()),
     };
+    let found = found.chars().take(128).collect();
     Err(DecodeError::Kind { found })
 }
 

@@ -101,11 +101,11 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
         let objects = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
         return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     if manifests == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+        std::io::stdin().read_to_end(&mut text).context("standard input cannot be read")?;
     } else {
-        text = std::fs::read_to_string(manifests).with_context(|| format!("{} cannot be read", manifests.display()))?;
+        text = std::fs::read(manifests).with_context(|| format!("{} cannot be read", manifests.display()))?;
     }
     Ok(vec![(manifests.display().to_string(), folder::objects(&text, super::agent::check))])
 }

@@ -98,10 +98,16 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {
-            Some(reason) => write!(f, "{reason} ({})", self.errno),
-            None => write!(f, "{}", self.errno),
+            Some(reason) => write!(f, "{reason} ({})", strerror(self.errno)),
+            None => f.write_str(&strerror(self.errno)),
         }
     }
+}
+
+/// The words of the system for an error number, without the addition of the standard library, "(os error 101)".
+fn strerror(errno: Errno) -> String {
+    let text = errno.to_string();
+    text.rsplit_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// One request for a change: the message, and the flags for creation (`NLM_F_CREATE`, `NLM_F_EXCL`; netlink(7)).

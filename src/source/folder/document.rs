@@ -33,6 +33,17 @@ pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, Stri
     Ok(objects)
 }
 
+/// The text of a manifest.
+///
+/// # Errors
+/// When the bytes are not UTF-8: where, and what to do.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, String> {
+    str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
+        format!("line {line}: is not UTF-8 text; save the file as UTF-8")
+    })
+}
+
 /// Collects the mistakes of one file, one a line.
 #[derive(Default)]
 struct Mistakes {
@@ -80,6 +91,7 @@ fn unreadable(error: &serde_saphyr::Error) -> String {
         | Error::AliasReplayStackDepthExceeded { .. } => {
             "too large or too deeply nested for a manifest; write several smaller files, without aliases".to_owned()
         }
+        Error::Unexpected { .. } => "a list or a group of fields is not accepted here; write text".to_owned(),
         other => format!("not valid YAML: {}", UserMessageFormatter.format_message(other)),
     };
     format!("{place}{what}").chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()

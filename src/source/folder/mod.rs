@@ -92,13 +92,13 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
     Ok(Contents::default().update(&reading.at_rest(), Instant::now()).snapshot)
 }
 
-/// The objects in the text of one manifest; all or none.
+/// The objects in the bytes of one manifest; all or none.
 ///
 /// # Errors
-/// When the text is not YAML or an object is refused. The error lists all mistakes for people, one per line, each with its
-/// object and its field.
-pub fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
-    document::objects(text, check)
+/// When the bytes are not YAML in UTF-8, or an object is refused. The error lists all mistakes for people, one per line, each
+/// with its object and its field.
+pub fn objects(manifest: &[u8], check: Check) -> Result<Vec<PortForward>, String> {
+    document::objects(document::text(manifest)?, check)
 }
 
 fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check, tasks: &mut Tasks) -> Source {

@@ -169,7 +169,7 @@ fn objects(bytes: &[u8], check: Check) -> Result<Arc<[PortForward]>, String> {
     if bytes.is_empty() {
         return Err("is empty; remove the file to withdraw its forwards".to_owned());
     }
-    let text = str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 text: {error}"))?;
+    let text = document::text(bytes)?;
     guarded(|| document::objects(text, check)).map(Into::into)
 }
 
