@@ -220,6 +220,13 @@ impl Facts {
     pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
         self.routes.lookup(address)
     }
+
+    /// The destination of the route that drops packets to `address`, if there is one.
+    #[must_use]
+    pub fn dropped_by(&self, address: IpAddr) -> Option<IpNet> {
+        let route = longest(&self.routes.0, address)?;
+        (route.kind == RouteKind::Nowhere).then_some(route.destination)
+    }
 }
 
 /// The table `local`. Of several routes to one destination it holds the one that the kernel uses.
@@ -334,6 +341,8 @@ mod tests {
         let facts = Facts { routes, ..Facts::default() };
         assert!(facts.route_to("3.3.4.1".parse().unwrap()).is_some());
         assert_eq!(facts.route_to("3.3.3.1".parse().unwrap()), None);
+        let dropped = |address: &str| facts.dropped_by(address.parse().unwrap()).map(|network| network.to_string());
+        assert_eq!((dropped("3.3.3.1").as_deref(), dropped("3.3.4.1")), (Some("3.3.3.0/24"), None));
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod walk;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
@@ -60,6 +62,10 @@ struct Search<'a> {
 
 fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
     Obstacle { reason, message }
+}
+
+fn drops(network: IpNet, party: &str) -> String {
+    format!("the route of this node to {network} drops packets to {party}; remove it (ip route show {network})")
 }
 
 impl Search<'_> {
@@ -135,7 +141,10 @@ impl Search<'_> {
     fn way_to_upstream(&self) -> Vec<Obstacle> {
         let upstream = self.forward.upstream;
         let Some(route) = self.facts.route_to(upstream) else {
-            let message = format!("this node has no route to the upstream {upstream}; add one, or a default route");
+            let message = match self.facts.dropped_by(upstream) {
+                None => format!("this node has no route to the upstream {upstream}; add one, or a default route"),
+                Some(network) => drops(network, &format!("the upstream {upstream}")),
+            };
             return self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToUpstream, message)).into_iter().collect();
         };
         let mut found = Vec::new();
@@ -172,7 +181,10 @@ impl Search<'_> {
             .clients
             .iter()
             .find(|client| self.facts.route_to(client.network()).is_none() && client.prefix_len() > 0)?;
-        let message = format!("this node has no route to the client {client}; name internal.gateways, or add a route");
+        let message = match self.facts.dropped_by(client.network()) {
+            None => format!("this node has no route to the client {client}; name internal.gateways, or add a route"),
+            Some(network) => drops(network, &format!("the client {client}")),
+        };
         self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
     }
 

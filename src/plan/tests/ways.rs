@@ -269,3 +269,15 @@ fn a_leg_that_is_down_is_told_also_where_no_interface_is_named() {
         assert!(found.message.contains(interface) && found.message.contains(leg), "{}", found.message);
     }
 }
+
+#[test]
+fn a_route_that_drops_the_packets_is_named() {
+    let drops = |destination: &str| with_routes([Route { kind: RouteKind::Nowhere, ..route(destination, None, "eth0") }]);
+    let unrouted = with(&[("/internal", json!({"addresses": ["192.168.0.2"]}))]);
+    for (network, reason) in [("3.3.0.0/16", ObstacleReason::NoRouteToUpstream), ("1.1.1.0/24", ObstacleReason::NoRouteToClient)]
+    {
+        let found = verdict(&drops(network), unrouted.clone()).obstacles.remove(0);
+        assert_eq!(found.reason, reason);
+        assert!(found.message.contains(&format!("ip route show {network}")), "{}", found.message);
+    }
+}
