@@ -135,7 +135,7 @@ fn what_a_chain_does_to_the_flows_is_said(variant: Variant) {
         for (rules, said) in WITH_POLICY_DROP {
             let chain = format!("chain forward {{ type filter hook forward priority 0; policy drop;\n {rules}\n }}");
             let sets = "set clients { type ipv4_addr; flags interval; elements = { 1.1.0.0/16, 9.9.9.9 }\n }
-                set strangers { type ipv4_addr; elements = { 9.9.9.9 }\n }
+                set strangers { type ipv4_addr; counter; elements = { 9.9.9.9 }\n }
                 set banned { type ipv4_addr; flags timeout; elements = { 1.1.1.1 timeout 1h }\n }";
             let others = "chain on { accept\n }\n chain off { counter drop\n }\n chain back { return\n }";
             load(stage.proxy(), &format!("table {family} guard {{ {sets}\n {others}\n {chain}\n }}\n"));

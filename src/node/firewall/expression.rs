@@ -173,7 +173,12 @@ impl Reading<'_> {
     }
 
     fn load(&mut self, register: u32, loaded: Loaded) {
-        self.registers.insert(aligned(register), loaded);
+        let first = aligned(register);
+        // A value that is not one short number may reach into the next registers.
+        if !matches!(loaded, Loaded::Number { .. }) {
+            self.registers.retain(|other, _| !(first..first + 4).contains(other));
+        }
+        self.registers.insert(first, loaded);
     }
 
     fn loaded(&self, register: Option<u32>) -> Loaded {

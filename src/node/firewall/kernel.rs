@@ -173,14 +173,15 @@ impl Wire {
     async fn set(&mut self, family: TableFamily, table: &str, name: &str) -> Result<Set, NetlinkError> {
         let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.to_owned())];
         let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let read = |_, found| {
-            let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = found else { return None };
-            Some(attributes)
-        };
         let mut set = Set::default();
-        for attributes in self.dump(number(family), request, read).await? {
-            set.extend(&attributes);
-        }
+        // A set may have a million elements, so they are not collected first.
+        let read = |_, found| {
+            if let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = found {
+                set.extend(&attributes);
+            }
+            None::<()>
+        };
+        self.dump(number(family), request, read).await?;
         Ok(set)
     }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use netlink_packet_core::Nla;
-use netlink_packet_netfilter::nftables::{DataAttribute, ListAttribute, SetElementAttribute, SetElementList};
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, ExpressionAttribute, ListAttribute, SetElementAttribute, SetElementList,
+};
 
 use super::expression::{bytes, verdict};
 use super::field::{Loaded, pattern, pattern_between};
@@ -18,6 +20,8 @@ const INTERVAL_END: u32 = 1;
 const INVERTED: u32 = 1;
 /// The kind of the attribute with a value (`NFTA_DATA_VALUE`).
 const DATA_VALUE: u16 = 1;
+/// The expression that only counts.
+const COUNTER: &str = "counter";
 /// The maximum number of elements that are evaluated. A larger set counts as not interpreted.
 const MOST_ELEMENTS: usize = 2000;
 
@@ -179,6 +183,11 @@ fn before(key: &[u8]) -> Option<Vec<u8>> {
     Some(key)
 }
 
+fn is_counter(expression: &ListAttribute<ExpressionAttribute>) -> bool {
+    let ListAttribute::Element(named) = expression else { return false };
+    named.iter().any(|part| matches!(part, ExpressionAttribute::Name(name) if name == COUNTER))
+}
+
 fn read(parts: &[SetElementAttribute]) -> Option<Element> {
     let (mut key, mut last, mut is_end, mut action) = (None, None, false, None);
     for part in parts {
@@ -194,7 +203,9 @@ fn read(parts: &[SetElementAttribute]) -> Option<Element> {
             | SetElementAttribute::Expiration(_) => {}
             SetElementAttribute::Flags(flags) if flags.bits() == INTERVAL_END => is_end = true,
             SetElementAttribute::Flags(flags) if flags.bits() == 0 => {}
-            // The counter of an element decides nothing, a limit might.
+            SetElementAttribute::Expression(ExpressionAttribute::Name(name)) if name == COUNTER => {}
+            SetElementAttribute::ListExpressions(list) if list.iter().all(is_counter) => {}
+            // A limit, for example, of which the state is not known.
             _ => return None,
         }
     }
