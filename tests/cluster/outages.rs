@@ -35,7 +35,7 @@ fn heals(fleet: &Fleet) {
 
 /// The warnings that are not about the kernel, which these tests have flushed.
 fn complaints(fleet: &Fleet, node: usize) -> Vec<String> {
-    fleet.agent(node).complaints().into_iter().filter(|line| !line.contains("another program had changed")).collect()
+    fleet.agent(node).complaints().into_iter().filter(|line| !line.contains("another program changed")).collect()
 }
 
 /// Waits until a change that is made now is in the kernel and in the status.
