@@ -204,7 +204,7 @@ fn read(parts: &[SetElementAttribute]) -> Option<Element> {
             SetElementAttribute::Flags(flags) if flags.bits() == INTERVAL_END => is_end = true,
             SetElementAttribute::Flags(flags) if flags.bits() == 0 => {}
             SetElementAttribute::Expression(ExpressionAttribute::Name(name)) if name == COUNTER => {}
-            SetElementAttribute::ListExpressions(list) if list.iter().all(is_counter) => {}
+            SetElementAttribute::ListExpressions(several) if several.iter().all(is_counter) => {}
             // A limit, for example, of which the state is not known.
             _ => return None,
         }
