@@ -12,7 +12,8 @@ use portforward_operator::source::folder;
 
 /// The output for a case, on a node that holds every address in it.
 fn rendered(manifests: &str) -> String {
-    let objects = folder::objects(manifests.as_bytes(), |_| Ok(())).expect("the manifests of a case parse");
+    let objects = folder::objects(manifests.as_bytes(), |decoded| decoded.map_err(|errors| vec![errors.to_string()]))
+        .expect("the manifests of a case parse");
     let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
     let mut facts = assumed_facts([("zone".to_owned(), "a".to_owned())].into(), &candidates);
     facts.node_addresses.insert("192.168.0.2".parse().expect("an address"));

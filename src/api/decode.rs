@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::PortForward;
-use super::structure;
+use super::structure::{self, Repaired};
 
 /// The group and version of the API.
 const API_VERSION: &str = "portforward.dev/v1alpha1";
@@ -18,6 +18,9 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// The largest number of mistakes that are reported for one document.
 const MOST: usize = 20;
+
+/// The fields with the identity of an object.
+const NAMES: [&str; 3] = ["metadata", "metadata.name", "metadata.namespace"];
 
 /// One mistake in the structure of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,36 +84,54 @@ pub enum DecodeError {
 }
 
 /// All mistakes in the structure of one document, in the order of its fields. There is at least one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct DecodeErrors(Vec<DecodeError>);
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub struct DecodeErrors {
+    mistakes: Vec<DecodeError>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What could be decoded of a document with mistakes in its structure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rest {
+    /// The object. Its wrong and missing fields have values without meaning.
+    pub object: PortForward,
+    /// The paths of these fields, and of the unknown ones.
+    pub touched: Vec<String>,
+}
 
 impl DecodeErrors {
-    /// Cuts `mistakes` to a bounded length; `None` where there are none.
-    fn of(mut mistakes: Vec<DecodeError>) -> Option<Self> {
+    /// Cuts `mistakes`, at least one, to a bounded length.
+    fn of(mut mistakes: Vec<DecodeError>, rest: Option<Rest>) -> Self {
         if mistakes.len() > MOST {
             let count = mistakes.len() - MOST;
             mistakes.truncate(MOST);
             mistakes.push(DecodeError::More { count });
         }
-        (!mistakes.is_empty()).then_some(Self(mistakes))
+        Self { mistakes, rest: rest.map(Box::new) }
     }
 
     /// The mistakes, at least one.
     #[must_use]
     pub fn as_slice(&self) -> &[DecodeError] {
-        &self.0
+        &self.mistakes
+    }
+
+    /// What could be decoded nevertheless, so that mistakes in its values can be reported too.
+    #[must_use]
+    pub fn rest(&self) -> Option<&Rest> {
+        self.rest.as_deref()
     }
 }
 
 impl From<DecodeError> for DecodeErrors {
     fn from(error: DecodeError) -> Self {
-        Self(vec![error])
+        Self { mistakes: vec![error], rest: None }
     }
 }
 
 impl fmt::Display for DecodeErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.mistakes.iter().enumerate() {
             write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;
         }
         Ok(())
@@ -126,22 +147,31 @@ impl fmt::Display for DecodeErrors {
 pub fn decode(mut document: Value) -> Result<PortForward, DecodeErrors> {
     check_kind(&document)?;
     remove_nulls(&mut document);
-    let mut mistakes = structure::mistakes(&document);
+    let Repaired { mut mistakes, mut touched } = structure::repair(&mut document);
     let text = |path| document.pointer(path).and_then(Value::as_str);
-    if let Some(name) = text("/metadata/name") {
-        mistakes.extend(check_identity(text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE), name).err());
+    // A name that is missing or no text is reported already.
+    if let Some(name) = text("/metadata/name").filter(|_| !touched.iter().any(|path| NAMES.contains(&path.as_str())))
+        && let Err(mistake) = check_identity(text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE), name)
+    {
+        mistakes.push(mistake);
+        touched.extend(NAMES.map(str::to_owned));
     }
-    if let Some(errors) = DecodeErrors::of(mistakes) {
-        return Err(errors);
+    let object = serde_json::from_value(document).map(|mut object: PortForward| {
+        object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+        object
+    });
+    if !mistakes.is_empty() {
+        return Err(DecodeErrors::of(mistakes, object.ok().map(|object| Rest { object, touched })));
     }
-    let mut object: PortForward = serde_json::from_value(document).map_err(|_| DecodeError::Type {
-        // The schema describes every field, so this is a value that the schema cannot describe.
-        path: "the document".to_owned(),
-        found: "a value that does not fit its field".to_owned(),
-        wanted: "the fields as kubectl explain pf --recursive lists them",
-    })?;
-    object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
-    Ok(object)
+    object.map_err(|_| {
+        let whole = DecodeError::Type {
+            // The schema describes every field, so this is a value that the schema cannot describe.
+            path: "the document".to_owned(),
+            found: "a value that does not fit its field".to_owned(),
+            wanted: "the fields as kubectl explain pf --recursive lists them",
+        };
+        whole.into()
+    })
 }
 
 fn remove_nulls(value: &mut Value) {
@@ -278,6 +308,7 @@ mod tests {
                 error(|d| d["spec"]["ports"][0]["protocol"] = json!("tcp")),
                 "spec.ports[0].protocol: \"tcp\" is not accepted here; write TCP or UDP",
             ),
+            (error(|d| d["spec"]["mode"] = json!(5)), "spec.mode: 5 is not accepted here; write Enabled or Disabled"),
             (error(|d| d["spec"]["mode"] = json!("on")), "spec.mode: \"on\" is not accepted here; write Enabled or Disabled"),
             (error(|d| drop(d["spec"].as_object_mut().unwrap().remove("client"))), "spec.client: is missing; add it"),
             (error(|d| d["spec"]["client"] = Value::Null), "spec.client: is missing; add it"),

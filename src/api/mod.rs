@@ -16,7 +16,7 @@ mod structure;
 
 pub use crd::{crd, crd_yaml};
 pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, quoted};
-pub use decode::{DecodeError, DecodeErrors, decode};
+pub use decode::{DecodeError, DecodeErrors, Rest, decode};
 pub use port::Port;
 pub use shown::ShownPorts;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};

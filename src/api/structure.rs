@@ -32,58 +32,101 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// All structural mistakes of `document`, which must contain no `null` in a field, in the order of the schema's walk:
-/// for each object its missing fields, then its fields.
-pub(super) fn mistakes(document: &Value) -> Vec<DecodeError> {
-    let mut found = Vec::new();
+/// The result of a walk through a document.
+#[derive(Debug, Default)]
+pub(super) struct Repaired {
+    /// All mistakes, in the order of the schema's walk: for each object its missing fields, then its fields.
+    pub(super) mistakes: Vec<DecodeError>,
+    /// The paths of the fields that were removed, added or replaced.
+    pub(super) touched: Vec<String>,
+}
+
+/// All structural mistakes of `document`, which must contain no `null` in a field. Removes unknown fields, and puts a value
+/// without meaning where a field is missing or wrong, so that the rest of the document can be decoded.
+pub(super) fn repair(document: &mut Value) -> Repaired {
+    let mut found = Repaired::default();
     value(&SCHEMA, document, "", &mut found);
     found
 }
 
-fn value(schema: &Value, value: &Value, path: &str, found: &mut Vec<DecodeError>) {
-    match (schema["type"].as_str(), value) {
-        (Some("object"), Value::Object(fields)) => object(schema, fields, path, found),
+fn value(schema: &Value, value: &mut Value, path: &str, found: &mut Repaired) {
+    let mistake = match (schema["type"].as_str(), &mut *value) {
+        (Some("object"), Value::Object(fields)) => return object(schema, fields, path, found),
         (Some("array"), Value::Array(items)) => {
-            for (index, item) in items.iter().enumerate() {
+            for (index, item) in items.iter_mut().enumerate() {
                 self::value(&schema["items"], item, &format!("{path}[{index}]"), found);
             }
+            return;
         }
-        (Some("string"), Value::String(text)) => string(schema, text, path, found),
-        (Some("integer"), Value::Number(number)) if number.is_i64() => {}
-        (Some("boolean"), Value::Bool(_)) | (None, _) => {}
-        (Some(kind), _) => {
-            found.push(DecodeError::Type { path: path.to_owned(), found: described(value), wanted: wanted(kind) });
+        (Some("string"), Value::String(text)) => string(schema, text, path),
+        (Some("integer"), Value::Number(number)) if number.is_i64() => None,
+        (Some("boolean"), Value::Bool(_)) | (None, _) => None,
+        (Some("string"), _) if schema["enum"].is_array() => {
+            Some(DecodeError::UnknownWord { path: path.to_owned(), found: described(value), accepted: either(&accepted(schema)) })
         }
+        (Some(kind), _) => Some(DecodeError::Type { path: path.to_owned(), found: described(value), wanted: wanted(kind) }),
+    };
+    if let Some(mistake) = mistake {
+        found.mistakes.push(mistake);
+        found.touched.push(path.to_owned());
+        *value = neutral(schema);
     }
 }
 
-fn object(schema: &Value, fields: &Map<String, Value>, path: &str, found: &mut Vec<DecodeError>) {
+/// A value that `schema` accepts and that means nothing.
+fn neutral(schema: &Value) -> Value {
+    match schema["type"].as_str() {
+        Some("object") => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            Value::Object(required.map(|name| (name.to_owned(), neutral(&schema["properties"][name]))).collect())
+        }
+        Some("array") => json!([]),
+        Some("string") if schema["format"] == "date-time" => json!("1970-01-01T00:00:00Z"),
+        Some("string") => schema["enum"].get(0).cloned().unwrap_or_else(|| json!("")),
+        Some("integer") => json!(0),
+        Some("boolean") => json!(false),
+        Some(_) | None => Value::Null,
+    }
+}
+
+fn object(schema: &Value, fields: &mut Map<String, Value>, path: &str, found: &mut Repaired) {
     let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     let mut meant = Vec::new();
-    let mut unknown = Vec::new();
-    for (name, value) in fields {
+    let mut inside = Repaired::default();
+    let present: Vec<String> = fields.keys().cloned().collect();
+    for name in &present {
+        let Some(value) = fields.get_mut(name) else { continue };
         match (schema["properties"].get(name), schema.get("additionalProperties")) {
-            (Some(schema), _) => self::value(schema, value, &at(name), &mut unknown),
+            (Some(schema), _) => self::value(schema, value, &at(name), &mut inside),
             // The name is free text, and a message may carry it only escaped.
-            (None, Some(schema)) => self::value(schema, value, &format!("{path}[{}]", quoted(name)), &mut unknown),
+            (None, Some(schema)) => self::value(schema, value, &format!("{path}[{}]", quoted(name)), &mut inside),
             // An object without a list of fields may have any.
             (None, None) if known.is_empty() => {}
             (None, None) => {
-                let absent = known.iter().copied().filter(|known| !fields.contains_key(*known));
+                let absent = known.iter().copied().filter(|known| !present.iter().any(|name| name == known));
                 let likely = similar::most(name, absent, 1);
                 let advice = advice(name, &likely);
                 meant.extend(likely);
+                fields.remove(name);
                 let name: String = name.chars().take(64).collect();
-                unknown.push(DecodeError::UnknownField { path: at(&name.escape_default().to_string()), advice });
+                let path = at(&name.escape_default().to_string());
+                inside.touched.push(path.clone());
+                inside.mistakes.push(DecodeError::UnknownField { path, advice });
             }
         }
     }
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    // A required field under a misspelt name is one mistake, not two.
-    let missing = required.filter(|name| !fields.contains_key(*name) && !meant.contains(name));
-    found.extend(missing.map(|name| DecodeError::Missing { path: at(name) }));
-    found.append(&mut unknown);
+    for name in required.filter(|name| !present.iter().any(|present| present == name)) {
+        fields.insert(name.to_owned(), neutral(&schema["properties"][name]));
+        found.touched.push(at(name));
+        // A required field under a misspelt name is one mistake, not two.
+        if !meant.contains(&name) {
+            found.mistakes.push(DecodeError::Missing { path: at(name) });
+        }
+    }
+    found.mistakes.append(&mut inside.mistakes);
+    found.touched.append(&mut inside.touched);
 }
 
 /// What to do about the unknown field `name`; `likely` are fields with a similar name that can stand in its place.
@@ -111,16 +154,20 @@ fn elsewhere(schema: &Value, name: &str, path: &str) -> Vec<String> {
     places
 }
 
-fn string(schema: &Value, text: &str, path: &str, found: &mut Vec<DecodeError>) {
-    let accepted: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+fn string(schema: &Value, text: &str, path: &str) -> Option<DecodeError> {
+    let accepted = accepted(schema);
     if !accepted.is_empty() && !accepted.contains(&text) {
         let accepted = either(&accepted);
-        found.push(DecodeError::UnknownWord { path: path.to_owned(), found: quoted(text), accepted });
+        return Some(DecodeError::UnknownWord { path: path.to_owned(), found: quoted(text), accepted });
     }
-    if schema["format"] == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
-        let wanted = "a time, such as 2026-01-31T12:00:00Z";
-        found.push(DecodeError::Type { path: path.to_owned(), found: quoted(text), wanted });
-    }
+    let wanted = "a time, such as 2026-01-31T12:00:00Z";
+    let is_time = schema["format"] != "date-time" || text.parse::<jiff::Timestamp>().is_ok();
+    (!is_time).then(|| DecodeError::Type { path: path.to_owned(), found: quoted(text), wanted })
+}
+
+/// The words that `schema` accepts; empty if it accepts any text.
+fn accepted(schema: &Value) -> Vec<&str> {
+    schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// "a, b or c".

@@ -16,9 +16,10 @@ use super::serving::ServingOptions;
 use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
+use crate::api::{DecodeErrors, PortForward};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
-use crate::forward::{Forward, Refusal};
+use crate::forward::{Forward, Refusal, Refusals};
 use crate::metrics::{Health, Metrics};
 use crate::node::{NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
@@ -168,9 +169,10 @@ async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit
 }
 
 /// Refuses an object of a folder that is wrong by itself.
-pub(super) fn check(object: &crate::api::PortForward) -> Result<(), Vec<String>> {
+pub(super) fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
+    let parsed = decoded.map_err(Refusals::from).and_then(|object| Forward::parse(&object).map(|_| object));
     let line = |refusal: &Refusal| format!("{}: {refusal}", refusal.reason);
-    Forward::parse(object).map(drop).map_err(|refusals| refusals.as_slice().iter().map(line).collect())
+    parsed.map_err(|refusals| refusals.as_slice().iter().map(line).collect())
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ impl Forward {
         let spec = &object.spec;
         let mut found = Found::default();
         let fields = fields(object, &mut found);
-        found.take(description("spec.description", spec.description.as_deref()));
         found.finish()?;
         let forward = fields.expect("every field has a value where no mistake was found");
         let mut found = Found::default();
@@ -37,6 +36,13 @@ impl Forward {
         found.finish()?;
         Ok(forward)
     }
+}
+
+/// The mistakes in the values of single fields. Fields are not compared with each other.
+pub(super) fn values(object: &PortForward) -> Vec<Refusal> {
+    let mut found = Found::default();
+    fields(object, &mut found);
+    found.into_refusals()
 }
 
 /// Reads each field by itself. `None` after mistakes, which are added to `found`.
@@ -58,6 +64,7 @@ fn fields(object: &PortForward, found: &mut Found) -> Option<Forward> {
         Some(reverse) => ports::reverse(found, "spec.reverse.ports", &reverse.ports),
         None => Some(Vec::new()),
     };
+    found.take(description("spec.description", spec.description.as_deref()));
     Some(Forward {
         key: key?,
         uid: object.metadata.uid.clone(),

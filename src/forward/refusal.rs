@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::parse;
 use crate::api::{DecodeError, DecodeErrors, quoted};
 use crate::words::words;
 
@@ -143,9 +144,29 @@ impl Refusals {
 }
 
 impl From<DecodeErrors> for Refusals {
+    /// The mistakes in the structure, and then those in the values of the other fields.
     fn from(errors: DecodeErrors) -> Self {
-        Self(errors.as_slice().iter().map(Refusal::from).collect())
+        let mut refusals: Vec<Refusal> = errors.as_slice().iter().map(Refusal::from).collect();
+        if let Some(rest) = errors.rest() {
+            let values = parse::values(&rest.object).into_iter();
+            refusals.extend(values.filter(|refusal| !follows(refusal, &rest.touched)));
+        }
+        Self(refusals)
     }
+}
+
+/// Whether a refusal may only follow from a mistake in one of the fields `touched`: it is about such a field, about the same
+/// entry of a list, or about two entries of such a list.
+fn follows(refusal: &Refusal, touched: &[String]) -> bool {
+    let path = refusal.message.split(": ").next().unwrap_or_default();
+    let compares =
+        matches!(refusal.reason, RefusalReason::DuplicateName | RefusalReason::DuplicatePort | RefusalReason::OverlappingPorts);
+    let list = |path: &str| path.split('[').next().unwrap_or_default().to_owned();
+    touched.iter().any(|touched| {
+        let entry = touched.rfind(']').map_or(touched.as_str(), |end| &touched[..=end]);
+        let within = path.strip_prefix(entry).is_some_and(|left| left.is_empty() || left.starts_with(['.', '[']));
+        within || compares && list(path) == list(touched)
+    })
 }
 
 /// Collects the mistakes of one object.
@@ -177,6 +198,11 @@ impl Found {
     /// Whether a mistake with this reason was added.
     pub(super) fn has(&self, reason: RefusalReason) -> bool {
         self.refusals.iter().any(|refusal| refusal.reason == reason)
+    }
+
+    /// The mistakes so far.
+    pub(super) fn into_refusals(self) -> Vec<Refusal> {
+        self.finish().err().map_or_else(Vec::new, |Refusals(refusals)| refusals)
     }
 
     /// Ends the collection.

@@ -136,7 +136,8 @@ fn refusals(change: impl FnOnce(&mut Value)) -> Vec<String> {
     change(&mut spec);
     let document =
         json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a"}, "spec": spec});
-    let refusals = Forward::parse(&api::decode(document).unwrap()).unwrap_err();
+    let refusals =
+        api::decode(document).map_err(Refusals::from).and_then(|object| Forward::parse(&object)).expect_err("it is wrong");
     refusals.as_slice().iter().map(|refusal| format!("{}: {refusal}", refusal.reason)).collect()
 }
 
@@ -185,6 +186,40 @@ fn every_field_that_is_wrong_is_refused_in_one_pass() {
         "TooLong spec.description",
     ];
     assert_eq!(places(&all), expected);
+}
+
+#[test]
+fn mistakes_in_values_are_reported_beside_mistakes_in_the_structure_and_nothing_follows_from_those() {
+    let all = refusals(|spec| {
+        spec["client"]["addresses"] = json!(["1.1.1.1:80", 5]);
+        spec["upstream"] = json!({"target": [{"address": "3.3.3.3"}]});
+        spec["internal"]["gateways"] = json!("192.168.0.300");
+        spec["external"]["addresses"] = json!(["2.2.2"]);
+        spec["ports"] = json!([
+            {"name": "a", "port": "http", "endPort": 90},
+            {"name": "a", "port": 70000},
+            {"name": "c", "port": 80, "protocol": "udp"},
+            {"name": "d", "port": 80, "endPort": 79},
+            {"name": "e", "port": 90, "endport": 99, "targetPort": 90, "targetEndPort": 99},
+            {"port": 80},
+            {"port": 80},
+        ]);
+        spec["reverse"] = json!({"ports": [{}]});
+    });
+    let expected = [
+        "InvalidType spec.client.addresses[1]",
+        "InvalidType spec.internal.gateways",
+        "InvalidType spec.ports[0].port",
+        "UnsupportedValue spec.ports[2].protocol",
+        "UnknownField spec.ports[4].endport",
+        "Required spec.reverse.ports[0].port",
+        "UnknownField spec.upstream.target",
+        "InvalidAddress spec.client.addresses[0]",
+        "InvalidAddress spec.external.addresses[0]",
+        "InvalidPort spec.ports[1].port",
+        "InvalidPortRange spec.ports[3].endPort",
+    ];
+    assert_eq!(places(&all), expected, "{all:#?}");
 }
 
 #[test]

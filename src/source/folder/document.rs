@@ -92,9 +92,31 @@ fn unreadable(error: &serde_saphyr::Error) -> String {
             "too large or too deeply nested for a manifest; write several smaller files, without aliases".to_owned()
         }
         Error::Unexpected { .. } => "a list or a group of fields is not accepted here; write text".to_owned(),
-        other => format!("not valid YAML: {}", UserMessageFormatter.format_message(other)),
+        other => format!("not valid YAML: {}", plain(&UserMessageFormatter.format_message(other))),
     };
     format!("{place}{what}").chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What people need to know instead of the words of the YAML library that contain the first text. Other words stay as they are.
+const PLAIN: [(&str, &str); 10] = [
+    (
+        "mapping values are not allowed",
+        "a second \": \" in one line, or a wrong indentation; quote the text, or indent it like its neighbours",
+    ),
+    ("null is not allowed", "a field without a name; write name: value"),
+    ("quoted scalar", "an unknown escape in double quotes; use single quotes, or write \\\\ for a backslash"),
+    ("expected '-'", "an entry of a list or a field is expected; indent the line like its neighbours"),
+    ("tabs disallowed", "a tab; indent with spaces"),
+    ("did not find expected key", "a field is expected; write name: value, indented like its neighbours"),
+    ("<document start>", "less indentation than the line above; indent it like its neighbours"),
+    ("unsupported tag", "a word that begins with \"!\"; remove it, or quote the text"),
+    ("recursion limit", "too deeply nested for a manifest; is a bracket missing?"),
+    ("ecursive reference", "an alias inside what it refers to; write the value itself"),
+];
+
+fn plain(message: &str) -> &str {
+    let known = PLAIN.iter().find(|(words, _)| message.contains(words));
+    known.map_or(message, |(_, plain)| plain)
 }
 
 /// One object, without the fields that only an API server sets.
@@ -102,8 +124,7 @@ fn object(mut document: Value, check: Check) -> Result<PortForward, Vec<String>>
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
-    let mut object =
-        api::decode(document).map_err(|errors| errors.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let mut object = check(api::decode(document))?;
     object.metadata = kube::core::ObjectMeta {
         name: object.metadata.name,
         namespace: object.metadata.namespace,
@@ -111,7 +132,6 @@ fn object(mut document: Value, check: Check) -> Result<PortForward, Vec<String>>
         annotations: object.metadata.annotations,
         ..Default::default()
     };
-    check(&object)?;
     Ok(object)
 }
 

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::api::PortForward;
+use crate::api::{DecodeErrors, PortForward};
 use crate::supervise::Tasks;
 
 use super::{Heard, Snapshot, Source, Sourced};
@@ -30,8 +30,9 @@ use reading::Reading;
 
 pub use reading::FolderError;
 
-/// Checks the values of an object. The error lists all mistakes for people, each with its field.
-pub type Check = fn(&PortForward) -> Result<(), Vec<String>>;
+/// Checks a decoded object, or says what is wrong with the document. The error lists all mistakes for people, each with its
+/// field.
+pub type Check = fn(Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>>;
 
 /// How often a folder is read.
 #[derive(Clone, Copy, Debug)]
@@ -95,10 +96,10 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
 /// The objects in the bytes of one manifest; all or none.
 ///
 /// # Errors
-/// When the bytes are not YAML in UTF-8, or an object is refused. The error lists all mistakes for people, one per line, each
+/// When there are no bytes, when they are not YAML in UTF-8, or when an object is refused. The error lists all mistakes for people, one per line, each
 /// with its object and its field.
 pub fn objects(manifest: &[u8], check: Check) -> Result<Vec<PortForward>, String> {
-    document::objects(document::text(manifest)?, check)
+    reading::objects(manifest, check).map(|objects| objects.to_vec())
 }
 
 fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check, tasks: &mut Tasks) -> Source {

@@ -164,7 +164,8 @@ fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
     FileContent { digest, objects, writers, age, arrival: Arrival::Unknown }
 }
 
-fn objects(bytes: &[u8], check: Check) -> Result<Arc<[PortForward]>, String> {
+/// The objects in the bytes of one manifest.
+pub(super) fn objects(bytes: &[u8], check: Check) -> Result<Arc<[PortForward]>, String> {
     // Many programs leave a file empty for a moment while they write it.
     if bytes.is_empty() {
         return Err("is empty; remove the file to withdraw its forwards".to_owned());

@@ -21,9 +21,10 @@ spec:
 }
 
 /// Refuses one upstream, so that the tests can distinguish a refusal from an error in the text.
-fn check(object: &PortForward) -> Result<(), Vec<String>> {
+fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
+    let object = decoded.map_err(|errors| errors.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>())?;
     assert_ne!(object.spec.upstream.targets[0].address, "255.255.255.255", "a fault of the check");
-    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(()) }
+    if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(object) }
 }
 
 /// The objects in force: name, upstream, generation.

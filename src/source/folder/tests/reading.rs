@@ -156,6 +156,31 @@ fn what_is_not_yaml_is_said_in_plain_words() {
         ("a: *b\n".to_owned(), "line 1, column 4: the alias refers to an anchor that is not defined above it"),
         ("a: [1\n".to_owned(), "line 1, column 4: not valid YAML: unclosed bracket '['"),
         (
+            "a: b: c".to_owned(),
+            "line 1, column 5: not valid YAML: a second \": \" in one line, or a wrong indentation; quote the text, or indent it like its neighbours",
+        ),
+        (":".to_owned(), "line 1, column 1: not valid YAML: a field without a name; write name: value"),
+        (
+            r#""\x""#.to_owned(),
+            "line 1, column 1: not valid YAML: an unknown escape in double quotes; use single quotes, or write \\\\ for a backslash",
+        ),
+        (
+            "- a\nb: c".to_owned(),
+            "line 2, column 1: not valid YAML: an entry of a list or a field is expected; indent the line like its neighbours",
+        ),
+        ("a:\n\t- b".to_owned(), "line 2, column 2: not valid YAML: a tab; indent with spaces"),
+        (
+            "a: &x *x".to_owned(),
+            "line 1, column 7: not valid YAML: a field is expected; write name: value, indented like its neighbours",
+        ),
+        (
+            "  a: b\nc: d".to_owned(),
+            "line 2, column 1: not valid YAML: less indentation than the line above; indent it like its neighbours",
+        ),
+        ("!x a".to_owned(), "line 1, column 4: not valid YAML: a word that begins with \"!\"; remove it, or quote the text"),
+        ("[".repeat(300), "line 1, column 256: not valid YAML: too deeply nested for a manifest; is a bracket missing?"),
+        ("&a [*a]".to_owned(), "line 1, column 5: not valid YAML: an alias inside what it refers to; write the value itself"),
+        (
             bomb(),
             "line 6, column 36: too large or too deeply nested for a manifest; write several smaller files, without aliases",
         ),
@@ -195,7 +220,7 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         // Both results are correct; a panic is not.
-        let _ = document::objects(&text, |_| Ok(()));
+        let _ = document::objects(&text, check);
     }
 }
 
