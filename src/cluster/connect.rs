@@ -76,7 +76,9 @@ fn reason(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::ReadConfig(cause, _) => cause.to_string(),
         KubeconfigError::Parse(cause) => {
-            format!("it is not valid YAML: {}", cause.to_string().lines().next().unwrap_or_default())
+            let text = cause.to_string();
+            let place = text.find("line ").and_then(|at| text[at..].split([':', '\n']).next());
+            format!("it is not the YAML of a kubeconfig{}", place.map(|place| format!(" at {place}")).unwrap_or_default())
         }
         KubeconfigError::CurrentContextNotSet => "it has no current-context".to_owned(),
         KubeconfigError::LoadContext(name) => format!("it has no context {name}"),
@@ -171,6 +173,6 @@ mod tests {
         }
         std::fs::write(&path, "clusters: [").unwrap();
         let unparsed = refusal(&path).await;
-        assert!(unparsed.contains("it is not valid YAML: ") && !unparsed.contains('\n'), "{unparsed}");
+        assert!(unparsed.contains("it is not the YAML of a kubeconfig at line 1") && !unparsed.contains('\n'), "{unparsed}");
     }
 }

@@ -86,23 +86,36 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
 /// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
 pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, RecordError> {
     let damaged = |detail: String| RecordError::Damaged { path: path.to_owned(), detail };
-    let document: Value = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    let document: Value = serde_json::from_slice(bytes).map_err(|error| damaged(unreadable(&error)))?;
     // The format is checked first, because another format may have another envelope.
     match document.get("format").and_then(Value::as_u64) {
         Some(WITHOUT_API_SERVERS..=FORMAT) => {}
         Some(found) => return Err(RecordError::Version { path: path.to_owned(), found, known: FORMAT }),
         None => return Err(damaged("the format number is missing".to_owned())),
     }
-    let envelope: Envelope = serde_json::from_value(document).map_err(|error| damaged(error.to_string()))?;
+    let envelope: Envelope = serde_json::from_value(document).map_err(|_| damaged(strange()))?;
     if checksum(&envelope.content) != envelope.sha256 {
         return Err(damaged("the checksum does not match".to_owned()));
     }
-    let content: Content = serde_json::from_value(envelope.content).map_err(|error| damaged(error.to_string()))?;
+    let content: Content = serde_json::from_value(envelope.content).map_err(|_| damaged(strange()))?;
     if content.node != node {
         let found = content.node.chars().take(253).collect::<String>().escape_debug().to_string();
         return Err(RecordError::OtherNode { path: path.to_owned(), found, node: node.to_owned() });
     }
     Ok(believe(content))
+}
+
+/// Why a text is not JSON.
+fn unreadable(error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "it ends too early".to_owned();
+    }
+    format!("it is not JSON at line {}, column {}", error.line(), error.column())
+}
+
+/// What is wrong with a value that does not have the fields of its format.
+fn strange() -> String {
+    "its fields are not those of its format".to_owned()
 }
 
 /// Accepts each entry that is valid by itself.
@@ -118,7 +131,7 @@ fn believe(content: Content) -> Loaded {
         for (number, entry) in entries.into_iter().enumerate() {
             match serde_json::from_value::<IpAddr>(entry) {
                 Ok(address) => drop(addresses.insert(address)),
-                Err(error) => keep(list, number, error.to_string()),
+                Err(_) => keep(list, number, "is not an address".to_owned()),
             }
         }
     }
@@ -129,7 +142,7 @@ fn believe(content: Content) -> Loaded {
         }
     }
     for (number, entry) in content.in_force.into_iter().enumerate() {
-        let written: Result<Written, _> = serde_json::from_value(entry).map_err(|error| error.to_string());
+        let written: Result<Written, _> = serde_json::from_value(entry).map_err(|_| strange());
         match written.and_then(|written| written.parse()) {
             Ok(translation) => record.in_force.push(translation),
             Err(error) => keep("inForce", number, error),
@@ -139,7 +152,7 @@ fn believe(content: Content) -> Loaded {
 }
 
 fn forward(entry: Value) -> Result<Sourced, String> {
-    let Entry { object, origin } = serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
     let object = Arc::new(guarded(|| api::decode(object).map_err(|error| error.to_string()))?);
     Ok(Sourced { object, origin, trouble: None })
 }

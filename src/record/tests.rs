@@ -191,6 +191,23 @@ fn forged(change: impl FnOnce(&mut Value)) -> Loaded {
 }
 
 #[test]
+fn what_is_wrong_with_a_text_is_said_in_plain_words() {
+    for (text, wanted) in [
+        ("", "(it ends too early)"),
+        ("{\"format\":1", "(it ends too early)"),
+        ("{\n  x", "(it is not JSON at line 2, column 3)"),
+        ("[]", "(the format number is missing)"),
+        ("{\"format\":1}", "(its fields are not those of its format)"),
+        ("{\"format\":1,\"sha256\":\"\",\"content\":{}}", "(the checksum does not match)"),
+    ] {
+        let error = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+    let loaded = forged(|content| content["inForce"][0]["more"] = json!(1));
+    assert_eq!(loaded.lost, ["inForce[0]: its fields are not those of its format"]);
+}
+
+#[test]
 fn an_entry_that_does_not_decode_costs_only_itself() {
     for (field, value) in [
         ("protocol", json!("SCTP")),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
@@ -19,6 +19,8 @@ pub(super) struct Events {
     changed: Arc<Notify>,
     moved: Moved,
     watcher: Option<RecommendedWatcher>,
+    /// Whether the kernel had no watch left at the last call of `arm`.
+    exhausted: bool,
 }
 
 /// The names that files were renamed to and that were not written to since then.
@@ -40,16 +42,20 @@ impl Events {
             told.notify_one();
         });
         let watcher = watcher.inspect_err(|error| warn!(%error, "inotify is not available; changes of manifests are seen only every few seconds. If the limit is reached, raise the sysctl fs.inotify.max_user_instances")).ok();
-        Self { changed, moved, watcher }
+        Self { changed, moved, watcher, exhausted: false }
     }
 
     /// Watches the folder that is at `dir` now. Called before every reading, because the folder may have been replaced by
     /// another one.
     pub(super) fn arm(&mut self, dir: &Path) {
-        if let Some(watcher) = &mut self.watcher {
-            // If the folder cannot be watched, reading it fails too and gives the reason.
-            let _ = watcher.watch(dir, RecursiveMode::NonRecursive);
+        let Some(watcher) = &mut self.watcher else { return };
+        // If the folder cannot be watched for another reason, reading it fails too and gives the reason.
+        let armed = watcher.watch(dir, RecursiveMode::NonRecursive);
+        let exhausted = armed.is_err_and(|error| matches!(error.kind, ErrorKind::MaxFilesWatch));
+        if exhausted && !self.exhausted {
+            warn!(folder = %dir.display(), "the kernel has no inotify watch left; changes of manifests are seen only every few seconds. Raise the sysctl fs.inotify.max_user_watches");
         }
+        self.exhausted = exhausted;
     }
 
     /// The names that files were renamed to since the last call.
