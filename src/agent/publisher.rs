@@ -65,6 +65,9 @@ impl Publisher {
             let Some(error) = &file.error else { continue };
             let path = file.path.display();
             text = error.lines().fold(text, |text, line| format!("{text}\n{path}: {line}"));
+            if file.is_folder() {
+                continue;
+            }
             text = format!("{text}\n{path}: not applied; the last good content of the file, if there is one, stays in force");
         }
         if text != self.printed {

@@ -24,8 +24,8 @@ use crate::metrics::{Health, Metrics};
 use crate::node::{NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::StatusFile;
-use crate::record::Purpose;
-use crate::source::folder;
+use crate::record::{self, Purpose};
+use crate::source::folder::{self, Remembered};
 use crate::supervise::Tasks;
 
 /// The names of the tasks that this command starts itself.
@@ -117,7 +117,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let sync_loop = if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
-        let source = folder::watch(folder.clone(), labels, memory.forwards().to_vec(), Arc::clone(&wake), check, &mut tasks);
+        let before = Remembered { forwards: memory.forwards().to_vec(), seen: record::written(&state_dir) };
+        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), check, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
         options.serving.serve(&metrics, &health, owned, None, &mut tasks);

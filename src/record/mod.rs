@@ -13,6 +13,7 @@ mod translation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::model::Translation;
 use crate::source::Sourced;
@@ -58,6 +59,12 @@ pub struct Loaded {
 pub fn load(dir: &Path, node: &str) -> Result<Option<Loaded>, RecordError> {
     let path = dir.join(disk::FILE);
     disk::read(&path)?.map(|bytes| content::parse(&path, &bytes, node)).transpose()
+}
+
+/// When the record in the state directory `dir` was last written; `None` if there is none, or if it cannot be examined.
+#[must_use]
+pub fn written(dir: &Path) -> Option<SystemTime> {
+    std::fs::symlink_metadata(dir.join(disk::FILE)).and_then(|metadata| metadata.modified()).ok()
 }
 
 /// Writes `record` to the state directory `dir`, which is created (mode 0700) if it is missing.

@@ -91,10 +91,21 @@ impl PartialEq for Heard {
 /// The result of reading one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileReport {
-    /// The file, relative to its folder.
+    /// The file, relative to its folder; [`Self::FOLDER`] for the folder itself.
     pub path: PathBuf,
     /// Its mistakes, for people, one line for each. The last good content of the file stays in force.
     pub error: Option<String>,
+}
+
+impl FileReport {
+    /// The path of the folder itself.
+    pub const FOLDER: &str = ".";
+
+    /// Whether the report is about the folder itself.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.path.as_os_str() == Self::FOLDER
+    }
 }
 
 /// The objects, as a separate task reads them. This task wakes the sync loop after each change.

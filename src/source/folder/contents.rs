@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
 use crate::api::{PortForward, PortForwardSpec};
 use crate::source::{FileReport, Key, Snapshot, Sourced, key};
 
-use super::reading::{Digest, FileContent, Reading};
-use super::settling::{Former, HELD_OPEN, Settled, Settling};
+use super::reading::{Digest, FileContent, Place, Reading};
+use super::settling::{EMPTIED, Former, HELD_OPEN, Missing, Settled, Settling};
 
 /// The state of a folder between two readings.
 #[derive(Debug, Default)]
@@ -25,8 +26,24 @@ pub(super) struct Contents {
     settling: Settling,
     /// The generation of each object, and the spec that it belongs to.
     generations: BTreeMap<Key, (i64, PortForwardSpec)>,
+    /// The directory that had the files in force.
+    home: Home,
+    /// The files of the last reading.
+    listed: BTreeSet<PathBuf>,
     /// The labels of this node.
     labels: BTreeMap<String, String>,
+}
+
+/// The directory that had the files in force.
+#[derive(Clone, Copy, Debug, Default)]
+enum Home {
+    /// Not known.
+    #[default]
+    Unknown,
+    /// Not known, but it had the files at this time.
+    At(SystemTime),
+    /// This device and inode.
+    Is((u64, u64)),
 }
 
 /// The content of a file that is in force.
@@ -72,6 +89,11 @@ impl Contents {
         Self { good, generations, ..Self::default() }
     }
 
+    /// The same. The files that are remembered were in the folder at this time.
+    pub(super) fn seen_at(self, time: Option<SystemTime>) -> Self {
+        Self { home: time.map_or(Home::Unknown, Home::At), ..self }
+    }
+
     /// The same, with the labels of this node.
     pub(super) fn with_labels(self, labels: BTreeMap<String, String>) -> Self {
         Self { labels, ..self }
@@ -81,13 +103,16 @@ impl Contents {
     pub(super) fn update(&mut self, reading: &Reading, now: Instant) -> Update {
         let paths: BTreeSet<PathBuf> = self.good.keys().chain(reading.files.keys()).cloned().collect();
         let (mut in_force, mut files, mut due, mut waiting) = (InForce::new(), Vec::new(), None, BTreeSet::new());
+        let missing = self.missing(reading);
         for path in &paths {
             let settled = match reading.files.get(path) {
                 Some(content) => self.take(path, content, &in_force, &waiting, now),
-                None => self.lose(path, now),
+                None => self.lose(path, missing, now),
             };
             match settled {
                 Settled::Yes => {}
+                // The folder is read often enough for this.
+                Settled::NotBefore(_) if missing == Missing::Emptied => drop(waiting.insert(path.as_path())),
                 Settled::NotBefore(then) | Settled::HeldOpen(then) => {
                     due = Some(due.map_or(then, |due: Instant| due.min(then)));
                     waiting.insert(path.as_path());
@@ -104,8 +129,38 @@ impl Contents {
                 files.push(FileReport { path: path.clone(), error });
             }
         }
+        if missing == Missing::Emptied && !waiting.is_empty() {
+            files.push(FileReport { path: FileReport::FOLDER.into(), error: Some(emptied()) });
+        }
+        if let Some(place) = reading.place
+            && self.good.keys().all(|path| reading.files.contains_key(path))
+        {
+            self.home = Home::Is(place.identity);
+        }
         let snapshot = Snapshot { forwards: self.number(in_force), files, labels: self.labels.clone(), ..Snapshot::default() };
         Update { snapshot, due }
+    }
+
+    /// Where the files are missing that `reading` does not have.
+    fn missing(&mut self, reading: &Reading) -> Missing {
+        let here = match (self.home, reading.place) {
+            (Home::Is(home), Some(place)) => home == place.identity,
+            // Removing a file changes the directory.
+            (Home::At(time), Some(Place { changed, .. })) => changed >= time,
+            (Home::Unknown, _) | (_, None) => true,
+        };
+        let listed = reading.files.keys().cloned().collect();
+        let another = std::mem::replace(&mut self.listed, listed) != self.listed;
+        match (here, reading.files.is_empty()) {
+            (true, _) => Missing::Here,
+            (false, true) => Missing::Emptied,
+            (false, false) => {
+                if another {
+                    self.settling.all_gone_anew();
+                }
+                Missing::Elsewhere
+            }
+        }
     }
 
     /// Makes the content of a file its last good one, once it counts and is valid.
@@ -127,8 +182,8 @@ impl Contents {
     }
 
     /// Removes the content of a file that no longer exists, once this counts.
-    fn lose(&mut self, path: &Path, now: Instant) -> Settled {
-        let settled = self.settling.gone(path, now);
+    fn lose(&mut self, path: &Path, missing: Missing, now: Instant) -> Settled {
+        let settled = self.settling.gone(path, missing, now);
         if settled == Settled::Yes {
             self.good.remove(path);
             self.wrong.remove(path);
@@ -169,6 +224,13 @@ fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>)
         }
     }
     Ok(Arc::clone(objects))
+}
+
+fn emptied() -> String {
+    let minutes = EMPTIED.as_secs() / 60;
+    format!(
+        "the folder has no manifest, and it is not the directory that had them; is its volume mounted? The forwards stay in force for up to {minutes} minutes. To withdraw them now, write one manifest into the folder"
+    )
 }
 
 fn held_open() -> String {

@@ -13,7 +13,7 @@ mod writers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
@@ -33,6 +33,15 @@ pub use reading::FolderError;
 /// Checks a decoded object, or says what is wrong with the document. The error lists all mistakes for people, each with its
 /// field.
 pub type Check = fn(Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>>;
+
+/// What was in force before a restart.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// The objects.
+    pub forwards: Vec<Sourced>,
+    /// A time at which the folder had their files; `None` if it is not known.
+    pub seen: Option<SystemTime>,
+}
 
 /// How often a folder is read.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +76,9 @@ impl Pace {
 /// - If two files contain the same object, the file with the lower path has it. The other file is refused and keeps its last
 ///   good content without such objects.
 /// - The content of a file counts once its writer has finished: see `settling`.
-/// - If a file is deleted, its objects are removed. If the folder is missing or cannot be read, nothing changes.
+/// - If a file is deleted, its objects are removed. If the folder is missing or cannot be read, nothing changes. If it is
+///   another directory than the one that had the file, this takes longer, and much longer if that directory is empty: a
+///   volume may not be mounted.
 /// - `labels` are the labels of this node.
 /// - `wake` is notified after every change.
 ///
@@ -76,12 +87,13 @@ impl Pace {
 pub fn watch(
     dir: PathBuf,
     labels: BTreeMap<String, String>,
-    remembered: Vec<Sourced>,
+    remembered: Remembered,
     wake: Arc<Notify>,
     check: Check,
     tasks: &mut Tasks,
 ) -> Source {
-    watch_at(Pace::USUAL, dir, Contents::remembering(remembered).with_labels(labels), wake, check, tasks)
+    let contents = Contents::remembering(remembered.forwards).seen_at(remembered.seen).with_labels(labels);
+    watch_at(Pace::USUAL, dir, contents, wake, check, tasks)
 }
 
 /// Reads the manifests in `dir` once, by the rules of [`watch()`]. Uses no earlier content; every generation is 1.
@@ -184,6 +196,9 @@ fn log(old: Option<&Snapshot>, new: &Snapshot) {
     for file in &new.files {
         let path = file.path.display();
         match (&file.error, before.get(&file.path)) {
+            (Some(error), was) if was != Some(error) && file.is_folder() => {
+                warn!(error, "the manifests are missing; their forwards stay in force");
+            }
             (Some(error), was) if was != Some(error) => {
                 for mistake in error.lines() {
                     warn!(file = %path, mistake, "manifest refused; its last good content stays in force");

@@ -53,10 +53,22 @@ pub enum FolderError {
     Stopped(#[from] tokio::task::JoinError),
 }
 
-/// The result of one pass, by path relative to the folder.
+/// The result of one pass.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
+    /// The manifests, by path relative to the folder.
     pub(super) files: BTreeMap<PathBuf, FileContent>,
+    /// The directory that was read; `None` before the first pass.
+    pub(super) place: Option<Place>,
+}
+
+/// The directory that a path leads to. After a mount or a rename, the same path leads to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The device and the inode.
+    pub(super) identity: (u64, u64),
+    /// The time of the last change of its entries (mtime).
+    pub(super) changed: SystemTime,
 }
 
 impl Reading {
@@ -102,15 +114,15 @@ pub(super) enum Arrival {
 /// If the folder changes during the reading, it is read again, so that an object that moves between files (or a mounted
 /// `ConfigMap` that is replaced) is not missed.
 pub(super) fn read(dir: &Path, last: &Reading, moved: &BTreeSet<PathBuf>, check: Check) -> Result<Reading, FolderError> {
-    let mut before = list(dir)?;
+    let mut before = (place(dir)?, list(dir)?);
     let mut passes = 1;
     loop {
         let arrival = |name: &PathBuf| if moved.contains(name) { Arrival::Moved } else { Arrival::Unknown };
         let read = |name: &PathBuf| FileContent { arrival: arrival(name), ..file(dir, name, last, check) };
-        let files = before.keys().map(|name| (name.clone(), read(name))).collect();
-        let after = list(dir)?;
+        let files = before.1.keys().map(|name| (name.clone(), read(name))).collect();
+        let after = (place(dir)?, list(dir)?);
         if after == before || passes == MOST_PASSES {
-            return Ok(Reading { files });
+            return Ok(Reading { files, place: Some(before.0) });
         }
         before = after;
         passes += 1;
@@ -122,6 +134,12 @@ type Signature = (u64, u64, u64, i64, i64);
 
 fn signature(meta: &Metadata) -> Signature {
     (meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec())
+}
+
+fn place(dir: &Path) -> Result<Place, FolderError> {
+    let unreadable = |source| FolderError::Unreadable { path: dir.to_owned(), source };
+    let found = fs::metadata(dir).map_err(unreadable)?;
+    Ok(Place { identity: (found.dev(), found.ino()), changed: found.modified().map_err(unreadable)? })
 }
 
 /// The manifest files, by name; `None` for a file that cannot be examined, such as a broken link.

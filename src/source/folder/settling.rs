@@ -24,6 +24,10 @@ pub(super) const HELD_OPEN: Duration = Duration::from_mins(5);
 const SAID: Duration = Duration::from_secs(10);
 /// How long a file must be missing. Some editors delete a file and create it again.
 const GONE: Duration = Duration::from_millis(500);
+/// The same in another directory than the one that had the file. A program may still be copying files into it.
+const ELSEWHERE: Duration = Duration::from_secs(10);
+/// The same if the other directory has no manifest at all, as the mount point of a volume that is not mounted.
+pub(super) const EMPTIED: Duration = Duration::from_hours(1);
 
 /// Whether a content, or the absence of a file, counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,17 @@ pub(super) enum Settled {
     NotBefore(Instant),
     /// The same. A program has had the file open for so long that it is reported.
     HeldOpen(Instant),
+}
+
+/// The directory in which a file is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The directory that had the file. Somebody removed the file.
+    Here,
+    /// Another directory, with manifests.
+    Elsewhere,
+    /// Another directory, without any manifest.
+    Emptied,
 }
 
 /// How long each file has been unchanged.
@@ -88,13 +103,23 @@ impl Settling {
     }
 
     /// Whether the file at `path`, which does not exist at the moment `now`, counts as deleted.
-    pub(super) fn gone(&mut self, path: &Path, now: Instant) -> Settled {
+    pub(super) fn gone(&mut self, path: &Path, missing: Missing, now: Instant) -> Settled {
         self.contents.remove(path);
         let since = *self.gone.entry(path.to_owned()).or_insert(now);
-        if now.saturating_duration_since(since) < GONE {
-            return Settled::NotBefore(since + GONE);
+        let wanted = match missing {
+            Missing::Here => GONE,
+            Missing::Elsewhere => ELSEWHERE,
+            Missing::Emptied => EMPTIED,
+        };
+        if now.saturating_duration_since(since) < wanted {
+            return Settled::NotBefore(since + wanted);
         }
         self.gone.remove(path);
         Settled::Yes
+    }
+
+    /// Lets every missing file be missing from now on, because the directory changed.
+    pub(super) fn all_gone_anew(&mut self) {
+        self.gone.clear();
     }
 }

@@ -3,13 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::source::FileReport;
 use crate::source::folder::contents::Update;
-use crate::source::folder::reading::{Arrival, FileContent, read as read_files};
+use crate::source::folder::reading::{Arrival, FileContent, Place, read as read_files};
 use crate::source::folder::writers::Writers;
 
 /// A folder whose state the test sets, at moments that the test names.
@@ -24,6 +25,14 @@ const FILE: &str = "a.yaml";
 impl Told {
     fn new() -> Self {
         Self { contents: Contents::default(), reading: Reading::default(), start: Instant::now() }
+    }
+
+    /// With both objects in force, from this directory.
+    fn at_place(place: Place) -> Self {
+        let mut told = Self::new();
+        told.reading.place = Some(place);
+        assert_eq!(told.at(0.0, Some((BOTH, Writers::None))), "a b");
+        told
     }
 
     /// With both objects in force.
@@ -231,4 +240,67 @@ fn a_real_writer_is_seen_from_its_first_byte_to_its_close() {
     assert_eq!(look(), Writers::Some);
     drop(appending);
     assert_eq!(look(), Writers::None);
+}
+
+/// A directory, and the time of its last change in seconds.
+fn place(inode: u64, changed: u64) -> Place {
+    Place { identity: (1, inode), changed: UNIX_EPOCH + Duration::from_secs(changed) }
+}
+
+const HOUR: f64 = 3600.0;
+
+#[test]
+fn the_last_file_that_is_removed_from_its_folder_is_withdrawn_at_once() {
+    let mut told = Told::at_place(place(7, 0));
+    told.reading.place = Some(place(7, 1));
+    assert_eq!(told.at(1.0, None), "a b");
+    assert_eq!(told.due(1.0), Some(0.5));
+    assert_eq!(told.at(1.5, None), "");
+}
+
+#[test]
+fn an_empty_directory_in_the_place_of_the_folder_withdraws_nothing_for_an_hour_and_is_reported() {
+    let mut told = Told::at_place(place(7, 0));
+    told.reading.place = Some(place(8, 5));
+    assert_eq!(told.at(1.0, None), "a b");
+    assert_eq!(told.due(1.0), None, "it is read again as usual");
+    let said = error(&told.update(1.0).snapshot, FileReport::FOLDER);
+    assert!(said.contains("is its volume mounted?") && said.contains("60 minutes"), "{said}");
+    assert_eq!(told.at(HOUR, None), "a b");
+    // The volume is back, under another number.
+    told.reading.place = Some(place(9, 0));
+    assert_eq!(told.at(HOUR + 1.0, Some((BOTH, Writers::None))), "a b");
+    assert_eq!(told.update(HOUR + 1.0).snapshot.files.len(), 1, "no report about the folder");
+    told.reading.place = Some(place(8, 5));
+    assert_eq!(told.at(HOUR + 2.0, None), "a b");
+    assert_eq!(told.at(HOUR + 2.0 + HOUR, None), "");
+    assert_eq!(told.update(HOUR + 3.0 + HOUR).snapshot.files, []);
+}
+
+#[test]
+fn a_file_that_is_missing_in_a_new_folder_is_withdrawn_10_s_after_the_last_new_file() {
+    let mut told = Told::at_place(place(7, 0));
+    told.reading.place = Some(place(8, 5));
+    assert_eq!(told.at(1.0, None), "a b");
+    for (second, file) in [(20.0, "b.yaml"), (25.0, "c.yaml")] {
+        told.reading.files.insert(file.into(), content(&[], Writers::None));
+        assert_eq!(told.at(second, None), "a b");
+    }
+    assert_eq!(told.at(34.9, None), "a b");
+    assert_eq!(told.at(35.0, None), "");
+    assert_eq!(told.at(36.0, Some((BOTH, Writers::None))), "a b");
+    assert_eq!(told.at(37.0, None), "a b");
+    assert_eq!(told.at(37.5, None), "", "the new folder is the folder now");
+}
+
+#[test]
+fn after_a_restart_an_empty_folder_withdraws_at_once_only_if_it_was_changed_since_the_record() {
+    for (changed, wanted) in [(99, "a b"), (100, "")] {
+        let remembered = Told::with_both().update(0.0).snapshot.forwards;
+        let mut told = Told::new();
+        told.contents = Contents::remembering(remembered).seen_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
+        told.reading.place = Some(place(7, changed));
+        assert_eq!(told.at(0.0, None), "a b");
+        assert_eq!(told.at(1.0, None), wanted, "changed at {changed}");
+    }
 }
