@@ -1,6 +1,8 @@
 //! Tests the life of objects from apply to delete, and the result for the client after each step.
 
-use serde_json::json;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
@@ -123,4 +125,38 @@ fn a_forward_made_again_under_its_name_is_another_one_also_while_the_agent_is_aw
     let left = fleet.proxy(0).conntrack("--dst-nat");
     assert!(left.iter().all(|entry| entry.contains("dport=80 ")), "{left:#?}");
     assert!(!["dport 81", "dport 82"].iter().any(|text| fleet.holds(0, text)));
+}
+
+#[test]
+fn a_status_that_somebody_forges_or_empties_is_written_again() {
+    let fleet = Fleet::new(1);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_ready(WEB);
+    fleet.wait_entries(WEB, &["px0 Active Ready"]);
+    let status = || fleet.plane.forward(WEB).expect("it exists")["status"].clone();
+    let right = status();
+    let forged = json!({"type": "Ready", "status": "False", "reason": "Forged", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z"});
+    let mut entry = right["nodes"][0].clone();
+    entry["role"] = "Standby".into();
+    entry["conditions"] = json!([forged.clone()]);
+    for wrong in [
+        json!({"conditions": [forged], "observedGeneration": 99, "activeNode": "nowhere", "ports": "TCP 1", "nodes": null}),
+        json!({"nodes": [entry]}),
+        json!({"conditions": null, "nodes": null, "observedGeneration": null, "activeNode": null, "ports": null}),
+    ] {
+        let path = format!("{}/status", Resource::Forwards.path(Some(LINES), Some("web")));
+        fleet.plane.must(&Request::merge(path, json!({"status": wrong})));
+        let timeless = |status: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let conditions = |list: &Value| {
+                let each = |it: &Value| (text(&it["type"]), text(&it["status"]), text(&it["reason"]), text(&it["message"]));
+                list.as_array().into_iter().flatten().map(each).collect::<BTreeSet<_>>()
+            };
+            let entry = &status["nodes"][0];
+            let fields = ["observedGeneration", "activeNode", "ports"].map(|field| status[field].clone());
+            (conditions(&status["conditions"]), fields, entry["role"].clone(), conditions(&entry["conditions"]))
+        };
+        let repaired = eventually(PATIENCE, || timeless(&status()) == timeless(&right));
+        assert!(repaired, "after {wrong}: {:#} instead of {right:#}", status());
+    }
 }
