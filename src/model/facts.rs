@@ -143,10 +143,21 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The outgoing interface. `None` for a route with several next hops.
     pub interface: Option<InterfaceName>,
+    /// The next hops, if there are several (ip-route(8), `nexthop`). The kernel distributes flows over them.
+    pub hops: Vec<Hop>,
     /// The metric. Of routes to the same destination, the one with the lowest metric is used.
     pub metric: u32,
     /// Whether it has the protocol number of the operator's routes.
     pub ours: bool,
+}
+
+/// One of several next hops of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The address of the router. `None` if the destination is directly on the link.
+    pub gateway: Option<IpAddr>,
+    /// The outgoing interface.
+    pub interface: InterfaceName,
 }
 
 /// A port on which a program of this node listens.
@@ -311,6 +322,7 @@ mod tests {
             destination: destination.parse().unwrap(),
             gateway: None,
             interface: None,
+            hops: Vec::new(),
             metric,
             ours: false,
         };
@@ -334,6 +346,7 @@ mod tests {
             destination: destination.parse().unwrap(),
             gateway: None,
             interface: None,
+            hops: Vec::new(),
             metric: 0,
             ours: false,
         };

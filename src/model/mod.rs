@@ -16,7 +16,7 @@ mod translation;
 
 pub use desired::Desired;
 pub use facts::{
-    Delivery, Facts, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Sight, Virtual,
+    Delivery, Facts, Hop, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Sight, Virtual,
 };
 pub use firewall::{
     Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, Polarity, Policy, Purpose, TableFamily, Tool,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
@@ -109,7 +109,8 @@ fn read(message: &RouteMessage, table: u8) -> Option<KernelRoute> {
             RouteAttribute::MultiPath(list) => {
                 several = true;
                 let hop = |hop: &RouteNextHop| (hop.attributes.iter().find_map(gateway_of), Some(hop.interface_index));
-                hops = list.iter().map(hop).collect();
+                // The kernel does not use a hop whose interface is down.
+                hops = list.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead)).map(hop).collect();
             }
             RouteAttribute::NhId(id) => object = Some(*id),
             _ => {}

@@ -1,5 +1,7 @@
 //! The tables `main` and `local`, and whether other tables are used as well (ip-route(8), ip-rule(8)).
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -8,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::links::Links;
 use super::{FactsError, listing};
 use crate::dataplane::routes::PROTOCOL;
-use crate::model::{Delivery, LocalRoute, LocalTable, Route, RouteKind, RouteTable};
+use crate::model::{Delivery, Hop, LocalRoute, LocalTable, Route, RouteKind, RouteTable};
 use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, local_table};
 
@@ -24,11 +26,19 @@ pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
             destination: IpNet::V4(route.destination),
             gateway,
             interface: interface.and_then(|index| links.name(index)).cloned(),
+            hops: hops(&route.hops, links),
             metric: route.metric,
             ours: route.protocol == PROTOCOL,
         })
     };
     table.iter().filter(|route| route.tos == 0).filter_map(route).collect()
+}
+
+fn hops(hops: &[(Option<IpAddr>, Option<u32>)], links: &Links) -> Vec<Hop> {
+    let hop = |(gateway, index): &(Option<IpAddr>, Option<u32>)| {
+        Some(Hop { gateway: *gateway, interface: index.and_then(|index| links.name(index))?.clone() })
+    };
+    hops.iter().filter_map(hop).collect()
 }
 
 fn kind(kind: RouteType) -> Option<RouteKind> {

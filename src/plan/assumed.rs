@@ -29,8 +29,15 @@ pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate])
         .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, forwarding: true, master: None }))
         .collect();
     let anywhere = IpNet::from(ipnet::Ipv4Net::default());
-    let default =
-        Route { kind: RouteKind::Unicast, destination: anywhere, gateway: None, interface: None, metric: 0, ours: false };
+    let default = Route {
+        kind: RouteKind::Unicast,
+        destination: anywhere,
+        gateway: None,
+        interface: None,
+        hops: Vec::new(),
+        metric: 0,
+        ours: false,
+    };
     let routes = [default].into_iter().collect();
     Facts { labels, links, addresses, routes, ip_forward: true, ..Facts::default() }
 }

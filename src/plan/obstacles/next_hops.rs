@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::{Search, obstacle};
 use crate::api::Role;
-use crate::model::{Answer, NextHop};
+use crate::model::{Answer, InterfaceName, NextHop, Route};
 use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// The party that a next hop leads to.
@@ -13,13 +14,18 @@ use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan, Verdict};
 pub(super) enum Towards {
     Clients,
     Upstream,
+    /// One of several next hops of a route; the kernel sends a part of the flows there.
+    SomeClients,
+    SomeUpstream,
 }
 
 impl fmt::Display for Towards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Clients => "clients",
-            Self::Upstream => "upstream",
+            Self::Clients => "the next hop to the clients",
+            Self::Upstream => "the next hop to the upstream",
+            Self::SomeClients => "one of several next hops to the clients, to which a part of the flows goes",
+            Self::SomeUpstream => "one of several next hops to the upstream, to which a part of the flows goes",
         })
     }
 }
@@ -37,21 +43,18 @@ impl Search<'_> {
             return found;
         }
         if self.forward.gateway.is_none() {
-            let routers = self.forward.clients.iter().filter(|client| client.prefix_len() > 0).filter_map(|client| {
-                let route = self.facts.route_to(client.network())?;
-                Some(NextHop { interface: route.interface.clone()?, address: route.gateway? })
-            });
-            found.extend(routers.map(|router| (router, Towards::Clients)));
+            let clients = self.forward.clients.iter().filter(|client| client.prefix_len() > 0);
+            let routes = clients.filter_map(|client| self.facts.route_to(client.network()));
+            found.extend(routes.flat_map(|route| neighbours(route, None, [Towards::Clients, Towards::SomeClients])));
         }
         if verdict.role == Some(Role::Active) {
-            found.extend(self.next_hop_to_upstream().map(|next_hop| (next_hop, Towards::Upstream)));
+            let upstream = self.forward.upstream;
+            let route = self.facts.route_to(upstream);
+            found.extend(
+                route.into_iter().flat_map(|route| neighbours(route, Some(upstream), [Towards::Upstream, Towards::SomeUpstream])),
+            );
         }
         found
-    }
-
-    fn next_hop_to_upstream(&self) -> Option<NextHop> {
-        let route = self.facts.route_to(self.forward.upstream)?;
-        Some(NextHop { interface: route.interface.clone()?, address: route.gateway.unwrap_or(self.forward.upstream) })
     }
 
     /// The obstacle at a next hop. Packets to a next hop that does not answer are lost.
@@ -61,16 +64,25 @@ impl Search<'_> {
             Answer::Seen => None,
             Answer::Silent => {
                 let message = format!(
-                    "{address}, the next hop to the {towards}, does not answer on {interface} (ARP); check the cable, the VLAN and the address of the router"
+                    "{address}, {towards}, does not answer on {interface} (ARP); check the cable, the VLAN and the address of the router"
                 );
                 Some(obstacle(ObstacleReason::GatewayUnreachable, message))
             }
             Answer::Awaited => {
-                let message = format!(
-                    "{address}, the next hop to the {towards}, has not answered yet on {interface} (ARP); it is being asked"
-                );
+                let message = format!("{address}, {towards}, has not answered yet on {interface} (ARP); it is being asked");
                 Some(obstacle(ObstacleReason::GatewayPending, message))
             }
         }
     }
+}
+
+/// The neighbours of a route: one, or several. Without a router, it is the `destination`, if that must answer.
+fn neighbours(route: &Route, destination: Option<IpAddr>, [one, some]: [Towards; 2]) -> Vec<(NextHop, Towards)> {
+    let next_hop = |gateway: Option<IpAddr>, interface: &InterfaceName| {
+        Some(NextHop { interface: interface.clone(), address: gateway.or(destination)? })
+    };
+    if let Some(interface) = &route.interface {
+        return next_hop(route.gateway, interface).map(|next_hop| (next_hop, one)).into_iter().collect();
+    }
+    route.hops.iter().filter_map(|hop| Some((next_hop(hop.gateway, &hop.interface)?, some))).collect()
 }

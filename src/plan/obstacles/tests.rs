@@ -136,6 +136,7 @@ fn a_gateway_on_another_link_than_the_internal_address_is_asymmetric_too() {
             destination: text.parse().unwrap(),
             gateway: None,
             interface: Some(name("eth0")),
+            hops: Vec::new(),
             metric: 0,
             ours: false,
         };

@@ -60,6 +60,7 @@ pub(super) fn facts() -> Facts {
         destination: destination.parse().unwrap(),
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         interface: Some(name(interface)),
+        hops: Vec::new(),
         metric: 0,
         ours: false,
     };

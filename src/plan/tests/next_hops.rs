@@ -1,7 +1,7 @@
 //! Which neighbours a forward depends on, and the effect of their answers.
 
 use super::*;
-use crate::model::{Answer, Answers, NextHop};
+use crate::model::{Answer, Answers, Hop, NextHop};
 
 fn hop(address: &str, interface: &str) -> NextHop {
     NextHop { address: address.parse().unwrap(), interface: interface.parse().unwrap() }
@@ -37,6 +37,7 @@ fn a_client_on_the_link_may_be_switched_off_and_a_router_to_clients_may_not() {
         destination: "1.1.1.0/24".parse().unwrap(),
         gateway: Some("192.168.0.1".parse().unwrap()),
         interface: Some("eth1".parse().unwrap()),
+        hops: Vec::new(),
         metric: 0,
         ours: false,
     };
@@ -51,9 +52,29 @@ fn what_proves_nothing_asks_for_nothing() {
     let mut several = facts();
     let without_interface = |route: &Route| Route { interface: None, ..route.clone() };
     several.routes = facts().routes.iter().map(without_interface).collect();
-    assert_eq!(next_hops(&several, spec()), ["192.168.0.1 eth1"], "several next hops are not one");
+    assert_eq!(next_hops(&several, spec()), ["192.168.0.1 eth1"], "a route without any next hop");
     let refused = with(&[("/upstream/targets/0/address", json!("192.168.0.2"))]);
     assert_eq!(next_hops(&facts(), refused), [""; 0], "a forward that is refused");
+}
+
+#[test]
+fn every_one_of_several_next_hops_must_answer() {
+    let mut several = facts();
+    let hop =
+        |gateway: &str, interface: &str| Hop { gateway: Some(gateway.parse().unwrap()), interface: interface.parse().unwrap() };
+    let hops = vec![hop("2.2.2.1", "eth0"), hop("2.2.2.7", "eth0")];
+    let by_two = |route: &Route| match route.gateway {
+        Some(_) => Route { gateway: None, interface: None, hops: hops.clone(), ..route.clone() },
+        None => route.clone(),
+    };
+    several.routes = facts().routes.iter().map(by_two).collect();
+    assert_eq!(next_hops(&several, spec()), ["2.2.2.1 eth0", "2.2.2.7 eth0", "192.168.0.1 eth1"]);
+    let answers =
+        asked(&[(GATEWAY.0, GATEWAY.1, Answer::Seen), (ROUTER.0, ROUTER.1, Answer::Seen), ("2.2.2.7", "eth0", Answer::Silent)]);
+    several.answers = answers.answers;
+    assert_eq!(worst(&several, spec()), Some(ObstacleReason::GatewayUnreachable));
+    let message = verdict(&several, spec()).obstacles[0].message.clone();
+    assert!(message.contains("2.2.2.7, one of several next hops to the upstream"), "{message}");
 }
 
 #[test]

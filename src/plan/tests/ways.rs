@@ -18,6 +18,7 @@ fn route(destination: &str, gateway: Option<&str>, interface: &str) -> Route {
         destination: destination.parse().unwrap(),
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         interface: Some(interface.parse().unwrap()),
+        hops: Vec::new(),
         metric: 0,
         ours: false,
     }
@@ -180,6 +181,7 @@ fn a_gateway_at_the_other_end_of_a_point_to_point_link_is_on_the_link() {
         destination: "172.16.0.1/32".parse().unwrap(),
         gateway: None,
         interface: Some("eth1".parse().unwrap()),
+        hops: Vec::new(),
         metric: 0,
         ours: false,
     };
