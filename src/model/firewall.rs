@@ -120,11 +120,27 @@ pub enum Action {
     /// Continues in another chain, and does not return.
     Goto(String),
     /// Translates a destination or a source.
-    Translate,
+    Translate(NewAddress),
     /// Excludes the packet from connection tracking. It is then not translated.
     Untrack,
+    /// Assigns the packet to a zone of connection tracking. The number is the zone of the flow's replies: replies in another
+    /// zone are not recognised. `None` if the number is not known.
+    Zone(Option<u16>),
+    /// Changes the packet mark.
+    Mark,
     /// An action that could not be interpreted.
     Uncertain,
+}
+
+/// The address that a translation gives to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewAddress {
+    /// This IPv4 address, as a number.
+    Fixed(u64),
+    /// An address of this node: that of the incoming interface for a destination, that of the outgoing interface for a source.
+    Own,
+    /// An address that could not be interpreted, or one of several.
+    Unknown,
 }
 
 /// A condition that a packet must meet for the rule to match.
@@ -175,6 +191,8 @@ pub enum Condition {
         /// Whether it must have one of the names, or must have none of them.
         polarity: Polarity,
     },
+    /// The packet exceeds a rate or a number that the rule sets.
+    Excess,
     /// A condition that could not be interpreted.
     Uncertain,
 }
@@ -238,6 +256,28 @@ pub enum Field {
     SourcePort,
     /// The destination port.
     DestinationPort,
+    /// The source address of the Ethernet frame.
+    SourceHardware,
+    /// To whom the frame was sent: 0 to this node, 1 broadcast, 2 multicast (`PACKET_*`, packet(7)).
+    PacketType,
+    /// The length of the IPv4 packet in its header, in bytes.
+    Length,
+    /// The length of the packet as the kernel counts it, in bytes.
+    WholeLength,
+    /// The time to live.
+    TimeToLive,
+    /// The type of service: the DSCP in the upper six bits, ECN in the lower two.
+    Tos,
+    /// The maximum segment size that the segment announces, in bytes.
+    SegmentSize,
+    /// 1 if the route back to the source leaves by the incoming interface, otherwise 0.
+    StrictSourceRoute,
+    /// 1 if there is a route back to the source, otherwise 0.
+    LooseSourceRoute,
+    /// The type of the source address: 1 unicast, 2 local (`RTN_*`, rtnetlink(7)).
+    SourceType,
+    /// The type of the destination address.
+    DestinationType,
     /// The index of the incoming interface.
     InIndex,
     /// The index of the outgoing interface.
@@ -262,13 +302,13 @@ pub enum Field {
 
 impl BaseChain {
     /// Whether the chain cannot harm a forwarded packet: its policy accepts, and no rule has another action than to accept
-    /// or continue.
+    /// or continue. A mark counts as harm, because other chains may drop by it.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         let harmless = |rule: &FilterRule| match &rule.action {
             Action::Continue | Action::Accept | Action::Return => true,
             Action::Jump(chain) | Action::Goto(chain) => self.jumps.contains_key(chain),
-            Action::Drop | Action::Translate | Action::Untrack | Action::Uncertain => false,
+            Action::Drop | Action::Translate(_) | Action::Untrack | Action::Zone(_) | Action::Mark | Action::Uncertain => false,
         };
         self.policy == Policy::Accept && self.rules.iter().chain(self.jumps.values().flatten()).all(harmless)
     }

@@ -16,11 +16,12 @@ mod translation;
 
 pub use desired::Desired;
 pub use facts::{
-    Delivery, Facts, Hop, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Sight, Virtual,
+    Delivery, Facts, Hop, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Sight,
+    Virtual,
 };
 pub use firewall::{
-    Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, Polarity, Policy, Purpose, TableFamily, Tool,
-    Way,
+    Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, NewAddress, Polarity, Policy, Purpose,
+    TableFamily, Tool, Way,
 };
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};

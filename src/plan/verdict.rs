@@ -135,6 +135,8 @@ words! {
         AsymmetricRoute,
         /// A chain of another program drops the packets.
         DroppedByFirewall,
+        /// A NAT chain of another program translates the flows before the rules of the operator do.
+        TranslatedFirst,
         /// The next hop does not answer.
         GatewayUnreachable,
         /// The next hop was not seen yet, and is being resolved.

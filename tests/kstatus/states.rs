@@ -206,6 +206,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::UpstreamNotOnInterface
                 | ObstacleReason::AsymmetricRoute
                 | ObstacleReason::DroppedByFirewall
+                | ObstacleReason::TranslatedFirst
                 | ObstacleReason::GatewayUnreachable
                 | ObstacleReason::GatewayPending => Row::Stopped,
             };

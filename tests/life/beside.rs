@@ -15,7 +15,6 @@ on_both_variants! {
     a_policy_of_drop_in_the_other_variant_is_named_and_its_line_mends_it,
     an_answer_that_is_dropped_is_told_too,
     a_chain_of_nft_in_a_table_of_iptables_is_told_too,
-    a_nat_chain_that_comes_first_is_noted,
     what_is_no_business_of_the_flows_is_not_told,
 }
 
@@ -30,17 +29,17 @@ enum Said {
     Noted,
 }
 
-fn load(proxy: &Proxy, rules: &str) {
+pub(crate) fn load(proxy: &Proxy, rules: &str) {
     let mut nft = proxy.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
     nft.stdin.take().expect("the input is piped").write_all(rules.as_bytes()).expect("nft reads");
     assert!(nft.wait().expect("nft ends").success(), "{rules}");
 }
 
-fn drop_table(proxy: &Proxy, table: &str) {
+pub(crate) fn drop_table(proxy: &Proxy, table: &str) {
     load(proxy, &format!("delete table {table}\n"));
 }
 
-fn dropped(stage: &Stage, named: &str) -> String {
+pub(crate) fn dropped(stage: &Stage, named: &str) -> String {
     stage.agent.wait_condition(SEED, "Ready", "False", "DroppedByFirewall");
     let message = stage.message(SEED, "Ready");
     assert!(message.contains(named), "{message}");
@@ -48,17 +47,17 @@ fn dropped(stage: &Stage, named: &str) -> String {
     message
 }
 
-fn ready_without_notes(agent: &Agent) {
+pub(crate) fn ready_without_notes(agent: &Agent) {
     agent.wait_condition(SEED, "Ready", "True", "Ready");
 }
 
-fn ready_with(stage: &Stage, note: &str) -> String {
+pub(crate) fn ready_with(stage: &Stage, note: &str) -> String {
     wait(note, || is_ready(stage) && stage.message(SEED, "Ready").contains(note));
     stage.message(SEED, "Ready")
 }
 
 /// Runs the command that the message proposes.
-fn mend(proxy: &Proxy, message: &str) {
+pub(crate) fn mend(proxy: &Proxy, message: &str) {
     let (_, command) =
         message.split_once("let it pass by ").unwrap_or_else(|| panic!("the message contains no command: {message}"));
     let command = command.split(", and keep").next().unwrap_or(command);
@@ -74,11 +73,10 @@ fn is_ready(stage: &Stage) -> bool {
 
 /// A chain that the agent always notes and that drops no packet of the tests. When the agent reports it, the agent has read
 /// everything that was loaded before it.
-const MARKER: &str =
-    "table inet marker { chain named { type filter hook forward priority 5; limit rate over 1000/second drop\n }\n }\n";
+const MARKER: &str = "table inet marker { chain named { type filter hook forward priority 5; meta cpu 4095 drop\n }\n }\n";
 
 /// Loads `rules`, waits until the agent has read them, and asserts that it reports nothing about them.
-fn not_told(stage: &Stage, rules: &str) {
+pub(crate) fn not_told(stage: &Stage, rules: &str) {
     load(stage.proxy(), rules);
     load(stage.proxy(), MARKER);
     let message = ready_with(stage, "inet marker named");
@@ -87,12 +85,12 @@ fn not_told(stage: &Stage, rules: &str) {
 }
 
 /// A change of legacy iptables causes no event. This change causes one.
-fn look_again(stage: &Stage) {
+pub(crate) fn look_again(stage: &Stage) {
     load(stage.proxy(), "table inet marker\n");
     drop_table(stage.proxy(), "inet marker");
 }
 
-fn stage(variant: Variant) -> Stage {
+pub(crate) fn stage(variant: Variant) -> Stage {
     Stage::of(variant, Bed::new(), &[(FILE, Manifest::seed())])
 }
 
@@ -254,34 +252,6 @@ fn a_chain_of_nft_in_a_table_of_iptables_is_told_too(variant: Variant) {
         message = stage.message(SEED, "Ready");
     }
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
-}
-
-fn a_nat_chain_that_comes_first_is_noted(variant: Variant) {
-    let stage = stage(variant);
-    let _servers = servers(&stage.bed);
-    stage.agent.wait_ready(SEED);
-    for chain in [
-        "type nat hook postrouting priority srcnat; oifname eth0 masquerade",
-        "type nat hook postrouting priority srcnat - 10; ip saddr 1.1.1.1 snat to 2.2.2.9",
-        "type nat hook prerouting priority dstnat - 10; tcp dport 80 dnat to 3.3.3.4",
-    ] {
-        load(stage.proxy(), &format!("table ip first {{ chain named {{ {chain}\n }}\n }}\n"));
-        let message = ready_with(&stage, "MayBeTranslatedFirst");
-        assert!(message.contains("ip first named"), "{message}");
-        mend(stage.proxy(), &message);
-        wait("the agent has seen the new rule", || !stage.message(SEED, "Ready").contains("MayBe"));
-        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{chain}");
-        drop_table(stage.proxy(), "ip first");
-    }
-    for chain in [
-        "type nat hook postrouting priority srcnat + 10; oifname eth0 masquerade",
-        "type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 masquerade",
-        "type nat hook prerouting priority dstnat; tcp dport 8080 redirect to :80",
-    ] {
-        not_told(&stage, &format!("table ip first {{ chain named {{ {chain}\n }}\n }}\n"));
-        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{chain}");
-        drop_table(stage.proxy(), "ip first");
-    }
 }
 
 /// Rules that other programs have on real nodes.

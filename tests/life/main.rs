@@ -20,6 +20,7 @@ mod in_force;
 mod invalid;
 mod logs;
 mod metrics;
+mod others;
 mod own;
 mod pages;
 mod pod;

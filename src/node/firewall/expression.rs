@@ -1,6 +1,8 @@
 //! Translates one rule of `nf_tables`, expression by expression, to conditions and an action
 //! (`include/uapi/linux/netfilter/nf_tables.h`).
 
+mod attributes;
+
 use std::collections::BTreeMap;
 
 use netlink_packet_core::{DefaultNla, Nla};
@@ -12,26 +14,16 @@ use netlink_packet_netfilter::nftables::{
 use super::field::{Loaded, Test, WORD};
 use super::sets::{Set, Sets};
 use super::xtables;
-use crate::model::{Action, Condition, Field, FilterRule, Polarity, Way};
+use crate::model::{Action, Condition, Field, FilterRule, NewAddress, Way};
 
 /// The verdicts that end a chain (`include/uapi/linux/netfilter.h`).
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 /// The bases of a load from the packet, and the register of the verdict.
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const VERDICT_REGISTER: u32 = 0;
-/// The attributes of `ct` and of the xtables expressions, for which the crate has no names.
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
-const CT_DIRECTION: u16 = 3;
-const RANGE_SREG: u16 = 1;
-const RANGE_OPERATOR: u16 = 2;
-const RANGE_FROM: u16 = 3;
-const RANGE_TO: u16 = 4;
-/// The kind of an attribute without its flags, and the size of the header of a nested one.
-const KIND: u16 = 0x3fff;
-const NESTED: usize = 4;
 
 /// The names of the sets that a rule looks values up in.
 pub(super) fn sets_of(list: &[ListAttribute<ExpressionAttribute>]) -> impl Iterator<Item = &str> {
@@ -112,8 +104,13 @@ impl Reading<'_> {
         let key = parts.iter().find_map(|part| if let Meta::Key(key) = part { Some(*key) } else { None });
         let register =
             parts.iter().find_map(|part| if let Meta::DestinationRegister(to) = part { Some(u32::from(*to)) } else { None });
-        // Without a destination register, it sets a mark or similar.
-        let Some(register) = register else { return };
+        let Some(register) = register else {
+            // It sets a mark or similar.
+            if key == Some(MetaKey::Mark) {
+                self.does(Action::Mark);
+            }
+            return;
+        };
         let loaded = match key {
             Some(MetaKey::Iifname) => Loaded::Name(Way::In),
             Some(MetaKey::Oifname) => Loaded::Name(Way::Out),
@@ -123,6 +120,8 @@ impl Reading<'_> {
             Some(MetaKey::EtherTypeProtocol) => Loaded::number(Field::EtherType),
             Some(MetaKey::Mark) => Loaded::number(Field::Mark),
             Some(MetaKey::L4Proto) => Loaded::number(Field::Protocol),
+            Some(MetaKey::Length) => Loaded::number(Field::WholeLength),
+            Some(MetaKey::PacketType) => Loaded::number(Field::PacketType),
             Some(_) | None => Loaded::Unknown,
         };
         self.load(register, loaded);
@@ -142,6 +141,10 @@ impl Reading<'_> {
         // Without a destination register, it changes the packet, for example the DSCP or the TTL.
         let Some(register) = register else { return };
         let field = match (base, offset, length) {
+            (LINK_HEADER, 6, 6) => Some(Field::SourceHardware),
+            (NETWORK_HEADER, 1, 1) => Some(Field::Tos),
+            (NETWORK_HEADER, 2, 2) => Some(Field::Length),
+            (NETWORK_HEADER, 8, 1) => Some(Field::TimeToLive),
             (NETWORK_HEADER, 6, 2) => Some(Field::Fragment),
             (NETWORK_HEADER, 9, 1) => Some(Field::Protocol),
             (NETWORK_HEADER, 12, 1..=4) => Some(Field::Source),
@@ -152,24 +155,6 @@ impl Reading<'_> {
             _ => None,
         };
         self.load(register, field.map_or(Loaded::Unknown, |field| Loaded::leading(field, length as usize)));
-    }
-
-    fn ct(&mut self, attributes: &[DefaultNla]) {
-        let value = |kind| attributes.iter().find(|attribute| attribute.kind() == kind).map(bytes);
-        let number = |kind| value(kind).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
-        let Some(register) = number(CT_DREG) else { return };
-        let original = value(CT_DIRECTION).is_some_and(|direction| direction == [0]);
-        let field = match number(CT_KEY) {
-            Some(0) => Some(Field::State),
-            Some(1) => Some(Field::Direction),
-            Some(2) => Some(Field::Status),
-            Some(8 | 19) if original => Some(Field::OriginalSource),
-            Some(9 | 20) if original => Some(Field::OriginalDestination),
-            Some(10) => Some(Field::Protocol),
-            Some(12) if original => Some(Field::OriginalDestinationPort),
-            Some(_) | None => None,
-        };
-        self.load(register, field.map_or(Loaded::Unknown, Loaded::number));
     }
 
     fn load(&mut self, register: u32, loaded: Loaded) {
@@ -267,42 +252,39 @@ impl Reading<'_> {
                 self.outcome.extend(set.verdicts(&fields));
             }
             (Some(VERDICT_REGISTER), None) => self.give_up(),
-            (Some(register), _) => self.load(register, Loaded::Unknown),
+            // A key that is not in the map ends the rule.
+            (Some(register), set) => {
+                self.conditions.push(set.map_or(Condition::Uncertain, |set| set.condition(&fields, 0)));
+                self.load(register, Loaded::Unknown);
+            }
         }
     }
 
     fn immediate(&mut self, parts: &[Immediate]) {
+        let (mut register, mut value) = (VERDICT_REGISTER, None);
         for part in parts {
             match part {
                 Immediate::Data(DataAttribute::Verdict(found)) => self.does(verdict(found)),
-                Immediate::DestinationRegister(to) if u32::from(*to) != VERDICT_REGISTER => {
-                    self.load(u32::from(*to), Loaded::Unknown);
-                }
+                Immediate::Data(DataAttribute::Value(found)) => value = Some(found.clone()),
+                Immediate::DestinationRegister(to) => register = u32::from(*to),
                 _ => {}
             }
         }
+        if register != VERDICT_REGISTER {
+            self.load(register, value.map_or(Loaded::Unknown, Loaded::Constant));
+        }
     }
 
-    fn range(&mut self, attributes: &[DefaultNla]) {
-        let value = |kind| attributes.iter().find(|attribute| attribute.kind() & KIND == kind).map(bytes);
-        let number = |kind| value(kind).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
-        // The value is nested in an attribute of its own.
-        let edge = |kind| value(kind).and_then(|data| data.get(NESTED..).map(<[u8]>::to_vec));
-        let condition = match (number(RANGE_OPERATOR), edge(RANGE_FROM), edge(RANGE_TO)) {
-            (Some(operator @ (0 | 1)), Some(first), Some(last)) => {
-                let polarity = if operator == 0 { Polarity::Is } else { Polarity::IsNot };
-                between(&self.loaded(number(RANGE_SREG)), &first, &last, polarity)
-            }
-            (_, _, _) => None,
-        };
-        self.conditions.push(condition.unwrap_or(Condition::Uncertain));
+    fn constant(&self, register: u32) -> Option<Vec<u8>> {
+        if let Loaded::Constant(value) = self.loaded(Some(register)) { Some(value) } else { None }
     }
 
     fn other(&mut self, name: &str, attributes: &[DefaultNla]) {
         match name {
             "ct" => self.ct(attributes),
             "reject" => self.does(Action::Drop),
-            "masq" | "nat" | "redir" => self.does(Action::Translate),
+            "masq" | "redir" => self.does(Action::Translate(NewAddress::Own)),
+            "nat" => self.nat(attributes),
             "notrack" => self.does(Action::Untrack),
             "counter" | "log" | "objref" | "dup" | "flow_offload" | "last" => {}
             "match" => self.conditions.extend(xtables::matches(attributes)),
@@ -312,21 +294,19 @@ impl Reading<'_> {
                 }
             }
             "range" => self.range(attributes),
-            "limit" | "quota" | "connlimit" | "dynset" => self.conditions.push(Condition::Uncertain),
+            "limit" => self.limit(attributes),
+            "connlimit" => self.connlimit(attributes),
+            "dynset" => self.dynset(attributes),
+            "quota" => self.conditions.push(Condition::Uncertain),
+            "fib" => self.fib(attributes),
+            "exthdr" => self.exthdr(attributes),
             // They load a value that is not known here.
-            "fib" | "rt" | "socket" | "osf" | "exthdr" | "hash" | "numgen" | "tunnel" | "xfrm" | "byteorder" => {
+            "rt" | "socket" | "osf" | "hash" | "numgen" | "tunnel" | "xfrm" | "byteorder" => {
                 self.registers.clear();
             }
             _ => self.give_up(),
         }
     }
-}
-
-/// The condition that a field is, or is not, between two values.
-fn between(loaded: &Loaded, first: &[u8], last: &[u8], polarity: Polarity) -> Option<Condition> {
-    let Loaded::Number { field, .. } = loaded else { return None };
-    let range = *loaded.range(first)?.start()..=*loaded.range(last)?.end();
-    Some(Condition::Within { field: *field, ranges: vec![range], polarity })
 }
 
 /// The action of a verdict.

@@ -23,6 +23,8 @@ pub(super) enum Loaded {
     },
     /// The name of an interface.
     Name(Way),
+    /// A value from the rule itself.
+    Constant(Vec<u8>),
     /// A content that could not be interpreted.
     Unknown,
 }
@@ -41,12 +43,32 @@ pub(super) enum Test {
 /// The size of a field in a register, in bytes, and its byte order.
 const fn width(field: Field) -> (usize, Order) {
     match field {
-        Field::Family | Field::Protocol | Field::Direction | Field::TcpFlags => (1, Order::Network),
-        Field::EtherType | Field::Fragment | Field::SourcePort | Field::DestinationPort | Field::OriginalDestinationPort => {
-            (2, Order::Network)
-        }
+        Field::Family
+        | Field::Protocol
+        | Field::Direction
+        | Field::TcpFlags
+        | Field::PacketType
+        | Field::TimeToLive
+        | Field::Tos => (1, Order::Network),
+        Field::EtherType
+        | Field::Fragment
+        | Field::Length
+        | Field::SegmentSize
+        | Field::SourcePort
+        | Field::DestinationPort
+        | Field::OriginalDestinationPort => (2, Order::Network),
+        Field::SourceHardware => (6, Order::Network),
         Field::Source | Field::Destination | Field::OriginalSource | Field::OriginalDestination => (4, Order::Network),
-        Field::InIndex | Field::OutIndex | Field::Mark | Field::State | Field::Status => (4, Order::Host),
+        Field::InIndex
+        | Field::OutIndex
+        | Field::Mark
+        | Field::State
+        | Field::Status
+        | Field::WholeLength
+        | Field::StrictSourceRoute
+        | Field::LooseSourceRoute
+        | Field::SourceType
+        | Field::DestinationType => (4, Order::Host),
     }
 }
 
@@ -74,7 +96,7 @@ impl Loaded {
                 Some(mask) => Self::Number { field, length, mask: before & mask },
                 None => Self::Unknown,
             },
-            Self::Name(_) | Self::Unknown => Self::Unknown,
+            Self::Name(_) | Self::Constant(_) | Self::Unknown => Self::Unknown,
         }
     }
 
@@ -87,19 +109,21 @@ impl Loaded {
     }
 
     /// Its size in bytes; `None` if it is not known.
-    pub(super) const fn size(&self) -> Option<usize> {
+    pub(super) fn size(&self) -> Option<usize> {
         match self {
             Self::Number { length, .. } => Some(*length),
             Self::Name(_) => Some(NAME_SIZE),
+            Self::Constant(value) => Some(value.len()),
             Self::Unknown => None,
         }
     }
 
     /// Its size in a concatenation, in which every field begins at a multiple of four bytes. One that is not known is
     /// taken for a short one.
-    pub(super) const fn padded(&self) -> usize {
+    pub(super) fn padded(&self) -> usize {
         match self {
-            Self::Number { .. } | Self::Unknown => WORD,
+            Self::Number { length, .. } => length.div_ceil(WORD) * WORD,
+            Self::Constant(_) | Self::Unknown => WORD,
             Self::Name(_) => NAME_SIZE,
         }
     }
@@ -119,7 +143,7 @@ impl Loaded {
             (Self::Number { field, length, mask }, _) if *mask == all_bits(*field) && *length == width(*field).0 => {
                 parsed(*field, *length, value).map_or(Condition::Uncertain, |value| ordered(*field, test, value))
             }
-            (Self::Name(_) | Self::Number { .. } | Self::Unknown, _) => Condition::Uncertain,
+            (Self::Name(_) | Self::Number { .. } | Self::Constant(_) | Self::Unknown, _) => Condition::Uncertain,
         }
     }
 }

@@ -290,8 +290,10 @@ fn target(action: &Action) -> Option<&str> {
         | Action::Accept
         | Action::Drop
         | Action::Return
-        | Action::Translate
+        | Action::Translate(_)
         | Action::Untrack
+        | Action::Zone(_)
+        | Action::Mark
         | Action::Uncertain => None,
     }
 }

@@ -1,5 +1,7 @@
 //! Tables of legacy xtables, as `iptables-legacy-save` prints them.
 
+mod options;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -105,8 +107,8 @@ fn reached(rules: &[FilterRule], chains: &BTreeMap<String, Vec<FilterRule>>) -> 
 
 /// A rule as iptables-save(8) prints it, without its chain.
 pub(super) fn rule(text: &str) -> FilterRule {
-    let words = words(text);
-    let mut words = words.iter().peekable();
+    let list = words(text);
+    let mut words = list.iter().peekable();
     let (mut conditions, mut action, mut polarity) = (Vec::new(), Action::Continue, Polarity::Is);
     while let Some(word) = words.next() {
         // An option has no value, one or several.
@@ -121,7 +123,9 @@ pub(super) fn rule(text: &str) -> FilterRule {
                 polarity = Polarity::IsNot;
                 continue;
             }
+            ("-m", [name, ..]) => conditions.extend(options::of_match(name, text)),
             ("-m" | "--comment", _) => {}
+            (option, _) if options::is_detail(option) => {}
             // The arguments of a target are options of their own.
             ("-j", [target, ..]) => {
                 action = match xtables::action(target) {
@@ -129,8 +133,8 @@ pub(super) fn rule(text: &str) -> FilterRule {
                     Some(action) => action,
                     None => Action::Continue,
                 };
-                if *target == "CT" && words.by_ref().any(|word| word.text == "--notrack") {
-                    action = Action::Untrack;
+                if *target == "CT" {
+                    action = options::tracking(&words.by_ref().map(|word| word.text.as_str()).collect::<Vec<_>>());
                 }
                 break;
             }
@@ -161,7 +165,7 @@ fn condition(option: &str, values: &[&str], polarity: Polarity) -> Condition {
         ("-f", []) => {
             Condition::Masked { field: Field::Fragment, mask: xtables::FRAGMENT_OFFSET, value: 0, polarity: polarity.inverted() }
         }
-        (_, _) => Condition::Uncertain,
+        (option, values) => options::condition(option, values, polarity),
     }
 }
 
@@ -216,7 +220,7 @@ fn condition_of_one(option: &str, value: &str, polarity: Polarity) -> Condition 
             }
         }
         "--ctstate" | "--state" => states(value).map_or(Condition::Uncertain, |states| xtables::state(states, polarity)),
-        _ => Condition::Uncertain,
+        option => options::condition(option, &[value], polarity),
     }
 }
 
@@ -335,7 +339,6 @@ mod tests {
             "-m set --match-set trusted src -j ACCEPT",
             "-s 1.1.1.1 -m limit --limit 3/min -j DROP",
             "-m socket --transparent -j ACCEPT",
-            "-m rpfilter --loose --invert -j DROP",
             "-m string --string \"-j ACCEPT\" --algo bm -j DROP",
             "-m conntrack --ctstatus ASSURED -j ACCEPT",
         ] {

@@ -90,7 +90,7 @@ impl Set {
                 Some(names) => Condition::Interface { way: *way, names, polarity },
                 None => Condition::Uncertain,
             },
-            [Loaded::Unknown] => Condition::Uncertain,
+            [Loaded::Constant(_) | Loaded::Unknown] => Condition::Uncertain,
             several => Condition::Any { cases: intervals.iter().map(|interval| interval.case(several)).collect(), polarity },
         }
     }
@@ -165,7 +165,7 @@ fn one(field: &Loaded, first: &[u8], last: &[u8]) -> Condition {
         Loaded::Name(way) => {
             interval.pattern().map(|name| Condition::Interface { way: *way, names: vec![name], polarity: Polarity::Is })
         }
-        Loaded::Unknown => None,
+        Loaded::Constant(_) | Loaded::Unknown => None,
     };
     condition.unwrap_or(Condition::Uncertain)
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use netlink_packet_core::{DefaultNla, Nla};
 
 use super::expression::bytes;
-use crate::model::{Action, Condition, Field, Polarity};
+use crate::model::{Action, Condition, Field, NewAddress, Polarity};
 
 /// The bits of the fragment offset (RFC 791, section 3.1).
 pub(super) const FRAGMENT_OFFSET: u64 = 0x1fff;
@@ -19,9 +19,13 @@ const STATE: u16 = 1;
 const ORIGINAL_SOURCE: u16 = 1 << 2;
 const ORIGINAL_DESTINATION: u16 = 1 << 3;
 const STATUS: u16 = 1 << 6;
+const DIRECTION: u16 = 1 << 12;
 const STATE_ALIAS: u16 = 1 << 13;
 /// The `NOTRACK` flag of the target `CT` (`include/uapi/linux/netfilter/xt_CT.h`).
 const CT_NOTRACK: u16 = 1;
+/// Its flags for a zone of the original direction alone, and for one that the mark gives.
+const CT_ZONE_ORIGINAL: u16 = 4;
+const CT_ZONE_MARK: u16 = 16;
 
 fn value(attributes: &[DefaultNla], kind: u16) -> Option<Vec<u8>> {
     attributes.iter().find(|attribute| attribute.kind() & 0x3fff == kind).map(bytes)
@@ -49,8 +53,84 @@ pub(super) fn matches(attributes: &[DefaultNla]) -> Vec<Condition> {
         }
         "tcp" => tcp(&info).unwrap_or_else(|| vec![Condition::Uncertain]),
         "udp" => udp(&info).unwrap_or_else(|| vec![Condition::Uncertain]),
-        _ => vec![Condition::Uncertain],
+        other => vec![of_header(other, value(attributes, REVISION), &info).unwrap_or(Condition::Uncertain)],
     }
+}
+
+/// The matches with one condition for a field of the packet, or for its rate.
+fn of_header(name: &str, revision: Option<Vec<u8>>, info: &[u8]) -> Option<Condition> {
+    let byte = |place: usize| info.get(place).copied();
+    let polarity = |place| Some(if byte(place)? == 0 { Polarity::Is } else { Polarity::IsNot });
+    let wide = |place: usize| Some(u32::from_ne_bytes(info.get(place..place + 4)?.try_into().ok()?));
+    let within = |field, range, polarity| Condition::Within { field, ranges: vec![range], polarity };
+    let two = || Some(u64::from(number(info, 0)?)..=u64::from(number(info, 2)?));
+    let revision = revision.and_then(|revision| revision.last().copied());
+    match (name, revision) {
+        // `struct xt_length_info`, `struct xt_tcpmss_match_info`: two numbers and whether it is inverted.
+        ("length", _) => Some(within(Field::Length, two()?, polarity(4)?)),
+        ("tcpmss", _) => Some(within(Field::SegmentSize, two()?, polarity(4)?)),
+        // `struct ipt_ttl_info`: the mode and the number.
+        ("ttl", _) => ttl(byte(0)?, byte(1)?.into()),
+        // `struct xt_dscp_info`: the value and whether it is inverted.
+        ("dscp", _) => Some(dscp(byte(0)?.into(), polarity(1)?)),
+        // `struct xt_pkttype_info`: two numbers of four bytes.
+        ("pkttype", _) => {
+            let kind = u64::from(wide(0)?);
+            Some(within(Field::PacketType, kind..=kind, polarity(4)?))
+        }
+        // `struct xt_mac_info`: the address, and after padding whether it is inverted.
+        ("mac", _) => {
+            let address = info.get(..6)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            Some(within(Field::SourceHardware, address..=address, polarity(8)?))
+        }
+        // `struct xt_rpfilter_info`: flags, 1 for loose and 8 for inverted.
+        ("rpfilter", _) => Some(source_route(byte(0)? & 1 != 0, if byte(0)? & 8 == 0 { Polarity::Is } else { Polarity::IsNot })),
+        // `struct xt_hashlimit_mtinfo3`: a name of 255 bytes, two numbers of eight bytes, then the mode: 0x10 for inverted.
+        ("hashlimit", Some(3)) => (wide(272)? & 0x10 != 0).then_some(Condition::Excess),
+        // `struct xt_connlimit_info`: an address, the limit, and 1 for inverted.
+        ("connlimit", Some(1)) => (wide(20)? & 1 == 0).then_some(Condition::Excess),
+        ("addrtype", Some(1)) => addrtype(number(info, 0)?, number(info, 2)?, wide(4)?),
+        (_, _) => None,
+    }
+}
+
+/// The condition of the mode of `ttl`: 0 equal, 1 not equal, 2 less, 3 greater.
+pub(super) fn ttl(mode: u8, value: u64) -> Option<Condition> {
+    let (range, polarity) = match mode {
+        0 => (value..=value, Polarity::Is),
+        1 => (value..=value, Polarity::IsNot),
+        2 => (value..=u64::MAX, Polarity::IsNot),
+        3 => (0..=value, Polarity::IsNot),
+        _ => return None,
+    };
+    Some(Condition::Within { field: Field::TimeToLive, ranges: vec![range], polarity })
+}
+
+/// The condition that the upper six bits of the type of service have this value.
+pub(super) fn dscp(value: u64, polarity: Polarity) -> Condition {
+    Condition::Within { field: Field::Tos, ranges: vec![value << 2..=(value << 2 | 3)], polarity }
+}
+
+/// The condition that there is a route back to the source, and unless it is `loose`, by the incoming interface.
+pub(super) fn source_route(loose: bool, polarity: Polarity) -> Condition {
+    let field = if loose { Field::LooseSourceRoute } else { Field::StrictSourceRoute };
+    Condition::Within { field, ranges: vec![1..=1], polarity }
+}
+
+/// `struct xt_addrtype_info_v1`: bits of the types of source and destination, then flags: 1 and 2 for inverted.
+fn addrtype(source: u16, destination: u16, flags: u32) -> Option<Condition> {
+    let one = |field, types: u16, flag| {
+        let ranges = (0..16).filter(|kind| types & 1 << kind != 0).map(|kind| kind..=kind).collect();
+        Condition::Within { field, ranges, polarity: if flags & flag == 0 { Polarity::Is } else { Polarity::IsNot } }
+    };
+    let mut all = Vec::new();
+    if source != 0 {
+        all.push(one(Field::SourceType, source, 1));
+    }
+    if destination != 0 {
+        all.push(one(Field::DestinationType, destination, 2));
+    }
+    (flags & !3 == 0).then_some(Condition::Any { cases: vec![all], polarity: Polarity::Is })
 }
 
 /// The condition that one of these fields is within `ranges`.
@@ -148,7 +228,18 @@ pub(super) fn marked(value: u64, mask: u64, polarity: Polarity) -> Condition {
 pub(super) fn target(attributes: &[DefaultNla]) -> Option<Action> {
     let info = value(attributes, INFO).unwrap_or_default();
     match name(attributes).as_str() {
-        "CT" => (number(&info, 0)? & CT_NOTRACK != 0).then_some(Action::Untrack),
+        "CT" => {
+            let (flags, zone) = (number(&info, 0)?, number(&info, 2)?);
+            if flags & CT_NOTRACK != 0 {
+                return Some(Action::Untrack);
+            }
+            let zone = match flags {
+                flags if flags & CT_ZONE_MARK != 0 => None,
+                flags if flags & CT_ZONE_ORIGINAL != 0 => Some(0),
+                _ => Some(zone),
+            };
+            (zone != Some(0)).then_some(Action::Zone(zone))
+        }
         name => action(name),
     }
 }
@@ -159,10 +250,12 @@ pub(super) fn action(target: &str) -> Option<Action> {
         "ACCEPT" => Some(Action::Accept),
         "DROP" | "REJECT" => Some(Action::Drop),
         "RETURN" => Some(Action::Return),
-        "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => Some(Action::Translate),
+        "MASQUERADE" | "REDIRECT" => Some(Action::Translate(NewAddress::Own)),
+        "SNAT" | "DNAT" | "NETMAP" => Some(Action::Translate(NewAddress::Unknown)),
+        "MARK" | "CONNMARK" => Some(Action::Mark),
         "NOTRACK" => Some(Action::Untrack),
-        "LOG" | "NFLOG" | "ULOG" | "MARK" | "CONNMARK" | "TCPMSS" | "CLASSIFY" | "DSCP" | "TOS" | "TTL" | "TRACE" | "SECMARK"
-        | "CONNSECMARK" | "CHECKSUM" | "CT" | "TEE" | "AUDIT" | "SET" => None,
+        "LOG" | "NFLOG" | "ULOG" | "TCPMSS" | "CLASSIFY" | "DSCP" | "TOS" | "TTL" | "TRACE" | "SECMARK" | "CONNSECMARK"
+        | "CHECKSUM" | "CT" | "TEE" | "AUDIT" | "SET" => None,
         _ => Some(Action::Uncertain),
     }
 }
@@ -191,7 +284,11 @@ fn conntrack(info: &[u8]) -> Option<Vec<Condition>> {
             conditions.push(Condition::Within { field, ranges: vec![address..=(address | hidden)], polarity: polarity(flag) });
         }
     }
-    if flags & !(STATE | STATUS | ORIGINAL_SOURCE | ORIGINAL_DESTINATION | STATE_ALIAS) != 0 {
+    // The direction that is meant is the original one, and the inverted one that of replies.
+    if flags & DIRECTION != 0 {
+        conditions.push(Condition::Within { field: Field::Direction, ranges: vec![0..=0], polarity: polarity(DIRECTION) });
+    }
+    if flags & !(STATE | STATUS | ORIGINAL_SOURCE | ORIGINAL_DESTINATION | DIRECTION | STATE_ALIAS) != 0 {
         conditions.push(Condition::Uncertain);
     }
     Some(conditions)

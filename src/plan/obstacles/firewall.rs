@@ -2,13 +2,14 @@
 //! a note if this cannot be determined.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::flows::{Flows, NAT_DST, NAT_SRC, Part, family_name};
-use super::packet::Packet;
-use super::walk::{Ending, Fate, fate};
+use super::packet::{Packet, number};
+use super::walk::{Ending, Fate, Zone, fate};
 use super::{Search, obstacle};
 use crate::forward::Direction;
-use crate::model::{BaseChain, Field, Hook, InterfaceName, Policy, Purpose, SourceNat, TableFamily, Tool};
+use crate::model::{BaseChain, Field, Hook, InterfaceName, NewAddress, Policy, Purpose, SourceNat, TableFamily, Tool};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason, Verdict};
 
 /// The findings for one chain.
@@ -22,24 +23,38 @@ struct Findings {
 impl<'a> Search<'a> {
     /// The effect of other programs' chains on the flows of this forward.
     pub(super) fn firewall(&self, verdict: &'a Verdict) -> (Vec<Obstacle>, Vec<Note>) {
-        let chains = &self.facts.firewall.chains;
+        let mut chains: Vec<&BaseChain> = self.facts.firewall.chains.iter().collect();
         if chains.is_empty() {
             return (Vec::new(), Vec::new());
         }
-        let flows = self.flows(verdict);
+        chains.sort_by_key(|chain| (chain.hook, chain.priority));
+        let mut all: Vec<Passing<'_, '_>> = self.flows(verdict).into_iter().map(Passing::new).collect();
         let (mut obstacles, mut notes) = (Vec::new(), Vec::new());
         for chain in chains {
             let mut findings = Findings::default();
-            for flows in &flows {
-                for part in [Part::Request, Part::Answer] {
-                    if let Some(packet) = self.packet(flows, part, chain) {
-                        findings.take(chain, flows, part, fate(chain, &packet));
+            for Passing { flows, parts } in &mut all {
+                for (part, state) in parts {
+                    let Some(packet) = self.packet(flows, *part, chain) else { continue };
+                    let own = packet.leaves.and_then(|leaves| self.only_address(leaves));
+                    let fate = fate(chain, &Packet { is_marked: state.is_marked, ..packet });
+                    state.is_marked |= fate.mark == Ending::Possible;
+                    state.zone = state.zone.or_else(|| Some((fate.zone()?, chain)));
+                    match chain.purpose {
+                        Purpose::Filter => findings.take_filter(chain, flows, *part, fate),
+                        Purpose::Nat if *part == Part::Request => findings.take_nat(chain, flows, fate, own),
+                        Purpose::Nat => {}
                     }
                 }
             }
             obstacles.append(&mut findings.dropped);
             notes.extend(findings.notes.into_iter().next());
         }
+        let mut findings = Findings::default();
+        for passing in &all {
+            findings.take_zones(passing);
+        }
+        obstacles.append(&mut findings.dropped);
+        notes.extend(findings.notes.into_iter().next());
         (obstacles, notes)
     }
 
@@ -100,6 +115,13 @@ impl<'a> Search<'a> {
         Some(Packet { enters, leaves, ..packet })
     }
 
+    /// The address of an interface with a single address. Of several, the kernel chooses one by the next hop.
+    fn only_address(&self, interface: &InterfaceName) -> Option<IpAddr> {
+        let mut held = self.facts.addresses.iter().filter(|local| local.interface.as_ref() == Some(interface));
+        let first = held.next()?.address;
+        held.next().is_none().then_some(first)
+    }
+
     fn is_bridge(&self, interface: &InterfaceName) -> bool {
         let index = self.facts.links.get(interface).map(|link| link.index);
         index.is_some_and(|index| self.facts.links.values().any(|link| link.master == Some(index)))
@@ -107,13 +129,6 @@ impl<'a> Search<'a> {
 }
 
 impl Findings {
-    fn take(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
-        match chain.purpose {
-            Purpose::Filter => self.take_filter(chain, flows, part, fate),
-            Purpose::Nat => self.take_nat(chain, flows, part, fate),
-        }
-    }
-
     fn take_filter(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
         let (place, command, what) = (describe(chain), flows.command(part, chain), flows.description(part));
         if fate.is_stopped() || fate.is_untracked() {
@@ -139,24 +154,119 @@ impl Findings {
         }
     }
 
-    /// The first chain that translates a flow decides. Of chains with equal priority, the one that was created last comes
-    /// first.
-    fn take_nat(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
-        let (ahead, becomes) = match (chain.hook, flows.one.source) {
+    /// The first chain that translates a flow decides, and later ones do not see it. Of chains with equal priority, the one
+    /// that was created last comes first, so the order is not known. `own` is the address of the outgoing interface.
+    fn take_nat(&mut self, chain: &BaseChain, flows: &Flows<'_>, fate: Fate, own: Option<IpAddr>) {
+        let (ours, becomes, promised) = match (chain.hook, flows.one.source) {
             (Hook::Prerouting, _) => {
-                (chain.priority <= NAT_DST, format!("the flow then does not go to {}", flows.one.destination.address))
+                let target = flows.one.destination.address;
+                (NAT_DST, format!("the flow then does not go to {target}"), Some(target))
             }
             (Hook::Postrouting, SourceNat::Address(external)) => {
-                (chain.priority <= NAT_SRC, format!("the other side then does not see {external}"))
+                (NAT_SRC, format!("the other side then does not see {external}"), Some(external))
             }
-            (Hook::Postrouting | Hook::Ingress | Hook::Forward | Hook::Egress, _) => (false, String::new()),
+            (Hook::Postrouting, SourceNat::Masquerade) => (NAT_SRC, String::new(), None),
+            (Hook::Ingress | Hook::Forward | Hook::Egress, _) => return,
         };
-        if part == Part::Request && ahead && fate.translate == Ending::Possible {
-            let (place, command, what) = (describe(chain), flows.command(part, chain), flows.description(part));
+        if chain.priority > ours {
+            return;
+        }
+        let is_first = chain.priority < ours;
+        if is_first && fate.is_stopped() {
+            return self.take_filter(chain, flows, Part::Request, fate);
+        }
+        let (place, command, what) = (describe(chain), flows.command(Part::Request, chain), flows.description(Part::Request));
+        let given = match (chain.hook, fate.new_address) {
+            (_, Some(NewAddress::Fixed(address))) => Given::of(promised.is_some_and(|promised| number(promised) == address)),
+            // To the node itself.
+            (Hook::Prerouting, Some(NewAddress::Own)) => Given::Other,
+            (_, Some(NewAddress::Own)) if own.is_some() => Given::of(own == promised),
+            (_, Some(NewAddress::Own | NewAddress::Unknown) | None) => Given::Unknown,
+        };
+        if promised.is_some() && fate.translate == Ending::Possible && given != Given::Promised {
+            if is_first && given == Given::Other && fate.is_translated() {
+                let message = format!(
+                    "{place} of another program translates {what} before our rules do, and {becomes}; let it pass by {command}, and keep that where the rules are loaded from"
+                );
+                if self.commands.insert(command) {
+                    self.dropped.push(obstacle(ObstacleReason::TranslatedFirst, message));
+                }
+            } else {
+                self.notes.push(Note(format!(
+                    "MayBeTranslatedFirst: {place} of another program may translate {what} before our rules do, and {becomes}; let it pass by {command}"
+                )));
+            }
+        } else if fate.stop == Ending::Possible {
             self.notes.push(Note(format!(
-                "MayBeTranslatedFirst: {place} of another program may translate {what} before our rules do, and {becomes}; let it pass by {command}"
+                "MayBeDropped: {place} of another program may drop {what}: it has rules that this agent cannot judge; if it does, let it pass by {command}"
             )));
         }
+    }
+
+    /// Replies are recognised only in the zone of connection tracking that the first packet of the flow has for them.
+    fn take_zones(&mut self, passing: &Passing<'_, '_>) {
+        let Passing { flows, parts } = passing;
+        let [request, answer] = parts.each_ref().map(|(_, state)| state.zone.map_or(Zone::Known(0), |(zone, _)| zone));
+        if request == answer && request != Zone::Unknown {
+            return;
+        }
+        let certain = request != Zone::Unknown && answer != Zone::Unknown;
+        for (part, state) in parts {
+            let Some((zone, chain)) = state.zone else { continue };
+            let (place, command, what) = (describe(chain), flows.command(*part, chain), flows.description(*part));
+            let zone = match zone {
+                Zone::Known(zone) => format!("zone {zone}"),
+                Zone::Unknown => "a zone".to_owned(),
+            };
+            if !certain {
+                self.notes.push(Note(format!(
+                    "MayBeUntracked: {place} of another program may assign {what} to {zone} of connection tracking (ct zone), and packets of the other direction to another one, so that replies are not recognised; if it does, let it pass by {command}"
+                )));
+            } else if self.commands.insert(command.clone()) {
+                let message = format!(
+                    "{place} of another program assigns {what} to {zone} of connection tracking (ct zone), but packets of the other direction to another one, so replies are not recognised; let it pass by {command}, and keep that where the rules are loaded from"
+                );
+                self.dropped.push(obstacle(ObstacleReason::DroppedByFirewall, message));
+            }
+        }
+    }
+}
+
+/// The address that a translation of another program gives, compared with the one of the forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// The same.
+    Promised,
+    /// Another one.
+    Other,
+    /// It is not known.
+    Unknown,
+}
+
+impl Given {
+    const fn of(same: bool) -> Self {
+        if same { Self::Promised } else { Self::Other }
+    }
+}
+
+/// Flows on their way through the chains.
+struct Passing<'a, 'b> {
+    flows: Flows<'a>,
+    parts: [(Part, State<'b>); 2],
+}
+
+/// What the chains so far did to packets.
+#[derive(Clone, Copy, Default)]
+struct State<'b> {
+    /// Whether a rule may have marked them.
+    is_marked: bool,
+    /// The first zone that a chain assigns, and the chain.
+    zone: Option<(Zone, &'b BaseChain)>,
+}
+
+impl<'a> Passing<'a, '_> {
+    fn new(flows: Flows<'a>) -> Self {
+        Self { flows, parts: [(Part::Request, State::default()), (Part::Answer, State::default())] }
     }
 }
 

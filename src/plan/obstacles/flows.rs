@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use super::packet::{Packet, Value, number};
 use crate::forward::Direction;
-use crate::model::{BaseChain, Field, Hook, InterfaceName, PortRange, Protocol, SourceNat, TableFamily, Tool, Translation};
+use crate::model::{
+    BaseChain, Field, Hook, InterfaceName, PortRange, Protocol, Purpose, SourceNat, TableFamily, Tool, Translation,
+};
 
 /// The priorities at which the kernel tracks connections and translates them (`enum nf_ip_hook_priorities`,
 /// `include/uapi/linux/netfilter_ipv4.h`).
@@ -23,6 +25,15 @@ const ACK: u64 = 0x10;
 const OLD_FLAGS: u64 = 0x3f;
 /// The bits of the fragment offset (RFC 791, section 3.1).
 const FRAGMENT_OFFSET: u64 = 0x1fff;
+/// What packets usually are: a time to live that is left after a long way (systems begin with 64, 128 or 255), no DSCP but
+/// any ECN, a length up to that of an Ethernet frame, and a segment size that leaves room for data.
+const TIME_TO_LIVE: RangeInclusive<u64> = 30..=255;
+const BEST_EFFORT: RangeInclusive<u64> = 0..=3;
+const LENGTH: RangeInclusive<u64> = 40..=1500;
+const SEGMENT_SIZE: RangeInclusive<u64> = 600..=8960;
+/// The types of addresses (`RTN_*`, rtnetlink(7)).
+const UNICAST: RangeInclusive<u64> = 1..=1;
+const LOCAL: RangeInclusive<u64> = 2..=2;
 /// A command contains at most this many clients.
 const MOST_CLIENTS: usize = 4;
 
@@ -57,6 +68,10 @@ pub(super) enum Done {
 
 impl Done {
     fn at(chain: &BaseChain, hook: Hook, priority: i32) -> Self {
+        // No NAT chain sees a flow that another one has translated at the same hook.
+        if chain.purpose == Purpose::Nat && chain.hook == hook {
+            return Self::No;
+        }
         match chain.hook.cmp(&hook).then(chain.priority.cmp(&priority)) {
             std::cmp::Ordering::Less => Self::No,
             std::cmp::Ordering::Equal => Self::Unknown,
@@ -106,6 +121,8 @@ impl<'a> Flows<'a> {
                 (Field::SourcePort, either(source, Some(target_ports), Some(listen_ports.clone()))),
             ],
         };
+        packet = self.usual(part, packet);
+        packet.values.extend(kinds(destination, source));
         packet.values.extend(numbers.into_iter().filter_map(|(field, ranges)| Some((field, Value::Within(ranges?)))));
         if is_tracked(chain) {
             packet = packet
@@ -123,6 +140,31 @@ impl<'a> Flows<'a> {
             };
         }
         packet
+    }
+
+    /// The fields that are usually in a range, and whether the route back to the source leaves where the packet enters.
+    fn usual(&self, part: Part, mut packet: Packet<'a>) -> Packet<'a> {
+        for (field, ranges) in [
+            (Field::SourceHardware, vec![]),
+            (Field::TimeToLive, vec![TIME_TO_LIVE]),
+            (Field::Tos, vec![BEST_EFFORT]),
+            (Field::Length, vec![LENGTH]),
+            (Field::WholeLength, vec![LENGTH]),
+            (Field::SegmentSize, vec![SEGMENT_SIZE]),
+        ] {
+            packet = packet.with(field, Value::Usual(ranges));
+        }
+        let (enters, back) = match part {
+            Part::Request => (self.request.0, self.answer.1),
+            Part::Answer => (self.answer.0, self.request.1),
+        };
+        if let (Some(enters), Some(back)) = (enters, back) {
+            packet = packet.with(Field::StrictSourceRoute, u64::from(enters == back));
+        }
+        if back.is_some() {
+            packet = packet.with(Field::LooseSourceRoute, 1);
+        }
+        packet.with(Field::PacketType, 0)
     }
 
     pub(super) fn description(&self, part: Part) -> String {
@@ -217,6 +259,14 @@ fn first(destination: Done, source: Done) -> Value {
         Done::Yes | Done::Unknown => {}
     }
     Value::Bits { known, set }
+}
+
+/// The types of source and destination: what this node listens on or goes out as is local.
+fn kinds(destination: Done, source: Done) -> Vec<(Field, Value)> {
+    let source = either(source, Some(vec![UNICAST]), Some(vec![LOCAL]));
+    let destination = either(destination, Some(vec![LOCAL]), Some(vec![UNICAST]));
+    let both = [(Field::SourceType, source), (Field::DestinationType, destination)];
+    both.into_iter().filter_map(|(field, ranges)| Some((field, Value::Within(ranges?)))).collect()
 }
 
 type Ranges = Vec<RangeInclusive<u64>>;

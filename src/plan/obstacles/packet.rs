@@ -48,6 +48,8 @@ pub(super) enum Value {
     Within(Vec<RangeInclusive<u64>>),
     /// A port that whoever opens the flow has chosen: most likely a dynamic one, otherwise one that the service has too.
     Chosen(Vec<RangeInclusive<u64>>),
+    /// It is usually within one of these ranges.
+    Usual(Vec<RangeInclusive<u64>>),
     /// Some of its bits are known.
     Bits {
         /// The bits that are known.
@@ -64,6 +66,8 @@ pub(super) struct Packet<'a> {
     pub(super) enters: Option<&'a InterfaceName>,
     /// The outgoing interface, if it is known at this point.
     pub(super) leaves: Option<&'a InterfaceName>,
+    /// Whether a rule of another program may have marked it. A packet has no mark until a program of this node sets one.
+    pub(super) is_marked: bool,
     /// The other known fields.
     pub(super) values: BTreeMap<Field, Value>,
 }
@@ -87,14 +91,16 @@ impl Packet<'_> {
 
     fn truth(&self, condition: &Condition) -> Truth {
         match condition {
-            Condition::Within { field: Field::Mark, ranges, polarity: Polarity::IsNot }
-                if ranges.iter().all(|range| !range.contains(&0)) =>
-            {
-                Truth::Likely
+            Condition::Uncertain => Truth::Maybe,
+            Condition::Within { field: Field::Mark, .. } | Condition::AnyBit { field: Field::Mark, .. } if self.is_marked => {
+                Truth::Maybe
             }
-            Condition::Uncertain | Condition::Within { field: Field::Mark, .. } => Truth::Maybe,
+            Condition::Within { field: Field::Mark, ranges, polarity } => {
+                let unmarked = ranges.iter().any(|range| range.contains(&0));
+                (if unmarked { Truth::Likely } else { Truth::Unlikely }).unless(*polarity)
+            }
+            Condition::Excess => Truth::Unlikely,
             Condition::Within { field, ranges, polarity } => self.within(*field, ranges).unless(*polarity),
-            // A packet has no mark until a program of this node sets one.
             Condition::AnyBit { field: Field::Mark, polarity, .. } => Truth::Unlikely.unless(*polarity),
             Condition::AnyBit { field, mask, polarity } => self.any_bit(*field, *mask).unless(*polarity),
             Condition::Masked { field, mask, value, polarity } => self.masked(*field, *mask, *value).unless(*polarity),
@@ -115,16 +121,16 @@ impl Packet<'_> {
         let own = match self.values.get(&field) {
             Some(Value::Within(own)) => own,
             Some(Value::Chosen(fixed)) => return chosen(fixed, ranges),
+            Some(Value::Usual(own)) => {
+                return match covered(own, ranges) {
+                    Truth::Yes if !own.is_empty() => Truth::Likely,
+                    Truth::Yes | Truth::No => Truth::Unlikely,
+                    other => other,
+                };
+            }
             Some(Value::Bits { .. }) | None => return Truth::Maybe,
         };
-        let inside =
-            |own: &RangeInclusive<u64>| ranges.iter().any(|range| range.contains(own.start()) && range.contains(own.end()));
-        let apart = |own: &RangeInclusive<u64>| ranges.iter().all(|range| range.end() < own.start() || own.end() < range.start());
-        match (own.iter().all(inside), own.iter().all(apart)) {
-            (true, _) => Truth::Yes,
-            (false, true) => Truth::No,
-            (false, false) => Truth::Maybe,
-        }
+        covered(own, ranges)
     }
 
     fn masked(&self, field: Field, mask: u64, value: u64) -> Truth {
@@ -151,6 +157,17 @@ impl Packet<'_> {
             Some(Value::Bits { known, .. }) if mask & !known == 0 => Truth::No,
             Some(_) | None => Truth::Maybe,
         }
+    }
+}
+
+/// Whether all values of `own` are within `ranges`.
+fn covered(own: &[RangeInclusive<u64>], ranges: &[RangeInclusive<u64>]) -> Truth {
+    let inside = |own: &RangeInclusive<u64>| ranges.iter().any(|range| range.contains(own.start()) && range.contains(own.end()));
+    let apart = |own: &RangeInclusive<u64>| ranges.iter().all(|range| range.end() < own.start() || own.end() < range.start());
+    match (own.iter().all(inside), own.iter().all(apart)) {
+        (true, _) => Truth::Yes,
+        (false, true) => Truth::No,
+        (false, false) => Truth::Maybe,
     }
 }
 
@@ -213,6 +230,28 @@ mod tests {
         assert_eq!(truth(40000..=40000, Polarity::Is), Truth::Maybe);
         assert_eq!(truth(1024..=65535, Polarity::Is), Truth::Likely);
         assert_eq!(truth(0..=65535, Polarity::Is), Truth::Yes);
+    }
+
+    #[test]
+    fn what_packets_usually_are_is_no_reason_to_warn_and_none_to_be_sure() {
+        let packet = Packet::default()
+            .with(Field::TimeToLive, Value::Usual(vec![30..=255]))
+            .with(Field::SourceHardware, Value::Usual(Vec::new()));
+        let truth = |field, range, polarity| packet.meets(&[Condition::Within { field, ranges: vec![range], polarity }]);
+        assert_eq!(truth(Field::TimeToLive, 0..=4, Polarity::Is), Truth::Unlikely);
+        assert_eq!(truth(Field::TimeToLive, 5..=255, Polarity::Is), Truth::Likely);
+        assert_eq!(truth(Field::TimeToLive, 64..=64, Polarity::Is), Truth::Maybe);
+        assert_eq!(truth(Field::SourceHardware, 7..=7, Polarity::Is), Truth::Unlikely);
+        assert_eq!(truth(Field::SourceHardware, 7..=7, Polarity::IsNot), Truth::Likely);
+    }
+
+    #[test]
+    fn a_mark_that_a_rule_may_have_set_is_not_known() {
+        let seven = [Condition::Within { field: Field::Mark, ranges: vec![7..=7], polarity: Polarity::Is }];
+        assert_eq!(Packet::default().meets(&seven), Truth::Unlikely);
+        assert_eq!(Packet { is_marked: true, ..Packet::default() }.meets(&seven), Truth::Maybe);
+        let none = [Condition::Within { field: Field::Mark, ranges: vec![0..=0], polarity: Polarity::Is }];
+        assert_eq!(Packet::default().meets(&none), Truth::Likely);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::tests::{facts, spec, verdict, with, worst};
 use crate::model::{
-    Action, BaseChain, Condition, FilterRule, Firewall, Hook, NamePattern, Polarity, Policy, Purpose, TableFamily, Tool, Virtual,
-    Way,
+    Action, BaseChain, Condition, FilterRule, Firewall, Hook, NamePattern, NewAddress, Polarity, Policy, Purpose, TableFamily,
+    Tool, Virtual, Way,
 };
 use crate::model::{Facts, InterfaceName, Link, LocalAddress, Route, RpFilter};
 use crate::plan::ObstacleReason;
@@ -210,4 +210,80 @@ fn an_upstream_in_a_network_of_services_is_an_obstacle_and_no_refusal() {
     assert!(message.contains("3.3.3.3 lies in 3.3.0.0/16"), "{message}");
     let beside = facts_where(|facts| facts.services = ["3.3.4.0/24".parse().unwrap()].into());
     assert_eq!(worst(&beside, spec()), None);
+}
+
+/// One chain of another program with these rules and policy accept.
+fn other(purpose: Purpose, hook: Hook, priority: i32, rules: Vec<FilterRule>) -> Facts {
+    let chain = BaseChain {
+        tool: Tool::Nft(TableFamily::Ip),
+        table: "first".to_owned(),
+        name: "named".to_owned(),
+        purpose,
+        hook,
+        priority,
+        devices: [].into(),
+        policy: Policy::Accept,
+        rules,
+        jumps: [].into(),
+    };
+    facts_where(|facts| facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] }))
+}
+
+fn always(action: Action) -> Vec<FilterRule> {
+    vec![FilterRule { conditions: vec![], action }]
+}
+
+#[test]
+fn a_translation_that_surely_comes_first_and_gives_another_address_is_an_obstacle() {
+    let nat = |hook, priority, new| other(Purpose::Nat, hook, priority, always(Action::Translate(new)));
+    let number = |address: [u8; 4]| NewAddress::Fixed(u64::from(u32::from_be_bytes(address)));
+    let first = Some(ObstacleReason::TranslatedFirst);
+    assert_eq!(worst(&nat(Hook::Prerouting, -101, number([3, 3, 3, 4])), spec()), first);
+    assert_eq!(worst(&nat(Hook::Prerouting, -101, NewAddress::Own), spec()), first);
+    assert_eq!(worst(&nat(Hook::Postrouting, 99, number([2, 2, 2, 9])), spec()), first);
+    for (hook, priority, new) in [
+        (Hook::Prerouting, -100, number([3, 3, 3, 4])),
+        (Hook::Prerouting, -101, NewAddress::Unknown),
+        (Hook::Postrouting, 100, number([2, 2, 2, 9])),
+    ] {
+        let facts = nat(hook, priority, new);
+        assert_eq!(worst(&facts, spec()), None);
+        assert!(notes(&facts, spec()).contains("MayBeTranslatedFirst: the chain ip first named"), "{facts:?}");
+    }
+    for (hook, priority, new) in [
+        (Hook::Prerouting, -99, number([3, 3, 3, 4])),
+        (Hook::Postrouting, 99, number([2, 2, 2, 2])),
+        // The only address of eth0.
+        (Hook::Postrouting, 99, NewAddress::Own),
+    ] {
+        let facts = nat(hook, priority, new);
+        assert_eq!((worst(&facts, spec()), notes(&facts, spec())), (None, String::new()));
+    }
+}
+
+#[test]
+fn a_nat_chain_that_comes_first_can_drop_too() {
+    let nat = |priority| other(Purpose::Nat, Hook::Prerouting, priority, always(Action::Drop));
+    assert_eq!(worst(&nat(-101), spec()), Some(ObstacleReason::DroppedByFirewall));
+    assert!(notes(&nat(-100), spec()).contains("MayBeDropped"));
+    assert_eq!((worst(&nat(-99), spec()), notes(&nat(-99), spec())), (None, String::new()));
+}
+
+#[test]
+fn replies_must_be_in_the_zone_of_their_flow() {
+    let zone = |interface: Option<&str>, zone| {
+        let names = interface.map(|name| vec![NamePattern::Exact(name.to_owned())]);
+        let conditions = names.map(|names| Condition::Interface { way: Way::In, names, polarity: Polarity::Is });
+        let rule = FilterRule { conditions: conditions.into_iter().collect(), action: Action::Zone(zone) };
+        other(Purpose::Filter, Hook::Prerouting, -300, vec![rule])
+    };
+    for interface in ["eth0", "eth1"] {
+        let facts = zone(Some(interface), Some(5));
+        assert_eq!(worst(&facts, spec()), Some(ObstacleReason::DroppedByFirewall));
+        assert!(message(&facts, spec()).contains("to zone 5 of connection tracking"));
+    }
+    for facts in [zone(None, Some(5)), zone(Some("eth1"), Some(0)), zone(Some("eth7"), Some(5))] {
+        assert_eq!((worst(&facts, spec()), notes(&facts, spec())), (None, String::new()));
+    }
+    assert!(notes(&zone(None, None), spec()).contains("MayBeUntracked"));
 }

@@ -1,7 +1,12 @@
 //! The possible results for a packet in a chain of another program, over all paths that the packet may take through it.
 
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
 use super::packet::{Packet, Truth};
-use crate::model::{Action, BaseChain, FilterRule, Policy};
+use crate::model::{Action, BaseChain, FilterRule, NewAddress, Policy};
 
 /// The maximum number of rules that are evaluated for one packet. The result of further rules is unknown.
 const MOST_RULES: usize = 1000;
@@ -19,6 +24,16 @@ pub(super) struct Fate {
     pub(super) translate: Ending,
     /// Whether it may be accepted, but excluded from tracking, and so from translation.
     pub(super) untrack: Ending,
+    /// The address that it may be translated to; `None` if no rule translates it.
+    pub(super) new_address: Option<NewAddress>,
+    /// Whether it may be accepted in the zone of connection tracking that it came in.
+    own_zone: Ending,
+    /// Whether it may be accepted in another zone.
+    other_zone: Ending,
+    /// That other zone, if its number is known.
+    zone: Option<u16>,
+    /// Whether it may be marked.
+    pub(super) mark: Ending,
     /// Whether a drop would come from the policy only, and not from a rule.
     pub(super) by_policy: bool,
 }
@@ -46,9 +61,32 @@ impl Fate {
         self.untrack == Ending::Possible && self.never_works()
     }
 
+    /// Whether every path through the chain translates the packet or drops it, and some path translates it.
+    pub(super) fn is_translated(self) -> bool {
+        self.translate == Ending::Possible && self.pass == Ending::Never && self.untrack == Ending::Never
+    }
+
+    /// The zone of connection tracking that the chain assigns; `None` if it assigns none.
+    pub(super) fn zone(self) -> Option<Zone> {
+        match (self.other_zone, self.own_zone, self.zone) {
+            (Ending::Never | Ending::Unlikely, _, _) => None,
+            (Ending::Possible, Ending::Never, Some(zone)) => Some(Zone::Known(zone)),
+            (Ending::Possible, _, _) => Some(Zone::Unknown),
+        }
+    }
+
     fn never_works(self) -> bool {
         self.pass == Ending::Never && self.translate == Ending::Never
     }
+}
+
+/// A zone of connection tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Zone {
+    /// This one.
+    Known(u16),
+    /// It depends on what is not known.
+    Unknown,
 }
 
 /// How likely a packet reaches a place in a chain.
@@ -56,28 +94,34 @@ impl Fate {
 struct Comes {
     /// As one that is tracked, or will be.
     tracked: Ending,
+    /// The same, in a zone that a rule has assigned.
+    zoned: Ending,
     /// As one that a rule has excluded from tracking.
     untracked: Ending,
 }
 
 impl Comes {
     fn at_most(self, most: Ending) -> Self {
-        Self { tracked: self.tracked.min(most), untracked: self.untracked.min(most) }
+        Self { tracked: self.tracked.min(most), zoned: self.zoned.min(most), untracked: self.untracked.min(most) }
     }
 
     fn or(self, other: Self) -> Self {
-        Self { tracked: self.tracked.max(other.tracked), untracked: self.untracked.max(other.untracked) }
+        Self {
+            tracked: self.tracked.max(other.tracked),
+            zoned: self.zoned.max(other.zoned),
+            untracked: self.untracked.max(other.untracked),
+        }
     }
 
     fn any(self) -> Ending {
-        self.tracked.max(self.untracked)
+        self.tracked.max(self.zoned).max(self.untracked)
     }
 }
 
 /// The possible results for `packet` in `chain`.
 pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
-    let mut walk = Walk { chain, packet, fate: Fate::default(), room: MOST_RULES };
-    let falls = walk.through(&chain.rules, Comes { tracked: Ending::Possible, untracked: Ending::Never }, 0);
+    let mut walk = Walk { chain, packet: Cow::Borrowed(packet), fate: Fate::default(), room: MOST_RULES };
+    let falls = walk.through(&chain.rules, Comes { tracked: Ending::Possible, ..Comes::default() }, 0);
     match chain.policy {
         Policy::Accept => walk.pass(falls),
         Policy::Drop => {
@@ -90,7 +134,7 @@ pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
 
 struct Walk<'a> {
     chain: &'a BaseChain,
-    packet: &'a Packet<'a>,
+    packet: Cow<'a, Packet<'a>>,
     fate: Fate,
     room: usize,
 }
@@ -117,8 +161,15 @@ impl Walk<'_> {
             let goes_on = match &rule.action {
                 Action::Continue => matching,
                 // A packet that is tracked already stays so.
-                Action::Untrack if self.packet.is_tracked() => matching,
-                Action::Untrack => Comes { tracked: Ending::Never, untracked: matching.any() },
+                Action::Untrack | Action::Zone(_) if self.packet.is_tracked() => matching,
+                Action::Untrack => {
+                    Comes { tracked: Ending::Never, untracked: matching.tracked.max(matching.untracked), ..matching }
+                }
+                Action::Zone(zone) => self.assign(*zone, matching),
+                Action::Mark => {
+                    self.mark(matching);
+                    matching
+                }
                 Action::Uncertain => {
                     self.anything(matching);
                     matching
@@ -131,7 +182,11 @@ impl Walk<'_> {
                     self.fate.stop = self.fate.stop.max(matching.any());
                     Comes::default()
                 }
-                Action::Translate => {
+                Action::Translate(new) => {
+                    if matching.any() > Ending::Never {
+                        let same = self.fate.new_address.is_none_or(|other| other == *new);
+                        self.fate.new_address = Some(if same { *new } else { NewAddress::Unknown });
+                    }
                     self.fate.translate = self.fate.translate.max(matching.any());
                     Comes::default()
                 }
@@ -161,154 +216,33 @@ impl Walk<'_> {
         comes
     }
 
+    /// The first rule that assigns a zone decides, and so does one that excludes the packet from tracking.
+    fn assign(&mut self, zone: Option<u16>, comes: Comes) -> Comes {
+        if comes.tracked > Ending::Never {
+            let same = self.fate.other_zone == Ending::Never || self.fate.zone == zone;
+            (self.fate.zone, self.fate.other_zone) = (zone.filter(|_| same), self.fate.other_zone.max(Ending::Unlikely));
+        }
+        Comes { tracked: Ending::Never, zoned: comes.tracked.max(comes.zoned), ..comes }
+    }
+
+    fn mark(&mut self, comes: Comes) {
+        self.fate.mark = self.fate.mark.max(comes.any());
+        if comes.any() == Ending::Possible && !self.packet.is_marked {
+            self.packet.to_mut().is_marked = true;
+        }
+    }
+
     fn pass(&mut self, comes: Comes) {
-        self.fate.pass = self.fate.pass.max(comes.tracked);
+        self.fate.pass = self.fate.pass.max(comes.tracked).max(comes.zoned);
+        self.fate.own_zone = self.fate.own_zone.max(comes.tracked);
+        self.fate.other_zone = self.fate.other_zone.max(comes.zoned);
         self.fate.untrack = self.fate.untrack.max(comes.untracked);
     }
 
     fn anything(&mut self, comes: Comes) {
         let likely = comes.any();
-        for ending in [&mut self.fate.pass, &mut self.fate.stop, &mut self.fate.translate] {
+        for ending in [&mut self.fate.pass, &mut self.fate.own_zone, &mut self.fate.stop, &mut self.fate.translate] {
             *ending = likely.max(*ending);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::{Condition, Field, Hook, Polarity, Purpose, TableFamily, Tool};
-
-    fn chain(policy: Policy, rules: Vec<FilterRule>, jumps: &[(&str, Vec<FilterRule>)]) -> BaseChain {
-        BaseChain {
-            tool: Tool::Nft(TableFamily::Inet),
-            table: "guard".to_owned(),
-            name: "forward".to_owned(),
-            purpose: Purpose::Filter,
-            hook: Hook::Forward,
-            priority: 0,
-            devices: BTreeSet::new(),
-            policy,
-            rules,
-            jumps: jumps.iter().map(|(name, rules)| ((*name).to_owned(), rules.clone())).collect::<BTreeMap<_, _>>(),
-        }
-    }
-
-    fn rule(conditions: Vec<Condition>, action: Action) -> FilterRule {
-        FilterRule { conditions, action }
-    }
-
-    /// Whether the destination port is, or is not, this one.
-    fn port(port: u64, polarity: Polarity) -> Condition {
-        Condition::Within { field: Field::DestinationPort, ranges: vec![port..=port], polarity }
-    }
-
-    #[test]
-    fn only_what_every_way_drops_is_stopped() {
-        let packet = Packet::default().with(Field::DestinationPort, 80);
-        let stopped = |policy, rules| fate(&chain(policy, rules, &[]), &packet).is_stopped();
-        let (is, uncertain) = (port(80, Polarity::Is), Condition::Uncertain);
-        assert!(stopped(Policy::Drop, vec![]));
-        assert!(!stopped(Policy::Accept, vec![]));
-        assert!(!stopped(Policy::Drop, vec![rule(vec![is.clone()], Action::Accept)]));
-        assert!(!stopped(Policy::Drop, vec![rule(vec![uncertain.clone()], Action::Accept)]));
-        assert!(!stopped(Policy::Accept, vec![rule(vec![uncertain], Action::Drop)]));
-        assert!(stopped(Policy::Accept, vec![rule(vec![is], Action::Drop)]));
-        assert!(stopped(Policy::Drop, vec![rule(vec![port(80, Polarity::IsNot)], Action::Accept)]));
-        assert!(!stopped(Policy::Drop, vec![rule(vec![], Action::Jump("not read".to_owned()))]));
-        assert!(!stopped(Policy::Drop, vec![FilterRule::uncertain()]));
-    }
-
-    #[test]
-    fn chains_that_jump_in_a_circle_or_never_end_are_uncertain() {
-        let packet = Packet::default();
-        let circle = chain(
-            Policy::Drop,
-            vec![rule(vec![], Action::Jump("a".to_owned()))],
-            &[("a", vec![rule(vec![], Action::Jump("a".to_owned()))])],
-        );
-        assert!(!fate(&circle, &packet).is_stopped());
-        let long = chain(Policy::Drop, vec![rule(vec![], Action::Continue); MOST_RULES + 1], &[]);
-        assert!(!fate(&long, &packet).is_stopped());
-    }
-
-    #[test]
-    fn a_mark_is_no_reason_to_warn_and_none_to_be_sure() {
-        let marked = || vec![Condition::AnyBit { field: Field::Mark, mask: 1, polarity: Polarity::Is }];
-        let packet = Packet::default();
-        let dropped = fate(&chain(Policy::Accept, vec![rule(marked(), Action::Drop)], &[]), &packet);
-        assert_eq!((dropped.stop, dropped.pass), (Ending::Unlikely, Ending::Possible));
-        let accepted = fate(&chain(Policy::Drop, vec![rule(marked(), Action::Accept)], &[]), &packet);
-        assert_eq!((accepted.stop, accepted.pass), (Ending::Possible, Ending::Unlikely));
-        assert!(!accepted.is_stopped());
-    }
-
-    #[test]
-    fn what_every_way_keeps_from_being_tracked_is_untracked() {
-        let packet = Packet::default().with(Field::DestinationPort, 80);
-        let of = |packet: &Packet<'_>, rules, z| fate(&chain(Policy::Accept, rules, &[("z", z)]), packet);
-        let untrack = |conditions| rule(conditions, Action::Untrack);
-        let (is, uncertain) = (|| port(80, Polarity::Is), || Condition::Uncertain);
-        let jump = |conditions| rule(conditions, Action::Jump("z".to_owned()));
-        for rules in [vec![untrack(vec![])], vec![untrack(vec![is()]), rule(vec![], Action::Accept)], vec![jump(vec![])]] {
-            assert!(of(&packet, rules, vec![untrack(vec![])]).is_untracked());
-        }
-        for rules in [
-            vec![rule(vec![is()], Action::Accept), untrack(vec![])],
-            vec![untrack(vec![uncertain()])],
-            vec![untrack(vec![port(80, Polarity::IsNot)])],
-            vec![jump(vec![uncertain()])],
-        ] {
-            let found = of(&packet, rules.clone(), vec![untrack(vec![])]);
-            assert!(!found.is_untracked() && !found.is_stopped(), "{rules:?}");
-        }
-        let dropped = vec![untrack(vec![uncertain()]), rule(vec![], Action::Drop)];
-        assert!(of(&packet, dropped, vec![]).is_stopped());
-        let tracked = packet.with(Field::State, 8);
-        assert_eq!(of(&tracked, vec![untrack(vec![])], vec![]).untrack, Ending::Never, "it is tracked already");
-    }
-
-    #[test]
-    fn what_unmarked_packets_skip_is_no_reason_to_warn() {
-        let without = |polarity| vec![Condition::AnyBit { field: Field::Mark, mask: 0x4000, polarity }];
-        let rules = vec![rule(without(Polarity::IsNot), Action::Return), rule(vec![], Action::Translate)];
-        let found = fate(&chain(Policy::Accept, rules, &[]), &Packet::default());
-        assert_eq!((found.translate, found.pass), (Ending::Unlikely, Ending::Possible));
-    }
-
-    fn any_rules() -> impl Strategy<Value = Vec<FilterRule>> {
-        let polarity = prop_oneof![Just(Polarity::Is), Just(Polarity::IsNot)];
-        let condition = (78u64..83, polarity).prop_map(|(number, polarity)| port(number, polarity));
-        let action = prop_oneof![
-            Just(Action::Continue),
-            Just(Action::Accept),
-            Just(Action::Drop),
-            Just(Action::Return),
-            Just(Action::Jump("a".to_owned())),
-            Just(Action::Goto("b".to_owned())),
-        ];
-        let rule = (prop::collection::vec(condition, 0..2), action);
-        prop::collection::vec(rule.prop_map(|(conditions, action)| FilterRule { conditions, action }), 0..5)
-    }
-
-    proptest! {
-        /// What is certain for a range of ports is certain for each port of it.
-        #[test]
-        fn what_is_sure_of_many_packets_is_sure_of_each(
-            rules in any_rules(), a in any_rules(), b in any_rules(), drops in any::<bool>(), first in 77u64..84, width in 0u64..4,
-        ) {
-            let policy = if drops { Policy::Drop } else { Policy::Accept };
-            let chain = chain(policy, rules, &[("a", a), ("b", b)]);
-            let many = fate(&chain, &Packet::default().with(Field::DestinationPort, vec![first..=first + width]));
-            for port in first..=first + width {
-                let one = fate(&chain, &Packet::default().with(Field::DestinationPort, port));
-                prop_assert!(one.stop <= many.stop && one.pass <= many.pass);
-                prop_assert!(one.is_stopped() || one.pass == Ending::Possible, "of one packet it is sure, or jumps never end");
-            }
         }
     }
 }
