@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::source::FileReport;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -100,6 +101,26 @@ async fn a_deleted_folder_changes_nothing_and_its_successor_is_watched() {
     fs::write(watched.path("c.yaml"), manifest("c", "3.3.3.3")).unwrap();
     let snapshot = watched.until(|now| now.forwards.len() == 3).await;
     assert_eq!(in_force(&snapshot)[0], forward("a", "3.3.3.3", 1));
+}
+
+#[tokio::test]
+async fn an_empty_directory_in_the_place_of_the_folder_changes_nothing_and_a_removal_from_the_folder_counts() {
+    let mut watched = Watched::new(Duration::from_millis(50), with_one);
+    watched.until(|now| now.forwards.len() == 1).await;
+    let aside = watched.dir.path().join("aside");
+    fs::rename(watched.path(""), &aside).unwrap();
+    fs::create_dir(watched.path("")).unwrap();
+    let said = |now: &Snapshot| now.files.iter().any(FileReport::is_folder);
+    let snapshot = watched.until(said).await;
+    assert_eq!(in_force(&snapshot), [forward("a", "3.3.3.3", 1)]);
+    fs::remove_dir(watched.path("")).unwrap();
+    fs::rename(&aside, watched.path("")).unwrap();
+    watched.until(|now| !said(now)).await;
+    fs::write(watched.path("b.yaml"), manifest("b", "3.3.3.3")).unwrap();
+    watched.until(|now| now.forwards.len() == 2).await;
+    fs::remove_file(watched.path("a.yaml")).unwrap();
+    let snapshot = watched.until(|now| now.forwards.len() == 1).await;
+    assert_eq!(in_force(&snapshot), [forward("b", "3.3.3.3", 1)]);
 }
 
 #[tokio::test]
