@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use portforward_operator::model::{Answer, NextHop};
-use portforward_operator::node::{NextHops, Patience};
+use portforward_operator::node::{NextHops, Observer, Patience};
 use portforward_operator::supervise::Tasks;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -257,5 +257,25 @@ fn a_link_that_comes_later_is_asked_by_and_one_that_is_made_anew_is_another() {
         drop(host);
         let _host = Gateway::new();
         becomes(Answer::Seen, &asked, &wake).await;
+    });
+}
+
+/// RFC 8950: an IPv4 route with an IPv6 next hop (`via inet6`).
+#[test]
+fn a_next_hop_with_an_ipv6_address_is_asked_by_neighbour_discovery() {
+    inside(|| async {
+        let other = Gateway::new();
+        other.ip("addr add fe80::51/64 dev line nodad");
+        run("ip addr add fe80::52/64 dev eth1 nodad");
+        run("ip route add 3.3.3.3 via inet6 fe80::51 dev eth1");
+        let (there, absent) = (hop("fe80::51", "eth1"), hop("fe80::99", "eth1"));
+        let (asked, wake, _tasks) = ask(Patience::Exhaustive, &[there.clone(), absent.clone()]).await;
+        let begun = Instant::now();
+        while asked.answers().of(&there) != Answer::Seen || asked.answers().of(&absent) != Answer::Silent {
+            let left = LIMIT.saturating_sub(begun.elapsed());
+            timeout(left, wake.notified()).await.unwrap_or_else(|_| panic!("{:?}: {}", asked.answers(), run("ip neigh")));
+        }
+        let facts = Observer::default().facts().await.unwrap();
+        assert_eq!(facts.route_to("3.3.3.3".parse().unwrap()).unwrap().gateway, Some("fe80::51".parse().unwrap()));
     });
 }

@@ -68,13 +68,13 @@ fn port(link: &LinkMessage) -> Option<(InterfaceName, Port)> {
     Some((name, Port { index: link.header.index, resolution }))
 }
 
-/// The IPv4 entries for `wanted`.
+/// The entries for `wanted`. The next hop of an IPv4 route may have an IPv6 address (RFC 8950; `via inet6`, ip-route(8)).
 pub(super) async fn entries(
     socket: &mut Socket,
     wanted: impl Fn(&Place) -> bool,
 ) -> Result<BTreeMap<Place, Entry>, NetlinkError> {
     let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet;
+    request.header.family = AddressFamily::Unspec;
     let listed = socket.dump(RouteNetlinkMessage::GetNeighbour(request), |message| match message {
         RouteNetlinkMessage::NewNeighbour(neighbour) => {
             place(&neighbour).filter(|place| wanted(place)).map(|place| (place, entry(&neighbour)))
@@ -87,6 +87,7 @@ pub(super) async fn entries(
 fn place(message: &NeighbourMessage) -> Option<Place> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((message.header.ifindex, IpAddr::V4(*address))),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some((message.header.ifindex, IpAddr::V6(*address))),
         _ => None,
     })
 }
@@ -143,7 +144,7 @@ fn question((index, address): Place, ask: Ask) -> Change<RouteNetlinkMessage> {
     Change { message: RouteNetlinkMessage::NewNeighbour(message), flags }
 }
 
-/// The event in `frame`, if it is about a link or an IPv4 neighbour.
+/// The event in `frame`, if it is about a link or a neighbour.
 pub(super) fn event(frame: &Frame<'_>) -> Option<Event> {
     match frame.kind {
         RTM_NEWLINK | RTM_DELLINK => Some(Event::Link),
