@@ -71,6 +71,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "ports::",
             "protocol::",
             "route::",
+            "routing::",
             "target_ports::",
             "translation::",
             "crate::model",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Answers, Firewall, InterfaceName, Protocol};
+use super::{Answers, Firewall, InterfaceName, Protocol, RoutingPolicy};
 
 /// The facts of one node. Planning and status use nothing else of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +19,9 @@ pub struct Facts {
     pub virtuals: BTreeMap<InterfaceName, Virtual>,
     /// The addresses of this node, without 127.0.0.0/8.
     pub addresses: BTreeSet<LocalAddress>,
-    /// The routing table `local`: the destinations that this node delivers to itself.
-    pub local: LocalTable,
+    /// The routing table `local`: the destinations that this node delivers to itself. `None` for an assumed node, which
+    /// delivers exactly its addresses.
+    pub local: Option<LocalTable>,
     /// The routes of the main table, including the routes of the operator.
     pub routes: RouteTable,
     /// Whether the next hops that forwards depend on answer.
@@ -28,12 +29,14 @@ pub struct Facts {
     /// `net.ipv4.ip_forward` (ip-sysctl): the default for new interfaces. The setting of each interface decides for the
     /// packets that enter by it.
     pub ip_forward: bool,
-    /// Whether there are policy rules in addition to the three default rules of the kernel (ip-rule(8)). The main table
-    /// alone then does not show which route a packet takes.
-    pub policy_routing: bool,
+    /// The routing rules in addition to the three default rules of the kernel (ip-rule(8)). The main table alone then does not
+    /// show which route a packet takes.
+    pub routing: RoutingPolicy,
     /// The addresses by which the node itself is reached: the addresses of its Node object. Without a cluster: the source
     /// addresses of its default routes, also for a while after such a route is gone.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The addresses by which the node may be reached, while [`Self::node_addresses`] is not known: all of its addresses.
+    pub maybe_node_addresses: BTreeSet<IpAddr>,
     /// The ports on which programs of this node listen.
     pub listeners: BTreeSet<Listener>,
     /// The firewall rules of other programs that forwarded packets meet.
@@ -128,8 +131,12 @@ pub enum Delivery {
 pub enum RouteKind {
     /// It sends the packet on.
     Unicast,
-    /// It drops or refuses the packet: `blackhole`, `unreachable`, `prohibit`, `throw` (ip-route(8)).
+    /// It drops or refuses the packet: `blackhole`, `unreachable`, `prohibit` (ip-route(8)).
     Nowhere,
+    /// It ends the search in its table: `throw`. The kernel continues with the next routing rule.
+    Throw,
+    /// It delivers the packet to the node itself: `local` in another table than `local`.
+    Local,
 }
 
 /// A route of the main table.
@@ -190,7 +197,7 @@ impl Facts {
     #[must_use]
     pub fn interface_of(&self, address: IpAddr) -> Option<&InterfaceName> {
         let holder = self.addresses.iter().filter(|local| local.address == address).find_map(|local| local.interface.as_ref());
-        holder.or_else(|| self.local.lookup(address).filter(|route| route.delivery == Delivery::Local)?.interface.as_ref())
+        holder.or_else(|| self.delivered_by(IpNet::from(address))?.interface.as_ref())
     }
 
     /// Whether both interfaces are connected to the same link.
@@ -205,14 +212,21 @@ impl Facts {
         wire(self, a) == wire(self, b)
     }
 
-    /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` checks it: the address of an
-    /// interface, or an address that a `local` route covers.
+    /// Whether this node delivers `address` to itself, as `-m addrtype --dst-type LOCAL` checks it: an address that a `local`
+    /// route covers. The kernel adds such a route with each address of an interface, except in a VRF.
     #[must_use]
     pub fn holds(&self, address: IpAddr) -> bool {
-        match self.local.lookup(address) {
-            Some(route) => route.delivery == Delivery::Local,
+        match &self.local {
+            Some(_) => self.delivered_by(IpNet::from(address)).is_some(),
             None => self.addresses.iter().any(|local| local.address == address),
         }
+    }
+
+    /// The route of the table `local` by which this node delivers all of `network` to itself.
+    #[must_use]
+    pub fn delivered_by(&self, network: IpNet) -> Option<&LocalRoute> {
+        let route = self.local.as_ref()?.lookup(network.network())?;
+        (route.delivery == Delivery::Local && route.destination.contains(&network)).then_some(route)
     }
 
     /// The local address whose subnet contains `address`, on an interface whose name an object can contain. The longest
@@ -236,7 +250,7 @@ impl Facts {
     #[must_use]
     pub fn dropped_by(&self, address: IpAddr) -> Option<IpNet> {
         let route = longest(&self.routes.0, address)?;
-        (route.kind == RouteKind::Nowhere).then_some(route.destination)
+        (route.kind != RouteKind::Unicast).then_some(route.destination)
     }
 }
 
@@ -278,6 +292,12 @@ impl RouteTable {
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&Route> {
         longest(&self.0, address).filter(|route| route.kind == RouteKind::Unicast)
+    }
+
+    /// The route with the longest prefix that contains `address`, whatever it does.
+    #[must_use]
+    pub fn longest(&self, address: IpAddr) -> Option<&Route> {
+        longest(&self.0, address)
     }
 
     /// All routes that the kernel uses, ordered by destination.
@@ -370,7 +390,7 @@ mod tests {
             route("10.200.0.255/32", Delivery::Other, None),
             route("10.201.0.9/32", Delivery::Local, Some("eth1")),
         ];
-        let facts = Facts { local: local.into_iter().collect(), ..Facts::default() };
+        let facts = Facts { local: Some(local.into_iter().collect()), ..Facts::default() };
         let held = |address: &str| facts.holds(address.parse().unwrap());
         assert!(held("10.200.0.9") && held("10.201.0.9"));
         assert!(!held("10.200.0.255"), "the node does not hold a broadcast address in that network");

@@ -11,6 +11,7 @@ mod next_hop;
 mod ports;
 mod protocol;
 mod route;
+mod routing;
 mod target_ports;
 mod translation;
 
@@ -28,5 +29,6 @@ pub use next_hop::{Answer, Answers, NextHop};
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};
 pub use route::HostRoute;
+pub use routing::{Course, Courses, End, Entry, Forwarded, Incoming, RoutingPolicy, RoutingRule, RuleAction};
 pub use target_ports::{InvalidShift, Shift, TargetPorts};
 pub use translation::{Destination, FlowMatch, SourceNat, Translation};

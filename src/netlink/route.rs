@@ -1,4 +1,4 @@
-//! The IPv4 routes of the tables `main` and `local`, as the kernel lists them (rtnetlink(7)).
+//! The IPv4 routes of a table, as the kernel lists them (rtnetlink(7)).
 //!
 //! Reads only and decides nothing. Used for the facts of the node and for the host routes.
 
@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use super::{NetlinkError, Socket};
 
 /// The number of the table `local` (include/uapi/linux/rtnetlink.h).
-const RT_TABLE_LOCAL: u8 = 255;
+const RT_TABLE_LOCAL: u32 = 255;
+/// The number of the table `main`.
+const RT_TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// A route of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl NextHop {
 
 /// The IPv4 routes of the main table, in the order of the kernel.
 pub(crate) async fn main_table(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
-    table(socket, RouteHeader::RT_TABLE_MAIN).await
+    table(socket, RT_TABLE_MAIN).await
 }
 
 /// The IPv4 routes of the table `local`, in the order of the kernel: local destinations and broadcasts.
@@ -74,10 +76,11 @@ pub(crate) async fn local_table(socket: &mut Socket) -> Result<Vec<KernelRoute>,
     table(socket, RT_TABLE_LOCAL).await
 }
 
-async fn table(socket: &mut Socket, table: u8) -> Result<Vec<KernelRoute>, NetlinkError> {
+/// The IPv4 routes of the table with number `table`, in the order of the kernel. Empty if it does not exist.
+pub(crate) async fn table(socket: &mut Socket, table: u32) -> Result<Vec<KernelRoute>, NetlinkError> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
-    request.header.table = table;
+    request.attributes.push(RouteAttribute::Table(table));
     let listed = socket
         .dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
             RouteNetlinkMessage::NewRoute(route) => read(&route, table),
@@ -91,9 +94,14 @@ async fn table(socket: &mut Socket, table: u8) -> Result<Vec<KernelRoute>, Netli
     }
 }
 
-fn read(message: &RouteMessage, table: u8) -> Option<KernelRoute> {
+fn read(message: &RouteMessage, table: u32) -> Option<KernelRoute> {
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet || header.table != table {
+    // The header has only 8 bits for the number.
+    let number = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(number) => Some(*number),
+        _ => None,
+    });
+    if header.address_family != AddressFamily::Inet || number.unwrap_or(u32::from(header.table)) != table {
         return None;
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;

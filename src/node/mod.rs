@@ -9,6 +9,7 @@ mod links;
 mod listeners;
 mod next_hops;
 mod routes;
+mod rules;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,16 +118,19 @@ impl Observer {
         let links = links::read(&mut socket).await?;
         let main = main_table(&mut socket).await.map_err(listing("routes"))?;
         let addresses = addresses::read(&mut socket, &links).await?;
+        let node_addresses = self.reached.lock().await.by(&addresses::sources(&main, &addresses), Instant::now());
+        let every = addresses.iter().map(|address| address.local.address).filter(|_| node_addresses.is_empty()).collect();
         Ok(Facts {
             labels: BTreeMap::new(),
             addresses: addresses.iter().map(|address| address.local.clone()).collect(),
-            local: routes::local(&mut socket, &links).await?,
+            local: Some(routes::local(&mut socket, &links).await?),
             routes: routes::routes(&main, &links),
             answers: self.answers(),
             ip_forward: proc_file(Path::new("/proc/sys/net/ipv4/ip_forward"))?.trim() != "0",
-            policy_routing: routes::is_chosen_by_policy(&mut socket).await?,
+            routing: rules::read(&mut socket, &links).await?,
             firewall: self.firewall().await,
-            node_addresses: self.reached.lock().await.by(&addresses::sources(&main, &addresses), Instant::now()),
+            node_addresses,
+            maybe_node_addresses: every,
             listeners: listeners::read(&links).await?,
             // What the cluster is, others say.
             services: BTreeSet::new(),

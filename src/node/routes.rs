@@ -1,11 +1,9 @@
-//! The tables `main` and `local`, and whether other tables are used as well (ip-route(8), ip-rule(8)).
+//! The routing tables (ip-route(8)).
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteType;
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::links::Links;
 use super::{FactsError, listing};
@@ -14,10 +12,7 @@ use crate::model::{Delivery, Hop, LocalRoute, LocalTable, Route, RouteKind, Rout
 use crate::netlink::Socket;
 use crate::netlink::route::{KernelRoute, local_table};
 
-/// The default rules of the kernel, as priority and table: `local`, `main` and `default` (ip-rule(8)).
-const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
-
-/// The routes of the main table. A route for a type of service is left out, because only packets with that type use it.
+/// The routes of a table. A route for a type of service is left out, because only packets with that type use it.
 pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
     let route = |route: &KernelRoute| {
         let (gateway, interface) = route.next_hop.single();
@@ -44,7 +39,9 @@ fn hops(hops: &[(Option<IpAddr>, Option<u32>)], links: &Links) -> Vec<Hop> {
 fn kind(kind: RouteType) -> Option<RouteKind> {
     match kind {
         RouteType::Unicast => Some(RouteKind::Unicast),
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => Some(RouteKind::Nowhere),
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some(RouteKind::Nowhere),
+        RouteType::Throw => Some(RouteKind::Throw),
+        RouteType::Local => Some(RouteKind::Local),
         _ => None,
     }
 }
@@ -61,41 +58,4 @@ pub(super) async fn local(socket: &mut Socket, links: &Links) -> Result<LocalTab
         }
     };
     Ok(table.into_iter().filter(|route| route.tos == 0).map(route).collect())
-}
-
-/// Whether there are rules in addition to the three default rules of the kernel.
-pub(super) async fn is_chosen_by_policy(socket: &mut Socket) -> Result<bool, FactsError> {
-    let mut request = RuleMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let added = socket
-        .dump(RouteNetlinkMessage::GetRule(request), |message| match message {
-            RouteNetlinkMessage::NewRule(rule) if !is_own(&rule) => Some(()),
-            _ => None,
-        })
-        .await
-        .map_err(listing("routing rules"))?;
-    Ok(!added.is_empty())
-}
-
-fn is_own(rule: &RuleMessage) -> bool {
-    let (mut priority, mut table) = (0, u32::from(rule.header.table));
-    for attribute in &rule.attributes {
-        match attribute {
-            RuleAttribute::Priority(value) => priority = *value,
-            RuleAttribute::Table(value) => table = *value,
-            // A rule with a selector is not a default rule.
-            RuleAttribute::Source(_)
-            | RuleAttribute::Destination(_)
-            | RuleAttribute::Iifname(_)
-            | RuleAttribute::Oifname(_)
-            | RuleAttribute::FwMark(_)
-            | RuleAttribute::L3MDev(_)
-            | RuleAttribute::UidRange(_)
-            | RuleAttribute::IpProtocol(_)
-            | RuleAttribute::SourcePortRange(_)
-            | RuleAttribute::DestinationPortRange(_) => return false,
-            _ => {}
-        }
-    }
-    rule.header.action == RuleAction::ToTable && rule.header.tos == 0 && OWN_RULES.contains(&(priority, table))
 }

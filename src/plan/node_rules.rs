@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::verdict::{NodeRefusal, NodeRefusalReason};
 use crate::forward::Forward;
 use crate::model::{Facts, InterfaceName, Listener};
@@ -62,22 +64,35 @@ pub(super) fn refusal(reason: NodeRefusalReason, message: String) -> NodeRefusal
 }
 
 fn loops(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    let gateway = forward.gateway.map(|gateway| ("gateway", gateway));
-    looping(facts, [("upstream", forward.upstream)].into_iter().chain(gateway))
+    let gateway = forward.gateway.map(|gateway| ("gateway", gateway.into()));
+    looping(facts, [("upstream", forward.upstream.into())].into_iter().chain(gateway))
 }
 
 /// A client whose address the node got later cannot use the forward, but the other clients can.
 fn client_loops(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    let clients = forward.clients.iter().filter(|client| client.prefix_len() == 32);
-    looping(facts, clients.map(|client| ("client", client.addr())))
+    looping(facts, forward.clients.iter().map(|client| ("client", *client)))
 }
 
-fn looping(facts: &Facts, mut parties: impl Iterator<Item = (&'static str, IpAddr)>) -> Option<NodeRefusal> {
-    let (party, address) = parties.find(|(_, address)| facts.holds(*address))?;
-    let message = format!(
-        "the {party} {address} is an address of this node: the flow would come back to it; write the address of the other host"
-    );
-    Some(refusal(NodeRefusalReason::ForwardLoop, message))
+/// A party to which this node delivers packets itself.
+fn looping(facts: &Facts, mut parties: impl Iterator<Item = (&'static str, IpNet)>) -> Option<NodeRefusal> {
+    parties.find_map(|(party, network)| {
+        let address = network.addr();
+        let route = facts.delivered_by(network);
+        let of_one = network.prefix_len() == network.max_prefix_len();
+        let message = match route {
+            Some(route) if route.destination.prefix_len() < route.destination.max_prefix_len() => {
+                let (shown, destination) = (if of_one { address.to_string() } else { network.to_string() }, route.destination);
+                format!(
+                    "the {party} {shown} lies in {destination}, which this node delivers to itself: the flow would come back to it; remove the route (ip route del local {destination} table local), or write the address of another host"
+                )
+            }
+            _ if of_one && facts.holds(address) => format!(
+                "the {party} {address} is an address of this node: the flow would come back to it; write the address of the other host"
+            ),
+            _ => return None,
+        };
+        Some(refusal(NodeRefusalReason::ForwardLoop, message))
+    })
 }
 
 fn api_server(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {

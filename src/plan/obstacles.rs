@@ -8,6 +8,7 @@ mod packet;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, NextHop, Virtual};
+use crate::model::{Courses, Facts, InterfaceName, NextHop, Virtual};
 
 /// What stops or may stop a forward, and the next hops that it depends on.
 pub(super) struct Found {
@@ -30,8 +31,8 @@ pub(super) struct Found {
 }
 
 /// Checks for everything that is known to stop `forward`.
-pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found {
-    let search = Search { facts, forward };
+pub(super) fn find<'a>(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verdict) -> Found {
+    let search = Search::of(facts, forward);
     let next_hops = search.next_hops(verdict);
     let mut obstacles = search.forwarding();
     obstacles.extend(search.interfaces(verdict));
@@ -52,25 +53,29 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Found
 
 /// The interfaces by which the flows of `forward` enter, as far as they are known.
 pub(super) fn legs<'a>(facts: &'a Facts, forward: &'a Forward) -> impl Iterator<Item = &'a InterfaceName> {
-    Search { facts, forward }.legs().known()
+    Search::of(facts, forward).legs().known()
 }
 
 struct Search<'a> {
     facts: &'a Facts,
     forward: &'a Forward,
+    /// The ways of packets from each client to the upstream.
+    to_upstream: Vec<(IpNet, Courses<'a>)>,
+}
+
+impl<'a> Search<'a> {
+    fn of(facts: &'a Facts, forward: &'a Forward) -> Self {
+        Self { facts, forward, to_upstream: ways::to_upstream(facts, forward) }
+    }
 }
 
 fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
     Obstacle { reason, message }
 }
 
-fn drops(network: IpNet, party: &str) -> String {
-    format!("the route of this node to {network} drops packets to {party}; remove it (ip route show {network})")
-}
-
-impl Search<'_> {
+impl<'a> Search<'a> {
     /// The interfaces that the object names; for a leg without one, the interface that its packets certainly pass.
-    fn interfaces(&self, verdict: &Verdict) -> Vec<Obstacle> {
+    fn interfaces(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
         let passage = self.passage(verdict);
         let (internal, external) = (&self.forward.internal.interface, &self.forward.external_interface);
         let clients = passage.from_clients.filter(|_| internal.is_none());
@@ -140,26 +145,22 @@ impl Search<'_> {
 
     fn way_to_upstream(&self) -> Vec<Obstacle> {
         let upstream = self.forward.upstream;
-        let Some(route) = self.facts.route_to(upstream) else {
-            let message = match self.facts.dropped_by(upstream) {
-                None => format!("this node has no route to the upstream {upstream}; add one, or a default route"),
-                Some(network) => drops(network, &format!("the upstream {upstream}")),
-            };
-            return self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToUpstream, message)).into_iter().collect();
-        };
-        let mut found = Vec::new();
-        if let (Some(named), Some(leaves)) = (&self.forward.external_interface, &route.interface)
+        let mut found: Vec<Obstacle> = self.stopped_to_upstream().into_iter().collect();
+        if let (Some(named), Some(leaves)) =
+            (&self.forward.external_interface, self.hop_to_upstream().and_then(|hop| hop.interface))
             && !self.facts.on_one_wire(named, leaves)
         {
+            let rule = self.to_upstream.first().and_then(|(_, courses)| courses.usual.rule);
+            let why = rule.map_or_else(String::new, |rule| format!(" (routing rule \"{rule}\")"));
             let message = format!(
-                "packets to the upstream {upstream} leave by {leaves} and not by external.interface {named}; correct the object or the route"
+                "packets to the upstream {upstream} leave by {leaves}{why} and not by external.interface {named}; correct the object or the route"
             );
-            found.extend(self.unless_policy_routing(obstacle(ObstacleReason::UpstreamNotOnInterface, message)));
+            found.push(obstacle(ObstacleReason::UpstreamNotOnInterface, message));
         }
         found
     }
 
-    fn ways_to_clients(&self, verdict: &Verdict) -> Vec<Obstacle> {
+    fn ways_to_clients(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
         let mut found = Vec::new();
         for route in &verdict.routes {
             match route {
@@ -167,34 +168,15 @@ impl Search<'_> {
                 RoutePlan::Install(_) | RoutePlan::Withheld(_) => {}
             }
         }
-        if self.forward.gateway.is_none() {
-            found.extend(self.clients_without_route());
-        }
+        found.extend(self.stopped_to_clients(verdict));
+        found.extend(self.bypassed_route(verdict));
         found.extend(self.asymmetric(verdict));
         found
     }
 
-    /// Clients for which the object asks for no route must be reachable by an existing route.
-    fn clients_without_route(&self) -> Option<Obstacle> {
-        let client = self
-            .forward
-            .clients
-            .iter()
-            .find(|client| self.facts.route_to(client.network()).is_none() && client.prefix_len() > 0)?;
-        let message = match self.facts.dropped_by(client.network()) {
-            None => format!("this node has no route to the client {client}; name internal.gateways, or add a route"),
-            Some(network) => drops(network, &format!("the client {client}")),
-        };
-        self.unless_policy_routing(obstacle(ObstacleReason::NoRouteToClient, message))
-    }
-
-    /// With policy routing, the main table does not show which route is used.
-    fn unless_policy_routing(&self, found: Obstacle) -> Option<Obstacle> {
-        (!self.facts.policy_routing).then_some(found)
-    }
-
-    fn notes(&self, verdict: &Verdict) -> Vec<Note> {
+    fn notes(&self, verdict: &'a Verdict) -> Vec<Note> {
         let active = verdict.role == Some(Role::Active);
-        active.then(|| self.source_of_another_link()).flatten().into_iter().collect()
+        let other_link = active.then(|| self.source_of_another_link()).flatten();
+        other_link.into_iter().chain(self.undecided(verdict)).collect()
     }
 }

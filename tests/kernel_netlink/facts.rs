@@ -165,6 +165,13 @@ fn held_is_what_the_kernel_delivers_locally() {
         assert_eq!(facts.interface_of(address("10.201.0.77")), None);
         run("ip route del local 10.200.0.9/32 dev eth1");
         assert!(!self::facts().await.holds(address("10.200.0.9")));
+        run("ip link set eth0 down");
+        assert!(self::facts().await.holds(address("2.2.2.2")));
+        assert!(run("ip route get 2.2.2.2").starts_with("local"), "the kernel delivers it also while its link is down");
+        run("ip route del local 2.2.2.2 dev eth0 table local");
+        let deaf = self::facts().await;
+        assert!(deaf.addresses.iter().any(|local| local.address == address("2.2.2.2")), "the interface keeps its address");
+        assert!(!deaf.holds(address("2.2.2.2")), "the kernel delivers nothing for it");
     });
 }
 
@@ -173,14 +180,14 @@ fn forwarding_and_policy_routing_are_seen() {
     inside(|| async {
         run("sysctl -qw net.ipv4.ip_forward=0");
         let before = facts().await;
-        assert!(!before.ip_forward && !before.policy_routing);
+        assert!(!before.ip_forward && before.routing.is_default());
         run("sysctl -qw net.ipv4.ip_forward=1");
         run("ip rule add from 1.1.1.1 table 100");
         let after = facts().await;
-        assert!(after.ip_forward && after.policy_routing);
+        assert!(after.ip_forward && !after.routing.is_default());
         run("ip rule del from 1.1.1.1 table 100");
         run("ip rule add from 1.1.1.1 table main pref 32766");
-        assert!(facts().await.policy_routing, "a rule can have the priority of a default rule");
+        assert!(!facts().await.routing.is_default(), "a rule can have the priority of a default rule");
     });
 }
 
@@ -224,13 +231,17 @@ fn without_a_cluster_the_node_is_reached_by_the_sources_of_its_default_routes() 
     inside(|| async {
         run_all(NODE);
         let sources = |facts: &Facts| facts.node_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        assert_eq!(sources(&facts().await), "");
+        let unknown = facts().await;
+        assert_eq!(sources(&unknown), "");
+        let every: Vec<String> = unknown.maybe_node_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(every, ["2.2.2.2", "10.9.9.9", "192.168.0.2"], "any address may be the one");
         run_all(
             "ip addr add 172.16.0.2/24 dev eth0
              ip addr add 2.2.2.50/24 dev eth0
              ip route add default via 2.2.2.1",
         );
-        assert_eq!(sources(&facts().await), "2.2.2.2");
+        let known = facts().await;
+        assert_eq!((sources(&known).as_str(), known.maybe_node_addresses.len()), ("2.2.2.2", 0));
         assert!(run("ip route get 9.9.9.9").contains("src 2.2.2.2 "), "the kernel agrees");
         run("ip route replace default via 172.16.0.1");
         assert_eq!(sources(&facts().await), "172.16.0.2");

@@ -7,6 +7,7 @@ mod facts;
 mod namespace;
 mod next_hops;
 mod routes;
+mod rules;
 mod watch;
 
 use std::collections::BTreeSet;

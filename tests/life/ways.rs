@@ -13,6 +13,7 @@ on_both_variants! {
     a_client_inside_of_the_nodes_own_subnet_is_reached_through_the_named_gateway,
     an_address_that_a_local_route_delivers_is_listened_on,
     of_client_networks_within_each_other_the_longest_prefix_wins,
+    a_routing_rule_that_stops_packets_is_named_with_the_command_that_removes_it,
 }
 
 fn a_backup_route_of_another_program_leaves_ours_alone(variant: Variant) {
@@ -75,4 +76,33 @@ fn of_client_networks_within_each_other_the_longest_prefix_wins(variant: Variant
         stage.message(SEED, "Ready").contains("lines/wide") && stage.message("lines/wide", "Ready").contains(SEED)
     });
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+}
+
+/// Each rule stops the packets, the condition names it, and its command brings the packets back.
+fn a_routing_rule_that_stops_packets_is_named_with_the_command_that_removes_it(variant: Variant) {
+    let stage = Stage::seed(variant);
+    let _servers = servers(&stage.bed);
+    let proxy = |command: &str| stage.proxy().netns.ip(command);
+    let rules = [
+        (format!("rule add pref 100 from {CLIENT} iif eth1 prohibit"), "NoRouteToUpstream"),
+        (format!("rule add pref 100 from {SERVER} to {CLIENT} lookup 100"), "RouteContested"),
+        (format!("rule add pref 100 from {CLIENT} lookup 101"), "NoRouteToUpstream"),
+    ];
+    proxy(&format!("route add {CLIENT} via {NEIGHBOUR} dev eth1 table 100"));
+    proxy("route add blackhole default table 101");
+    for (rule, reason) in rules {
+        stage.agent.wait_ready(SEED);
+        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "before {rule}");
+        proxy(&rule);
+        stage.agent.wait_condition(SEED, "Ready", "False", reason);
+        let message = stage.message(SEED, "Ready");
+        assert!(message.contains("\"100: from") && message.contains("ip rule del pref 100"), "{message}");
+        assert!(tcp(&stage.bed).is_err(), "no packet passes after {rule}");
+        proxy("rule del pref 100");
+    }
+    stage.agent.wait_ready(SEED);
+    proxy("rule add pref 100 fwmark 0x1 lookup 101");
+    wait("the note about the mark", || stage.message(SEED, "Ready").contains("fwmark 0x1 lookup 101"));
+    stage.agent.wait_ready(SEED);
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "an unmarked packet");
 }

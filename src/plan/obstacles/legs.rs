@@ -1,8 +1,9 @@
 //! The interfaces by which the flows of a forward enter and leave, and the effect of their settings.
 
+use super::ways::Leaving;
 use super::{Search, obstacle};
-use crate::model::{Facts, InterfaceName, LocalAddress, RpFilter, Virtual};
-use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::model::{Courses, Entry, Facts, InterfaceName, LocalAddress, RpFilter, Virtual};
+use crate::plan::verdict::{Note, Obstacle, ObstacleReason, Verdict};
 
 /// The interfaces of the two legs, as far as they are known. With one leg both are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +47,8 @@ pub(super) struct Passage<'a> {
 
 impl<'a> Search<'a> {
     /// The interfaces that packets pass, if they are certain. The incoming interface is certain if the object names it, or
-    /// if the address and the route back are on the same interface. The outgoing interface is the one of the main table,
-    /// unless there is policy routing.
+    /// if the address and the route back are on the same interface. The outgoing interface is that of the route, if it is
+    /// certain which one packets take.
     pub(super) fn passage(&self, verdict: &'a Verdict) -> Passage<'a> {
         let facts: &'a Facts = self.facts;
         let certain = |name: &'a InterfaceName| {
@@ -55,30 +56,24 @@ impl<'a> Search<'a> {
             let on_wire = |other: &InterfaceName| facts.virtuals.get(other) == Some(&Virtual::OnWireOf(name.clone()));
             (alone && !facts.virtuals.contains_key(name) && !facts.virtuals.keys().any(on_wire)).then_some(name)
         };
-        let route = |address| facts.route_to(address).and_then(|route| route.interface.as_ref());
-        let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
-        let by_clients = |client: &ipnet::IpNet| {
-            let own = installed.clone().find(|route| route.destination == *client).map(|route| &route.interface);
-            own.or_else(|| route(client.network()))
-        };
-        let mut ways = self.forward.clients.iter().map(by_clients);
+        let certain_way = |courses: &Courses<'a>| courses.certain().and_then(Leaving::of).and_then(|hop| hop.interface);
+        let mut ways = self.ways_to(verdict).map(|(_, courses)| certain_way(&courses));
         let first = ways.next().flatten();
         let back = first.filter(|first| ways.all(|way| way == Some(*first)));
-        let to_upstream = route(self.forward.upstream);
+        let to_upstream = self.hop_to_upstream().and_then(|hop| hop.interface);
         let entered = |named: Option<&'a InterfaceName>, holder: Option<&'a InterfaceName>, back| {
             named.or_else(|| holder.filter(|holder| Some(*holder) == back)).and_then(certain)
         };
         let external = self.forward.external;
         let holder = external.map_or(to_upstream, |external| facts.interface_of(external));
-        let chosen = |name: Option<&'a InterfaceName>| name.filter(|_| !facts.policy_routing).and_then(certain);
         Passage {
             from_clients: entered(
                 self.forward.internal.interface.as_ref(),
                 facts.interface_of(self.forward.internal.address),
                 back,
             ),
-            to_clients: chosen(back),
-            to_upstream: chosen(to_upstream),
+            to_clients: back.and_then(certain),
+            to_upstream: to_upstream.and_then(certain),
             from_upstream: entered(None, holder, to_upstream),
         }
     }
@@ -90,7 +85,7 @@ impl<'a> Search<'a> {
         let holder = || self.facts.interface_of(address).filter(|name| self.facts.virtuals.get(*name) != Some(&Virtual::Dummy));
         let internal = self.forward.internal.interface.as_ref().or_else(holder);
         let connected = || self.facts.connected(address).and_then(|local| local.interface.as_ref());
-        let route = || self.facts.route_to(self.forward.upstream).and_then(|route| route.interface.as_ref());
+        let route = || self.hop_to_upstream().and_then(|hop| hop.interface);
         Legs { internal: internal.or_else(connected), external: self.forward.external_interface.as_ref().or_else(route) }
     }
 
@@ -117,22 +112,22 @@ impl<'a> Search<'a> {
     }
 
     /// RFC 3704: with strict source validation, the route back must leave by the interface that the packet entered by.
-    pub(super) fn asymmetric(&self, verdict: &Verdict) -> Vec<Obstacle> {
+    pub(super) fn asymmetric(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
         let found = [self.strict_for_clients(verdict), self.strict_for_upstream()];
-        found.into_iter().flatten().filter_map(|found| self.unless_policy_routing(found)).collect()
+        found.into_iter().flatten().collect()
     }
 
-    fn strict_for_clients(&self, verdict: &Verdict) -> Option<Obstacle> {
+    fn strict_for_clients(&self, verdict: &'a Verdict) -> Option<Obstacle> {
         let enters =
             self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(self.forward.internal.address))?;
         self.strict(enters)?;
-        let installed = |client| verdict.routes.iter().filter_map(RoutePlan::installed).find(|route| route.destination == client);
+        // The kernel looks for the way back as of a packet that enters where this one leaves (`__mkroute_input`,
+        // net/ipv4/route.c).
+        let back = self.hop_to_upstream().and_then(|hop| hop.interface).map_or(Entry::Unknown, Entry::By);
         let (client, leaves) = self.forward.clients.iter().find_map(|client| {
-            let leaves = match installed(*client) {
-                Some(route) => &route.interface,
-                None => self.facts.route_to(client.network())?.interface.as_ref()?,
-            };
-            (leaves != enters).then_some((client, leaves))
+            let back = self.courses_to(*client, verdict, back).certain().and_then(Leaving::of)?;
+            let leaves = back.interface.filter(|leaves| *leaves != enters)?;
+            Some((client, leaves))
         })?;
         let setting = setting(enters, "rp_filter");
         let message = format!(
@@ -163,7 +158,7 @@ impl<'a> Search<'a> {
         let external = self.forward.external?;
         let local = facts.addresses.iter().find(|local| local.address == external && local.prefix_len < 32)?;
         let holder = local.interface.as_ref()?;
-        let leaves = facts.route_to(self.forward.upstream)?.interface.as_ref()?;
+        let leaves = self.hop_to_upstream()?.interface?;
         (holder != leaves).then_some((local, holder, leaves))
     }
 
@@ -172,9 +167,8 @@ impl<'a> Search<'a> {
     pub(super) fn source_of_another_link(&self) -> Option<Note> {
         let (local, holder, leaves) = self.apart().filter(|_| self.forward.external_interface.is_none())?;
         let (upstream, address) = (self.forward.upstream, local.address);
-        let certainty = if self.facts.policy_routing { " by the main routing table" } else { "" };
         Some(Note(format!(
-            "ExternalOnOtherLink: packets to the upstream {upstream} leave by {leaves}{certainty}, but their source {address} belongs to {holder}; where the network behind {leaves} drops such sources, route the upstream by {holder}, or write an external address of {leaves}"
+            "ExternalOnOtherLink: packets to the upstream {upstream} leave by {leaves}, but their source {address} belongs to {holder}; where the network behind {leaves} drops such sources, route the upstream by {holder}, or write an external address of {leaves}"
         )))
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::ways::Leaving;
 use super::{Search, obstacle};
 use crate::api::Role;
-use crate::model::{Answer, InterfaceName, NextHop, Route};
+use crate::model::{Answer, InterfaceName, NextHop};
 use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan, Verdict};
 
 /// The party that a next hop leads to.
@@ -30,28 +31,24 @@ impl fmt::Display for Towards {
     }
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
     /// The neighbours that must answer: routers, and an upstream on the link. A client on the link need not answer, because
     /// it may be switched off.
-    pub(super) fn next_hops(&self, verdict: &Verdict) -> BTreeSet<(NextHop, Towards)> {
+    pub(super) fn next_hops(&self, verdict: &'a Verdict) -> BTreeSet<(NextHop, Towards)> {
         let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
         let mut found: BTreeSet<(NextHop, Towards)> = installed
             .map(|route| (NextHop { interface: route.interface.clone(), address: route.gateway }, Towards::Clients))
             .collect();
-        // With policy routing, the main table does not show which route packets take.
-        if self.facts.policy_routing {
-            return found;
-        }
         if self.forward.gateway.is_none() {
-            let clients = self.forward.clients.iter().filter(|client| client.prefix_len() > 0);
-            let routes = clients.filter_map(|client| self.facts.route_to(client.network()));
-            found.extend(routes.flat_map(|route| neighbours(route, None, [Towards::Clients, Towards::SomeClients])));
+            let ways = self.ways_to(verdict).filter(|(client, _)| client.prefix_len() > 0);
+            let ways = ways.filter_map(|(_, courses)| courses.certain().and_then(Leaving::of));
+            found.extend(ways.flat_map(|way| neighbours(way, None, [Towards::Clients, Towards::SomeClients])));
         }
         if verdict.role == Some(Role::Active) {
             let upstream = self.forward.upstream;
-            let route = self.facts.route_to(upstream);
+            let way = self.hop_to_upstream();
             found.extend(
-                route.into_iter().flat_map(|route| neighbours(route, Some(upstream), [Towards::Upstream, Towards::SomeUpstream])),
+                way.into_iter().flat_map(|way| neighbours(way, Some(upstream), [Towards::Upstream, Towards::SomeUpstream])),
             );
         }
         found
@@ -76,13 +73,13 @@ impl Search<'_> {
     }
 }
 
-/// The neighbours of a route: one, or several. Without a router, it is the `destination`, if that must answer.
-fn neighbours(route: &Route, destination: Option<IpAddr>, [one, some]: [Towards; 2]) -> Vec<(NextHop, Towards)> {
+/// The neighbours of a way: one, or several. Without a router, it is the `destination`, if that must answer.
+fn neighbours(way: Leaving<'_>, destination: Option<IpAddr>, [one, some]: [Towards; 2]) -> Vec<(NextHop, Towards)> {
     let next_hop = |gateway: Option<IpAddr>, interface: &InterfaceName| {
         Some(NextHop { interface: interface.clone(), address: gateway.or(destination)? })
     };
-    if let Some(interface) = &route.interface {
-        return next_hop(route.gateway, interface).map(|next_hop| (next_hop, one)).into_iter().collect();
+    if let Some(interface) = way.interface {
+        return next_hop(way.gateway, interface).map(|next_hop| (next_hop, one)).into_iter().collect();
     }
-    route.hops.iter().filter_map(|hop| Some((next_hop(hop.gateway, &hop.interface)?, some))).collect()
+    way.several.iter().filter_map(|hop| Some((next_hop(hop.gateway, &hop.interface)?, some))).collect()
 }

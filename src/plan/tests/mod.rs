@@ -4,6 +4,7 @@ mod in_force;
 mod names;
 mod next_hops;
 mod node_ports;
+mod rules;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
-use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RouteKind, RpFilter};
+use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RouteKind, RoutingPolicy, RoutingRule, RpFilter, RuleAction};
 
 #[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn object(name: &str, spec: Value) -> Candidate {
@@ -78,6 +79,28 @@ pub(super) fn facts() -> Facts {
         ip_forward: true,
         ..Facts::default()
     }
+}
+
+/// A rule for marked packets, to a table that leads them to another gateway.
+fn by_mark() -> RoutingPolicy {
+    let marked = RoutingRule {
+        priority: 100,
+        unknown: vec!["fwmark 0x1".to_owned()],
+        action: RuleAction::Table { table: 100, suppressed: None },
+        ..RoutingRule::default()
+    };
+    let main =
+        RoutingRule { priority: 32766, action: RuleAction::Table { table: 254, suppressed: None }, ..RoutingRule::default() };
+    let default = Route {
+        kind: RouteKind::Unicast,
+        destination: "0.0.0.0/0".parse().unwrap(),
+        gateway: Some("2.2.2.9".parse().unwrap()),
+        interface: Some("eth0".parse().unwrap()),
+        hops: Vec::new(),
+        metric: 0,
+        ours: false,
+    };
+    RoutingPolicy { rules: vec![marked, main], tables: [(100, [default].into_iter().collect())].into() }
 }
 
 fn planned(facts: &Facts, candidates: &[Candidate]) -> Plan {
@@ -251,9 +274,9 @@ fn every_obstacle_is_seen() {
     no_default.routes = facts().routes.iter().filter(|route| route.destination.prefix_len() > 0).cloned().collect();
     assert_eq!(worst(&no_default, spec()), Some(ObstacleReason::NoRouteToUpstream));
     assert_eq!(
-        worst(&Facts { policy_routing: true, ..no_default.clone() }, spec()),
+        worst(&Facts { routing: by_mark(), ..no_default.clone() }, spec()),
         None,
-        "where rules choose the table, main proves nothing"
+        "where a rule may lead to another table, main proves nothing"
     );
     let no_gateway = with(&[("/internal/gateways", json!([])), ("/upstream/targets/0/address", json!("2.2.2.9"))]);
     assert_eq!(worst(&no_default, no_gateway.clone()), Some(ObstacleReason::NoRouteToClient));

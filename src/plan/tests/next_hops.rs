@@ -47,8 +47,8 @@ fn a_client_on_the_link_may_be_switched_off_and_a_router_to_clients_may_not() {
 
 #[test]
 fn what_proves_nothing_asks_for_nothing() {
-    let by_policy = Facts { policy_routing: true, ..facts() };
-    assert_eq!(next_hops(&by_policy, spec()), ["192.168.0.1 eth1"], "the main table does not say the way to the upstream");
+    let by_policy = Facts { routing: by_mark(), ..facts() };
+    assert_eq!(next_hops(&by_policy, spec()), ["192.168.0.1 eth1"], "the way to the upstream depends on the mark");
     let mut several = facts();
     let without_interface = |route: &Route| Route { interface: None, ..route.clone() };
     several.routes = facts().routes.iter().map(without_interface).collect();

@@ -130,9 +130,18 @@ fn the_longest_prefix_wins_between_forwards_and_both_are_told() {
     assert!(matches!(plan.verdicts.values().nth(1).unwrap().acceptance, Acceptance::Conflict(_)), "one entry has one gateway");
 }
 
+fn local_route(destination: &str, interface: &str) -> LocalRoute {
+    LocalRoute {
+        destination: destination.parse().unwrap(),
+        delivery: Delivery::Local,
+        interface: Some(interface.parse().unwrap()),
+    }
+}
+
 #[test]
 fn an_address_that_only_a_local_route_delivers_is_held() {
-    let local: LocalTable = [("10.200.0.0/24", None), ("10.201.0.9/32", Some("eth1"))]
+    let own = [("192.168.0.2/32", Some("eth1")), ("2.2.2.2/32", Some("eth0"))];
+    let local: LocalTable = [own[0], own[1], ("10.200.0.0/24", None), ("10.201.0.9/32", Some("eth1"))]
         .map(|(destination, interface): (&str, Option<&str>)| LocalRoute {
             destination: destination.parse().unwrap(),
             delivery: Delivery::Local,
@@ -140,7 +149,7 @@ fn an_address_that_only_a_local_route_delivers_is_held() {
         })
         .into_iter()
         .collect();
-    let facts = Facts { local, ..facts() };
+    let facts = Facts { local: Some(local), ..facts() };
     for address in ["10.200.0.9", "10.201.0.9"] {
         let plan = planned(&facts, &[object("one", with(&[("/internal/addresses", json!([address]))]))]);
         let verdict = plan.verdicts.values().next().unwrap();
@@ -151,6 +160,14 @@ fn an_address_that_only_a_local_route_delivers_is_held() {
     }
     let external = with(&[("/external/addresses", json!(["10.200.0.7"]))]);
     assert_eq!(worst(&facts, external), None, "the external leg too");
+    let clients = |network: &str| with(&[("/client/addresses", json!([network]))]);
+    for network in ["10.200.0.0/24", "10.200.0.128/25"] {
+        assert_eq!(refused(&facts, clients(network)), Some(NodeRefusalReason::ForwardLoop), "{network}");
+    }
+    assert_eq!(refused(&facts, clients("10.200.0.0/23")), None, "the node delivers only a part of it");
+    let mut deaf = facts;
+    deaf.local = Some([local_route("2.2.2.2/32", "eth0")].into_iter().collect());
+    assert_eq!(verdict(&deaf, spec()).role, Some(Role::Standby), "the kernel delivers nothing for an address without a route");
 }
 
 #[test]
