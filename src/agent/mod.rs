@@ -306,6 +306,7 @@ impl<'a> Planned<'a> {
         facts.sight = snapshot.sight;
         if !snapshot.node_addresses.is_empty() {
             facts.node_addresses.clone_from(&snapshot.node_addresses);
+            facts.maybe_node_addresses.clear();
         }
         facts.services.clone_from(&snapshot.services);
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();

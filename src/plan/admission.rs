@@ -119,7 +119,7 @@ impl Gate<'_> {
     /// An entry of `ports`: new ports that the node protects cause a refusal, and only the ports in force are carried.
     fn towards_upstream(&self, entry: &PortEntry) -> Passage {
         let address = self.forward.internal.address;
-        if !self.is_reached_by(address) {
+        if self.reach(address) == Reach::No {
             return Passage::Whole;
         }
         let kept = self.in_force(entry, address, &self.forward.clients);
@@ -129,7 +129,9 @@ impl Gate<'_> {
 
     /// An entry of `reverse`: a range is carried without new ports that are reserved; a single port is refused.
     fn towards_client(&self, entry: &PortEntry) -> Passage {
-        let Some(address) = self.forward.external.filter(|address| self.is_reached_by(*address)) else { return Passage::Whole };
+        let Some(address) = self.forward.external.filter(|address| self.reach(*address) != Reach::No) else {
+            return Passage::Whole;
+        };
         let kept = self.in_force(entry, address, &[IpNet::from(self.forward.upstream)]);
         let reserved: Vec<PortRange> = self.policy.reserved_ports.of(entry.protocol).collect();
         let new = entry.ports.minus(&kept);
@@ -138,7 +140,7 @@ impl Gate<'_> {
         let mut ports = [kept, new.iter().flat_map(|ports| ports.minus(&reserved)).collect()].concat();
         ports.sort();
         if ports.is_empty() {
-            return Passage::Part { ports, why: LeftOut::Refused(reserved_port(entry, address, first)) };
+            return Passage::Part { ports, why: LeftOut::Refused(reserved_port(entry, address, first, self.reach(address))) };
         }
         let note = format!(
             "reverse leaves out {} of {address}, which this node keeps for itself (--reserved-ports, chart value agent.reservedPorts): {}",
@@ -165,7 +167,10 @@ impl Gate<'_> {
     /// Why the ports `new` of `entry` are refused, if they are.
     fn refuse(&self, entry: &PortEntry, address: IpAddr, new: PortRange) -> Option<NodeRefusal> {
         if let Some(port) = self.policy.reserved_ports.first_in(entry.protocol, new) {
-            return Some(reserved_port(entry, address, port));
+            return Some(reserved_port(entry, address, port, self.reach(address)));
+        }
+        if self.reach(address) != Reach::Certain {
+            return None;
         }
         let enters = self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(address));
         let listens = |listener: &&crate::model::Listener| {
@@ -180,14 +185,36 @@ impl Gate<'_> {
     }
 
     /// Whether the node itself is reached by `address`. It protects no ports on other addresses.
-    fn is_reached_by(&self, address: IpAddr) -> bool {
-        self.facts.node_addresses.contains(&address)
+    fn reach(&self, address: IpAddr) -> Reach {
+        if self.facts.node_addresses.contains(&address) {
+            Reach::Certain
+        } else if self.facts.maybe_node_addresses.contains(&address) {
+            Reach::Possible
+        } else {
+            Reach::No
+        }
     }
 }
 
-fn reserved_port(entry: &PortEntry, address: IpAddr, port: u16) -> NodeRefusal {
+/// Whether the node itself is reached by an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Certain,
+    /// It is not known by which of its addresses the node is reached. Only its reserved ports are protected then.
+    Possible,
+    No,
+}
+
+fn reserved_port(entry: &PortEntry, address: IpAddr, port: u16, reach: Reach) -> NodeRefusal {
+    let (why, also) = match reach {
+        Reach::Certain | Reach::No => ("which is reached by that address", ""),
+        Reach::Possible => (
+            "which may be reached by that address: it has had no default route since the agent started",
+            "add the default route, ",
+        ),
+    };
     let message = format!(
-        "{} port {port} of {address} (entry {}) is reserved on this node, which is reached by that address; listen on another port, on an address that is for forwards only, or free the port (--reserved-ports, chart value agent.reservedPorts)",
+        "{} port {port} of {address} (entry {}) is reserved on this node, {why}; {also}listen on another port, on an address that is for forwards only, or free the port (--reserved-ports, chart value agent.reservedPorts)",
         entry.protocol, entry.name
     );
     refusal(NodeRefusalReason::ReservedPort, message)

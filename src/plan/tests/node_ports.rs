@@ -111,3 +111,21 @@ fn reverse_leaves_out_reserved_ports_on_the_nodes_own_address_and_says_so() {
     let within = reverse(json!({"name": "np", "port": 31000, "endPort": 32000}));
     assert_eq!(refused(&reached("2.2.2.2", &[]), within), Some(NodeRefusalReason::ReservedPort), "nothing would be left");
 }
+
+#[test]
+fn while_it_is_not_known_by_which_address_the_node_is_reached_each_may_be_it_for_reserved_ports() {
+    let listener = Listener { protocol: Protocol::Tcp, address: "0.0.0.0".parse().unwrap(), port: 80, device: None };
+    let unknown =
+        Facts { maybe_node_addresses: ["192.168.0.2".parse().unwrap()].into(), listeners: [listener].into(), ..facts() };
+    let judged = |in_force: &InForce| {
+        let spec = with(&[("/ports/0/port", json!(22))]);
+        plan(&unknown, &[object("one", spec)], &policy(), in_force).verdicts.into_values().next().unwrap().acceptance
+    };
+    let Acceptance::RefusedHere(refusal) = judged(&InForce::default()) else { panic!("a new claim") };
+    assert_eq!(refusal.reason, NodeRefusalReason::ReservedPort);
+    assert!(refusal.message.contains("has had no default route") && refusal.message.contains("add the default route"));
+    let earlier = plan(&facts(), &[object("one", with(&[("/ports/0/port", json!(22))]))], &policy(), &InForce::default());
+    assert_eq!(judged(&InForce::of(&earlier.verdicts)), Acceptance::Accepted, "what is in force stays");
+    let on_80 = plan(&unknown, &[object("one", spec())], &policy(), &InForce::default());
+    assert_eq!(on_80.verdicts.into_values().next().unwrap().acceptance, Acceptance::Accepted, "a listener is a note");
+}
