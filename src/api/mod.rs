@@ -6,6 +6,7 @@
 mod columns;
 mod crd;
 mod decode;
+mod mistakes;
 mod port;
 mod rules;
 mod schema;
@@ -15,8 +16,9 @@ mod status;
 mod structure;
 
 pub use crd::{crd, crd_yaml};
+pub use decode::decode;
 pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, quoted};
-pub use decode::{DecodeError, DecodeErrors, Rest, decode};
+pub use mistakes::{DecodeError, DecodeErrors, Rest};
 pub use port::Port;
 pub use shown::ShownPorts;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};

@@ -9,7 +9,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::crd;
-use super::decode::{DecodeError, quoted};
+use super::decode::quoted;
+use super::mistakes::DecodeError;
 use crate::similar;
 
 /// The schema of a whole object. Every reference is replaced by what it refers to.

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::condition::{Circumstance, Judged, State, Type};
-use super::judge::{Judgement, Standing};
+use super::judgement::{Judgement, Standing};
 use super::summary::node_status;
 use crate::api::{PortForwardStatus, Role};
 

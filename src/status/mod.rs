@@ -5,6 +5,7 @@
 mod condition;
 mod here;
 mod judge;
+mod judgement;
 mod summary;
 mod writes;
 
@@ -13,6 +14,7 @@ mod tests;
 
 pub use condition::{Circumstance, Judged, Reason, State, Type};
 pub use here::here;
-pub use judge::{Judgement, Standing, judge, leave, unknown_form};
+pub use judge::{judge, leave, unknown_form};
+pub use judgement::{Judgement, Standing};
 pub use summary::{merge, node_status, summary};
 pub use writes::{View, Write};

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
 use super::condition::{Circumstance, Judged, State, Type};
-use super::judge::{Judgement, Standing};
+use super::judgement::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
 use crate::words::counted;

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
 use super::condition::{Circumstance, Type};
-use super::judge::{Judgement, Standing};
+use super::judgement::{Judgement, Standing};
 use super::summary::{node_status, summary};
 use crate::api::{NodeStatus, PortForwardStatus, Role};
 

@@ -1,0 +1,124 @@
+//! The mistakes in the structure of a document, in the words of the person who wrote it.
+
+use std::fmt;
+
+use super::PortForward;
+
+/// The largest number of mistakes that are reported for one document.
+const MOST: usize = 20;
+
+/// One mistake in the structure of a document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Another kind of object, or none.
+    #[error("apiVersion, kind: {found} is not known here; write apiVersion: portforward.dev/v1alpha1 and kind: PortForward")]
+    Kind {
+        /// What the document says it is.
+        found: String,
+    },
+    /// A field that the API does not have.
+    #[error("{path}: there is no such field; {advice}")]
+    UnknownField {
+        /// The path of the field.
+        path: String,
+        /// The field that was probably meant, or where to look.
+        advice: String,
+    },
+    /// A required field is missing.
+    #[error("{path}: is missing; add it")]
+    Missing {
+        /// The path of the field.
+        path: String,
+    },
+    /// A value that an enum field does not accept.
+    #[error("{path}: {found} is not accepted here; write {accepted}")]
+    UnknownWord {
+        /// The path of the field.
+        path: String,
+        /// The value, quoted and escaped.
+        found: String,
+        /// The values that the field accepts.
+        accepted: String,
+    },
+    /// A value of the wrong type.
+    #[error("{path}: {found} is not accepted here; write {wanted}")]
+    Type {
+        /// The path of the field.
+        path: String,
+        /// The value, or a description of it.
+        found: String,
+        /// A description of the type that the field accepts.
+        wanted: &'static str,
+    },
+    /// A name that Kubernetes does not accept.
+    #[error(
+        "{path}: {found} is not a name; write lower-case letters, digits, '-' and, in metadata.name, '.', such as bank-a-web"
+    )]
+    Name {
+        /// The path of the field.
+        path: &'static str,
+        /// The name, quoted and escaped.
+        found: String,
+    },
+    /// More mistakes than are reported one by one.
+    #[error("{count} more mistakes are not shown; correct those above first")]
+    More {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// All mistakes in the structure of one document, in the order of its fields. There is at least one.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub struct DecodeErrors {
+    mistakes: Vec<DecodeError>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What could be decoded of a document with mistakes in its structure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rest {
+    /// The object. Its wrong and missing fields have values without meaning.
+    pub object: PortForward,
+    /// The paths of these fields, and of the unknown ones.
+    pub touched: Vec<String>,
+}
+
+impl DecodeErrors {
+    /// Cuts `mistakes`, at least one, to a bounded length.
+    pub(super) fn of(mut mistakes: Vec<DecodeError>, rest: Option<Rest>) -> Self {
+        if mistakes.len() > MOST {
+            let count = mistakes.len() - MOST;
+            mistakes.truncate(MOST);
+            mistakes.push(DecodeError::More { count });
+        }
+        Self { mistakes, rest: rest.map(Box::new) }
+    }
+
+    /// The mistakes, at least one.
+    #[must_use]
+    pub fn as_slice(&self) -> &[DecodeError] {
+        &self.mistakes
+    }
+
+    /// What could be decoded nevertheless, so that mistakes in its values can be reported too.
+    #[must_use]
+    pub fn rest(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+}
+
+impl From<DecodeError> for DecodeErrors {
+    fn from(error: DecodeError) -> Self {
+        Self { mistakes: vec![error], rest: None }
+    }
+}
+
+impl fmt::Display for DecodeErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.mistakes.iter().enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
