@@ -228,7 +228,7 @@ fn a_foreign_rule_that_jumps_to_a_stale_chain_of_ours_holds_up_nothing(variant: 
 
     // Now every chain is stale, and one of them cannot be deleted.
     stage.manifests.remove(FILE);
-    stage.agent.wait_log("rules of other programs jump to them");
+    stage.agent.wait_log("rules of other programs jump there");
     wait("every chain that can be deleted is deleted", || {
         proxy.our_rules(variant) == ["nat :PF-PRE -", "nat -A OTHERS -s 9.9.9.9/32 -j PF-PRE"]
     });
