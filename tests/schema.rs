@@ -273,7 +273,7 @@ fn a_range_with_an_open_target_is_refused_with_both_forms_in_its_own_numbers() {
     );
     assert!(said.contains(both), "{said}");
     let said = said_to(json!([{"port": 8000, "endPort": 8010, "targetPort": 9000, "targetEndPort": 9009}]));
-    assert!(said.contains("not as many ports") && said.contains(both), "{said}");
+    assert!(said.contains("have different widths") && said.contains(both), "{said}");
     let said = said_to(json!([{"port": 1, "endPort": 65535, "targetPort": 80}]));
     assert!(said.contains("; here 80 sends all of them to 80"), "{said}");
 }
