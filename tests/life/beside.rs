@@ -82,6 +82,8 @@ pub(crate) fn not_told(stage: &Stage, rules: &str) {
     let message = ready_with(stage, "inet marker named");
     assert_eq!(message.matches("MayBe").count(), 1, "{rules}: {message}");
     drop_table(stage.proxy(), "inet marker");
+    // Otherwise the next marker could be taken for read because of this one.
+    wait("the marker is gone from the message", || !stage.message(SEED, "Ready").contains("inet marker named"));
 }
 
 /// A change of legacy iptables causes no event. This change causes one.
