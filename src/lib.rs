@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+mod bounded;
 pub mod cli;
 pub mod cluster;
 pub mod dataplane;

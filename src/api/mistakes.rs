@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::PortForward;
+use crate::bounded::Bounded;
 
-/// The largest number of mistakes that are reported for one document.
-const MOST: usize = 20;
+/// The mistakes of one document: at most 20 are reported one by one.
+pub(crate) type Mistakes<T> = Bounded<T, 20>;
 
 /// One mistake in the structure of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,14 +86,9 @@ pub struct Rest {
 }
 
 impl DecodeErrors {
-    /// Cuts `mistakes`, at least one, to a bounded length.
-    pub(super) fn of(mut mistakes: Vec<DecodeError>, rest: Option<Rest>) -> Self {
-        if mistakes.len() > MOST {
-            let count = mistakes.len() - MOST;
-            mistakes.truncate(MOST);
-            mistakes.push(DecodeError::More { count });
-        }
-        Self { mistakes, rest: rest.map(Box::new) }
+    /// All `mistakes`, of which there is at least one.
+    pub(super) fn of(mistakes: Mistakes<DecodeError>, rest: Option<Rest>) -> Self {
+        Self { mistakes: mistakes.into_vec(|count| DecodeError::More { count }), rest: rest.map(Box::new) }
     }
 
     /// The mistakes, at least one.

@@ -18,6 +18,7 @@ mod structure;
 pub use crd::{crd, crd_yaml};
 pub use decode::decode;
 pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, quoted};
+pub(crate) use mistakes::Mistakes;
 pub use mistakes::{DecodeError, DecodeErrors, Rest};
 pub use port::Port;
 pub use shown::ShownPorts;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::crd;
 use super::decode::quoted;
-use super::mistakes::DecodeError;
+use super::mistakes::{DecodeError, Mistakes};
 use crate::similar;
 
 /// The schema of a whole object. Every reference is replaced by what it refers to.
@@ -37,7 +37,7 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 #[derive(Debug, Default)]
 pub(super) struct Repaired {
     /// All mistakes, in the order of the schema's walk: for each object its missing fields, then its fields.
-    pub(super) mistakes: Vec<DecodeError>,
+    pub(super) mistakes: Mistakes<DecodeError>,
     /// The paths of the fields that were removed, added or replaced.
     pub(super) touched: Vec<String>,
 }
@@ -126,7 +126,7 @@ fn object(schema: &Value, fields: &mut Map<String, Value>, path: &str, found: &m
             found.mistakes.push(DecodeError::Missing { path: at(name) });
         }
     }
-    found.mistakes.append(&mut inside.mistakes);
+    found.mistakes.append(inside.mistakes);
     found.touched.append(&mut inside.touched);
 }
 

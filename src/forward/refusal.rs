@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::parse;
-use crate::api::{DecodeError, DecodeErrors, quoted};
+use crate::api::{DecodeError, DecodeErrors, Mistakes, quoted};
 use crate::words::words;
 
 /// Why an object is refused.
@@ -171,23 +171,12 @@ fn follows(refusal: &Refusal, touched: &[String]) -> bool {
 
 /// Collects the mistakes of one object.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    refusals: Vec<Refusal>,
-    /// How many more there are.
-    more: usize,
-}
+pub(super) struct Found(Mistakes<Refusal>);
 
 impl Found {
-    /// The largest number of mistakes that are reported for one object.
-    const MOST: usize = 20;
-
     /// Adds a mistake.
     pub(super) fn push(&mut self, refusal: Refusal) {
-        if self.refusals.len() < Self::MOST {
-            self.refusals.push(refusal);
-        } else {
-            self.more += 1;
-        }
+        self.0.push(refusal);
     }
 
     /// Adds the mistake of `checked`, or returns its value.
@@ -197,23 +186,19 @@ impl Found {
 
     /// Whether a mistake with this reason was added.
     pub(super) fn has(&self, reason: RefusalReason) -> bool {
-        self.refusals.iter().any(|refusal| refusal.reason == reason)
+        self.0.iter().any(|refusal| refusal.reason == reason)
     }
 
     /// The mistakes so far.
     pub(super) fn into_refusals(self) -> Vec<Refusal> {
-        self.finish().err().map_or_else(Vec::new, |Refusals(refusals)| refusals)
+        self.0.into_vec(|count| Refusal::from(&DecodeError::More { count }))
     }
 
     /// Ends the collection.
     ///
     /// # Errors
     /// All mistakes, when there is one.
-    pub(super) fn finish(mut self) -> Result<(), Refusals> {
-        if self.more > 0 {
-            let message = DecodeError::More { count: self.more }.to_string();
-            self.refusals.push(Refusal { reason: RefusalReason::TooMany, message });
-        }
-        if self.refusals.is_empty() { Ok(()) } else { Err(Refusals(self.refusals)) }
+    pub(super) fn finish(self) -> Result<(), Refusals> {
+        if self.0.is_empty() { Ok(()) } else { Err(Refusals(self.into_refusals())) }
     }
 }

@@ -11,10 +11,6 @@ use ipnet::IpNet;
 
 use super::{Delivery, Facts, Hop, HostRoute, InterfaceName, Route, RouteKind, RouteTable};
 
-/// The numbers of the tables that always exist (include/uapi/linux/rtnetlink.h).
-const MAIN: u32 = 254;
-const LOCAL: u32 = 255;
-
 /// The routing rules, and the tables that they use besides `main` and `local`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutingPolicy {
@@ -157,6 +153,13 @@ enum Match {
 }
 
 impl RoutingPolicy {
+    /// The number of the table `main` (include/uapi/linux/rtnetlink.h).
+    pub const MAIN: u32 = 254;
+    /// The number of the table `local`.
+    pub const LOCAL: u32 = 255;
+    /// The number of the table `default`.
+    pub const DEFAULT: u32 = 253;
+
     /// Whether there are only the default rules.
     #[must_use]
     pub fn is_default(&self) -> bool {
@@ -209,7 +212,7 @@ impl Facts {
     #[must_use]
     pub fn courses<'a>(&'a self, packet: &Forwarded<'_>, planned: Option<&'a HostRoute>) -> Courses<'a> {
         if self.routing.is_default() {
-            let end = self.in_table(MAIN, None, packet, planned).unwrap_or(End::Missing);
+            let end = self.in_table(RoutingPolicy::MAIN, None, packet, planned).unwrap_or(End::Missing);
             return Courses { usual: Course { rule: None, end }, others: Vec::new() };
         }
         let (mut usual, mut others) = (None, Vec::new());
@@ -277,14 +280,14 @@ impl Facts {
         let destination = packet.destination.network();
         let counts = |length: u8| suppressed.is_none_or(|suppressed| length > suppressed);
         let routes = match table {
-            LOCAL => {
+            RoutingPolicy::LOCAL => {
                 let local = self.local.as_ref()?.lookup(destination)?;
                 return (local.delivery == Delivery::Local).then_some(End::Unknown);
             }
-            MAIN => &self.routes,
+            RoutingPolicy::MAIN => &self.routes,
             other => self.routing.tables.get(&other)?,
         };
-        if let Some(route) = planned.filter(|_| table == MAIN) {
+        if let Some(route) = planned.filter(|_| table == RoutingPolicy::MAIN) {
             let end = End::Leaves { interface: Some(&route.interface), gateway: Some(route.gateway), hops: &[] };
             return counts(route.destination.prefix_len()).then_some(end);
         }
@@ -306,9 +309,9 @@ struct TableName(u32);
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            253 => f.write_str("default"),
-            MAIN => f.write_str("main"),
-            LOCAL => f.write_str("local"),
+            RoutingPolicy::DEFAULT => f.write_str("default"),
+            RoutingPolicy::MAIN => f.write_str("main"),
+            RoutingPolicy::LOCAL => f.write_str("local"),
             number => write!(f, "{number}"),
         }
     }

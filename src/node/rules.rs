@@ -15,11 +15,9 @@ use crate::netlink::Socket;
 use crate::netlink::route::table;
 
 /// The default rules of the kernel, as priority and table: `local`, `main` and `default` (ip-rule(8)).
-const OWN_RULES: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
-/// The number of the table `main`.
-const MAIN: u32 = 254;
-/// The tables that are read anyway: `main` and `local`.
-const READ: [u32; 2] = [MAIN, 255];
+const OWN_RULES: [(u32, u32); 3] = [(0, RoutingPolicy::LOCAL), (32766, RoutingPolicy::MAIN), (32767, RoutingPolicy::DEFAULT)];
+/// The tables that are read anyway.
+const READ: [u32; 2] = [RoutingPolicy::MAIN, RoutingPolicy::LOCAL];
 
 /// The rules and the tables that they use, unless there are only the default rules and the main table decides. (The table
 /// `default` is empty unless somebody fills it.)
@@ -40,7 +38,7 @@ pub(super) async fn read(socket: &mut Socket, links: &Links) -> Result<RoutingPo
             place.insert(routes::routes(&listed, links));
         }
     }
-    let by_main = rules.iter().all(is_own) && rules.iter().any(|rule| rule.table() == Some(MAIN));
+    let by_main = rules.iter().all(is_own) && rules.iter().any(|rule| rule.table() == Some(RoutingPolicy::MAIN));
     let others = tables.values().any(|table: &RouteTable| !table.is_empty());
     Ok(if by_main && !others { RoutingPolicy::default() } else { RoutingPolicy { rules, tables } })
 }

@@ -125,13 +125,13 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
         verdict.routes = routes::plan(facts, forward, &protected);
         let found = obstacles::find(facts, forward, verdict);
+        plan.desired.legs.extend(found.legs);
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);
         verdict.notes.extend(notes);
         verdict.notes.extend(others);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
         plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
-        plan.desired.legs.extend(obstacles::legs(facts, forward).cloned());
         plan.desired.translations.extend(verdict.translations.iter().cloned());
         plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
     }

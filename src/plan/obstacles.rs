@@ -28,44 +28,47 @@ pub(super) struct Found {
     pub(super) notes: Vec<Note>,
     /// The neighbours that must answer.
     pub(super) next_hops: BTreeSet<NextHop>,
+    /// The interfaces by which the flows enter, as far as they are known.
+    pub(super) legs: Vec<InterfaceName>,
 }
 
 /// Checks for everything that is known to stop `forward`.
 pub(super) fn find<'a>(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verdict) -> Found {
-    let search = Search::of(facts, forward);
-    let next_hops = search.next_hops(verdict);
+    let search = Search::of(facts, forward, verdict);
+    let next_hops = search.next_hops();
     let mut obstacles = search.forwarding();
-    obstacles.extend(search.interfaces(verdict));
+    obstacles.extend(search.interfaces());
     obstacles.extend(search.upstream_is_service());
     if verdict.role == Some(Role::Active) {
         obstacles.extend(search.addresses());
         obstacles.extend(search.way_to_upstream());
     }
-    obstacles.extend(search.ways_to_clients(verdict));
+    obstacles.extend(search.obstacles_to_clients());
     obstacles.extend(next_hops.iter().filter_map(|next_hop| search.at_next_hop(next_hop)));
-    let (dropped, mut notes) = search.firewall(verdict);
+    let (dropped, mut notes) = search.firewall();
     obstacles.extend(dropped);
     obstacles.sort_by_key(|obstacle| obstacle.reason);
-    notes.extend(search.notes(verdict));
+    notes.extend(search.notes());
     let next_hops = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
-    Found { obstacles, notes, next_hops }
-}
-
-/// The interfaces by which the flows of `forward` enter, as far as they are known.
-pub(super) fn legs<'a>(facts: &'a Facts, forward: &'a Forward) -> impl Iterator<Item = &'a InterfaceName> {
-    Search::of(facts, forward).legs().known()
+    Found { obstacles, notes, next_hops, legs: search.legs().known().cloned().collect() }
 }
 
 struct Search<'a> {
     facts: &'a Facts,
     forward: &'a Forward,
+    verdict: &'a Verdict,
     /// The ways of packets from each client to the upstream.
     to_upstream: Vec<(IpNet, Courses<'a>)>,
+    /// The ways of packets from the upstream to each client.
+    to_clients: Vec<(IpNet, Courses<'a>)>,
 }
 
 impl<'a> Search<'a> {
-    fn of(facts: &'a Facts, forward: &'a Forward) -> Self {
-        Self { facts, forward, to_upstream: ways::to_upstream(facts, forward) }
+    fn of(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verdict) -> Self {
+        let to_upstream = ways::to_upstream(facts, forward);
+        let mut search = Self { facts, forward, verdict, to_upstream, to_clients: Vec::new() };
+        search.to_clients = search.ways_to_clients();
+        search
     }
 }
 
@@ -73,10 +76,10 @@ fn obstacle(reason: ObstacleReason, message: String) -> Obstacle {
     Obstacle { reason, message }
 }
 
-impl<'a> Search<'a> {
+impl Search<'_> {
     /// The interfaces that the object names; for a leg without one, the interface that its packets certainly pass.
-    fn interfaces(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
-        let passage = self.passage(verdict);
+    fn interfaces(&self) -> Vec<Obstacle> {
+        let passage = self.passage();
         let (internal, external) = (&self.forward.internal.interface, &self.forward.external_interface);
         let clients = passage.from_clients.filter(|_| internal.is_none());
         let upstream = passage.to_upstream.filter(|leaves| external.is_none() && clients != Some(*leaves));
@@ -160,23 +163,23 @@ impl<'a> Search<'a> {
         found
     }
 
-    fn ways_to_clients(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
+    fn obstacles_to_clients(&self) -> Vec<Obstacle> {
         let mut found = Vec::new();
-        for route in &verdict.routes {
+        for route in &self.verdict.routes {
             match route {
                 RoutePlan::Withheld(withheld) if !found.contains(withheld) => found.push(withheld.clone()),
                 RoutePlan::Install(_) | RoutePlan::Withheld(_) => {}
             }
         }
-        found.extend(self.stopped_to_clients(verdict));
-        found.extend(self.bypassed_route(verdict));
-        found.extend(self.asymmetric(verdict));
+        found.extend(self.stopped_to_clients());
+        found.extend(self.bypassed_route());
+        found.extend(self.asymmetric());
         found
     }
 
-    fn notes(&self, verdict: &'a Verdict) -> Vec<Note> {
-        let active = verdict.role == Some(Role::Active);
+    fn notes(&self) -> Vec<Note> {
+        let active = self.verdict.role == Some(Role::Active);
         let other_link = active.then(|| self.source_of_another_link()).flatten();
-        other_link.into_iter().chain(self.undecided(verdict)).collect()
+        other_link.into_iter().chain(self.undecided()).collect()
     }
 }

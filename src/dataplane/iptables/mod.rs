@@ -181,6 +181,12 @@ impl RulesReport {
         !(self.written.is_empty() && self.deleted.is_empty() && self.jumps.is_empty())
     }
 
+    /// Whether the chains, read back, differ although all of them were written: another program changed them meanwhile.
+    fn was_changed_meanwhile(&self) -> bool {
+        let all_written = self.changed() && self.failed.is_empty() && self.refused.is_empty();
+        all_written && !self.is_written()
+    }
+
     /// Whether the kernel, read back, has exactly the desired rules.
     #[must_use]
     pub fn is_exact(&self) -> bool {
@@ -247,13 +253,14 @@ impl Iptables {
             memory.counters.read(nat);
             report.before = nat.translations();
         }
-        let mut after = self.write_all(ruleset, before, &mut memory, &mut report).await;
-        if report.changed() && is_disturbed(&report, ruleset, &after) {
+        let after = self.write_all(ruleset, before, &mut memory, &mut report).await;
+        conclude(&mut report, ruleset, &after);
+        if report.was_changed_meanwhile() {
             report.disturbed = true;
-            after = self.write_all(ruleset, after, &mut memory, &mut report).await;
+            let after = self.write_all(ruleset, after, &mut memory, &mut report).await;
+            conclude(&mut report, ruleset, &after);
         }
         report.met = memory.counters.told();
-        conclude(&mut report, ruleset, &after);
         report
     }
 
@@ -308,15 +315,11 @@ impl Memory {
     }
 }
 
-/// Whether the chains, read back as `after`, differ although all of them were written: another program changed them meanwhile.
-fn is_disturbed(report: &RulesReport, ruleset: &Ruleset, after: &Tables) -> bool {
-    let mut seen = report.clone();
-    conclude(&mut seen, ruleset, after);
-    seen.failed.is_empty() && seen.refused.is_empty() && !(seen.differing.is_empty() && seen.left.is_empty())
-}
-
-/// What was read back, in the words of the report.
+/// Reports what was read back, in place of an earlier reading.
 fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
+    report.left.clear();
+    report.differing.clear();
+    report.overridden.clear();
     for (table, read) in after {
         match read {
             Ok(held) => conclude_table(report, ruleset, *table, held),

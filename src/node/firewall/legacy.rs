@@ -4,7 +4,7 @@ mod options;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
+use std::ops::{BitOr, RangeInclusive};
 
 use ipnet::Ipv4Net;
 
@@ -230,9 +230,14 @@ fn port_range(text: &str) -> Option<RangeInclusive<u64>> {
     Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
+/// The bits of a list of words; `None` if one is not known.
+fn bits<T: Default + BitOr<Output = T>>(list: &str, bit: impl Fn(&str) -> Option<T>) -> Option<T> {
+    list.split(',').map(bit).try_fold(T::default(), |all, bit| Some(all | bit?))
+}
+
 /// The flags of a TCP segment as bits.
 fn flags(list: &str) -> Option<u64> {
-    let bit = |flag| match flag {
+    bits(list, |flag| match flag {
         "NONE" => Some(0),
         "FIN" => Some(0x01),
         "SYN" => Some(0x02),
@@ -242,8 +247,7 @@ fn flags(list: &str) -> Option<u64> {
         "URG" => Some(0x20),
         "ALL" => Some(0x3f),
         _ => None,
-    };
-    list.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?))
+    })
 }
 
 fn protocol(name: &str) -> Option<u64> {
@@ -258,7 +262,7 @@ fn protocol(name: &str) -> Option<u64> {
 
 /// States as the bits of `xt_conntrack.h`.
 fn states(list: &str) -> Option<u16> {
-    let bit = |state| match state {
+    bits(list, |state| match state {
         "INVALID" => Some(1),
         "ESTABLISHED" => Some(2),
         "RELATED" => Some(4),
@@ -266,8 +270,7 @@ fn states(list: &str) -> Option<u16> {
         "SNAT" => Some(0x40),
         "DNAT" => Some(0x80),
         _ => None,
-    };
-    list.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?))
+    })
 }
 
 /// A word of a rule.

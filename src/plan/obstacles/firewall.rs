@@ -10,7 +10,7 @@ use super::walk::{Ending, Fate, Zone, fate};
 use super::{Search, obstacle};
 use crate::forward::Direction;
 use crate::model::{BaseChain, Field, Hook, InterfaceName, NewAddress, Policy, Purpose, SourceNat, TableFamily, Tool};
-use crate::plan::verdict::{Note, Obstacle, ObstacleReason, Verdict};
+use crate::plan::verdict::{Note, Obstacle, ObstacleReason};
 
 /// The findings for one chain.
 #[derive(Default)]
@@ -22,13 +22,13 @@ struct Findings {
 
 impl<'a> Search<'a> {
     /// The effect of other programs' chains on the flows of this forward.
-    pub(super) fn firewall(&self, verdict: &'a Verdict) -> (Vec<Obstacle>, Vec<Note>) {
+    pub(super) fn firewall(&self) -> (Vec<Obstacle>, Vec<Note>) {
         let mut chains: Vec<&BaseChain> = self.facts.firewall.chains.iter().collect();
         if chains.is_empty() {
             return (Vec::new(), Vec::new());
         }
         chains.sort_by_key(|chain| (chain.hook, chain.priority));
-        let mut all: Vec<Passing<'_, '_>> = self.flows(verdict).into_iter().map(Passing::new).collect();
+        let mut all: Vec<Passing<'_, '_>> = self.flows().into_iter().map(Passing::new).collect();
         let (mut obstacles, mut notes) = (Vec::new(), Vec::new());
         for chain in chains {
             let mut findings = Findings::default();
@@ -58,10 +58,10 @@ impl<'a> Search<'a> {
         (obstacles, notes)
     }
 
-    fn flows(&self, verdict: &'a Verdict) -> Vec<Flows<'a>> {
-        let passage = self.passage(verdict);
+    fn flows(&self) -> Vec<Flows<'a>> {
+        let passage = self.passage();
         let mut all: Vec<Flows<'a>> = Vec::new();
-        for (direction, one) in verdict.directed() {
+        for (direction, one) in self.verdict.directed() {
             // The clients of one entry are adjacent.
             if let Some(last) = all.last_mut()
                 && last.direction == direction
@@ -130,6 +130,9 @@ impl<'a> Search<'a> {
 
 impl Findings {
     fn take_filter(&mut self, chain: &BaseChain, flows: &Flows<'_>, part: Part, fate: Fate) {
+        if fate.stop < Ending::Possible && fate.untrack < Ending::Possible {
+            return;
+        }
         let (place, command, what) = (describe(chain), flows.command(part, chain), flows.description(part));
         if fate.is_stopped() || fate.is_untracked() {
             let by = match (fate.is_untracked(), fate.by_policy) {
@@ -144,10 +147,8 @@ impl Findings {
                 self.dropped.push(obstacle(ObstacleReason::DroppedByFirewall, message));
             }
         } else if fate.stop == Ending::Possible {
-            self.notes.push(Note(format!(
-                "MayBeDropped: {place} of another program may drop {what}: it has rules that this agent cannot judge; if it does, let it pass by {command}"
-            )));
-        } else if fate.untrack == Ending::Possible {
+            self.notes.push(may_drop(&place, &what, &command));
+        } else {
             self.notes.push(Note(format!(
                 "MayBeUntracked: {place} of another program may keep {what} from being tracked, and so from being translated; if it does, let it pass by {command}"
             )));
@@ -175,6 +176,9 @@ impl Findings {
         if is_first && fate.is_stopped() {
             return self.take_filter(chain, flows, Part::Request, fate);
         }
+        if fate.translate < Ending::Possible && fate.stop < Ending::Possible {
+            return;
+        }
         let (place, command, what) = (describe(chain), flows.command(Part::Request, chain), flows.description(Part::Request));
         let given = match (chain.hook, fate.new_address) {
             (_, Some(NewAddress::Fixed(address))) => Given::of(promised.is_some_and(|promised| number(promised) == address)),
@@ -197,9 +201,7 @@ impl Findings {
                 )));
             }
         } else if fate.stop == Ending::Possible {
-            self.notes.push(Note(format!(
-                "MayBeDropped: {place} of another program may drop {what}: it has rules that this agent cannot judge; if it does, let it pass by {command}"
-            )));
+            self.notes.push(may_drop(&place, &what, &command));
         }
     }
 
@@ -230,6 +232,12 @@ impl Findings {
             }
         }
     }
+}
+
+fn may_drop(place: &str, what: &str, command: &str) -> Note {
+    Note(format!(
+        "MayBeDropped: {place} of another program may drop {what}: it has rules that this agent cannot judge; if it does, let it pass by {command}"
+    ))
 }
 
 /// The address that a translation of another program gives, compared with the one of the forward.

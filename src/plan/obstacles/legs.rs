@@ -3,7 +3,7 @@
 use super::ways::Leaving;
 use super::{Search, obstacle};
 use crate::model::{Courses, Entry, Facts, InterfaceName, LocalAddress, RpFilter, Virtual};
-use crate::plan::verdict::{Note, Obstacle, ObstacleReason, Verdict};
+use crate::plan::verdict::{Note, Obstacle, ObstacleReason};
 
 /// The interfaces of the two legs, as far as they are known. With one leg both are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl<'a> Search<'a> {
     /// The interfaces that packets pass, if they are certain. The incoming interface is certain if the object names it, or
     /// if the address and the route back are on the same interface. The outgoing interface is that of the route, if it is
     /// certain which one packets take.
-    pub(super) fn passage(&self, verdict: &'a Verdict) -> Passage<'a> {
+    pub(super) fn passage(&self) -> Passage<'a> {
         let facts: &'a Facts = self.facts;
         let certain = |name: &'a InterfaceName| {
             let alone = facts.links.get(name).is_some_and(|link| link.master.is_none());
@@ -57,7 +57,7 @@ impl<'a> Search<'a> {
             (alone && !facts.virtuals.contains_key(name) && !facts.virtuals.keys().any(on_wire)).then_some(name)
         };
         let certain_way = |courses: &Courses<'a>| courses.certain().and_then(Leaving::of).and_then(|hop| hop.interface);
-        let mut ways = self.ways_to(verdict).map(|(_, courses)| certain_way(&courses));
+        let mut ways = self.to_clients.iter().map(|(_, courses)| certain_way(courses));
         let first = ways.next().flatten();
         let back = first.filter(|first| ways.all(|way| way == Some(*first)));
         let to_upstream = self.hop_to_upstream().and_then(|hop| hop.interface);
@@ -112,12 +112,12 @@ impl<'a> Search<'a> {
     }
 
     /// RFC 3704: with strict source validation, the route back must leave by the interface that the packet entered by.
-    pub(super) fn asymmetric(&self, verdict: &'a Verdict) -> Vec<Obstacle> {
-        let found = [self.strict_for_clients(verdict), self.strict_for_upstream()];
+    pub(super) fn asymmetric(&self) -> Vec<Obstacle> {
+        let found = [self.strict_for_clients(), self.strict_for_upstream()];
         found.into_iter().flatten().collect()
     }
 
-    fn strict_for_clients(&self, verdict: &'a Verdict) -> Option<Obstacle> {
+    fn strict_for_clients(&self) -> Option<Obstacle> {
         let enters =
             self.forward.internal.interface.as_ref().or_else(|| self.facts.interface_of(self.forward.internal.address))?;
         self.strict(enters)?;
@@ -125,7 +125,7 @@ impl<'a> Search<'a> {
         // net/ipv4/route.c).
         let back = self.hop_to_upstream().and_then(|hop| hop.interface).map_or(Entry::Unknown, Entry::By);
         let (client, leaves) = self.forward.clients.iter().find_map(|client| {
-            let back = self.courses_to(*client, verdict, back).certain().and_then(Leaving::of)?;
+            let back = self.courses_to(*client, back).certain().and_then(Leaving::of)?;
             let leaves = back.interface.filter(|leaves| *leaves != enters)?;
             Some((client, leaves))
         })?;

@@ -8,7 +8,7 @@ use super::ways::Leaving;
 use super::{Search, obstacle};
 use crate::api::Role;
 use crate::model::{Answer, InterfaceName, NextHop};
-use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::plan::verdict::{Obstacle, ObstacleReason, RoutePlan};
 
 /// The party that a next hop leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,20 +31,20 @@ impl fmt::Display for Towards {
     }
 }
 
-impl<'a> Search<'a> {
+impl Search<'_> {
     /// The neighbours that must answer: routers, and an upstream on the link. A client on the link need not answer, because
     /// it may be switched off.
-    pub(super) fn next_hops(&self, verdict: &'a Verdict) -> BTreeSet<(NextHop, Towards)> {
-        let installed = verdict.routes.iter().filter_map(RoutePlan::installed);
+    pub(super) fn next_hops(&self) -> BTreeSet<(NextHop, Towards)> {
+        let installed = self.verdict.routes.iter().filter_map(RoutePlan::installed);
         let mut found: BTreeSet<(NextHop, Towards)> = installed
             .map(|route| (NextHop { interface: route.interface.clone(), address: route.gateway }, Towards::Clients))
             .collect();
         if self.forward.gateway.is_none() {
-            let ways = self.ways_to(verdict).filter(|(client, _)| client.prefix_len() > 0);
+            let ways = self.to_clients.iter().filter(|(client, _)| client.prefix_len() > 0);
             let ways = ways.filter_map(|(_, courses)| courses.certain().and_then(Leaving::of));
             found.extend(ways.flat_map(|way| neighbours(way, None, [Towards::Clients, Towards::SomeClients])));
         }
-        if verdict.role == Some(Role::Active) {
+        if self.verdict.role == Some(Role::Active) {
             let upstream = self.forward.upstream;
             let way = self.hop_to_upstream();
             found.extend(

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::tests::{facts, spec, verdict, with, worst};
+use super::walk::tests::chain;
 use crate::model::{
     Action, BaseChain, Condition, FilterRule, Firewall, Hook, NamePattern, NewAddress, Polarity, Policy, Purpose, TableFamily,
     Tool, Virtual, Way,
@@ -156,18 +157,7 @@ fn guarded(interface: &str, change: impl FnOnce(&mut Facts)) -> Facts {
         let condition = Condition::Interface { way: Way::In, names, polarity: Polarity::Is };
         FilterRule { conditions: vec![condition], action: Action::Accept }
     };
-    let chain = BaseChain {
-        tool: Tool::Nft(TableFamily::Inet),
-        table: "guard".to_owned(),
-        name: "forward".to_owned(),
-        purpose: Purpose::Filter,
-        hook: Hook::Forward,
-        priority: 0,
-        devices: [].into(),
-        policy: Policy::Drop,
-        rules: vec![enters(interface), enters("eth0")],
-        jumps: [].into(),
-    };
+    let chain = chain(Policy::Drop, vec![enters(interface), enters("eth0")], &[]);
     facts_where(|facts| {
         facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] });
         change(facts);
@@ -214,18 +204,8 @@ fn an_upstream_in_a_network_of_services_is_an_obstacle_and_no_refusal() {
 
 /// One chain of another program with these rules and policy accept.
 fn other(purpose: Purpose, hook: Hook, priority: i32, rules: Vec<FilterRule>) -> Facts {
-    let chain = BaseChain {
-        tool: Tool::Nft(TableFamily::Ip),
-        table: "first".to_owned(),
-        name: "named".to_owned(),
-        purpose,
-        hook,
-        priority,
-        devices: [].into(),
-        policy: Policy::Accept,
-        rules,
-        jumps: [].into(),
-    };
+    let (tool, table, name) = (Tool::Nft(TableFamily::Ip), "first".to_owned(), "named".to_owned());
+    let chain = BaseChain { tool, table, name, purpose, hook, priority, ..chain(Policy::Accept, rules, &[]) };
     facts_where(|facts| facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] }))
 }
 

@@ -1,7 +1,7 @@
 //! The possible results for a packet in a chain of another program, over all paths that the packet may take through it.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::borrow::Cow;
 

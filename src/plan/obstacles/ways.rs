@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{Search, obstacle};
 use crate::forward::Forward;
-use crate::model::{Course, Courses, End, Entry, Facts, Forwarded, Hop, InterfaceName, RouteKind, Virtual};
-use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::model::{Course, Courses, End, Entry, Facts, Forwarded, Hop, HostRoute, InterfaceName, RouteKind, Virtual};
+use crate::plan::verdict::{Note, Obstacle, ObstacleReason, RoutePlan};
 
 /// The next hop of packets: the interface, if there is only one, and the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +73,20 @@ impl<'a> Search<'a> {
     }
 
     /// The ways of packets from the upstream to each client.
-    pub(super) fn ways_to(&self, verdict: &'a Verdict) -> impl Iterator<Item = (IpNet, Courses<'a>)> {
+    pub(super) fn ways_to_clients(&self) -> Vec<(IpNet, Courses<'a>)> {
         let enters = self.entry_of_upstream();
-        self.forward.clients.iter().map(move |client| (*client, self.courses_to(*client, verdict, enters)))
+        self.forward.clients.iter().map(|client| (*client, self.courses_to(*client, enters))).collect()
     }
 
-    pub(super) fn courses_to(&self, client: IpNet, verdict: &'a Verdict, enters: Entry<'_>) -> Courses<'a> {
+    /// The route that the operator installs for a client entry.
+    fn planned(&self, client: IpNet) -> Option<&'a HostRoute> {
+        self.verdict.routes.iter().filter_map(RoutePlan::installed).find(|route| route.destination == client)
+    }
+
+    pub(super) fn courses_to(&self, client: IpNet, enters: Entry<'_>) -> Courses<'a> {
         let facts: &'a Facts = self.facts;
         let packet = Forwarded { source: self.forward.upstream.into(), destination: client, enters };
-        let planned = verdict.routes.iter().filter_map(RoutePlan::installed).find(|route| route.destination == client);
-        facts.courses(&packet, planned)
+        facts.courses(&packet, self.planned(client))
     }
 
     /// The interface by which packets of the upstream enter, if it is certain.
@@ -97,49 +101,49 @@ impl<'a> Search<'a> {
     pub(super) fn stopped_to_upstream(&self) -> Option<Obstacle> {
         let upstream = self.forward.upstream;
         self.to_upstream.iter().find_map(|(client, courses)| {
-            let course = courses.certain()?;
-            let message = if self.facts.routing.is_default() {
-                match course.end {
-                    End::Missing => format!("this node has no route to the upstream {upstream}; add one, or a default route"),
-                    End::Dropped(route) => dropped(route.destination, &format!("the upstream {upstream}")),
-                    End::Leaves { .. } | End::Refused | End::Unknown => return None,
-                }
-            } else {
-                stopped(course, &format!("packets from the client {client} to the upstream {upstream}"))?
-            };
+            let course = stopping(courses)?;
+            let packets = format!("packets from the client {client} to the upstream {upstream}");
+            let advice = "add one, or a default route";
+            let message = self.stopped(course, &format!("the upstream {upstream}"), advice, &packets)?;
             Some(obstacle(ObstacleReason::NoRouteToUpstream, message))
         })
     }
 
     /// What drops packets to the clients. Where the object asks for a route, it is missing only if a rule leads elsewhere.
-    pub(super) fn stopped_to_clients(&self, verdict: &'a Verdict) -> Option<Obstacle> {
+    pub(super) fn stopped_to_clients(&self) -> Option<Obstacle> {
         let upstream = self.forward.upstream;
-        let routed = |client: IpNet| verdict.routes.iter().filter_map(RoutePlan::installed).any(|it| it.destination == client);
         let asked = self.forward.gateway.is_some();
-        self.ways_to(verdict).filter(|(client, _)| client.prefix_len() > 0 && (!asked || routed(*client))).find_map(
-            |(client, courses)| {
-                let course = courses.certain()?;
-                let message = if self.facts.routing.is_default() {
-                    match course.end {
-                        End::Missing => {
-                            format!("this node has no route to the client {client}; name internal.gateways, or add a route")
-                        }
-                        End::Dropped(route) => dropped(route.destination, &format!("the client {client}")),
-                        End::Leaves { .. } | End::Refused | End::Unknown => return None,
-                    }
-                } else {
-                    stopped(course, &format!("packets from the upstream {upstream} to the client {client}"))?
-                };
-                Some(obstacle(ObstacleReason::NoRouteToClient, message))
-            },
-        )
+        let concerned = |client: IpNet| client.prefix_len() > 0 && (!asked || self.planned(client).is_some());
+        self.to_clients.iter().filter(|(client, _)| concerned(*client)).find_map(|(client, courses)| {
+            let course = stopping(courses)?;
+            let packets = format!("packets from the upstream {upstream} to the client {client}");
+            let advice = "name internal.gateways, or add a route";
+            let message = self.stopped(course, &format!("the client {client}"), advice, &packets)?;
+            Some(obstacle(ObstacleReason::NoRouteToClient, message))
+        })
+    }
+
+    /// Why `packets` do not reach a party. Without routing rules it is the main table that stops them; `advice` is for a
+    /// missing route there.
+    fn stopped(&self, course: Course<'_>, party: &str, advice: &str, packets: &str) -> Option<String> {
+        if !self.facts.routing.is_default() {
+            return stopped_by_rules(course, packets);
+        }
+        match course.end {
+            End::Missing => Some(format!("this node has no route to {party}; {advice}")),
+            End::Dropped(route) => {
+                let network = route.destination;
+                Some(format!("the route of this node to {network} drops packets to {party}; remove it (ip route show {network})"))
+            }
+            End::Leaves { .. } | End::Refused | End::Unknown => None,
+        }
     }
 
     /// A rule that leads packets to a client past the route that the object asks for.
-    pub(super) fn bypassed_route(&self, verdict: &'a Verdict) -> Option<Obstacle> {
+    pub(super) fn bypassed_route(&self) -> Option<Obstacle> {
         let upstream = self.forward.upstream;
-        self.ways_to(verdict).find_map(|(client, courses)| {
-            let planned = verdict.routes.iter().filter_map(RoutePlan::installed).find(|route| route.destination == client)?;
+        self.to_clients.iter().find_map(|(client, courses)| {
+            let planned = self.planned(*client)?;
             let course = courses.certain()?;
             let (rule, hop) = (course.rule?, Leaving::of(course)?);
             if hop == (Leaving { interface: Some(&planned.interface), gateway: Some(planned.gateway), several: &[] }) {
@@ -156,7 +160,7 @@ impl<'a> Search<'a> {
     }
 
     /// Rules that may lead packets elsewhere, which the agent cannot know.
-    pub(super) fn undecided(&self, verdict: &'a Verdict) -> Vec<Note> {
+    pub(super) fn undecided(&self) -> Vec<Note> {
         if self.facts.routing.is_default() {
             return Vec::new();
         }
@@ -164,19 +168,20 @@ impl<'a> Search<'a> {
         let requests = self.to_upstream.iter().find_map(|(client, courses)| {
             undecided(courses, &format!("packets from the client {client} to the upstream {upstream}"))
         });
-        let answers = self.ways_to(verdict).find_map(|(client, courses)| {
-            undecided(&courses, &format!("packets from the upstream {upstream} to the client {client}"))
+        let answers = self.to_clients.iter().find_map(|(client, courses)| {
+            undecided(courses, &format!("packets from the upstream {upstream} to the client {client}"))
         });
         requests.into_iter().chain(answers).collect()
     }
 }
 
-fn dropped(network: IpNet, party: &str) -> String {
-    format!("the route of this node to {network} drops packets to {party}; remove it (ip route show {network})")
+/// The course of packets that certainly do not leave this node.
+fn stopping<'a>(courses: &Courses<'a>) -> Option<Course<'a>> {
+    courses.certain().filter(|course| Leaving::of(*course).is_none())
 }
 
-/// Why `packets` do not pass; `None` if they do.
-fn stopped(course: Course<'_>, packets: &str) -> Option<String> {
+/// Why `packets` do not pass the routing rules; `None` if they do.
+fn stopped_by_rules(course: Course<'_>, packets: &str) -> Option<String> {
     match (course.end, course.rule) {
         (End::Leaves { .. } | End::Unknown, _) => None,
         (End::Missing | End::Refused | End::Dropped(_), None) => {

@@ -89,8 +89,11 @@ fn by_mark() -> RoutingPolicy {
         action: RuleAction::Table { table: 100, suppressed: None },
         ..RoutingRule::default()
     };
-    let main =
-        RoutingRule { priority: 32766, action: RuleAction::Table { table: 254, suppressed: None }, ..RoutingRule::default() };
+    let main = RoutingRule {
+        priority: 32766,
+        action: RuleAction::Table { table: RoutingPolicy::MAIN, suppressed: None },
+        ..RoutingRule::default()
+    };
     let default = Route {
         kind: RouteKind::Unicast,
         destination: "0.0.0.0/0".parse().unwrap(),

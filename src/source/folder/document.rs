@@ -7,10 +7,14 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use serde_saphyr::{MessageFormatter, Options, UserMessageFormatter};
 
-use crate::api::{self, PortForward};
+use crate::api::{self, DecodeError, PortForward};
+use crate::bounded::Bounded;
 use crate::source::key;
 
 use super::Check;
+
+/// The largest number of mistakes that are reported for one file.
+const MOST_LINES: usize = 50;
 
 /// The objects of one file. Several documents, `kind: List` and empty documents are fine; the text is YAML 1.2
 /// (so `on` and `yes` are strings) or JSON, without duplicate keys.
@@ -20,17 +24,21 @@ pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, Stri
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| unreadable(&error))?;
     let mut seen = BTreeSet::new();
     let mut objects = Vec::new();
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Bounded::<String, MOST_LINES>::default();
     for (place, document) in flatten(documents)? {
         let who = described(&place, &document);
         match object(document, check) {
-            Ok(object) if !seen.insert(key(&object)) => mistakes.add(&who, "is in this file twice; remove one of them"),
+            Ok(object) if !seen.insert(key(&object)) => {
+                mistakes.push(format!("{who}: is in this file twice; remove one of them"));
+            }
             Ok(object) => objects.push(object),
-            Err(errors) => errors.iter().for_each(|error| mistakes.add(&who, error)),
+            Err(errors) => errors.iter().for_each(|error| mistakes.push(format!("{who}: {error}"))),
         }
     }
-    mistakes.finish()?;
-    Ok(objects)
+    if mistakes.is_empty() {
+        return Ok(objects);
+    }
+    Err(mistakes.into_vec(|count| DecodeError::More { count }.to_string()).join("\n"))
 }
 
 /// The text of a manifest.
@@ -42,34 +50,6 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, String> {
         let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         format!("line {line}: is not UTF-8 text; save the file as UTF-8")
     })
-}
-
-/// Collects the mistakes of one file, one a line.
-#[derive(Default)]
-struct Mistakes {
-    lines: Vec<String>,
-    /// How many more there are.
-    more: usize,
-}
-
-impl Mistakes {
-    /// The largest number that is reported for one file.
-    const MOST: usize = 50;
-
-    fn add(&mut self, who: &str, what: &str) {
-        if self.lines.len() < Self::MOST {
-            self.lines.push(format!("{who}: {what}"));
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn finish(mut self) -> Result<(), String> {
-        if self.more > 0 {
-            self.lines.push(format!("{} more mistakes are not shown; correct those above first", self.more));
-        }
-        if self.lines.is_empty() { Ok(()) } else { Err(self.lines.join("\n")) }
-    }
 }
 
 /// Why a text is not YAML: the place and the mistake, in one line of bounded length. The text may hold anything.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Condition, Field, Hook, Polarity, Purpose, TableFamily, Tool};
 
-fn chain(policy: Policy, rules: Vec<FilterRule>, jumps: &[(&str, Vec<FilterRule>)]) -> BaseChain {
+pub(in crate::plan::obstacles) fn chain(policy: Policy, rules: Vec<FilterRule>, jumps: &[(&str, Vec<FilterRule>)]) -> BaseChain {
     BaseChain {
         tool: Tool::Nft(TableFamily::Inet),
         table: "guard".to_owned(),
