@@ -50,6 +50,9 @@ fn a_disk_that_hangs_delays_no_kernel_and_gets_the_newest_record_afterwards() {
     let bed = Bed::new();
     let disk = Disk::at(state_folder(bed.proxy()));
     let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
+    // Moved here so that it is dropped before the stage: an agent cannot end while its disk is frozen, and the files of a bed
+    // cannot be removed while a disk is mounted there.
+    let disk = disk;
     let _servers = servers(&stage.bed);
     stage.agent.wait_ready(SEED);
     let record = || fs::read_to_string(state_folder(stage.proxy()).join("record.json")).unwrap();
