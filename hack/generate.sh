@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export UPDATE_GOLDEN=1
 
 hack/step.sh "Write crds/ from the API types" \
-    cargo test --locked --quiet --lib -- the_checked_in_definition_is_the_one_made_here
+    cargo test --locked --quiet --lib -- the_checked_in_crds_are_up_to_date
 hack/step.sh "Write docs/reference.md from the CRD" \
     cargo test --locked --quiet --test reference -- the_reference_says_what_the_definition_says
 hack/step.sh "Write the table of docs/metrics.md" \

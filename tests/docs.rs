@@ -315,7 +315,7 @@ fn program_chart_and_image_have_one_version() {
 
 #[test]
 fn what_kubectl_shows_on_the_pages_has_the_columns_of_the_definition() {
-    let definition = api::crd();
+    let definition = api::Kind::PortForward.crd();
     let columns = definition.spec.versions[0].additional_printer_columns.iter().flatten();
     let always = columns.filter(|column| column.priority.is_none_or(|priority| priority == 0));
     let wanted: Vec<String> = ["NAME".to_owned()].into_iter().chain(always.map(|column| column.name.to_uppercase())).collect();

@@ -53,7 +53,7 @@ static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         }
     }
     let mut found = BTreeSet::new();
-    collect(&serde_json::to_value(portforward_operator::api::crd()).unwrap(), &mut found);
+    collect(&serde_json::to_value(portforward_operator::api::Kind::PortForward.crd()).unwrap(), &mut found);
     assert!(found.len() > 20);
     found
 });
@@ -120,7 +120,7 @@ fn any_spec_gets_the_verdict_of_the_types() {
 
 #[test]
 fn the_definition_is_taken_without_a_warning_and_established() {
-    let text = portforward_operator::api::crd_yaml();
+    let text = portforward_operator::api::Kind::PortForward.crd_yaml();
     let output = PLANE.apply_output(&text);
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let definition = PLANE.get(Resource::Definitions, "portforwards.portforward.dev").unwrap();
@@ -174,7 +174,7 @@ fn kubectl_explains_every_field() {
     for field in ["spec", "mode", "nodeSelector", "gateways", "endPort", "reverse", "activeNode", "observedGeneration", "role"] {
         assert!(all.lines().any(|line| line.split_whitespace().next() == Some(field)), "{field} is missing\n{all}");
     }
-    let definition = serde_json::to_value(portforward_operator::api::crd()).unwrap();
+    let definition = serde_json::to_value(portforward_operator::api::Kind::PortForward.crd()).unwrap();
     let mut parts = vec!["portforward".to_owned()];
     parts_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "portforward", &mut parts);
     assert!(parts.len() > 10, "{parts:?}");

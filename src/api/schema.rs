@@ -11,7 +11,7 @@ use super::rules;
 const ADDRESS_MAX: u32 = 45;
 
 /// The maximum length of an IPv6 network in CIDR notation.
-const NETWORK_MAX: u32 = 49;
+pub(super) const NETWORK_MAX: u32 = 49;
 
 pub(super) fn address(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 1, "maxLength": ADDRESS_MAX, "x-kubernetes-validations": rules::address()})

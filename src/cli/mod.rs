@@ -56,7 +56,7 @@ enum Command {
     Status(status::StatusOptions),
     /// Check the installation: the API, the live agents, and the agent of this node
     Check(check::CheckOptions),
-    /// Print the CustomResourceDefinition (CRD)
+    /// Print the CustomResourceDefinitions (CRDs)
     Crd,
     /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),

@@ -57,7 +57,7 @@ impl Drift {
 
 /// The CRD as a template. Helm must not interpret double braces in a rule or a description.
 fn definition() -> String {
-    let text = portforward_operator::api::crd_yaml().replace("{{", "{{ \"{{\" }}");
+    let text = portforward_operator::api::Kind::PortForward.crd_yaml().replace("{{", "{{ \"{{\" }}");
     assert!(text.contains(DEFINITION), "the definition's metadata looks otherwise now");
     let text = text.replacen(DEFINITION, &format!("{DEFINITION}{ADDED}"), 1);
     format!("{{{{- if .Values.crds.enabled }}}}\n# Made from the types of the API by `make generate`.\n{text}{{{{- end }}}}\n")
@@ -111,7 +111,8 @@ fn kustomization(files: &BTreeMap<String, String>) -> String {
 
 /// The schema of a PortForward for editors: without the parts that only an API server understands, and strict about names.
 fn for_editors() -> String {
-    let definition = serde_json::to_value(portforward_operator::api::crd()).expect("a definition can be written");
+    let definition =
+        serde_json::to_value(portforward_operator::api::Kind::PortForward.crd()).expect("a definition can be written");
     let version = &definition["spec"]["versions"][0];
     let mut schema = version["schema"]["openAPIV3Schema"].clone();
     tidy(&mut schema);

@@ -20,7 +20,7 @@ fn annotation(chart: &Value, name: &str) -> Value {
 
 /// The CRD, newly built.
 fn definition() -> Value {
-    serde_json::to_value(portforward_operator::api::crd()).unwrap()
+    serde_json::to_value(portforward_operator::api::Kind::PortForward.crd()).unwrap()
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) enum First {
 fn unseen_object() -> Value {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bank-a-web.yaml"));
     let mut object: Value = serde_saphyr::from_str(text).expect("the example is an object");
-    let schema = serde_json::to_value(api::crd()).expect("a definition is JSON");
+    let schema = serde_json::to_value(api::Kind::PortForward.crd()).expect("a definition is JSON");
     let schema = schema.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("the definition has a schema");
     // The first pass gives it a status, the second one sets the defaults in the status.
     object = kube::core::cel::apply_defaults(schema, &kube::core::cel::apply_defaults(schema, &object));

@@ -105,7 +105,7 @@ fn what_flux_is_to_apply_is_there_and_in_order() {
     }
     assert_eq!(forwards["spec"]["dependsOn"], json!([{"name": "portforward-operator"}]));
     let definition = &operator["spec"]["patches"][0]["target"];
-    assert_eq!(definition["name"].as_str(), api::crd().metadata.name.as_deref());
+    assert_eq!(definition["name"].as_str(), api::Kind::PortForward.crd().metadata.name.as_deref());
 
     let release = document(&all, "HelmRelease", "portforward-operator");
     let source = &release["spec"]["chart"]["spec"]["sourceRef"];

@@ -15,7 +15,7 @@ use serde_json::Value;
 use table::{By, changed, own, rows};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let definition: Value = serde_saphyr::from_str(&api::crd_yaml()).unwrap();
+    let definition: Value = serde_saphyr::from_str(&api::Kind::PortForward.crd_yaml()).unwrap();
     let mut schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
     api_server_fields(&mut schema);
     schema
