@@ -11,6 +11,7 @@ mod publisher;
 mod recording;
 mod remembered;
 mod retries;
+mod standing;
 mod traffic;
 
 use std::borrow::Cow;
@@ -190,12 +191,13 @@ impl<D: Dataplane> Node<D> {
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
         notes.attribution.note(snapshot, &plan, &applied);
+        let lasting = self.memory.lasting(self.policy.require_grants, snapshot);
         if applied.is_done() {
             self.memory.programmed(&plan);
-            self.memory.advance(snapshot, &plan.desired);
+            self.memory.advance(&lasting, &plan.desired);
         } else {
             self.memory.may_hold(&plan);
-            self.memory.attempt(snapshot, &plan.desired);
+            self.memory.attempt(&lasting, &plan.desired);
         }
         self.memory.settle().await;
         if applied.is_complete() {
@@ -248,7 +250,7 @@ pub async fn sync<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
-    let plan = planned.answered(observer, policy).await;
+    let plan = planned.answered(observer).await;
     let mut judgements = judgements(snapshot, &plan, &applied);
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
     judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
@@ -280,7 +282,7 @@ pub async fn inspect<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
-    let plan = planned.answered(observer, policy).await;
+    let plan = planned.answered(observer).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
 }
@@ -289,6 +291,7 @@ pub async fn inspect<D: Dataplane>(
 struct Planned<'a> {
     facts: Facts,
     candidates: Vec<Candidate>,
+    policy: Policy,
     in_force: Cow<'a, InForce>,
     plan: Plan,
 }
@@ -309,26 +312,27 @@ impl<'a> Planned<'a> {
             facts.maybe_node_addresses.clear();
         }
         facts.services.clone_from(&snapshot.services);
-        let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+        let (grants, candidates) = memory.grants(policy.require_grants, snapshot);
+        let policy = Policy { grants, ..policy.clone() };
         let mut in_force = Cow::Borrowed(memory.flows());
         if memory.is_fresh() {
             // The record may be lost, or older than the rules. A translation in the kernel is in force even if the record does
             // not contain it.
             in_force.to_mut().find(&dataplane.translated().await);
         }
-        let plan = plan(&facts, &candidates, policy, &in_force);
-        Ok(Self { facts, candidates, in_force, plan })
+        let plan = plan(&facts, &candidates, &policy, &in_force);
+        Ok(Self { facts, candidates, policy, in_force, plan })
     }
 
     /// Plans again, with the answers of the next hops. They affect only the verdicts and not the desired state, so the kernel
     /// is written before they are known.
-    async fn answered(self, observer: &Observer, policy: &Policy) -> Plan {
-        let Self { mut facts, candidates, in_force, plan: before } = self;
+    async fn answered(self, observer: &Observer) -> Plan {
+        let Self { mut facts, candidates, policy, in_force, plan: before } = self;
         if !observer.want(&before.next_hops()).await {
             return before;
         }
         facts.answers = observer.answers();
-        plan(&facts, &candidates, policy, &in_force)
+        plan(&facts, &candidates, &policy, &in_force)
     }
 }
 

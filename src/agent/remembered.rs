@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::key_of;
 use super::recording::Records;
+use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Sight, Translation};
-use crate::plan::{Candidate, InForce, Plan};
+use crate::plan::{Candidate, Grants, InForce, Plan, RequireGrants};
 use crate::record::Record;
-use crate::source::{Snapshot, Sourced};
+use crate::source::{GrantSet, Snapshot, Sourced};
 use kube::core::ObjectMeta;
 
 /// The state that this node last applied.
@@ -31,6 +31,8 @@ pub struct Memory {
     settled: bool,
     /// Whether a set was ever applied completely.
     complete: bool,
+    /// Whether this agent requires grants.
+    required: RequireGrants,
     /// The set that the record contains.
     set: Option<Arc<Snapshot>>,
     recorder: Option<Records>,
@@ -54,6 +56,7 @@ impl Memory {
             flows,
             settled: false,
             complete,
+            required: RequireGrants::No,
             set: None,
             recorder: None,
         }
@@ -105,13 +108,38 @@ impl Memory {
     /// The objects that were last applied, as a complete set; `None` if there are none.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let Record { forwards, labels, api_servers, node_addresses, .. } = self.record.clone();
+        let Record { forwards, labels, api_servers, node_addresses, grants, .. } = self.record.clone();
         // Addresses of API servers are recorded only if all of them are known. So they are unknown if the objects come from a
         // cluster and the record contains no address.
         let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
         let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
-        let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, ..Snapshot::default() };
+        let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, grants, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
+    }
+
+    /// The grants of the last complete apply; `None` if none were needed.
+    #[must_use]
+    pub fn recorded_grants(&self) -> Option<&Arc<GrantSet>> {
+        self.record.grants.as_ref()
+    }
+
+    /// Whether the last complete apply needed grants. A program that plans from the record alone must not do without them.
+    #[must_use]
+    pub const fn required_grants(&self) -> RequireGrants {
+        if self.record.grants_required { RequireGrants::Yes } else { RequireGrants::No }
+    }
+
+    /// The grants for a plan from `snapshot`, and the objects to plan with.
+    #[must_use]
+    pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Vec<Candidate>) {
+        standing::grants(required, &self.record, &self.flows, snapshot)
+    }
+
+    /// The part of `snapshot` that may get into the record, and notes that this agent requires grants.
+    #[must_use]
+    pub fn lasting(&mut self, required: RequireGrants, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        self.required = required;
+        standing::lasting(required, &self.record, &self.flows, snapshot)
     }
 
     /// The objects that `snapshot` no longer contains, but of which something may be in force.
@@ -154,6 +182,8 @@ impl Memory {
         self.record.labels.clone_from(&snapshot.labels);
         self.record.api_servers.clone_from(known(snapshot));
         self.record.node_addresses.clone_from(&snapshot.node_addresses);
+        self.record.grants.clone_from(&snapshot.grants);
+        self.record.grants_required = self.required == RequireGrants::Yes;
         self.record_flows();
         self.hand_on();
     }
@@ -169,8 +199,10 @@ impl Memory {
 
     /// Whether the record has the content of `snapshot`. A change of status alone does not count, so it causes no write.
     fn says(&self, snapshot: &Snapshot) -> bool {
-        let Record { forwards, labels, api_servers, node_addresses, .. } = &self.record;
-        (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
+        let Record { forwards, labels, api_servers, node_addresses, grants, grants_required, .. } = &self.record;
+        GrantSet::are_the_same(grants.as_ref(), snapshot.grants.as_ref())
+            && *grants_required == (self.required == RequireGrants::Yes)
+            && (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
             && forwards.len() == snapshot.forwards.len()
             && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
     }

@@ -16,13 +16,13 @@ use super::serving::ServingOptions;
 use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
-use crate::api::{DecodeErrors, PortForward};
+use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
-use crate::forward::{Forward, Refusal, Refusals};
+use crate::forward::{Forward, Refusals};
+use crate::grant::Grant;
 use crate::metrics::{Health, Metrics};
 use crate::node::{NextHops, Observer, Patience, watch};
-use crate::plan::Policy;
 use crate::publish::StatusFile;
 use crate::record::{self, Purpose};
 use crate::source::folder::{self, Remembered};
@@ -99,7 +99,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         source,
         observer,
         dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
-        policy: Policy { reserved_ports: options.policy.reserved_ports.clone() },
+        policy: options.policy.policy(),
         memory,
         wake: Arc::clone(&wake),
         reports,
@@ -117,8 +117,9 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let sync_loop = if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
-        let before = Remembered { forwards: memory.forwards().to_vec(), seen: record::written(&state_dir) };
-        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), check, &mut tasks);
+        let grants = memory.recorded_grants().cloned();
+        let before = Remembered { forwards: memory.forwards().to_vec(), grants, seen: record::written(&state_dir) };
+        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), CHECK, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
         options.serving.serve(&metrics, &health, owned, None, &mut tasks);
@@ -131,7 +132,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
-        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &health, &mut tasks);
+        let required = options.policy.policy().require_grants;
+        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, required, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
@@ -170,10 +172,20 @@ async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit
 }
 
 /// Refuses an object of a folder that is wrong by itself.
-pub(super) fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
+pub(super) const CHECK: folder::Check = folder::Check { forward: check, grant: check_grant };
+
+fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
     let parsed = decoded.map_err(Refusals::from).and_then(|object| Forward::parse(&object).map(|_| object));
-    let line = |refusal: &Refusal| format!("{}: {refusal}", refusal.reason);
-    parsed.map_err(|refusals| refusals.as_slice().iter().map(line).collect())
+    parsed.map_err(|refusals| lines(&refusals))
+}
+
+fn check_grant(decoded: Result<PortForwardGrant, DecodeErrors<PortForwardGrant>>) -> Result<PortForwardGrant, Vec<String>> {
+    let parsed = decoded.map_err(Refusals::from).and_then(|object| Grant::parse(&object).map(|_| object));
+    parsed.map_err(|refusals| lines(&refusals))
+}
+
+fn lines(refusals: &Refusals) -> Vec<String> {
+    refusals.as_slice().iter().map(|refusal| format!("{}: {refusal}", refusal.reason)).collect()
 }
 
 #[cfg(test)]

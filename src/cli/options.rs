@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
-use crate::plan::ReservedPorts;
+use crate::plan::{Policy, RequireGrants, ReservedPorts};
 use crate::record::{self, Loaded, Record};
 
 /// The ports by which a node must stay reachable: SSH, the API server, the kubelet.
@@ -45,7 +45,39 @@ pub(super) struct PolicyOptions {
     /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP;
     /// empty for none. A port without a protocol is reserved for all protocols
     #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS")]
-    pub(super) reserved_ports: ReservedPorts,
+    reserved_ports: ReservedPorts,
+    /// Whether a forward needs a PortForwardGrant: with true, a forward that lies inside no grant is refused and withdrawn; with
+    /// report, it is carried with a note; with false, grants are ignored
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = GrantChoice::False,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "WHEN"
+    )]
+    require_grants: GrantChoice,
+}
+
+/// Whether a forward needs a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GrantChoice {
+    True,
+    False,
+    Report,
+}
+
+impl PolicyOptions {
+    /// The policy of the administrator.
+    pub(super) fn policy(&self) -> Policy {
+        let require_grants = match self.require_grants {
+            GrantChoice::True => RequireGrants::Yes,
+            GrantChoice::False => RequireGrants::No,
+            GrantChoice::Report => RequireGrants::Report,
+        };
+        Policy { reserved_ports: self.reserved_ports.clone(), require_grants, ..Policy::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

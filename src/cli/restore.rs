@@ -54,7 +54,7 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
         node,
         state_dir: options.state.state_dir,
         options: options.kernel,
-        policy: Policy { reserved_ports: options.policy.reserved_ports },
+        policy: options.policy.policy(),
         wake: Arc::default(),
         tasks: Tasks::default(),
         bound: None,
@@ -156,7 +156,9 @@ impl Restorer {
         };
         let memory = Memory::new(&self.node, Some(record));
         let snapshot = memory.snapshot().unwrap_or_default();
-        Ok(match agent::sync(observer, kernel, &self.policy, &memory, &snapshot).await {
+        // Without its flag, this command does not carry what the agent refused.
+        let policy = self.policy.requiring_at_least(memory.required_grants());
+        Ok(match agent::sync(observer, kernel, &policy, &memory, &snapshot).await {
             Ok(synced) => Round::Synced {
                 table: table(&agent::objects(&self.node, &snapshot, &synced.leaving, &synced.judgements, &BTreeMap::new())),
                 outcome: done(synced.applied),

@@ -19,7 +19,7 @@ use crate::api::PortForward;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
-use crate::plan::{Candidate, Policy};
+use crate::plan::Candidate;
 use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::similar;
@@ -74,7 +74,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;
     let kernel = Kernel::new(variant, Forwarding::Leave);
-    let policy = Policy { reserved_ports: options.policy.reserved_ports };
+    let policy = options.policy.policy().requiring_at_least(memory.required_grants());
     let mut tasks = Tasks::default();
     let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
@@ -210,7 +210,7 @@ mod tests {
     fn seen(snapshot: &Snapshot, rules: RulesReport) -> Synced {
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let facts = assumed_facts(BTreeMap::new(), &candidates);
-        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &InForce::default());
+        let plan: Plan = plan(&facts, &candidates, &crate::plan::Policy::default(), &InForce::default());
         let applied = Applied {
             rules,
             routes: Ok(RoutesReport::default()),

@@ -1,11 +1,12 @@
 //! Combines what the agent watches in the cluster besides the forwards: its own Node object, the addresses of the API servers,
-//! and the networks of Services.
+//! the networks of Services, and the grants.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::endpoints::ApiServers;
+use super::grants::Known;
 use super::own_node::Own;
 use super::services::ServiceNetworks;
 use crate::source::Snapshot;
@@ -18,6 +19,8 @@ pub(super) struct Around {
     pub(super) api_servers: watch::Receiver<ApiServers>,
     /// The networks of Services.
     pub(super) services: watch::Receiver<ServiceNetworks>,
+    /// The grants.
+    pub(super) grants: watch::Receiver<Known>,
 }
 
 impl Around {
@@ -30,15 +33,22 @@ impl Around {
             changed = self.own.changed() => changed,
             changed = self.api_servers.changed() => changed,
             changed = self.services.changed() => changed,
+            changed = self.grants.changed() => changed,
         }
     }
 
-    /// A set with the newest values and without forwards; `None` until the Node object and the API servers are known.
+    /// A set with the newest values and without forwards; `None` until the Node object, the API servers and, if forwards need
+    /// them, the grants are known.
     pub(super) fn newest(&mut self) -> Option<Snapshot> {
         let (own, api_servers) = (self.own.borrow_and_update(), self.api_servers.borrow_and_update());
         let Own { labels, addresses } = own.as_deref()?.clone();
         let (api_servers, sight) = api_servers.as_deref()?.clone();
         let services = (**self.services.borrow_and_update()).clone();
-        Some(Snapshot { labels, node_addresses: addresses, api_servers, sight, services, ..Snapshot::default() })
+        let grants = match &*self.grants.borrow_and_update() {
+            Known::Awaited => return None,
+            Known::Without => None,
+            Known::Read(grants) => Some(Arc::clone(grants)),
+        };
+        Some(Snapshot { labels, node_addresses: addresses, api_servers, sight, services, grants, ..Snapshot::default() })
     }
 }

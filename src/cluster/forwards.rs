@@ -19,7 +19,7 @@ use super::follow::follow as follow_resource;
 use super::trouble::{Outage, Trouble};
 use crate::api::{self, PortForward, PortForwardStatus};
 use crate::forward::Forward;
-use crate::source::{Heard, Key, Snapshot, Sourced, Undecoded, key};
+use crate::source::{GrantSet, Heard, Key, Snapshot, Sourced, Undecoded, key};
 use crate::supervise::guarded;
 
 /// How long a change waits for further changes, so that a burst of them becomes one set.
@@ -80,7 +80,7 @@ fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, w
 }
 
 /// Whether two sets ask for the same state of the kernel.
-fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
+pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_object = |a: &PortForward, b: &PortForward| {
         let of = |object: &PortForward| {
             (object.metadata.uid.clone(), object.metadata.generation, object.metadata.deletion_timestamp.clone())
@@ -90,7 +90,8 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
+    GrantSet::are_the_same(a.grants.as_ref(), b.grants.as_ref())
+        && (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
         && (&a.node_addresses, &a.services) == (&b.node_addresses, &b.services)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
@@ -242,7 +243,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::cluster::grants::Known;
     use crate::model::Sight;
+    use crate::plan::RequireGrants;
 
     fn object(name: &str, uid: &str, generation: i64, mode: &str) -> DynamicObject {
         let spec = serde_json::json!({
@@ -359,17 +362,22 @@ mod tests {
         let (own, own_receiver) = watch::channel(None);
         let (api_servers, api_server_receiver) = watch::channel(None);
         let services = watch::channel(Arc::default()).1;
-        let mut around = Around { own: own_receiver, api_servers: api_server_receiver, services };
+        let (grants, grant_receiver) = watch::channel(Known::at_first(RequireGrants::Yes));
+        let mut around = Around { own: own_receiver, api_servers: api_server_receiver, services, grants: grant_receiver };
         assert!(around.newest().is_none());
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let addresses = BTreeSet::from(["192.168.7.1".parse().unwrap()]);
         own.send_replace(Some(Arc::new(crate::cluster::own_node::Own { labels, addresses: addresses.clone() })));
         assert!(around.newest().is_none(), "a route could cover an unknown address of an API server");
         api_servers.send_replace(Some(Arc::default()));
+        assert!(around.newest().is_none(), "a forward needs a grant, and the grants were not read");
+        grants.send_replace(Known::Without);
         let before = around.newest().unwrap();
         assert_eq!((before.labels["zone"].as_str(), &before.node_addresses), ("a", &addresses));
         api_servers.send_replace(Some(Arc::new((["10.0.0.1".parse().unwrap()].into(), Sight::Whole))));
         let after = around.newest().unwrap();
         assert!(!same_but_status(&before, &after) && same_but_status(&after, &around.newest().unwrap()));
+        grants.send_replace(Known::Read(Arc::default()));
+        assert!(!same_but_status(&after, &around.newest().unwrap()), "no grant is known now, before nothing was known");
     }
 }

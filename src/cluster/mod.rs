@@ -9,6 +9,8 @@ mod contact;
 mod endpoints;
 mod follow;
 mod forwards;
+mod grant_status;
+mod grants;
 pub mod guard;
 mod leases;
 mod own_node;
@@ -33,6 +35,7 @@ pub use publisher::publish;
 pub use scrapers::Scrapers;
 
 use crate::metrics::Health;
+use crate::plan::RequireGrants;
 use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;
 use around::Around;
@@ -72,8 +75,8 @@ impl Cluster {
     }
 }
 
-/// Starts in `tasks`: the watchers of the forwards, of this Node, of the API servers, of `ServiceCIDRs` and of the agents'
-/// Leases, the writer of events, and the renewal of this agent's Lease in `namespace`. The Lease is renewed while `health`
+/// Starts in `tasks`: the watchers of the forwards, of this Node, of the API servers, of `ServiceCIDRs`, of the grants
+/// unless they are ignored, and of the agents' Leases, the writer of events, and the renewal of this agent's Lease in `namespace`. The Lease is renewed while `health`
 /// reports a running sync loop.
 ///
 /// Notifies `wake` when something changed that the kernel may depend on. `remembered` is the set that this node last applied:
@@ -84,6 +87,7 @@ pub fn join(
     node: &str,
     namespace: &str,
     remembered: &Snapshot,
+    require_grants: RequireGrants,
     wake: &Arc<Notify>,
     health: &Arc<Health>,
     tasks: &mut Tasks,
@@ -96,15 +100,26 @@ pub fn join(
     let outage = Outage::default();
     let events = Events::new(client.clone(), outage.clone(), node, tasks);
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
+    let own_name = node.clone();
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
     let (service_sender, services) = watch::channel(Arc::default());
     tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), service_sender));
-    let around = Around { own, api_servers, services };
+    let (grant_sender, grants) = watch::channel(grants::Known::at_first(require_grants));
+    let around = Around { own, api_servers, services, grants };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
     tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace, Arc::clone(health)));
+    match require_grants {
+        RequireGrants::No => {}
+        RequireGrants::Report | RequireGrants::Yes => {
+            let follow = grants::follow(client.clone(), outage.clone(), remembered.grants.clone(), grant_sender);
+            tasks.spawn("watcher of PortForwardGrants", follow);
+            let publish = grant_status::publish(client.clone(), outage.clone(), own_name, snapshots.clone(), live.clone());
+            tasks.spawn("publisher of the status of grants", publish);
+        }
+    }
     Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, events, outage }
 }

@@ -110,6 +110,12 @@ impl InForce {
         forward.translations().into_iter().flat_map(part).collect()
     }
 
+    /// Whether anything of the forward with this name is in force.
+    #[must_use]
+    pub fn has(&self, key: &ForwardKey) -> bool {
+        self.owned.contains_key(key)
+    }
+
     /// Whether anything that `forward` asks for is in force.
     pub(super) fn serves(&self, forward: &Forward) -> bool {
         let mine = |owner: &Option<ForwardKey>| owner.as_ref().is_none_or(|owner| *owner == forward.key);

@@ -5,6 +5,7 @@
 mod admission;
 mod assumed;
 mod claims;
+mod grants;
 mod in_force;
 mod index;
 mod node_rules;
@@ -24,6 +25,8 @@ use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
+pub(crate) use grants::Scopes;
+pub use grants::{Grants, RequireGrants, Standing};
 pub use in_force::InForce;
 pub use reserved::{InvalidReservedPorts, ReservedPorts};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
@@ -33,6 +36,7 @@ use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
 use claims::Claims;
+use grants::{Granting, Queue, Turn};
 
 /// The desired state of this node, and the decision about each forward.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,18 @@ impl Plan {
 pub struct Policy {
     /// The ports that the node reserves, on the addresses by which it is reached.
     pub reserved_ports: ReservedPorts,
+    /// Whether a forward needs a grant.
+    pub require_grants: RequireGrants,
+    /// The grants. They come from the objects and not from the administrator of the node.
+    pub grants: Grants,
+}
+
+impl Policy {
+    /// The same, but grants are required at least as strictly as `required` says.
+    #[must_use]
+    pub fn requiring_at_least(&self, required: RequireGrants) -> Self {
+        Self { require_grants: self.require_grants.max(required), ..self.clone() }
+    }
 }
 
 /// One object, as far as it could be parsed.
@@ -111,10 +127,13 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
     let mut plan = Plan::default();
     let mut claims = Claims::default();
     let mut accepted = Vec::new();
-    for candidate in by_seniority(candidates) {
-        let (verdict, admission) = judge(facts, candidate, policy, in_force, &mut claims);
-        accepted.extend(admission.map(|admission| (candidate.key.clone(), admission)));
-        plan.verdicts.insert(candidate.key.clone(), verdict);
+    let mut granting = Granting::of(policy, &facts.labels);
+    let mut queue = Queue::new(candidates, &granting);
+    while let Some(turn) = queue.next(&granting) {
+        let key = &turn.candidate.key;
+        let (verdict, admission) = judge(facts, &turn, policy, in_force, &mut claims, &mut granting);
+        accepted.extend(admission.map(|admission| (key.clone(), admission)));
+        plan.verdicts.insert(key.clone(), verdict);
     }
     let mut protected = routes::Protected::of(facts);
     for (key, Admission { forward, objection: _, notes }) in accepted {
@@ -146,21 +165,16 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
     plan
 }
 
-/// The older first, then by namespace and name. The first one to claim something keeps it.
-fn by_seniority(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let mut ordered: Vec<&Candidate> = candidates.iter().collect();
-    ordered.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
-    ordered
-}
-
 /// Decides about one forward. Returns the part of it that this node should carry.
 fn judge<'a>(
     facts: &Facts,
-    candidate: &'a Candidate,
+    turn: &Turn<'a>,
     policy: &Policy,
     in_force: &InForce,
     claims: &mut Claims,
+    granting: &mut Granting<'a>,
 ) -> (Verdict, Option<Admission<'a>>) {
+    let candidate = turn.candidate;
     let verdict = |acceptance, role| Verdict {
         shown: candidate.shown.clone(),
         ..Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role)
@@ -179,13 +193,20 @@ fn judge<'a>(
         let verdict = verdict(Acceptance::Accepted, None);
         return (if forward.selects(&facts.labels) { suspended(verdict) } else { verdict }, None);
     };
-    let admission = match admit(facts, forward, policy, in_force) {
+    // What no grant permits is withdrawn and comes back only as a new claim.
+    let entitlement = match &turn.entitlement {
+        Ok(entitlement) => entitlement,
+        Err(refusal) => return (verdict(Acceptance::RefusedHere(refusal.clone()), Some(role)), None),
+    };
+    let mut admission = match admit(facts, forward, policy, in_force) {
         Ok(admission) => admission,
         Err(refusal) => return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None),
     };
     match claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
         Ok(()) => {
-            let objection = admission.objection.clone();
+            granting.spend(entitlement, forward);
+            admission.notes.extend(entitlement.note.clone());
+            let objection = entitlement.objection.clone().or_else(|| admission.objection.clone());
             (Verdict { objection, ..verdict(Acceptance::Accepted, Some(role)) }, Some(admission))
         }
         Err(conflict) => (suspended(verdict(Acceptance::Conflict(conflict), Some(role))), None),

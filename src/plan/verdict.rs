@@ -85,6 +85,10 @@ words! {
         ReservedPort,
         /// A program of this node listens on the port, on an address by which the node is reached.
         ShadowsLocalListener,
+        /// No grant permits all of the forward, and the agent requires grants.
+        NotGranted,
+        /// The forwards under a grant would ask for more than the limits of the grant permit.
+        TooMany,
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api;
-use crate::source::Sourced;
+use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
 use super::translation::Written;
@@ -23,8 +23,10 @@ use super::{Loaded, Record, RecordError};
 const WITHOUT_API_SERVERS: u64 = 1;
 /// A record that may contain API servers, but no addresses of the node.
 const WITHOUT_NODE_ADDRESSES: u64 = 2;
-/// The newest format that this program writes and reads. It may contain API servers and addresses of the node.
-const FORMAT: u64 = 3;
+/// A record that may contain API servers and addresses of the node, but no grants.
+const WITHOUT_GRANTS: u64 = 3;
+/// The newest format that this program writes and reads. It may contain grants.
+const FORMAT: u64 = 4;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +46,10 @@ struct Content {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     node_addresses: Vec<Value>,
     forwards: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grants: Option<Vec<Value>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grants_required: bool,
     in_force: Vec<Value>,
 }
 
@@ -56,31 +62,40 @@ struct Entry {
 
 /// The text of `record`. Equal records have equal texts.
 pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
-    let entry = |sourced: &Sourced| {
-        let mut object = serde_json::to_value(&*sourced.object)?;
-        // These fields are not part of what was asked for. They change with every status update, and each change would
-        // rewrite the record.
-        for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
-            object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
-        }
-        serde_json::to_value(Entry { object, origin: sourced.origin.clone() })
-    };
+    let forward = |sourced: &Sourced| entry(&*sourced.object, sourced.origin.as_ref());
+    let grant = |sourced: &SourcedGrant| entry(&*sourced.object, sourced.origin.as_ref());
+    let grants = |set: &Arc<GrantSet>| set.grants.iter().map(grant).collect::<Result<_, _>>();
     let content = Content {
         node: record.node.clone(),
         labels: record.labels.clone(),
         api_servers: record.api_servers.iter().map(|address| address.to_string().into()).collect(),
         node_addresses: record.node_addresses.iter().map(|address| address.to_string().into()).collect(),
-        forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
+        forwards: record.forwards.iter().map(forward).collect::<Result<_, _>>()?,
+        grants: record.grants.as_ref().map(grants).transpose()?,
+        grants_required: record.grants_required,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
     // The oldest format that can hold the content, so that older programs can read it where possible.
+    let without_grants = content.grants.is_none() && !content.grants_required;
     let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
-        (_, false) => FORMAT,
+        _ if !without_grants => FORMAT,
+        (_, false) => WITHOUT_GRANTS,
         (false, true) => WITHOUT_NODE_ADDRESSES,
         (true, true) => WITHOUT_API_SERVERS,
     };
     let content = serde_json::to_value(content)?;
     Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
+}
+
+/// An object as the record holds it.
+fn entry(object: &impl Serialize, origin: Option<&PathBuf>) -> Result<Value, serde_json::Error> {
+    let mut object = serde_json::to_value(object)?;
+    // These fields are not part of what was asked for. They change with every status update, and each change would rewrite the
+    // record.
+    for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
+        object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
+    }
+    serde_json::to_value(Entry { object, origin: origin.cloned() })
 }
 
 /// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
@@ -141,6 +156,17 @@ fn believe(content: Content) -> Loaded {
             Err(error) => keep("forwards", number, error),
         }
     }
+    record.grants_required = content.grants_required;
+    record.grants = content.grants.map(|entries| {
+        let mut set = GrantSet::default();
+        for (number, entry) in entries.into_iter().enumerate() {
+            match grant(entry) {
+                Ok(sourced) => set.grants.push(sourced),
+                Err(error) => keep("grants", number, error),
+            }
+        }
+        Arc::new(set)
+    });
     for (number, entry) in content.in_force.into_iter().enumerate() {
         let written: Result<Written, _> = serde_json::from_value(entry).map_err(|_| strange());
         match written.and_then(|written| written.parse()) {
@@ -155,6 +181,12 @@ fn forward(entry: Value) -> Result<Sourced, String> {
     let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
     let object = Arc::new(guarded(|| api::decode(object).map_err(|error| error.to_string()))?);
     Ok(Sourced { object, origin, trouble: None })
+}
+
+fn grant(entry: Value) -> Result<SourcedGrant, String> {
+    let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
+    let object = Arc::new(guarded(|| api::decode_grant(object).map_err(|error| error.to_string()))?);
+    Ok(SourcedGrant { object, origin, trouble: None })
 }
 
 /// SHA-256 of the compact JSON of `content`, in hexadecimal.

@@ -13,10 +13,11 @@ mod translation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::model::Translation;
-use crate::source::Sourced;
+use crate::source::{GrantSet, Sourced};
 
 pub use crate::durable::Stored;
 pub use error::RecordError;
@@ -35,6 +36,10 @@ pub struct Record {
     pub node_addresses: BTreeSet<IpAddr>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
+    /// The grants that were read then; `None` if none were read.
+    pub grants: Option<Arc<GrantSet>>,
+    /// Whether forwards needed a grant.
+    pub grants_required: bool,
     /// The translations that were in force.
     pub in_force: Vec<Translation>,
 }

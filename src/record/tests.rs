@@ -13,6 +13,7 @@ use crate::api;
 use crate::model::{Destination, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts};
 
 use super::*;
+use crate::source::SourcedGrant;
 
 const NODE: &str = "proxy-1";
 
@@ -44,6 +45,17 @@ fn translation(interface: Option<&str>, ports: TargetPorts, source: SourceNat) -
     }
 }
 
+fn grant(name: &str) -> SourcedGrant {
+    let object = json!({
+        "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForwardGrant", "metadata": {"name": name, "generation": 2},
+        "spec": {
+            "namespaces": ["leased-lines"], "clients": ["1.1.1.0/24"],
+            "listen": [{"cidrs": ["192.168.0.2"], "port": 80}], "upstreams": [{"cidrs": ["3.3.3.3"]}],
+        },
+    });
+    SourcedGrant { object: Arc::new(api::decode_grant(object).unwrap()), origin: Some("grants.yaml".into()), trouble: None }
+}
+
 fn record() -> Record {
     let sourced = |name: &str, origin: Option<&str>| Sourced {
         object: Arc::new(api::decode(object(name)).unwrap()),
@@ -57,6 +69,8 @@ fn record() -> Record {
         api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
         node_addresses: ["192.168.7.1".parse().unwrap()].into(),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
+        grants: Some(Arc::new(GrantSet { grants: vec![grant("bank-a")], undecoded: Vec::new() })),
+        grants_required: true,
         in_force: vec![
             translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
             translation(None, TargetPorts::Same, SourceNat::Masquerade),
@@ -161,19 +175,21 @@ fn a_record_of_another_node_or_format_is_refused() {
     let error = load(&dir, "proxy-2").unwrap_err().to_string();
     assert!(error.contains("belongs to node proxy-1, but this is node proxy-2"), "{error}");
     let text = fs::read_to_string(dir.join("record.json")).unwrap();
-    for format in ["0", "4"] {
-        fs::write(dir.join("record.json"), text.replace("\"format\":3", &format!("\"format\":{format}"))).unwrap();
+    for format in ["0", "5"] {
+        fs::write(dir.join("record.json"), text.replace("\"format\":4", &format!("\"format\":{format}"))).unwrap();
         let error = load(&dir, NODE).unwrap_err().to_string();
-        assert!(error.contains(&format!("has format {format}, but this program reads formats up to 3")), "{error}");
+        assert!(error.contains(&format!("has format {format}, but this program reads formats up to 4")), "{error}");
     }
 }
 
-/// The older formats: a record that contains neither API servers nor node addresses is still written in the oldest format.
+/// The older formats: a record without grants, node addresses and API servers is still written in the oldest format.
 #[test]
-fn a_record_without_api_servers_or_node_addresses_is_of_an_older_format() {
-    let without_addresses = Record { node_addresses: BTreeSet::new(), ..record() };
-    let without_both = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
-    for (record, format, absent) in [(without_addresses, 2, "nodeAddresses"), (without_both, 1, "apiServers")] {
+fn a_record_without_grants_api_servers_or_node_addresses_is_of_an_older_format() {
+    let without_grants = Record { grants: None, grants_required: false, ..record() };
+    let without_addresses = Record { node_addresses: BTreeSet::new(), ..without_grants.clone() };
+    let without_all = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
+    let older = [(without_grants, 3, "grants"), (without_addresses, 2, "nodeAddresses"), (without_all, 1, "apiServers")];
+    for (record, format, absent) in older {
         let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
         assert!(text.starts_with(&format!("{{\"format\":{format},")) && !text.contains(absent), "{text}");
         let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
@@ -242,6 +258,9 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
     let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
     assert_eq!(loaded.record.forwards, record().forwards[..1]);
     assert!(loaded.lost[0].starts_with("forwards[1]: ") && loaded.lost[0].contains("spec.prot"), "{:?}", loaded.lost);
+    let loaded = forged(|content| content["grants"][0]["object"]["spec"]["client"] = 1.into());
+    assert_eq!(loaded.record.grants, Some(Arc::default()), "no grant is left, and grants are still required");
+    assert!(loaded.record.grants_required && loaded.lost[0].starts_with("grants[0]: "), "{:?}", loaded.lost);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no log; the time is an argument.
 
 mod condition;
+mod grants;
 mod here;
 mod judge;
 mod judgement;
@@ -13,6 +14,7 @@ mod writes;
 mod tests;
 
 pub use condition::{Circumstance, Judged, Reason, State, Type};
+pub use grants::{Census, Usable, census, grant_status};
 pub use here::here;
 pub use judge::{judge, leave, unknown_form};
 pub use judgement::{Judgement, Standing};

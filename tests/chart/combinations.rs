@@ -85,6 +85,7 @@ fn the_notes_name_the_next_command_and_what_stays() {
         "kubectl label node NODE portforward.dev/proxy=true",
         "insufficient quota to match these scopes",
         "If the only agent stops",
+        "NOTE: forwards need no grant (agent.requireGrants: false)",
         "`helm uninstall` leaves these in place:\n- the CRD and every PortForward",
         "/var/lib/portforward-operator",
         "--reuse-values --set cleanup.enabled=true",
@@ -119,6 +120,10 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     assert!(said.contains("NOTE: the image is named by a tag") && !said.contains("is in no registry"), "{said}");
     let said = notes(&json!({"crds": {"enabled": false}}));
     assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
+    let said = notes(&json!({"agent": {"requireGrants": true}}));
+    assert!(!said.contains("grant"), "{said}");
+    let said = notes(&json!({"agent": {"requireGrants": "report"}}));
+    assert!(said.contains("`kubectl get pfg` counts them") && !said.contains("need no grant"), "{said}");
     let said = notes(&json!({"priorityClassName": ""}));
     assert!(!said.contains("quota"), "{said}");
 }

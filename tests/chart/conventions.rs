@@ -231,7 +231,13 @@ fn the_settings_of_the_agent_reach_it() {
     let agent = agent(&full());
     assert_eq!(
         agent["args"],
-        json!(["agent", "--set-ip-forward", "--reserved-ports=22,30000:32767", "--node-name=$(NODE_NAME)"])
+        json!([
+            "agent",
+            "--set-ip-forward",
+            "--reserved-ports=22,30000:32767",
+            "--require-grants=report",
+            "--node-name=$(NODE_NAME)"
+        ])
     );
     assert_eq!(env(&agent, "PORTFORWARD_LOG_FORMAT")["value"], "json");
     assert_eq!(env(&agent, "PORTFORWARD_LOG")["value"], "info,portforward_operator::plan=debug");
@@ -247,6 +253,9 @@ fn the_settings_of_the_agent_reach_it() {
     assert_eq!(reserved(json!(10250)), json!(["agent", "--reserved-ports=10250"]), "as --set gives it");
     assert_eq!(reserved(json!("22/TCP,30000-32767/UDP")), json!(["agent", "--reserved-ports=22/TCP,30000-32767/UDP"]));
     assert_eq!(reserved(Value::Null), json!(["agent"]));
+    let required = |when: Value| self::agent(&json!({"agent": {"requireGrants": when}}))["args"].clone();
+    assert_eq!(required(json!(true)), json!(["agent", "--require-grants=true"]));
+    assert_eq!((required(json!(false)), required(Value::Null)), (json!(["agent"]), json!(["agent"])));
 }
 
 #[test]

@@ -241,6 +241,7 @@ fn what_no_cluster_could_use_is_refused() {
         ("/agent/reservedPorts", json!(65536)),
         ("/agent/reservedPorts", json!(22.5)),
         ("/agent/reservedPorts", json!(true)),
+        ("/agent/requireGrants", json!("yes")),
         ("/image/tag", json!(0.5)),
         ("/commonLabels", json!({"a": "no value!"})),
         ("/extraVolumes", json!([{"emptyDir": {}}])),

@@ -16,6 +16,7 @@ mod disk;
 mod edits;
 mod ends;
 mod folder;
+mod grants;
 mod in_force;
 mod invalid;
 mod logs;

@@ -1,5 +1,7 @@
 //! Properties of every plan.
 
+mod contained;
+mod grants;
 mod in_force;
 mod names;
 mod next_hops;
@@ -121,7 +123,7 @@ pub(super) fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {
 }
 
 fn policy() -> Policy {
-    Policy { reserved_ports: "22/TCP,30000-32767".parse().unwrap() }
+    Policy { reserved_ports: "22/TCP,30000-32767".parse().unwrap(), ..Policy::default() }
 }
 
 fn refused(facts: &Facts, spec: Value) -> Option<NodeRefusalReason> {
