@@ -112,7 +112,14 @@ impl Node {
             "--cert-dir=/var/lib/kubelet/pki".to_owned(),
             "--v=1".to_owned(),
         ];
-        self.kubelet = Some(self.process(bed, kubelet, &options));
+        // The kubelet ends if containerd does not serve the CRI yet. Service managers start it again, and so does this.
+        let healthy = eventually(PATIENCE, || {
+            if self.kubelet.as_mut().is_none_or(Process::has_ended) {
+                self.kubelet = Some(self.process(bed, &kubelet, &options));
+            }
+            output(self.command(bed, "curl").args(["--silent", "--fail", "http://127.0.0.1:10248/healthz"])).status.success()
+        });
+        assert!(healthy, "the kubelet on {} never became healthy", self.name);
         if self.services == Services::KubeProxy {
             let kubeconfig = plane.kubeconfig(&format!("kube-proxy-{}", self.name), access::ADMIN);
             let kube_proxy = programs::cluster_folder().join("kube-proxy");
