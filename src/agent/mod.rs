@@ -42,9 +42,12 @@ use changes::{Changes, Repaired};
 use programming::Programming;
 use retries::{Failure, Retries};
 
-/// The minimum time that a sync waits for further events, so that a burst of events causes only one sync. The actual time is
-/// twice the duration of the last sync, within this minimum and a maximum of one second.
+/// The time that a sync waits for further events after the first one, so that a burst of events causes only one sync. Events
+/// that follow do not lengthen it.
 const COALESCE: Duration = Duration::from_millis(50);
+/// The maximum pause between two syncs while events arrive all the time. The pause is as long as the last sync, so syncs take at
+/// most half of the time, if they are not longer than this.
+const REST: Duration = Duration::from_millis(500);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -116,13 +119,13 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let health = Arc::clone(&node.health);
     let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
     let started = Instant::now();
-    let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
+    let (mut pause, mut rested, mut comparison) = (Duration::ZERO, started, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
         node.health.enter(Phase::Queued { since: Instant::now() });
         node.metrics.queued();
-        tokio::time::sleep(coalesce).await;
+        tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
         let listed = node.source.complete().is_some();
         let Some(snapshot) = node.snapshot(started.elapsed()) else {
             pause = PATIENCE;
@@ -139,7 +142,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
                 node.health.complete();
             }
         }
-        coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
+        rested = Instant::now() + took.min(REST);
         if outcome == SyncOutcome::Unchanged {
             comparison = took;
         }

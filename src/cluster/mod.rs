@@ -12,6 +12,7 @@ mod forwards;
 mod grant_status;
 mod grants;
 pub mod guard;
+mod known;
 mod leases;
 mod own_node;
 mod patches;
@@ -21,6 +22,8 @@ mod scrapers;
 mod services;
 pub mod survey;
 mod trouble;
+mod turns;
+mod write;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -18,3 +18,4 @@ mod rest;
 mod scrape;
 mod servers;
 mod starts;
+mod tenants;
