@@ -68,6 +68,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "firewall::",
             "interface::",
             "next_hop::",
+            "nodes::",
             "ports::",
             "protocol::",
             "route::",

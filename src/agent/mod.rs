@@ -315,6 +315,7 @@ impl<'a> Planned<'a> {
             facts.maybe_node_addresses.clear();
         }
         facts.services.clone_from(&snapshot.services);
+        facts.nodes = Arc::clone(&snapshot.nodes);
         let (grants, candidates) = memory.grants(policy.require_grants, snapshot);
         let policy = Policy { grants, ..policy.clone() };
         let mut in_force = Cow::Borrowed(memory.flows());

@@ -108,12 +108,13 @@ impl Memory {
     /// The objects that were last applied, as a complete set; `None` if there are none.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let Record { forwards, labels, api_servers, node_addresses, grants, .. } = self.record.clone();
+        let Record { forwards, labels, api_servers, node_addresses, services, nodes, grants, .. } = self.record.clone();
         // Addresses of API servers are recorded only if all of them are known. So they are unknown if the objects come from a
         // cluster and the record contains no address.
         let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
         let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
-        let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, grants, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { forwards, labels, api_servers, sight, node_addresses, services, nodes, grants, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
     }
 
@@ -182,6 +183,8 @@ impl Memory {
         self.record.labels.clone_from(&snapshot.labels);
         self.record.api_servers.clone_from(known(snapshot));
         self.record.node_addresses.clone_from(&snapshot.node_addresses);
+        self.record.services.clone_from(&snapshot.services);
+        self.record.nodes = Arc::clone(&snapshot.nodes);
         self.record.grants.clone_from(&snapshot.grants);
         self.record.grants_required = self.required == RequireGrants::Yes;
         self.record_flows();
@@ -199,10 +202,11 @@ impl Memory {
 
     /// Whether the record has the content of `snapshot`. A change of status alone does not count, so it causes no write.
     fn says(&self, snapshot: &Snapshot) -> bool {
-        let Record { forwards, labels, api_servers, node_addresses, grants, grants_required, .. } = &self.record;
+        let Record { forwards, labels, api_servers, node_addresses, services, nodes, grants, grants_required, .. } = &self.record;
         GrantSet::are_the_same(grants.as_ref(), snapshot.grants.as_ref())
             && *grants_required == (self.required == RequireGrants::Yes)
             && (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
+            && (services, nodes) == (&snapshot.services, &snapshot.nodes)
             && forwards.len() == snapshot.forwards.len()
             && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
     }
@@ -244,7 +248,7 @@ mod tests {
 
     use super::*;
     use crate::agent::recording::{Due, recording};
-    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts};
+    use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, SourceNat, TargetPorts};
 
     fn desired(ports: &[u16]) -> Desired {
         let translation = |port: &u16| Translation {
@@ -281,6 +285,8 @@ mod tests {
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             api_servers: ["10.0.0.1".parse().unwrap()].into(),
             node_addresses: ["192.168.7.1".parse().unwrap()].into(),
+            services: ["10.96.0.0/12".parse().unwrap()].into(),
+            nodes: Arc::new(Nodes { pods: ["10.244.1.0/24".parse().unwrap()].into(), ..Nodes::default() }),
             ..Snapshot::default()
         })
     }

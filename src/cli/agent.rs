@@ -17,7 +17,7 @@ use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
-use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
+use crate::cluster::{self, DEFAULT_NAMESPACE, Member, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
@@ -133,12 +133,14 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
         let required = options.policy.policy().require_grants;
-        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, required, &wake, &health, &mut tasks);
+        let member = Member { node: &name, namespace: &options.namespace, others: options.policy.other_nodes() };
+        let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);
-        let observer = Observer::new(connection.api_servers).beside(variant).asking(next_hops);
+        let api_servers = connection.api_servers.into_iter().chain(connection.service).collect();
+        let observer = Observer::new(api_servers).beside(variant).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node))

@@ -6,13 +6,11 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tracing::warn;
 
+use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
-use crate::plan::{Policy, RequireGrants, ReservedPorts};
+use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts};
 use crate::record::{self, Loaded, Record};
-
-/// The ports by which a node must stay reachable: SSH, the API server, the kubelet.
-const RESERVED_PORTS: &str = "22/TCP,6443/TCP,10250/TCP";
 
 #[derive(Args, Debug)]
 pub(super) struct StateOptions {
@@ -44,8 +42,13 @@ pub(super) struct KernelOptions {
 pub(super) struct PolicyOptions {
     /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP;
     /// empty for none. A port without a protocol is reserved for all protocols
-    #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS")]
+    #[arg(long, default_value = ReservedPorts::DEFAULT, value_name = "PORTS")]
     reserved_ports: ReservedPorts,
+    /// Networks that no forward may have as upstream, client or route: addresses, CIDRs, and the words nodes, pods, services and
+    /// metadata for the addresses of the cluster and of cloud metadata services. API servers are always forbidden. What is in
+    /// force is withdrawn too
+    #[arg(long, default_value = ForbiddenNetworks::DEFAULT, value_name = "NETWORKS")]
+    forbidden_networks: ForbiddenNetworks,
     /// Whether a forward needs a PortForwardGrant: with true, a forward that lies inside no grant is refused and withdrawn; with
     /// report, it is carried with a note; with false, grants are ignored
     #[arg(
@@ -69,6 +72,11 @@ enum GrantChoice {
 }
 
 impl PolicyOptions {
+    /// Whether these settings need the Node objects of the whole cluster.
+    pub(super) fn other_nodes(&self) -> OtherNodes {
+        if self.forbidden_networks.needs_nodes() { OtherNodes::Watched } else { OtherNodes::Unwatched }
+    }
+
     /// The policy of the administrator.
     pub(super) fn policy(&self) -> Policy {
         let require_grants = match self.require_grants {
@@ -76,7 +84,8 @@ impl PolicyOptions {
             GrantChoice::False => RequireGrants::No,
             GrantChoice::Report => RequireGrants::Report,
         };
-        Policy { reserved_ports: self.reserved_ports.clone(), require_grants, ..Policy::default() }
+        let (reserved_ports, forbidden_networks) = (self.reserved_ports.clone(), self.forbidden_networks.clone());
+        Policy { reserved_ports, forbidden_networks, require_grants, ..Policy::default() }
     }
 }
 

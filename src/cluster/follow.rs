@@ -14,7 +14,7 @@ use super::trouble::Trouble;
 
 /// How long the API server keeps a watch open, in seconds. The agent notices a dead connection soon after this time.
 const WATCH_SECS: u32 = 25;
-/// The number of objects in one page of a list.
+/// The number of objects in one page of a list, at most.
 const PAGE: u32 = 500;
 
 /// The pauses between two tries of a resource that failed: 500 ms at first, doubled each time, at most 10 s, with jitter so
@@ -43,7 +43,8 @@ pub(super) async fn follow_or<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = config.timeout(WATCH_SECS).page_size(PAGE);
+    let page = config.page_size.map_or(PAGE, |page| page.min(PAGE));
+    let config = config.timeout(WATCH_SECS).page_size(page);
     let mut events = watcher(api, config).boxed();
     let mut pauses = retries();
     loop {

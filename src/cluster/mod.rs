@@ -4,6 +4,7 @@
 //! and renewing the Lease are separate tasks, so a slow API server never delays the kernel.
 
 mod around;
+mod awaited;
 mod connect;
 mod contact;
 mod endpoints;
@@ -14,6 +15,7 @@ mod grants;
 pub mod guard;
 mod known;
 mod leases;
+mod nodes;
 mod own_node;
 mod patches;
 mod publisher;
@@ -34,6 +36,7 @@ use tokio::sync::{Notify, watch};
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use contact::{Contact, Reached};
+pub use nodes::OtherNodes;
 pub use publisher::publish;
 pub use scrapers::Scrapers;
 
@@ -78,17 +81,27 @@ impl Cluster {
     }
 }
 
-/// Starts in `tasks`: the watchers of the forwards, of this Node, of the API servers, of `ServiceCIDRs`, of the grants
-/// unless they are ignored, and of the agents' Leases, the writer of events, and the renewal of this agent's Lease in `namespace`. The Lease is renewed while `health`
-/// reports a running sync loop.
+/// What an agent is in the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// The name of its node.
+    pub node: &'a str,
+    /// The namespace of the agents.
+    pub namespace: &'a str,
+    /// Whether it needs to know the other nodes.
+    pub others: OtherNodes,
+}
+
+/// Starts in `tasks`: the watchers of the forwards, of this Node, of all Nodes, of the API servers, of `ServiceCIDRs`, of the
+/// grants unless they are ignored, and of the agents' Leases, the writer of events, and the renewal of this agent's Lease in the
+/// namespace of `member`. The Lease is renewed while `health` reports a running sync loop.
 ///
 /// Notifies `wake` when something changed that the kernel may depend on. `remembered` is the set that this node last applied:
-/// an object that cannot be decoded keeps its content from there.
+/// an object that cannot be decoded keeps its content from there, and so does what cannot be read about the cluster.
 #[must_use]
 pub fn join(
     to: &Connection,
-    node: &str,
-    namespace: &str,
+    member: Member<'_>,
     remembered: &Snapshot,
     require_grants: RequireGrants,
     wake: &Arc<Notify>,
@@ -96,6 +109,7 @@ pub fn join(
     tasks: &mut Tasks,
 ) -> Cluster {
     let client = to.client.clone();
+    let Member { node, namespace, others } = member;
     let (own_sender, own) = watch::channel(None);
     let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
@@ -107,10 +121,14 @@ pub fn join(
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
-    let (service_sender, services) = watch::channel(Arc::default());
-    tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), service_sender));
+    let (service_sender, services) = watch::channel(None);
+    let known = remembered.services.clone();
+    tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), known, service_sender));
+    let (nodes_sender, nodes) = watch::channel(None);
+    let known = Arc::clone(&remembered.nodes);
+    tasks.spawn("watcher of Nodes", nodes::follow(client.clone(), outage.clone(), others, known, nodes_sender));
     let (grant_sender, grants) = watch::channel(grants::Known::at_first(require_grants));
-    let around = Around { own, api_servers, services, grants };
+    let around = Around { own, api_servers, services, nodes, grants };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));

@@ -134,6 +134,11 @@ pub(super) fn is_about_one(error: &(dyn Error + 'static)) -> bool {
     }
 }
 
+/// Whether the API server answered that it has no such resource (404), for example because it is older.
+pub(super) fn is_absent(error: &(dyn Error + 'static)) -> bool {
+    codes(error).next() == Some(404)
+}
+
 fn meaning(error: &(dyn Error + 'static)) -> Meaning {
     let status = codes(error).next();
     match status {

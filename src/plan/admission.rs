@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::floor::Floor;
 use super::in_force::Listen;
 use super::node_rules::{self, hears, refusal};
 use super::notes::MOST;
@@ -28,7 +29,7 @@ pub(super) struct Admission<'a> {
     pub(super) notes: Vec<Note>,
 }
 
-/// How much of `forward` this node carries.
+/// How much of `forward` this node carries, above the `floor`.
 ///
 /// # Errors
 /// When it carries nothing: a new forward is admitted completely or not at all.
@@ -36,9 +37,10 @@ pub(super) fn admit<'a>(
     facts: &Facts,
     forward: &'a Forward,
     policy: &Policy,
+    floor: &Floor<'_>,
     in_force: &InForce,
 ) -> Result<Admission<'a>, NodeRefusal> {
-    if let Some(refusal) = node_rules::refuse(facts, forward) {
+    if let Some(refusal) = node_rules::refuse(facts, forward).or_else(|| floor.refuse(forward)) {
         return Err(refusal);
     }
     let objection = node_rules::refuse_new(facts, forward);

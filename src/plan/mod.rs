@@ -5,6 +5,8 @@
 mod admission;
 mod assumed;
 mod claims;
+mod floor;
+mod forbidden;
 mod grants;
 mod in_force;
 mod index;
@@ -25,6 +27,7 @@ use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
+pub use forbidden::{ForbiddenNetworks, InvalidForbiddenNetworks};
 pub(crate) use grants::Scopes;
 pub use grants::{Grants, RequireGrants, Standing};
 pub use in_force::InForce;
@@ -36,6 +39,7 @@ use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
 use claims::Claims;
+use floor::Floor;
 use grants::{Granting, Queue, Turn};
 
 /// The desired state of this node, and the decision about each forward.
@@ -65,6 +69,8 @@ impl Plan {
 pub struct Policy {
     /// The ports that the node reserves, on the addresses by which it is reached.
     pub reserved_ports: ReservedPorts,
+    /// The networks that no forward may use, beside the API servers.
+    pub forbidden_networks: ForbiddenNetworks,
     /// Whether a forward needs a grant.
     pub require_grants: RequireGrants,
     /// The grants. They come from the objects and not from the administrator of the node.
@@ -126,12 +132,13 @@ impl Candidate {
 pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &InForce) -> Plan {
     let mut plan = Plan::default();
     let mut claims = Claims::default();
+    let floor = Floor::of(facts, &policy.forbidden_networks);
     let mut accepted = Vec::new();
     let mut granting = Granting::of(policy, &facts.labels);
     let mut queue = Queue::new(candidates, &granting);
     while let Some(turn) = queue.next(&granting) {
         let key = &turn.candidate.key;
-        let (verdict, admission) = judge(facts, &turn, policy, in_force, &mut claims, &mut granting);
+        let (verdict, admission) = judge(facts, &turn, policy, &floor, in_force, &mut claims, &mut granting);
         accepted.extend(admission.map(|admission| (key.clone(), admission)));
         plan.verdicts.insert(key.clone(), verdict);
     }
@@ -143,6 +150,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
         (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
         verdict.routes = routes::plan(facts, forward, &protected);
+        floor.withhold(&mut verdict.routes);
         let found = obstacles::find(facts, forward, verdict);
         plan.desired.legs.extend(found.legs);
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
@@ -170,6 +178,7 @@ fn judge<'a>(
     facts: &Facts,
     turn: &Turn<'a>,
     policy: &Policy,
+    floor: &Floor<'_>,
     in_force: &InForce,
     claims: &mut Claims,
     granting: &mut Granting<'a>,
@@ -198,7 +207,7 @@ fn judge<'a>(
         Ok(entitlement) => entitlement,
         Err(refusal) => return (verdict(Acceptance::RefusedHere(refusal.clone()), Some(role)), None),
     };
-    let mut admission = match admit(facts, forward, policy, in_force) {
+    let mut admission = match admit(facts, forward, policy, floor, in_force) {
         Ok(admission) => admission,
         Err(refusal) => return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None),
     };

@@ -73,8 +73,12 @@ words! {
     NodeRefusalReason {
         /// An address of a party is an address of this node, so the flow would come back to it.
         ForwardLoop,
-        /// The upstream is an API server of the cluster.
+        /// The upstream is an API server of the cluster, or lies in a network that the node forbids.
         ForbiddenUpstream,
+        /// A client is an API server of the cluster, or lies in a network that the node forbids.
+        ForbiddenClient,
+        /// The internal or external address lies in a network of pods or Services.
+        ForbiddenAddress,
         /// An address is the first one of its subnet (the network address).
         NetworkAddress,
         /// An address is the last one of its subnet (the broadcast address).
@@ -120,6 +124,8 @@ words! {
         GatewayNotOnLink,
         /// The route to a client would cover an address that this node needs.
         RouteCapturesNode,
+        /// The route to a client would cover an address that the node forbids to forwards.
+        ForbiddenRoute,
         /// It is not known where the API servers are, and a route might cover one.
         ApiServersUnknown,
         /// A route of another program to the client uses another next hop.

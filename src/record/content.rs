@@ -2,17 +2,19 @@
 //!
 //! Decides which parts of the text are accepted. Must not access the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api;
+use crate::model::Nodes;
 use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
@@ -23,9 +25,9 @@ use super::{Loaded, Record, RecordError};
 const WITHOUT_API_SERVERS: u64 = 1;
 /// A record that may contain API servers, but no addresses of the node.
 const WITHOUT_NODE_ADDRESSES: u64 = 2;
-/// A record that may contain API servers and addresses of the node, but no grants.
-const WITHOUT_GRANTS: u64 = 3;
-/// The newest format that this program writes and reads. It may contain grants.
+/// A record that may contain API servers and addresses of the node, but neither grants nor other networks of the cluster.
+const WITHOUT_GRANTS_AND_NETWORKS: u64 = 3;
+/// The newest format that this program writes and reads. It may also contain grants, and the networks of Services, nodes and pods.
 const FORMAT: u64 = 4;
 
 #[derive(Serialize, Deserialize)]
@@ -45,6 +47,12 @@ struct Content {
     api_servers: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     node_addresses: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pods: Vec<Value>,
     forwards: Vec<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     grants: Option<Vec<Value>>,
@@ -68,18 +76,22 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
     let content = Content {
         node: record.node.clone(),
         labels: record.labels.clone(),
-        api_servers: record.api_servers.iter().map(|address| address.to_string().into()).collect(),
-        node_addresses: record.node_addresses.iter().map(|address| address.to_string().into()).collect(),
+        api_servers: texts(&record.api_servers),
+        node_addresses: texts(&record.node_addresses),
+        services: texts(&record.services),
+        nodes: texts(&record.nodes.addresses),
+        pods: texts(&record.nodes.pods),
         forwards: record.forwards.iter().map(forward).collect::<Result<_, _>>()?,
         grants: record.grants.as_ref().map(grants).transpose()?,
         grants_required: record.grants_required,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
     // The oldest format that can hold the content, so that older programs can read it where possible.
-    let without_grants = content.grants.is_none() && !content.grants_required;
+    let with_grants = content.grants.is_some() || content.grants_required;
+    let with_networks = [&content.services, &content.nodes, &content.pods].into_iter().any(|list| !list.is_empty());
     let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
-        _ if !without_grants => FORMAT,
-        (_, false) => WITHOUT_GRANTS,
+        _ if with_grants || with_networks => FORMAT,
+        (_, false) => WITHOUT_GRANTS_AND_NETWORKS,
         (false, true) => WITHOUT_NODE_ADDRESSES,
         (true, true) => WITHOUT_API_SERVERS,
     };
@@ -96,6 +108,11 @@ fn entry(object: &impl Serialize, origin: Option<&PathBuf>) -> Result<Value, ser
         object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
     }
     serde_json::to_value(Entry { object, origin: origin.cloned() })
+}
+
+/// Addresses or networks as texts.
+fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<Value> {
+    values.iter().map(|value| value.to_string().into()).collect()
 }
 
 /// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
@@ -138,9 +155,11 @@ fn believe(content: Content) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
     let mut record = Record { node: content.node, labels: content.labels, ..Record::default() };
+    let mut nodes = Nodes::default();
     let lists = [
         ("apiServers", content.api_servers, &mut record.api_servers),
         ("nodeAddresses", content.node_addresses, &mut record.node_addresses),
+        ("nodes", content.nodes, &mut nodes.addresses),
     ];
     for (list, entries, addresses) in lists {
         for (number, entry) in entries.into_iter().enumerate() {
@@ -150,6 +169,17 @@ fn believe(content: Content) -> Loaded {
             }
         }
     }
+    for (list, entries, networks) in
+        [("services", content.services, &mut record.services), ("pods", content.pods, &mut nodes.pods)]
+    {
+        for (number, entry) in entries.into_iter().enumerate() {
+            match entry.as_str().and_then(|text| text.parse::<IpNet>().ok()) {
+                Some(network) => drop(networks.insert(network.trunc())),
+                None => keep(list, number, "is not a network".to_owned()),
+            }
+        }
+    }
+    record.nodes = Arc::new(nodes);
     for (number, entry) in content.forwards.into_iter().enumerate() {
         match forward(entry) {
             Ok(sourced) => record.forwards.push(sourced),

@@ -16,7 +16,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::Translation;
+use ipnet::IpNet;
+
+use crate::model::{Nodes, Translation};
 use crate::source::{GrantSet, Sourced};
 
 pub use crate::durable::Stored;
@@ -34,6 +36,10 @@ pub struct Record {
     pub api_servers: BTreeSet<IpAddr>,
     /// The addresses of the node in its Node object; empty without a cluster.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The networks of the cluster's Services; empty without a cluster.
+    pub services: BTreeSet<IpNet>,
+    /// The addresses of the cluster's nodes and pods; empty without a cluster.
+    pub nodes: Arc<Nodes>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
     /// The grants that were read then; `None` if none were read.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api;
-use crate::model::{Destination, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts};
+use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, Shift, SourceNat, TargetPorts};
 
 use super::*;
 use crate::source::SourcedGrant;
@@ -68,6 +68,11 @@ fn record() -> Record {
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
         node_addresses: ["192.168.7.1".parse().unwrap()].into(),
+        services: ["10.96.0.0/12".parse().unwrap()].into(),
+        nodes: Arc::new(Nodes {
+            addresses: ["192.168.7.1".parse().unwrap(), "fd00::7".parse().unwrap()].into(),
+            pods: ["10.244.1.0/24".parse().unwrap()].into(),
+        }),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
         grants: Some(Arc::new(GrantSet { grants: vec![grant("bank-a")], undecoded: Vec::new() })),
         grants_required: true,
@@ -182,13 +187,16 @@ fn a_record_of_another_node_or_format_is_refused() {
     }
 }
 
-/// The older formats: a record without grants, node addresses and API servers is still written in the oldest format.
+/// The older formats: a record that contains neither grants nor anything of a cluster is still written in the oldest format.
 #[test]
-fn a_record_without_grants_api_servers_or_node_addresses_is_of_an_older_format() {
-    let without_grants = Record { grants: None, grants_required: false, ..record() };
+fn a_record_with_less_is_of_an_older_format() {
+    let without_networks = Record { services: BTreeSet::new(), nodes: Arc::default(), ..record() };
+    let text = content::render(&without_networks).unwrap();
+    assert!(text.starts_with(b"{\"format\":4,"), "grants need the newest format");
+    let without_grants = Record { grants: None, grants_required: false, ..without_networks };
     let without_addresses = Record { node_addresses: BTreeSet::new(), ..without_grants.clone() };
     let without_all = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
-    let older = [(without_grants, 3, "grants"), (without_addresses, 2, "nodeAddresses"), (without_all, 1, "apiServers")];
+    let older = [(without_grants, 3, "pods"), (without_addresses, 2, "nodeAddresses"), (without_all, 1, "apiServers")];
     for (record, format, absent) in older {
         let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
         assert!(text.starts_with(&format!("{{\"format\":{format},")) && !text.contains(absent), "{text}");
@@ -254,6 +262,14 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         assert_eq!(loaded.record.api_servers, BTreeSet::from(["2001:db8::1".parse().unwrap()]), "{address}");
         assert_eq!((loaded.record.forwards, loaded.record.in_force), (record().forwards, record().in_force));
         assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("apiServers[0]: "), "{:?}", loaded.lost);
+    }
+    for (list, value) in [("services", json!("10.96.0.0/33")), ("nodes", json!("10.0.0.0/8")), ("pods", json!(7))] {
+        let loaded = forged(|content| content[list][0] = value.clone());
+        let mut rest = [record().services.len(), record().nodes.addresses.len(), record().nodes.pods.len()];
+        rest[["services", "nodes", "pods"].iter().position(|name| *name == list).unwrap()] -= 1;
+        let Record { services, nodes, .. } = loaded.record;
+        assert_eq!([services.len(), nodes.addresses.len(), nodes.pods.len()], rest, "{list}");
+        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with(&format!("{list}[0]: ")), "{:?}", loaded.lost);
     }
     let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
     assert_eq!(loaded.record.forwards, record().forwards[..1]);

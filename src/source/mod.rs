@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::api::{PortForward, PortForwardGrant, PortForwardGrantStatus, PortForwardStatus};
-use crate::model::Sight;
+use crate::model::{Nodes, Sight};
 
 /// An object and the place it was read from.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,6 +122,8 @@ pub struct Snapshot {
     pub node_addresses: BTreeSet<IpAddr>,
     /// The networks of Services; empty without a cluster or if they are not known.
     pub services: BTreeSet<IpNet>,
+    /// The addresses of the cluster's nodes and pods, as last known; empty without a cluster, or if no list needs them.
+    pub nodes: Arc<Nodes>,
     /// When the agent saw the change that led to this set.
     pub heard: Heard,
 }

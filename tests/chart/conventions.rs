@@ -235,6 +235,7 @@ fn the_settings_of_the_agent_reach_it() {
             "agent",
             "--set-ip-forward",
             "--reserved-ports=22,30000:32767",
+            "--forbidden-networks=nodes,pods,services,metadata,10.0.0.100",
             "--require-grants=report",
             "--node-name=$(NODE_NAME)"
         ])
@@ -253,6 +254,10 @@ fn the_settings_of_the_agent_reach_it() {
     assert_eq!(reserved(json!(10250)), json!(["agent", "--reserved-ports=10250"]), "as --set gives it");
     assert_eq!(reserved(json!("22/TCP,30000-32767/UDP")), json!(["agent", "--reserved-ports=22/TCP,30000-32767/UDP"]));
     assert_eq!(reserved(Value::Null), json!(["agent"]));
+    let forbidden = |networks: Value| self::agent(&json!({"agent": {"forbiddenNetworks": networks}}))["args"].clone();
+    assert_eq!(forbidden(json!("")), json!(["agent", "--forbidden-networks="]));
+    assert_eq!(forbidden(json!("nodes,10.0.0.0/8,fd00::/8")), json!(["agent", "--forbidden-networks=nodes,10.0.0.0/8,fd00::/8"]));
+    assert_eq!(forbidden(Value::Null), json!(["agent"]));
     let required = |when: Value| self::agent(&json!({"agent": {"requireGrants": when}}))["args"].clone();
     assert_eq!(required(json!(true)), json!(["agent", "--require-grants=true"]));
     assert_eq!((required(json!(false)), required(Value::Null)), (json!(["agent"]), json!(["agent"])));

@@ -9,6 +9,7 @@ mod plane;
 mod beside;
 mod check;
 mod fleet;
+mod floor;
 mod lifecycle;
 mod limits;
 mod newer;

@@ -199,6 +199,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::ExternalAddressMissing
                 | ObstacleReason::GatewayNotOnLink
                 | ObstacleReason::RouteCapturesNode
+                | ObstacleReason::ForbiddenRoute
                 | ObstacleReason::ApiServersUnknown
                 | ObstacleReason::UpstreamIsService
                 | ObstacleReason::NoRouteToClient

@@ -1,6 +1,7 @@
 //! Properties of every plan.
 
 mod contained;
+mod floor;
 mod grants;
 mod in_force;
 mod names;
