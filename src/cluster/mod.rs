@@ -134,7 +134,11 @@ pub fn join(
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
     tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace, Arc::clone(health)));
     match require_grants {
-        RequireGrants::No => {}
+        // The sets of forwards end with the last sender of a value, so this one is kept.
+        RequireGrants::No => drop(tasks.spawn("keeper of no grants", async move {
+            let _kept = grant_sender;
+            std::future::pending::<()>().await;
+        })),
         RequireGrants::Report | RequireGrants::Yes => {
             let follow = grants::follow(client.clone(), outage.clone(), remembered.grants.clone(), grant_sender);
             tasks.spawn("watcher of PortForwardGrants", follow);
