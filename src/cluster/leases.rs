@@ -21,13 +21,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use super::follow::follow as follow_resource;
-use super::patches::hashed;
 use super::trouble::{Outage, Trouble};
 use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
 use crate::metrics::{Health, Liveness};
 
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
+/// The field manager of a Lease.
+const MANAGER: &str = "portforward-agent";
 /// The interval at which the ages of the Leases are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The longest normal time without an event: the agent's own Lease alone is renewed twice in this time.
@@ -37,7 +38,7 @@ const HEARS_WITHIN: Duration = Duration::from_secs(20);
 /// Lease is young.
 pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String, health: Arc<Health>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
-    let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
+    let manager = PatchParams::apply(MANAGER).force();
     let mut trouble = Trouble::new("the Lease of this agent", outage);
     let mut stuck = false;
     let mut tick = tokio::time::interval(RENEW_EVERY);

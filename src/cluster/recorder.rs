@@ -10,13 +10,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::ObjectMeta;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType};
 use kube::{Client, Resource};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::DEADLINE;
+use super::reporter::Reporter;
 use super::trouble::{Outage, Trouble, is_about_one};
 use super::turns::{Limits, Turns};
 use crate::api::{PortForward, PortForwardStatus};
@@ -82,9 +83,8 @@ impl Waiting {
 impl Events {
     /// Must be called within a tokio runtime.
     pub(super) fn new(client: Client, outage: Outage, node: &str, tasks: &mut Tasks) -> Self {
-        let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
         let events = Self::unwritten();
-        let task = publish(Recorder::new(client, reporter), Trouble::new("events", outage), events.clone());
+        let task = publish(Reporter::new(client, node), Trouble::new("events", outage), events.clone());
         tasks.spawn("writer of events", task);
         events
     }
@@ -132,10 +132,10 @@ impl Events {
     }
 }
 
-async fn publish(recorder: Recorder, mut trouble: Trouble, events: Events) {
+async fn publish(mut reporter: Reporter, mut trouble: Trouble, events: Events) {
     loop {
         let (event, reference) = events.next().await;
-        match tokio::time::timeout(DEADLINE, recorder.publish(&event, &reference)).await {
+        match tokio::time::timeout(DEADLINE, reporter.publish(&event, &reference)).await {
             Ok(Ok(())) => trouble.worked(),
             Ok(Err(error)) if is_about_one(&error) => trouble.failed_one(&error),
             Ok(Err(error)) => trouble.failed(&error),

@@ -1,12 +1,11 @@
 //! Makes one write of status at the API server, and says what came of it.
 
-use kube::api::{Patch, PatchParams};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
 use serde_json::Value;
 
 use super::trouble::is_about_one;
-use super::{DEADLINE, patches};
+use super::{DEADLINE, leftovers, patches};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
 use crate::status::Write;
@@ -47,9 +46,8 @@ pub(super) async fn perform(client: Client, node: &str, key: &ForwardKey, subjec
         Write::Summary(summary) => (patches::SUMMARY_MANAGER.to_owned(), patches::summary(&subject.metadata, summary)),
     };
     let api: Api<PortForward> = Api::namespaced(client, &key.namespace);
-    let patch = Patch::Apply(&body);
-    let manager = PatchParams::apply(&manager).force();
-    match tokio::time::timeout(DEADLINE, api.patch_status(&key.name, &manager, &patch)).await {
+    let before = (&subject.metadata, &subject.status);
+    match tokio::time::timeout(DEADLINE, leftovers::apply(&api, before, (&manager, write), &body)).await {
         Ok(Ok(object)) => Outcome::Written(Box::new(object)),
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Outcome::Overtaken,
         Ok(Err(error)) => Outcome::Failed(Box::new(error)),

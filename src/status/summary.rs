@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::{Circumstance, Judged, State, Type};
+use super::condition::{Circumstance, Judged, State, Type, cut};
 use super::judgement::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
@@ -126,7 +126,7 @@ fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec
         let note = format!("; {} of {all} could not take over: {named}", unfit.len());
         let is_ready = |it: &&mut Condition| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str();
         if let Some(condition) = conditions.iter_mut().find(is_ready) {
-            condition.message += &note;
+            condition.message = cut(std::mem::take(&mut condition.message) + &note);
         }
     }
     conditions

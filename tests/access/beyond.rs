@@ -7,7 +7,8 @@ use crate::plane::Resource;
 use crate::plane::access::{AGENT, SYSTEM};
 use crate::plane::http::Request;
 use crate::plane::objects::PATIENCE;
-use crate::{Agent, LINES, NODE, OTHER, add_forward, forward, leases, made};
+use crate::status::manager;
+use crate::{Agent, LINES, NODE, OTHER, add_forward, forward, leases, made, status};
 
 #[test]
 fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
@@ -32,19 +33,20 @@ fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
     agent.refused(&Request::delete(&*path), only_status);
     agent.refused(&Request::delete(Resource::Forwards.path(Some(LINES), None)), only_status);
 
-    // A whole object, which replaces the one that was read.
-    let put = |change: &dyn Fn(&mut Value)| {
+    // A whole object, which replaces the one that was read. It may remove entries, and write none.
+    let put = |manager: &str, change: &dyn Fn(&mut Value)| {
         let mut object = forward(&plane, "web");
         change(&mut object);
-        Request::put(format!("{path}/status"), object)
+        Request::put(format!("{path}/status?fieldManager={manager}"), object)
     };
-    let entry = |node: &str| json!({"nodeName": node, "role": "Active"});
-    agent.does(&put(&|object| object["status"]["nodes"] = json!([entry(NODE)])));
-    other.does(&put(&|object| object["status"]["nodes"].as_array_mut().unwrap().push(entry(OTHER))));
+    agent.does(&status::apply_entry("web", &status::entry(NODE, "Active")));
+    other.does(&status::apply_entry("web", &status::entry(OTHER, "Active")));
     let not = "but not write the entry of node-b";
-    agent.refused(&put(&|object| object["status"]["nodes"][1]["role"] = "Standby".into()), not);
-    agent.refused(&put(&|object| object["status"]["nodes"] = json!([{"nodeName": OTHER, "role": "Standby"}])), not);
-    agent.does(&put(&|object| {
+    agent.refused(&put(&manager(NODE), &|object| object["status"]["nodes"][1]["role"] = "Standby".into()), not);
+    agent.refused(&put(&manager(NODE), &|object| object["status"]["nodes"] = json!([{"nodeName": OTHER, "role": "Standby"}])), not);
+    agent.refused(&put(&manager(NODE), &|object| object["status"]["nodes"][0]["role"] = "Standby".into()), "may not own these fields");
+    agent.refused(&put(&manager(NODE), &|object| object["status"]["activeNode"] = NODE.into()), "only the field manager portforward-summary");
+    agent.does(&put(&manager(OTHER), &|object| {
         object["metadata"]["managedFields"] = json!([]);
         object["metadata"]["labels"] = json!({"more": "x"});
         object["spec"]["mode"] = "Disabled".into();
@@ -52,7 +54,7 @@ fn with_every_right_an_agent_still_speaks_for_its_own_node_only() {
     }));
     let after = forward(&plane, "web");
     assert_eq!((&after["spec"], &after["metadata"]["labels"]), (&before["spec"], &before["metadata"]["labels"]));
-    assert_eq!(after["status"]["nodes"], json!([entry(NODE)]));
+    assert_eq!(after["status"]["nodes"], json!([status::entry(NODE, "Active")]));
 
     other.does(&leases::apply(OTHER, OTHER, &json!({}), ""));
     let lease = Resource::Leases.path(Some(SYSTEM), Some(OTHER));

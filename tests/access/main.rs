@@ -5,7 +5,9 @@ mod bed;
 #[path = "../plane/mod.rs"]
 mod plane;
 
+mod attacks;
 mod beyond;
+mod flood;
 mod leases;
 mod rights;
 mod status;
