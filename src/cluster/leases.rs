@@ -28,7 +28,7 @@ use crate::metrics::{Health, Liveness};
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
 /// The field manager of a Lease.
-const MANAGER: &str = "portforward-agent";
+pub(super) const MANAGER: &str = "portforward-agent";
 /// The interval at which the ages of the Leases are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The longest normal time without an event: the agent's own Lease alone is renewed twice in this time.
