@@ -101,11 +101,7 @@ impl Reporter {
 
     fn stored(&self, name: &str, event: &Event, about: &ObjectReference) -> Stored {
         Stored {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                namespace: about.namespace.clone(),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(name.to_owned()), namespace: about.namespace.clone(), ..ObjectMeta::default() },
             event_time: Some(MicroTime(Timestamp::now())),
             action: Some(event.action.clone()),
             reason: Some(event.reason.clone()),

@@ -72,7 +72,12 @@ fn the_summary_is_changed_and_owned_by_its_own_manager_only() {
         other.refused(&Request::merge(path("summary", &manager(OTHER)), json!({"status": status})), NO_SUMMARY);
         // As the right manager, but not by server-side apply: the next summary would not remove it.
         other.refused(&Request::merge(path("summary", SUMMARY), json!({"status": status})), NOT_OWNED);
-        let operations: Vec<Value> = status.as_object().unwrap().iter().map(|(field, value)| json!({"op": "add", "path": format!("/status/{field}"), "value": value})).collect();
+        let operations: Vec<Value> = status
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(field, value)| json!({"op": "add", "path": format!("/status/{field}"), "value": value}))
+            .collect();
         other.refused(&Request::json_patch(path("summary", SUMMARY), json!(operations)), NOT_OWNED);
         other.refused(&Request::json_patch(path("summary", &manager(OTHER)), json!(operations)), NO_SUMMARY);
         other.refused(&Request::json_patch(path("summary", "evil"), json!(operations)), AS_MANAGER);
@@ -87,7 +92,10 @@ fn the_summary_is_changed_and_owned_by_its_own_manager_only() {
     other.refused(&Request::merge(&*nameless, json!({"status": forged[0]})), AS_MANAGER);
     other.refused(&Request::json_patch(&*nameless, json!([{"op": "remove", "path": "/status/activeNode"}])), AS_MANAGER);
     let after = forward(plane(), "summary");
-    assert_eq!((&after["status"], &after["metadata"]["managedFields"]), (&before["status"], &before["metadata"]["managedFields"]));
+    assert_eq!(
+        (&after["status"], &after["metadata"]["managedFields"]),
+        (&before["status"], &before["metadata"]["managedFields"])
+    );
 }
 
 #[test]
@@ -164,7 +172,8 @@ fn an_agent_cannot_fill_an_object_with_field_managers() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
     add_forward(plane(), "managers");
     other.does(&apply_entry("managers", &entry(OTHER, "Standby")));
-    for name in ["evil", "portforward-node-x", "portforward-node-0123456789abcdef", "portforward-summary2", "portforward-grants"] {
+    for name in ["evil", "portforward-node-x", "portforward-node-0123456789abcdef", "portforward-summary2", "portforward-grants"]
+    {
         for status in [json!({}), json!({"nodes": []}), json!({"nodes": [entry(NODE, "Active")]}), Value::Null] {
             agent.refused(&apply("managers", name, &status), AS_MANAGER);
         }
@@ -173,10 +182,22 @@ fn an_agent_cannot_fill_an_object_with_field_managers() {
     for name in [manager(NODE), manager(OTHER)] {
         agent.refused(&apply("managers", &name, &json!({})), "");
     }
-    agent.refused(&apply("managers", &manager(OTHER), &json!({"nodes": [entry(NODE, "Active")]})), "may not write the entry of node node-a");
-    agent.refused(&apply("managers", SUMMARY, &json!({"nodes": [entry(NODE, "Active")]})), "may not write the entry of node node-a");
+    agent.refused(
+        &apply("managers", &manager(OTHER), &json!({"nodes": [entry(NODE, "Active")]})),
+        "may not write the entry of node node-a",
+    );
+    agent.refused(
+        &apply("managers", SUMMARY, &json!({"nodes": [entry(NODE, "Active")]})),
+        "may not write the entry of node node-a",
+    );
     agent.does(&apply_entry("managers", &entry(NODE, "Active")));
-    agent.refused(&Request::merge(path("managers", &manager(NODE)), json!({"status": {"nodes": [entry(NODE, "Standby"), entry(OTHER, "Standby")]}})), NOT_OWNED);
+    agent.refused(
+        &Request::merge(
+            path("managers", &manager(NODE)),
+            json!({"status": {"nodes": [entry(NODE, "Standby"), entry(OTHER, "Standby")]}}),
+        ),
+        NOT_OWNED,
+    );
     agent.does(&remove("managers", OTHER));
     assert_eq!(managers("managers"), [manager(NODE)]);
     // It is removed by another agent, and nothing is left.
@@ -190,7 +211,8 @@ fn clean_up(name: &str) {
     let line = page.lines().find(|line| line.starts_with("    kubectl patch portforward NAME ")).expect("the page has a command");
     let (command, patch) = line.trim().split_once(" --patch ").expect("the command has a patch");
     let command = command.replace("NAME ", &format!("{name} ")).replace("NAMESPACE", LINES);
-    let arguments = command.split(' ').skip(1).map(str::to_owned).chain(["--patch".to_owned(), patch.trim_matches('\'').to_owned()]);
+    let arguments =
+        command.split(' ').skip(1).map(str::to_owned).chain(["--patch".to_owned(), patch.trim_matches('\'').to_owned()]);
     let patched = plane().kubectl(arguments);
     assert!(patched.status.success(), "{patched:?}");
 }

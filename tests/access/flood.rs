@@ -41,12 +41,27 @@ fn a_lease_holds_a_name_and_times_and_nothing_large() {
         (json!({"labels": {"portforward.dev/agent": "more"}}), METADATA),
         (json!({"generateName": "node"}), METADATA),
         (json!({"finalizers": [format!("example.com/{}", "x".repeat(60))]}), "finalizers or owner references"),
-        (json!({"managedFields": tracked("x", "coordination.k8s.io", &json!({"f:spec": {format!("f:{}", large()): {}}}))}), MANAGED),
-        (json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:spec": {format!("f:{}", large()): {}}}))}), MANAGED),
+        (
+            json!({"managedFields": tracked("x", "coordination.k8s.io", &json!({"f:spec": {format!("f:{}", large()): {}}}))}),
+            MANAGED,
+        ),
+        (
+            json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:spec": {format!("f:{}", large()): {}}}))}),
+            MANAGED,
+        ),
         (json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({format!("f:{}", large()): {}}))}), MANAGED),
-        (json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:spec": {"f:renewTime": {"f:x": {}}}}))}), MANAGED),
-        (json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:metadata": {"f:labels": {format!("f:{}", large()): {}}}}))}), MANAGED),
-        (json!({"managedFields": tracked("before-first-apply", "coordination.k8s.io", &json!({"f:metadata": {"f:annotations": {format!("f:{}", large()): {}}}}))}), MANAGED),
+        (
+            json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:spec": {"f:renewTime": {"f:x": {}}}}))}),
+            MANAGED,
+        ),
+        (
+            json!({"managedFields": tracked(LEASES, "coordination.k8s.io", &json!({"f:metadata": {"f:labels": {format!("f:{}", large()): {}}}}))}),
+            MANAGED,
+        ),
+        (
+            json!({"managedFields": tracked("before-first-apply", "coordination.k8s.io", &json!({"f:metadata": {"f:annotations": {format!("f:{}", large()): {}}}}))}),
+            MANAGED,
+        ),
     ];
     let spec = |spec: Value| {
         let mut spec = spec;
@@ -86,7 +101,10 @@ fn a_lease_holds_a_name_and_times_and_nothing_large() {
     assert!(plane.get(Resource::Leases, &format!("{SYSTEM}/{NODE}")).unwrap()["spec"]["preferredHolder"].is_null(), "{answer:?}");
     for manager in ["evil", ""] {
         let path = own.replace(LEASES, manager);
-        agent.refused(&Request::merge(path, json!({"spec": {"leaseDurationSeconds": 40}})), "may not write leases as the field manager");
+        agent.refused(
+            &Request::merge(path, json!({"spec": {"leaseDurationSeconds": 40}})),
+            "may not write leases as the field manager",
+        );
     }
     let nameless = Resource::Leases.path(Some(SYSTEM), Some(NODE));
     agent.refused(&Request::merge(nameless, json!({"spec": {"leaseDurationSeconds": 40}})), "as the field manager \"\"");
@@ -122,7 +140,8 @@ fn an_event_is_short_and_the_number_of_events_of_a_node_is_limited() {
     let name = "node-a.portforward-0ff";
     agent.does(&event(name, &json!({})));
     let regarding = |field: &str, value: &str| {
-        let mut regarding = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "namespace": LINES, "name": "web"});
+        let mut regarding =
+            json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "namespace": LINES, "name": "web"});
         regarding[field] = value.into();
         json!({"regarding": regarding})
     };
@@ -139,7 +158,13 @@ fn an_event_is_short_and_the_number_of_events_of_a_node_is_limited() {
         (metadata("generateName", json!(NODE)), METADATA),
         (metadata("finalizers", json!(["example.com/x"])), "finalizers or owner references"),
         (metadata("managedFields", tracked("x", "events.k8s.io", &json!({format!("f:{}", large()): {}}))), MANAGED),
-        (metadata("managedFields", tracked("portforward-events", "events.k8s.io", &json!({"f:note": {format!("f:{}", large()): {}}}))), MANAGED),
+        (
+            metadata(
+                "managedFields",
+                tracked("portforward-events", "events.k8s.io", &json!({"f:note": {format!("f:{}", large()): {}}})),
+            ),
+            MANAGED,
+        ),
         // The number of names is limited, and with it the number of events.
         (named("any"), EVENT),
         (named("node-a.portforward-400"), EVENT),
@@ -178,8 +203,14 @@ fn an_event_is_short_and_the_number_of_events_of_a_node_is_limited() {
     for (change, words) in [
         (json!({"metadata": {"labels": {"a": large()}}}), ""),
         (json!({"metadata": {"annotations": {"a": large()}}}), METADATA),
-        (json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "1"}]}}), "finalizers or owner references"),
-        (json!({"metadata": {"managedFields": tracked("portforward-events", "events.k8s.io", &json!({"f:series": {format!("f:{}", large()): {}}}))}}), MANAGED),
+        (
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "1"}]}}),
+            "finalizers or owner references",
+        ),
+        (
+            json!({"metadata": {"managedFields": tracked("portforward-events", "events.k8s.io", &json!({"f:series": {format!("f:{}", large()): {}}}))}}),
+            MANAGED,
+        ),
     ] {
         for request in patches(&own, &change) {
             let answer = agent.send(&request);

@@ -74,7 +74,8 @@ fn an_entry_of_another_node_is_neither_added_nor_changed_by_whatever_way() {
     add_forward(plane(), "other");
     let not = "the agent of node node-a may change its own entry of status.nodes and remove the entries of others, but not write the entry of node-b";
     agent.does(&apply_entry("other", &entry(NODE, "Standby")));
-    agent.refused(&apply_entry("other", &entry(OTHER, "Active")), not);
+    agent.refused(&apply_entry("other", &entry(OTHER, "Active")), "as the field manager \"portforward-node-node-b\"");
+    agent.refused(&apply("other", &manager(NODE), &json!({"nodes": [entry(NODE, "Standby"), entry(OTHER, "Active")]})), not);
     Agent::of(plane(), OTHER).does(&apply_entry("other", &entry(OTHER, "Active")));
     let before = forward(plane(), "other");
 
@@ -122,7 +123,10 @@ fn an_entry_that_two_own_would_stay_so_an_agent_cannot_own_that_of_another() {
     let both = json!({"nodes": [entry(NODE, "Standby"), entry(OTHER, "Active")]});
     agent.refused(&apply("owned", &manager(NODE), &both), "may not own these fields of status");
     agent.refused(&apply("owned", &manager(OTHER), &both), "may not own these fields of status");
-    agent.refused(&apply("owned", &manager(OTHER), &json!({"nodes": [entry(OTHER, "Active")]})), "may not own these fields of status");
+    agent.refused(
+        &apply("owned", &manager(OTHER), &json!({"nodes": [entry(OTHER, "Active")]})),
+        "may not own these fields of status",
+    );
     agent.refused(&apply("owned", SUMMARY, &both), "may not own these fields of status");
     other.does(&remove("owned", OTHER));
     assert_eq!(entries("owned"), ["node-a Standby"]);
@@ -184,7 +188,10 @@ fn a_write_of_status_reaches_neither_the_spec_nor_the_metadata() {
     for metadata in [metadata, json!({"managedFields": [{}]})] {
         agent.does(&Request::merge(path("beyond", &manager(NODE)), json!({"metadata": metadata, "spec": {"mode": "Disabled"}})));
         let after = forward(plane(), "beyond");
-        assert_eq!((&after["spec"], &after["metadata"]["managedFields"]), (&before["spec"], &before["metadata"]["managedFields"]));
+        assert_eq!(
+            (&after["spec"], &after["metadata"]["managedFields"]),
+            (&before["spec"], &before["metadata"]["managedFields"])
+        );
         assert_eq!(after["metadata"]["labels"], before["metadata"]["labels"]);
     }
     for operations in [
