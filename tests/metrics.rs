@@ -88,7 +88,10 @@ fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
     let more: Vec<&str> = all.difference(&alone).map(|name| name.trim_start_matches("portforward_")).collect();
     let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_ready"];
     let of_the_cluster = ["api_server_up", "conntrack_accounting", "conntrack_events_lost_total"];
-    assert_eq!(more, [&of_the_cluster[..], &of_forwards, &["live_agents"]].concat());
+    assert_eq!(
+        more,
+        [&of_the_cluster[..], &of_forwards, &["live_agents", "status_contested", "status_overwritten_total"]].concat()
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod around;
 mod awaited;
 mod connect;
 mod contact;
+mod contests;
 mod endpoints;
 mod follow;
 mod forwards;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Cluster;
+use super::contests::Contests;
 use super::follow::retries;
 use super::known::Known;
 use super::recorder::Events;
@@ -29,16 +30,13 @@ use crate::agent::Report;
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
-use crate::status::{Judgement, View, Write};
+use crate::status::{Judgement, SETTLE, View, Write};
 
 #[cfg(test)]
 mod tests;
 
 /// How much is written. An object needs two writes, so the burst is enough for 1,000 objects of a namespace.
 const LIMITS: Limits = Limits { at_once: 8, at_once_each: 4, burst: 2000, interval: Duration::from_millis(20) };
-/// How long a summary that may be temporary must stay due before it is written: nodes report one after the other, and tools
-/// delete and recreate objects.
-const SETTLE: Duration = Duration::from_secs(3);
 
 /// The result of a write, kept until the watch shows it too.
 struct Answer {
@@ -65,8 +63,9 @@ struct Publisher {
     known: Option<Known>,
     turns: Turns,
     answers: BTreeMap<ForwardKey, Answer>,
-    /// The time since which a summary that may be temporary is due.
+    /// The time since which a write is due that has to wait.
     unsettled: BTreeMap<ForwardKey, Instant>,
+    contests: Contests,
     failing: BTreeMap<ForwardKey, Failing>,
     /// When an object is looked at again although nothing changes.
     later: BTreeSet<(Instant, ForwardKey)>,
@@ -136,6 +135,7 @@ impl Publisher {
             turns: Turns::new(LIMITS),
             answers: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            contests: Contests::new(Arc::clone(&metrics)),
             failing: BTreeMap::new(),
             later: BTreeSet::new(),
             pauses: retries(),
@@ -212,15 +212,15 @@ impl Publisher {
         Some(answer.map_or((metadata, status.unwrap_or(&self.blank)), |subject| (&subject.metadata, &subject.status)))
     }
 
-    /// The write by which the status of an object becomes what this node reports, and whether it may be temporary.
-    fn wanted(&self, key: &ForwardKey) -> Option<(Write, bool)> {
+    /// The write by which the status of an object becomes what this node reports, and how long it must stay due.
+    fn wanted(&self, key: &ForwardKey) -> Option<(Write, Duration)> {
         let Known { report, live, .. } = self.known.as_ref()?;
         let (metadata, status) = self.newest(key)?;
         let judgement = report.judgements.get(key).filter(|judgement| is_about(judgement, metadata))?;
-        let view = View { node: &self.node, judgement, status, live };
+        let view = View { node: &self.node, judgement, status, live, generation: metadata.generation };
         let write = view.next(Timestamp::now())?;
-        let may_pass = view.may_pass(&write);
-        Some((write, may_pass))
+        let patience = view.patience(&write);
+        Some((write, patience))
     }
 
     /// The write that an object needs now.
@@ -231,21 +231,33 @@ impl Publisher {
         {
             self.answers.remove(key);
         }
-        let wanted = self.wanted(key);
-        let since = if let Some((_, true)) = wanted {
-            Some(*self.unsettled.entry(key.clone()).or_insert(now))
+        let (write, patience) = self.wanted(key).unzip();
+        let settled = if let Some(patience) = patience.filter(|patience| !patience.is_zero()) {
+            Some(*self.unsettled.entry(key.clone()).or_insert(now) + patience)
         } else {
             self.unsettled.remove(key);
             None
         };
-        let write = wanted?.0;
+        let write = self.uncontested(key, write, now)?;
         let failing = self.failing.get(key).map(|failing| failing.until);
-        let begins = since.map(|since| since + SETTLE).max(failing).filter(|begins| *begins > now);
+        let begins = settled.max(failing).filter(|begins| *begins > now);
         if let Some(begins) = begins {
             self.later.insert((begins, key.clone()));
             return None;
         }
         Some(write)
+    }
+
+    /// The write to make instead of the one that is due, if another client overwrites the status.
+    fn uncontested(&mut self, key: &ForwardKey, due: Option<Write>, now: Instant) -> Option<Write> {
+        let Some((_, stored)) = self.newest(key) else {
+            self.contests.forget(key);
+            return due;
+        };
+        let stored = stored.clone();
+        let (write, again) = self.contests.rule(key, &stored, due, now);
+        self.later.extend(again.map(|again| (again, key.clone())));
+        write
     }
 
     fn conclude(&mut self, (key, subject, write, outcome): Done, now: Instant) {
@@ -300,6 +312,7 @@ impl Publisher {
             self.events.record(key, &subject.metadata, &subject.status, summary);
         }
         self.answer(key, subject, object);
+        self.contests.wrote(key, write);
         let place = match write {
             Write::Entry(_) | Write::Withdraw(_) => Place::Next,
             Write::Summary(_) => Place::InOrder,

@@ -5,6 +5,7 @@
 //! starts.
 
 mod address;
+mod cluster;
 mod conntrack;
 mod forwards;
 mod health;

@@ -13,12 +13,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use super::cluster::ClusterMetrics;
 use super::conntrack::ConntrackTable;
 use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
 use super::{Part, Repair, SyncOutcome, Written};
 use crate::api::Role;
-use crate::cluster::{Contact, Reached};
+use crate::cluster::Contact;
 use crate::dataplane::Applied;
 use crate::dataplane::conntrack::flows::{Accounting, Volumes};
 use crate::dataplane::iptables::{RulesError, Table, Variant};
@@ -58,14 +59,6 @@ pub struct Metrics {
     unheard: Option<Counter>,
     per_forward: Arc<Forwards>,
     cluster: Option<ClusterMetrics>,
-}
-
-/// The metrics that exist only if forwards come from an API server.
-#[derive(Debug)]
-struct ClusterMetrics {
-    contact: Contact,
-    agents: Gauge,
-    up: Gauge,
 }
 
 impl Metrics {
@@ -184,6 +177,20 @@ impl Metrics {
         self.unwritten.get_or_create(&[("what", what.as_str())]).inc();
     }
 
+    /// Counts that another client has overwritten a status that this agent wrote.
+    pub fn overwritten(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.overwritten();
+        }
+    }
+
+    /// Shows the number of forwards whose status is contested.
+    pub fn contested(&self, count: usize) {
+        if let Some(cluster) = &self.cluster {
+            cluster.contested(count);
+        }
+    }
+
     /// Records the result of one apply: counts the failures and shows the state that was read back.
     pub fn applied(&self, applied: &Applied) {
         let rules = &applied.rules;
@@ -291,22 +298,6 @@ impl Metrics {
     }
 }
 
-impl ClusterMetrics {
-    fn new(registry: &mut Registry, contact: Contact) -> Self {
-        let agents = registered(registry, "live_agents", LIVE_AGENTS, Gauge::default());
-        let up = registered(registry, "api_server_up", API_SERVER_UP, Gauge::default());
-        Self { contact, agents, up }
-    }
-
-    fn refresh(&self) {
-        self.agents.set(shown(self.contact.live_agents()));
-        self.up.set(match self.contact.reached() {
-            Reached::Yes => 1,
-            Reached::No => 0,
-        });
-    }
-}
-
 fn build_info(registry: &mut Registry, variant: Variant) {
     let commit = version::COMMIT.unwrap_or("unknown");
     let labels = [("version", version::VERSION), ("commit", commit), ("iptables_variant", &variant.to_string())];
@@ -322,7 +313,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+pub(super) fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
 }
@@ -337,7 +328,7 @@ const fn route_state(state: &RouteState) -> &'static str {
     }
 }
 
-fn shown(count: usize) -> i64 {
+pub(super) fn shown(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
@@ -369,5 +360,3 @@ const CHAINS: &str = "Chains of the operator, as last read back from the kernel"
 const ROUTES: &str = "Host routes that forwards ask for, by state: installed; satisfied by a route of another program with the same next hop; contested by a route with another next hop; refused by the kernel; missing without a known reason";
 const WRITE_FAILURES: &str = "How often the record or the status of the forwards could not be written; the agent retries";
 const EVENTS_LOST: &str = "How often the kernel lost notifications because too many connections ended at once; the traffic of these connections since the last reading is not counted";
-const LIVE_AGENTS: &str = "Agents that are alive by their Lease; 0 until the Leases were read once";
-const API_SERVER_UP: &str = "Whether the API server answered the last request of this agent, even with a refusal: 1 or 0";

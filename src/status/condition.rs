@@ -68,6 +68,8 @@ words! {
         AddressOnSeveralNodes,
         /// The agent of the only active node does not renew its Lease.
         AgentUnavailable,
+        /// Another client keeps overwriting the status.
+        StatusContested,
         /// The agent is older than the API version of the object.
         UnsupportedSchema,
         /// The facts of the node could not be read.

@@ -1,6 +1,8 @@
 //! Properties of the conditions and the summary.
 
 mod agents;
+mod contest;
+mod forged;
 mod standbys;
 
 use std::collections::BTreeMap;

@@ -19,4 +19,5 @@ mod rest;
 mod scrape;
 mod servers;
 mod starts;
+mod stolen;
 mod tenants;

@@ -14,7 +14,7 @@ use crate::plane::objects::PATIENCE;
 const ADDRESS: &str = "127.0.0.1:10450";
 
 /// The result of `curl`: the status, and the body or the error.
-fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
+pub(crate) fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
     let mut curl = fleet.proxy(0).command("curl");
     curl.args(["--disable", "--silent", "--show-error", "--max-time", "30", "--write-out", "\n%{http_code}"]).args(options);
     let Output { stdout, stderr, .. } = output(&mut curl);
