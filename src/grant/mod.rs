@@ -41,11 +41,11 @@ pub struct Grant {
     /// The ports on which the upstream may open connections. If it is empty, `reverse` is not permitted; otherwise `external`
     /// is not empty.
     pub reverse: Vec<GrantedPorts>,
-    /// Whether internal and external address of a forward may be the same.
+    /// Whether both legs of a forward may have the same address or the same interface.
     pub one_leg: bool,
-    /// How much all forwards that use the grant may ask for together.
+    /// How much all forwards that use the grant may ask for together on a node.
     pub limits: Limits,
-    /// The forward with the higher priority wins a conflict with a forward of another namespace. -1000 to 1000.
+    /// The forward whose grant has the higher priority wins a conflict. -1000 to 1000.
     pub priority: i32,
 }
 

@@ -12,6 +12,7 @@ mod leases;
 mod rights;
 mod status;
 mod tokens;
+mod users;
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -86,7 +86,7 @@ fn the_notes_name_the_next_command_and_what_stays() {
         "insufficient quota to match these scopes",
         "If the only agent stops",
         "NOTE: forwards need no grant (agent.requireGrants: false)",
-        "`helm uninstall` leaves these in place:\n- the CRD and every PortForward",
+        "`helm uninstall` leaves these in place:\n- the CRDs, every PortForward and every PortForwardGrant",
         "/var/lib/portforward-operator",
         "--reuse-values --set cleanup.enabled=true",
     ] {
@@ -119,7 +119,7 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     let said = notes(&json!({"image": {"registry": "registry.example.com"}}));
     assert!(said.contains("NOTE: the image is named by a tag") && !said.contains("is in no registry"), "{said}");
     let said = notes(&json!({"crds": {"enabled": false}}));
-    assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
+    assert!(said.contains("Apply them before") && !said.contains("every PortForward"), "{said}");
     let said = notes(&json!({"agent": {"requireGrants": true}}));
     assert!(!said.contains("grant"), "{said}");
     let said = notes(&json!({"agent": {"requireGrants": "report"}}));

@@ -310,26 +310,45 @@ fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
     let default = roles(&json!({}));
     assert_eq!(
         default.keys().collect::<Vec<_>>(),
-        ["portforward-operator", "portforward-operator-edit", "portforward-operator-view"]
+        [
+            "portforward-operator",
+            "portforward-operator-edit",
+            "portforward-operator-grants-edit",
+            "portforward-operator-grants-view",
+            "portforward-operator-view"
+        ]
     );
     assert_eq!(aggregated(&default["portforward-operator-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
     assert_eq!(default["portforward-operator-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
     assert_eq!(aggregated(&default["portforward-operator-edit"]), nobody);
+    assert_eq!(aggregated(&default["portforward-operator-grants-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
+    assert_eq!(default["portforward-operator-grants-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
     assert_eq!(aggregated(&default["portforward-operator"]), nobody);
     for role in default.values() {
         let text = role["rules"].to_string();
         assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
     }
     // Only the agents need to write the status.
-    for name in ["portforward-operator-view", "portforward-operator-edit"] {
+    for (name, resource) in [
+        ("portforward-operator-view", "portforwards"),
+        ("portforward-operator-edit", "portforwards"),
+        ("portforward-operator-grants-view", "portforwardgrants"),
+        ("portforward-operator-grants-edit", "portforwardgrants"),
+    ] {
         assert_eq!(
             default[name]["rules"],
-            json!([{"apiGroups": ["portforward.dev"], "resources": ["portforwards"], "verbs": default[name]["rules"][0]["verbs"]}])
+            json!([{"apiGroups": ["portforward.dev"], "resources": [resource], "verbs": default[name]["rules"][0]["verbs"]}])
         );
     }
-    let chosen = roles(&json!({"rbac": {"userRoles": {"view": {"aggregate": false}, "edit": {"aggregate": true}}}}));
+    let chosen = roles(&json!({"rbac": {"userRoles": {
+        "view": {"aggregate": false}, "edit": {"aggregate": true}, "grantsView": {"aggregate": false},
+    }}}));
+    assert_eq!(aggregated(&chosen["portforward-operator-grants-view"]), nobody);
     assert_eq!(aggregated(&chosen["portforward-operator-view"]), nobody);
     assert_eq!(aggregated(&chosen["portforward-operator-edit"]), ["edit", "admin"].map(str::to_owned).into());
+    // Who may edit a namespace must never be able to widen a grant, whatever the values are.
+    assert_eq!(aggregated(&roles(&full())["forwards-grants-edit"]), nobody);
+    assert_eq!(aggregated(&chosen["portforward-operator-grants-edit"]), nobody);
 }
 
 #[test]

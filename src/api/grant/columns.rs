@@ -5,7 +5,7 @@ use super::super::columns::Column;
 /// Always shown.
 pub(in super::super) const NARROW: [Column; 4] = [
     ("Namespaces", ".spec.namespaces", "string", "The namespaces whose forwards may use the grant"),
-    ("Priority", ".spec.priority", "integer", "Decides conflicts between forwards of different namespaces"),
+    ("Priority", ".spec.priority", "integer", "Decides conflicts between forwards: the higher one wins"),
     ("Forwards", ".status.forwards", "integer", "The number of forwards that lie inside the grant"),
     ("Refused", ".status.refused", "integer", "The number of forwards of these namespaces that lie inside no grant"),
 ];

@@ -74,17 +74,17 @@ pub struct PortForwardGrantSpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub reverse: Vec<Ports>,
 
-    /// Whether a forward may have only one leg, that is the same address in internal.addresses and external.addresses. Defaults
-    /// to false.
+    /// Whether a forward may have one leg: the same address in internal.addresses and external.addresses, or the same interface
+    /// in both. Defaults to false.
     #[serde(default)]
     pub one_leg: bool,
 
-    /// How much the forwards that use this grant may ask for together. Absent: no limit by this grant.
+    /// How much the forwards that use this grant may ask for together on each node. Absent: no limit by this grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 
-    /// Decides conflicts between forwards of different namespaces: the forward with the grant of the higher priority wins, and
-    /// the older forward if both are equal. -1000 to 1000, defaults to 0.
+    /// Decides conflicts between forwards: the one whose grant has the higher priority wins, and if both are equal, the older
+    /// one. -1000 to 1000, defaults to 0.
     #[serde(default)]
     #[schemars(schema_with = "schema::priority")]
     pub priority: i64,
@@ -144,7 +144,7 @@ pub struct Ports {
     pub end_port: Option<Port>,
 }
 
-/// How much the forwards that use a grant may ask for together.
+/// How much the forwards that use a grant may ask for together on each node.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The number of forwards. Absent: no limit.

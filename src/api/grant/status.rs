@@ -17,12 +17,13 @@ pub struct PortForwardGrantStatus {
     #[schemars(schema_with = "super::super::schema::generation")]
     pub observed_generation: Option<i64>,
 
-    /// Accepted: the agents can use the grant. If it is False, the grant permits nothing, and the message says what to correct.
+    /// Accepted: the agents can use the grant. If it is False, the message says what to correct, and what the grant permits until
+    /// then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 
-    /// The number of forwards in the namespaces of the grant that lie inside this grant.
+    /// The number of forwards in the namespaces of the grant that lie inside this grant, on whatever node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::limit")]
     pub forwards: Option<i64>,
