@@ -178,7 +178,29 @@ fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
     counted(&metrics, &fewer, 1, 0);
     assert_eq!((shown(), omitted()), (vec!["n1 8".to_owned(), "n2 8".to_owned()], 2.0), "what was not shown was counted");
     counted(&metrics, &verdicts(), 0, 0);
-    assert_eq!(shown(), ["n0 0", "n1 8"], "a forward that was gone begins again");
+    assert_eq!(shown(), ["n1 8", "n2 8"], "a forward keeps its series");
+    let gone: BTreeMap<_, _> = verdicts().into_iter().skip(2).collect();
+    counted(&metrics, &gone, 0, 0);
+    counted(&metrics, &verdicts().into_iter().take(3).collect(), 0, 0);
+    assert_eq!(shown(), ["n0 0", "n2 8"], "a forward that was gone begins again");
+}
+
+#[test]
+fn a_thousand_forwards_of_another_namespace_leave_a_forward_its_series() {
+    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Connections, limit: 1000 });
+    let many = (1..=1000).map(|number| forward("aaa", &format!("n{number}"), number));
+    let verdicts: BTreeMap<_, _> = many.chain([forward("victim", "web", 2000)]).collect();
+    counted(&metrics, &verdicts, 7, 0);
+    metrics
+        .judged(&verdicts.keys().map(|key| (key.clone(), judged(Standing::Carried, Some(Role::Active), State::True))).collect());
+    let text = metrics.exposition().unwrap();
+    for series in [
+        "portforward_forward_ready{namespace=\"victim\",name=\"web\",role=\"Active\"}",
+        "portforward_forward_connections_total{namespace=\"victim\",name=\"web\",protocol=\"TCP\",direction=\"forward\"}",
+    ] {
+        assert!(value(&text, series) > 0.0, "{series}");
+    }
+    assert!((value(&text, "portforward_forward_series_omitted") - 1.0).abs() < f64::EPSILON);
 }
 
 /// The series of `forward_ready`: name, role and value.

@@ -41,7 +41,7 @@ pub(super) struct ServingOptions {
     /// Series for single forwards: none; connections, with readiness; or traffic, also with packets and bytes (needs net.netfilter.nf_conntrack_acct=1)
     #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
     forward_metrics: ForwardMetrics,
-    /// Maximum number of forwards with their own series, the first by namespace and name
+    /// Maximum number of forwards with their own series; namespaces share it equally
     #[arg(long, default_value_t = FORWARDS, value_name = "N", env = "PORTFORWARD_FORWARD_METRICS_LIMIT")]
     forward_metrics_limit: usize,
 }

@@ -15,6 +15,7 @@ mod ready;
 mod registry;
 mod secure;
 mod server;
+mod shares;
 mod traffic;
 mod unserved;
 
