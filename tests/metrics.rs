@@ -26,7 +26,8 @@ use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{
-    CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, Served, SyncOutcome, Written,
+    CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, SyncOutcome, Written, health_pages,
+    metrics_pages,
 };
 use portforward_operator::model::HostRoute;
 use portforward_operator::netlink::NetlinkError;
@@ -419,10 +420,10 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
 }
 
 /// Serves the pages on a free port of the loopback interface.
-async fn serving(served: Served) -> SocketAddr {
+async fn serving(pages: axum::Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, served.router()).await });
+    tokio::spawn(async move { axum::serve(listener, pages).await });
     address
 }
 
@@ -435,34 +436,34 @@ async fn a_stuck_sync_turns_livez_red_and_readyz_waits_for_the_first_complete_sy
     let now = Instant::now();
     // The API server has no influence here: this test has none.
     let health = Arc::new(Health::new(now));
-    let address = serving(Served::Health(Arc::clone(&health))).await;
+    let address = serving(health_pages(Arc::clone(&health))).await;
     let statuses = async || {
         let mut found = Vec::new();
-        for path in ["/livez", "/healthz", "/readyz"] {
+        for path in ["/livez", "/readyz"] {
             found.push(page(address, path).await.status);
         }
         found
     };
-    assert_eq!(statuses().await, [200, 200, 503]);
+    assert_eq!(statuses().await, [200, 503]);
     health.complete();
-    assert_eq!(statuses().await, [200, 200, 200]);
+    assert_eq!(statuses().await, [200, 200]);
     health.enter(Phase::Queued { since: now - STUCK_AFTER - Duration::from_secs(9) });
-    assert_eq!(statuses().await, [503, 503, 200]);
+    assert_eq!(statuses().await, [503, 200]);
     assert!(page(address, "/livez").await.text.starts_with("the sync loop has made no progress for 12"));
     health.enter(Phase::Waiting { until: now + Duration::from_secs(10) });
-    assert_eq!(statuses().await, [200, 200, 200]);
-    for path in ["/", "/metrics"] {
+    assert_eq!(statuses().await, [200, 200]);
+    for path in ["/", "/metrics", "/healthz"] {
         assert_eq!(page(address, path).await.status, 404, "{path} is not about health");
     }
 }
 
 #[tokio::test]
 async fn a_scrape_gets_openmetrics_and_nothing_else_is_served_there() {
-    let address = serving(Served::Metrics(Arc::new(in_cluster()))).await;
+    let address = serving(metrics_pages(Arc::new(in_cluster()))).await;
     let metrics = page(address, "/metrics").await;
     assert_eq!((metrics.status, metrics.media.as_str()), (200, CONTENT_TYPE));
     assert!(parse(&metrics.text).len() > 10);
-    for path in ["/", "/livez", "/readyz", "/healthz"] {
+    for path in ["/", "/livez", "/readyz"] {
         assert_eq!(page(address, path).await.status, 404, "{path} is not a metric");
     }
 }

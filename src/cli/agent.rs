@@ -9,12 +9,12 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::Exit;
 use super::logging::LogOptions;
 use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
-use super::serving::ServingOptions;
+use super::serving::{ServingOptions, serve_health_in};
 use super::stop::Stop;
 use super::turn::{self, Turn};
+use super::{Exit, files};
 use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Member, Scrapers, connect};
@@ -79,6 +79,7 @@ const fn pace(variant: Variant) -> Pace {
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
     let state_dir = options.state.state_dir.clone();
+    files::raise_limit();
     let mut stop = Stop::listen()?;
     // A pod that is being replaced, or a running restore, ends soon.
     let lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
@@ -94,6 +95,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
+    serve_health_in(&state_dir, &health, &mut tasks);
     let (owners, owned) = watch::channel(Arc::default());
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
@@ -122,7 +124,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), CHECK, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
-        options.serving.serve(&metrics, &health, owned, None, &mut tasks);
+        options.serving.serve(&metrics, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         record(&metrics, &mut tasks);
         let node = node(source, Observer::default().beside(variant).asking(next_hops), memory, &metrics);
@@ -137,7 +139,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
-        options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
+        options.serving.serve(&metrics, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);
         let api_servers = connection.api_servers.into_iter().chain(connection.service).collect();
         let observer = Observer::new(api_servers).beside(variant).asking(next_hops);

@@ -16,6 +16,7 @@ use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
+use crate::metrics::remove_health_socket;
 use crate::model::{Desired, Translation};
 use crate::record::{self, Purpose};
 use crate::words::counted;
@@ -88,6 +89,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     // Another try needs the record, which says which connections were ours. Chains that are empty do not need it.
     if left.iter().all(anyhow::Error::is::<Stuck>) {
         record::remove(state_dir)?;
+        remove_health_socket(state_dir).context("the socket of the agent's health cannot be removed from the state directory")?;
     }
     for error in left.iter().skip(1) {
         let error: &(dyn std::error::Error + Send + Sync) = error.as_ref();

@@ -37,12 +37,13 @@ fn page(program: &Command) -> anyhow::Result<String> {
 }
 
 /// The files that the program uses, with their defaults.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "/var/lib/portforward-operator/record.json",
         "The record: the state that this node last applied. --state-dir names another directory.",
     ),
     ("/var/lib/portforward-operator/lock", "Held by the process that changes this node."),
+    ("/var/lib/portforward-operator/health.sock", "The socket at which the agent serves its health, for root only."),
     (
         "/var/lib/portforward-operator/status.json",
         "With agent --manifests: the status of all forwards. --status-file names another file.",

@@ -12,13 +12,16 @@ use crate::dataplane::{Forwarding, Kernel};
 use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts};
 use crate::record::{self, Loaded, Record};
 
+/// The default state directory.
+pub(super) const STATE_DIR: &str = "/var/lib/portforward-operator";
+
 #[derive(Args, Debug)]
 pub(super) struct StateOptions {
     /// Name of this node [default: its host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub(super) node_name: Option<String>,
     /// Directory of the record of what this node last applied; readable by root only
-    #[arg(long, default_value = "/var/lib/portforward-operator", value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
+    #[arg(long, default_value = STATE_DIR, value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
     pub(super) state_dir: PathBuf,
 }
 

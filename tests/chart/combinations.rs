@@ -23,7 +23,6 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"metrics": {"listen": "NodeIP", "secure": {"enabled": true}}, "monitoring": {"podMonitor": both}}),
             "set metrics.secure.authorization to a Secret with a token, or use monitoring.serviceMonitor",
         ),
-        (json!({"metrics": {"port": 10451}}), "metrics.port and health.port are the same port"),
         (json!({"serviceAccount": {"create": false}}), "set serviceAccount.name to the ServiceAccount of the agents"),
         (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),
         (json!({"rbac": {"userRoles": {"edit": {"create": false, "aggregate": true}}}}), "no role to aggregate"),

@@ -67,13 +67,16 @@ fn the_daemonset_is_one_of_a_network_agent() {
     assert_eq!(agent["resources"].get("limits"), None);
 }
 
+/// Any program of the node could take a port before the agent does, and answer the probes in its place.
 #[test]
-fn the_probes_ask_on_the_loopback_where_the_agent_answers() {
-    let agent = agent(&json!({"health": {"port": 20451}}));
-    assert_eq!(env(&agent, "PORTFORWARD_HEALTH_ADDRESS")["value"], "127.0.0.1:20451");
-    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
-        assert_eq!(agent[probe]["httpGet"], json!({"host": "127.0.0.1", "path": path, "port": 20451}), "{probe}");
+fn the_probes_ask_the_agent_itself_and_no_port() {
+    let agent = agent(&json!({"agent": {"stateDir": "/srv/state"}}));
+    for (probe, what) in [("startupProbe", "live"), ("livenessProbe", "live"), ("readinessProbe", "ready")] {
+        assert_eq!(agent[probe]["exec"]["command"], json!(["/portforward-operator", "health", what]), "{probe}");
+        // The command waits for 5 seconds at most. Starting it takes longer on a busy node.
+        assert!(agent[probe]["timeoutSeconds"].as_u64() >= Some(10), "{probe}");
     }
+    assert_eq!(env(&agent, "PORTFORWARD_STATE_DIR")["value"], "/srv/state", "the command finds the socket by it");
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn what_no_cluster_could_use_is_refused() {
     let slips = [
         ("/metrics/port", json!(80)),
         ("/metrics/port", json!(65536)),
-        ("/health/port", json!(10451.5)),
+        ("/metrics/port", json!(10450.5)),
         ("/agent/iptables", json!("nftables")),
         ("/agent/logLevel", json!("inof")),
         ("/agent/reservedPorts", json!("22;53")),
