@@ -32,4 +32,5 @@ mod stage;
 mod status;
 mod traces;
 mod turns;
+mod users;
 mod ways;
