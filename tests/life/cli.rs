@@ -47,6 +47,7 @@ fn help_teaches_every_command_and_the_exit_codes() {
                 "--set-ip-forward",
                 "--iptables",
                 "--reserved-ports",
+                "--require-grants",
                 "--forbidden-networks",
                 "--node-label",
                 "--metrics-address",
@@ -178,7 +179,11 @@ fn logs_are_json_on_request_and_in_a_pod() {
 
 #[test]
 fn crd_prints_what_the_folder_crds_holds() {
-    assert_eq!(text(&run(&["crd"]).stdout), include_str!("../../crds/portforward.dev_portforwards.yaml"));
+    let files = [
+        include_str!("../../crds/portforward.dev_portforwards.yaml"),
+        include_str!("../../crds/portforward.dev_portforwardgrants.yaml"),
+    ];
+    assert_eq!(text(&run(&["crd"]).stdout), files.join("---\n"));
 }
 
 /// A process that is killed when this is dropped.
