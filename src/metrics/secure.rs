@@ -90,7 +90,7 @@ pub async fn serve_secure(address: SocketAddr, metrics: Arc<Metrics>, secure: Se
     let serving = answer(listener, Door::Tls(config.clone()), pages);
     let _: Infallible = tokio::select! {
         never = serving => never,
-        never = renewed(&config, &secure.certificate) => never,
+        never = renewed(address, &config, &secure.certificate) => never,
     };
 }
 
@@ -113,27 +113,35 @@ async fn configured(address: SocketAddr, certificate: &Certificate) -> RustlsCon
 }
 
 async fn read(address: SocketAddr, certificate: &Certificate) -> io::Result<RustlsConfig> {
-    match certificate {
+    let config = match certificate {
         Certificate::SelfSigned { node } => {
             let made = rcgen::generate_simple_self_signed([node.clone(), address.ip().to_string()]).map_err(io::Error::other)?;
-            RustlsConfig::from_der(vec![made.cert.der().to_vec()], made.signing_key.serialize_der()).await
+            RustlsConfig::from_der(vec![made.cert.der().to_vec()], made.signing_key.serialize_der()).await?
         }
-        Certificate::Files { certificate, key } => RustlsConfig::from_pem_file(certificate, key).await,
-    }
+        Certificate::Files { certificate, key } => RustlsConfig::from_pem_file(certificate, key).await?,
+    };
+    // The library also offers HTTP/2 (ALPN, RFC 7301), which the connections do not speak.
+    let mut inner = (*config.get_inner()).clone();
+    inner.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.reload_from_config(Arc::new(inner));
+    Ok(config)
 }
 
 /// Loads renewed files. If they cannot be used, the former certificate stays in use.
-async fn renewed(config: &RustlsConfig, certificate: &Certificate) -> Infallible {
-    let Certificate::Files { certificate, key } = certificate else { return std::future::pending().await };
+async fn renewed(address: SocketAddr, config: &RustlsConfig, certificate: &Certificate) -> Infallible {
+    let Certificate::Files { certificate: file, .. } = certificate else { return std::future::pending().await };
     let mut told = None;
     loop {
         sleep(RELOAD).await;
-        match config.reload_from_pem_file(certificate, key).await {
-            Ok(()) => told = None,
+        match read(address, certificate).await {
+            Ok(new) => {
+                config.reload_from_config(new.get_inner());
+                told = None;
+            }
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
-                    warn!(file = %certificate.display(), error = text, "the certificate for the metrics cannot be reloaded; the former one stays in use");
+                    warn!(file = %file.display(), error = text, "the certificate for the metrics cannot be reloaded; the former one stays in use");
                     told = Some(text);
                 }
             }
