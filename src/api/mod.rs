@@ -16,6 +16,7 @@ mod shown;
 mod spec;
 mod status;
 mod structure;
+mod used;
 
 pub use crd::crds_yaml;
 pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, is_label, quoted};
@@ -28,3 +29,4 @@ pub use port::Port;
 pub use shown::ShownPorts;
 pub use spec::{Client, External, Internal, Mode, PortEntry, PortForward, PortForwardSpec, Protocol, Reverse, Target, Upstream};
 pub use status::{NodeStatus, PortForwardStatus, Role};
+pub use used::used;

@@ -85,6 +85,14 @@ pub(super) fn interface() -> Vec<Rule> {
     )]
 }
 
+/// The rule for the keys of labels. A schema cannot limit the length of keys.
+pub(super) fn label_keys() -> Vec<Rule> {
+    vec![rule(
+        "self.all(key, size(key) <= 317)",
+        "the key of a label has at most 317 characters; write it as kubectl get nodes --show-labels shows it",
+    )]
+}
+
 /// The rules for a requirement of a label selector.
 pub(super) fn requirement() -> Vec<Rule> {
     vec![rule(

@@ -119,6 +119,7 @@ pub(super) fn label_selector(_: &mut SchemaGenerator) -> Schema {
             "matchLabels": {
                 "description": "The node must carry each of these labels with this value.",
                 "type": "object", "maxProperties": 32, "additionalProperties": value,
+                "x-kubernetes-validations": rules::label_keys(),
             },
             "matchExpressions": {
                 "description": "The node must satisfy each of these requirements.",

@@ -21,6 +21,7 @@ mod nodes;
 mod own_node;
 mod patches;
 mod publisher;
+mod received;
 mod recorder;
 mod reporter;
 mod scrapers;

@@ -27,7 +27,7 @@ use super::trouble::{Outage, Trouble, retry_after};
 use super::turns::{Limits, Place, Turns};
 use super::write::{Outcome, Subject, perform};
 use crate::agent::Report;
-use crate::api::{PortForward, PortForwardStatus};
+use crate::api::{PortForward, PortForwardStatus, used};
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
 use crate::status::{Judgement, SETTLE, View, Write};
@@ -329,7 +329,7 @@ impl Publisher {
     fn answer(&mut self, key: &ForwardKey, before: Subject, object: PortForward) {
         let mut replaced = self.answers.remove(key).map(|answer| answer.replaced).unwrap_or_default();
         replaced.extend(before.metadata.resource_version);
-        let subject = Subject { metadata: object.metadata, status: object.status.unwrap_or_default() };
+        let subject = Subject { metadata: used(object.metadata), status: object.status.unwrap_or_default() };
         self.answers.insert(key.clone(), Answer { replaced, subject });
     }
 }

@@ -7,6 +7,7 @@ mod bed;
 mod plane;
 
 mod beside;
+mod bytes;
 mod check;
 mod fleet;
 mod floor;
