@@ -1,6 +1,7 @@
 //! Tests with real files and a real watcher. Every wait has a time limit and ends with the event that it waits for.
 
 mod grants;
+mod hostile;
 mod reading;
 mod watching;
 mod writing;
