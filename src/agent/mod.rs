@@ -6,6 +6,7 @@
 
 mod attribution;
 mod changes;
+mod fallback;
 mod programming;
 mod publisher;
 mod recording;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
+pub use fallback::Fallback;
 pub use publisher::{Publisher, Statuses, objects, publish};
 pub use recording::{Due, Recorder, Records, keep_record, recording};
 pub use remembered::Memory;
@@ -83,6 +85,8 @@ pub struct Node<D> {
     pub policy: Policy,
     /// The state that was last applied.
     pub memory: Memory,
+    /// Whether `memory` may be applied while the source has no complete set.
+    pub fallback: Fallback,
     /// Starts a new sync.
     pub wake: Arc<Notify>,
     /// Receives the newest report.
@@ -127,7 +131,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         node.metrics.queued();
         tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
         let listed = node.source.complete().is_some();
-        let Some(snapshot) = node.snapshot(started.elapsed()) else {
+        let Some(snapshot) = node.snapshot(started.elapsed(), &mut notes.changes).await else {
             pause = PATIENCE;
             continue; // Never plan from a list that is not complete.
         };
@@ -155,12 +159,20 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
 }
 
 impl<D: Dataplane> Node<D> {
-    /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied.
-    fn snapshot(&self, waited: Duration) -> Option<Arc<Snapshot>> {
-        self.source.complete().or_else(|| if waited < PATIENCE { None } else { self.memory.snapshot() })
+    /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied, unless the kernel is
+    /// newer.
+    async fn snapshot(&mut self, waited: Duration, changes: &mut Changes) -> Option<Arc<Snapshot>> {
+        let complete = self.source.complete();
+        if complete.is_some() || waited < PATIENCE {
+            return complete;
+        }
+        let allowed = self.fallback.allows(&self.memory, &self.dataplane).await;
+        changes.note_kernel(allowed.as_ref().err());
+        if allowed.unwrap_or_default() { self.memory.snapshot() } else { None }
     }
 
     async fn sync(&mut self, snapshot: &Arc<Snapshot>, notes: &mut Notes) -> SyncOutcome {
+        self.memory.intend(self.policy.require_grants, snapshot).await;
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
             Ok(synced) => self.conclude(snapshot, synced, notes).await,
             Err(error) => {
@@ -322,7 +334,7 @@ impl<'a> Planned<'a> {
         if memory.is_fresh() {
             // The record may be lost, or older than the rules. A translation in the kernel is in force even if the record does
             // not contain it.
-            in_force.to_mut().find(&dataplane.translated().await);
+            in_force.to_mut().find(&dataplane.translated().await.unwrap_or_default());
         }
         let plan = plan(&facts, &candidates, &policy, &in_force);
         Ok(Self { facts, candidates, policy, in_force, plan })

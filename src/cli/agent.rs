@@ -10,21 +10,21 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::logging::LogOptions;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
+use super::options::{KernelOptions, PolicyOptions, StateOptions, believed, keeper, label, remembered};
 use super::serving::{ServingOptions, serve_health_in};
 use super::stop::Stop;
 use super::turn::{self, Turn};
 use super::{Exit, files};
-use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
+use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, Member, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
-use crate::metrics::{Health, Metrics};
+use crate::metrics::{Health, Metrics, RecordAge};
 use crate::node::{NextHops, Observer, Patience, watch};
 use crate::publish::StatusFile;
-use crate::record::{self, Purpose};
+use crate::record::{self, Boot, Purpose};
 use crate::source::folder::{self, Remembered};
 use crate::supervise::Tasks;
 
@@ -88,7 +88,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     };
     let variant = options.kernel.variant().await?;
     let (records, due) = agent::recording();
-    let memory = Memory::new(&name, remembered(&state_dir, &name)).recorded_by(records);
+    let mut loaded = remembered(&state_dir, &name);
+    let keeper = keeper(&state_dir, loaded.as_mut());
+    let fallback = Fallback::of(loaded.as_ref().map_or(Boot::This, |loaded| loaded.boot));
+    let outdated = loaded.as_ref().is_some_and(|loaded| loaded.outdated.is_some());
+    let memory = Memory::new(&name, loaded.as_ref().map(believed)).recorded_by(records);
     let wake = Arc::new(Notify::new());
     let mut tasks = Tasks::default();
     watch(&wake, &mut tasks);
@@ -103,6 +107,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
         policy: options.policy.policy(),
         memory,
+        fallback,
         wake: Arc::clone(&wake),
         reports,
         pace: pace(variant),
@@ -112,7 +117,10 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     };
     let (keeping, kept) = oneshot::channel();
     let record = |metrics: &Arc<Metrics>, tasks: &mut Tasks| {
-        let recorder = Recorder { state_dir: state_dir.clone(), lock: Arc::clone(&lock), metrics: Arc::clone(metrics) };
+        if outdated {
+            metrics.record_is(RecordAge::Outdated);
+        }
+        let recorder = Recorder { keeper, lock: Arc::clone(&lock), metrics: Arc::clone(metrics) };
         tasks.spawn("writer of the record", agent::keep_record(recorder, due, keeping));
     };
     let state = state_dir.display();

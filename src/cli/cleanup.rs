@@ -52,7 +52,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let name = options.node_name()?;
     let state_dir = &options.state_dir;
     let _lock = record::lock(state_dir, Purpose::Cleanup)?;
-    let record = remembered(state_dir, &name);
+    let record = remembered(state_dir, &name).map(|loaded| loaded.record);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
     // If something cannot be removed, the rest is still removed. The first error is returned at the end.
     let mut left: Vec<anyhow::Error> = Vec::new();

@@ -10,7 +10,7 @@ use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
 use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts};
-use crate::record::{self, Loaded, Record};
+use crate::record::{self, Keeper, Loaded, Outdated, Record};
 
 /// The default state directory.
 pub(super) const STATE_DIR: &str = "/var/lib/portforward-operator";
@@ -113,9 +113,9 @@ impl StateOptions {
 
 /// What this node last applied. If the record cannot be trusted, it is not used, and a warning says so. The agent then relies
 /// on the kernel only.
-pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
+pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Loaded> {
     match record::load(state_dir, node) {
-        Ok(loaded) => loaded.map(believed),
+        Ok(loaded) => loaded,
         Err(error) => {
             warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
@@ -126,12 +126,36 @@ pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
     }
 }
 
-/// The valid part of a record. Logs the invalid entries.
-pub(super) fn believed(loaded: Loaded) -> Record {
-    for lost in loaded.lost {
+/// The part of a record that is valid and may be restored. Logs the invalid entries, and whether the record is outdated.
+pub(super) fn believed(loaded: &Loaded) -> Record {
+    for lost in &loaded.lost {
         warn!(entry = lost, "an entry of the record is not used");
     }
-    loaded.record
+    let record = loaded.restorable();
+    if let Some(Outdated { since, cause, .. }) = &loaded.outdated {
+        warn!(
+            since = since.map_or_else(|| "unknown".to_owned(), |since| since.to_string()),
+            cause,
+            left_out = loaded.record.forwards.len() - record.forwards.len(),
+            forwards = record.forwards.len(),
+            "the record is older than the last state of the kernel; forwards that were changed or deleted since are left out"
+        );
+    }
+    record
+}
+
+/// Prepares the state directory for writing, and returns what writes to it. If nothing can be written to it, `loaded` counts as
+/// outdated as a whole, because this could not have been noted either.
+pub(super) fn keeper(state_dir: &Path, loaded: Option<&mut Loaded>) -> Keeper {
+    let mut keeper = Keeper::new(state_dir, loaded.as_deref());
+    if let Err(error) = keeper.prepare() {
+        let cause = error.cause();
+        warn!(error = cause, "the state directory cannot be written, so the record on it may be older than the kernel");
+        if let Some(loaded) = loaded {
+            loaded.outdated = Some(Outdated::wholly(&cause));
+        }
+    }
+    keeper
 }
 
 impl VariantOptions {

@@ -24,7 +24,7 @@ mod unserved;
 pub use address::{ListenAddress, NoAddress};
 pub use forwards::{Detail, PerForward};
 pub use health::{Health, Liveness, Phase, STUCK_AFTER, VOUCHES_FOR, liveness};
-pub use labels::{Part, Repair, SyncOutcome, Towards, Written};
+pub use labels::{Part, RecordAge, Repair, SyncOutcome, Towards, Written};
 pub use owners::{Finder, Lane, Owners};
 pub use registry::{Metrics, PREFIX};
 pub use secure::{Admission, Certificate, Gate, Secure, serve_secure};

@@ -17,7 +17,7 @@ use super::cluster::ClusterMetrics;
 use super::conntrack::ConntrackTable;
 use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
-use super::{Part, Repair, SyncOutcome, Written};
+use super::{Part, RecordAge, Repair, SyncOutcome, Written};
 use crate::api::Role;
 use crate::cluster::Contact;
 use crate::dataplane::Applied;
@@ -56,6 +56,7 @@ pub struct Metrics {
     chains: Family<Label, Gauge>,
     routes: Family<Label, Gauge>,
     unwritten: Family<Label, Counter>,
+    record_outdated: Gauge,
     unheard: Option<Counter>,
     per_forward: Arc<Forwards>,
     cluster: Option<ClusterMetrics>,
@@ -82,6 +83,7 @@ impl Metrics {
         let refused = registered(&mut registry, "iptables_restore_failures", RESTORE_FAILURES, Counter::default());
         let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
         let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
+        let record_outdated = registered(&mut registry, "record_outdated", RECORD_OUTDATED, Gauge::default());
         let wanted = registered(&mut registry, "forwards_wanted", FORWARDS_WANTED, Gauge::default());
         let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Gauge>::default());
         let carried = add("forwards_carried", FORWARDS_CARRIED);
@@ -111,6 +113,7 @@ impl Metrics {
             chains,
             routes,
             unwritten,
+            record_outdated,
             unheard,
             per_forward,
             cluster,
@@ -170,6 +173,14 @@ impl Metrics {
     /// Counts repairs of rules, jumps or routes of the operator.
     pub fn repaired(&self, what: Repair, count: usize) {
         self.repairs.get_or_create(&[("what", what.as_str())]).inc_by(counted(count));
+    }
+
+    /// Records whether the record on the disk is as new as the state of the kernel.
+    pub fn record_is(&self, age: RecordAge) {
+        self.record_outdated.set(match age {
+            RecordAge::Current => 0,
+            RecordAge::Outdated => 1,
+        });
     }
 
     /// Counts a failed write.
@@ -358,5 +369,6 @@ const RULES: &str =
     "Rules in the chains of the operator, as last read back from the kernel; jumps in built-in chains are not counted";
 const CHAINS: &str = "Chains of the operator, as last read back from the kernel";
 const ROUTES: &str = "Host routes that forwards ask for, by state: installed; satisfied by a route of another program with the same next hop; contested by a route with another next hop; refused by the kernel; missing without a known reason";
+const RECORD_OUTDATED: &str = "1 while the record on the disk is older than the state of the kernel, otherwise 0";
 const WRITE_FAILURES: &str = "How often the record or the status of the forwards could not be written; the agent retries";
 const EVENTS_LOST: &str = "How often the kernel lost notifications because too many connections ended at once; the traffic of these connections since the last reading is not counted";

@@ -5,6 +5,7 @@
 mod admission;
 mod assumed;
 mod claims;
+mod explained;
 mod floor;
 mod forbidden;
 mod grants;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
+pub use explained::unexplained;
 pub use forbidden::{ForbiddenNetworks, InvalidForbiddenNetworks};
 pub(crate) use grants::Scopes;
 pub use grants::{Grants, RequireGrants, Standing};

@@ -19,7 +19,7 @@ use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
 use super::translation::Written;
-use super::{Loaded, Record, RecordError};
+use super::{Boot, Loaded, Record, RecordError};
 
 /// The format of a record that contains no API servers. Programs before format 2 can read it too.
 const WITHOUT_API_SERVERS: u64 = 1;
@@ -68,8 +68,8 @@ struct Entry {
     origin: Option<PathBuf>,
 }
 
-/// The text of `record`. Equal records have equal texts.
-pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
+/// The text of `record`, and its checksum. Equal records have equal texts.
+pub(super) fn render(record: &Record) -> Result<(Vec<u8>, String), RecordError> {
     let forward = |sourced: &Sourced| entry(&*sourced.object, sourced.origin.as_ref());
     let grant = |sourced: &SourcedGrant| entry(&*sourced.object, sourced.origin.as_ref());
     let grants = |set: &Arc<GrantSet>| set.grants.iter().map(grant).collect::<Result<_, _>>();
@@ -96,7 +96,8 @@ pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
         (true, true) => WITHOUT_API_SERVERS,
     };
     let content = serde_json::to_value(content)?;
-    Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
+    let sha256 = checksum(&content);
+    Ok((serde_json::to_vec(&Envelope { format, sha256: sha256.clone(), content })?, sha256))
 }
 
 /// An object as the record holds it.
@@ -134,7 +135,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
         let found = content.node.chars().take(253).collect::<String>().escape_debug().to_string();
         return Err(RecordError::OtherNode { path: path.to_owned(), found, node: node.to_owned() });
     }
-    Ok(believe(content))
+    Ok(believe(content, envelope.sha256))
 }
 
 /// Why a text is not JSON.
@@ -151,7 +152,7 @@ fn strange() -> String {
 }
 
 /// Accepts each entry that is valid by itself.
-fn believe(content: Content) -> Loaded {
+fn believe(content: Content, checksum: String) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
     let mut record = Record { node: content.node, labels: content.labels, ..Record::default() };
@@ -204,13 +205,16 @@ fn believe(content: Content) -> Loaded {
             Err(error) => keep("inForce", number, error),
         }
     }
-    Loaded { record, lost }
+    Loaded { record, lost, checksum, outdated: None, boot: Boot::This }
 }
 
 fn forward(entry: Value) -> Result<Sourced, String> {
     let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
-    let object = Arc::new(guarded(|| api::decode(object).map_err(|error| error.to_string()))?);
-    Ok(Sourced { object, origin, trouble: None })
+    let mut object = guarded(|| api::decode(object).map_err(|error| error.to_string()))?;
+    if origin.is_none() {
+        object.metadata = api::used(object.metadata);
+    }
+    Ok(Sourced { object: Arc::new(object), origin, trouble: None })
 }
 
 fn grant(entry: Value) -> Result<SourcedGrant, String> {

@@ -22,6 +22,7 @@ mod invalid;
 mod logs;
 mod metrics;
 mod others;
+mod outdated;
 mod own;
 mod pages;
 mod pod;
