@@ -16,7 +16,7 @@ mod standing;
 mod traffic;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ pub use remembered::Memory;
 pub use traffic::follow_traffic;
 
 use crate::dataplane::{Applied, Dataplane};
-use crate::forward::{Forward, ForwardKey};
+use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
-use crate::model::{Desired, Facts};
+use crate::model::{Desired, Facts, FlowMatch};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Candidate, InForce, Plan, Policy, plan};
 use crate::progress;
@@ -275,11 +275,16 @@ pub async fn sync<D: Dataplane>(
 /// Those of the objects `gone` that may still be in force. Such a forward must not be reported as closed.
 fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeMap<ForwardKey, Sourced> {
     if applied.is_known() {
-        let left: BTreeSet<_> = applied.rules.left.iter().map(|it| (&it.flows, it.destination)).collect();
-        gone.retain(|_, sourced| {
-            let forward = Forward::parse(&sourced.object);
-            forward.is_ok_and(|it| it.translations().iter().any(|it| left.contains(&(&it.flows, it.destination))))
-        });
+        let mut left = BTreeMap::<_, Vec<_>>::new();
+        for translation in &applied.rules.left {
+            let FlowMatch { protocol, destination, ports, .. } = translation.flows;
+            left.entry((protocol, destination, ports)).or_default().push(translation);
+        }
+        let is_left = |rewrite: Rewrite<'_>| {
+            let found = left.get(&(rewrite.protocol, rewrite.address, rewrite.ports)).into_iter().flatten();
+            found.into_iter().any(|translation| rewrite.makes(translation))
+        };
+        gone.retain(|_, sourced| Forward::parse(&sourced.object).is_ok_and(|forward| forward.rewrites().any(is_left)));
     }
     gone
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
-use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts};
+use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts, TranslationLimit};
 use crate::record::{self, Keeper, Loaded, Outdated, Record};
 
 /// The default state directory.
@@ -52,6 +52,10 @@ pub(super) struct PolicyOptions {
     /// force is withdrawn too
     #[arg(long, default_value = ForbiddenNetworks::DEFAULT, value_name = "NETWORKS")]
     forbidden_networks: ForbiddenNetworks,
+    /// The most translations that the forwards of one namespace may have on this node: port entries times client entries, and
+    /// entries of reverse. A lower number withdraws the youngest forwards
+    #[arg(long, default_value_t, value_name = "NUMBER")]
+    max_translations: TranslationLimit,
     /// Whether a forward needs a PortForwardGrant: with true, a forward that lies inside no grant is refused and withdrawn; with
     /// report, it is carried with a note; with false, grants are ignored
     #[arg(
@@ -87,8 +91,13 @@ impl PolicyOptions {
             GrantChoice::False => RequireGrants::No,
             GrantChoice::Report => RequireGrants::Report,
         };
-        let (reserved_ports, forbidden_networks) = (self.reserved_ports.clone(), self.forbidden_networks.clone());
-        Policy { reserved_ports, forbidden_networks, require_grants, ..Policy::default() }
+        Policy {
+            reserved_ports: self.reserved_ports.clone(),
+            forbidden_networks: self.forbidden_networks.clone(),
+            translations: self.max_translations,
+            require_grants,
+            ..Policy::default()
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --reserved-ports and --forbidden-networks as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
 )]
 pub(super) struct StatusOptions {
     /// Forwards to show, as NAMESPACE/NAME, or NAME in any namespace [default: all]

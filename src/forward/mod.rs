@@ -27,7 +27,7 @@ use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 pub(crate) use parse::description;
 pub(crate) use refusal::Found;
 pub use refusal::{Refusal, RefusalReason, Refusals};
-pub use translation::Direction;
+pub use translation::{Direction, Rewrite};
 
 /// One usable `PortForward`.
 #[derive(Clone, Debug, PartialEq, Eq)]

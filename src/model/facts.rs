@@ -302,6 +302,13 @@ impl RouteTable {
         longest(&self.0, address)
     }
 
+    /// The route of another program with the longest prefix that contains all of `network`, whatever it does.
+    #[must_use]
+    pub fn foreign_around(&self, network: IpNet) -> Option<&Route> {
+        let around = |length| self.0.get(&IpNet::new(network.network(), length).ok()?.trunc());
+        (0..=network.prefix_len()).rev().filter_map(around).find(|route| !route.ours)
+    }
+
     /// All routes that the kernel uses, ordered by destination.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.values()

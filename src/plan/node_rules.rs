@@ -49,6 +49,13 @@ fn of_a_container_network(interface: &InterfaceName) -> bool {
     })
 }
 
+/// Whether the pods of a cluster are reached by `interface`. Container networks of the node alone, such as Docker's, do not count:
+/// clients of a leased line may have addresses of their networks.
+pub(super) fn leads_to_pods(interface: &InterfaceName) -> bool {
+    let of_the_node = ["docker", "br-", "podman", "cni-podman"].iter().any(|beginning| interface.as_str().starts_with(beginning));
+    of_a_container_network(interface) && !of_the_node
+}
+
 /// Why this node cannot carry `forward`, both if it is new and if it is in force.
 pub(super) fn refuse(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
     loops(facts, forward)

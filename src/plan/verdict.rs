@@ -91,7 +91,8 @@ words! {
         ShadowsLocalListener,
         /// No grant permits all of the forward, and the agent requires grants.
         NotGranted,
-        /// The forwards under a grant would ask for more than the limits of the grant permit.
+        /// The forwards under a grant would ask for more than the limits of the grant permit, or those of a namespace for more
+        /// translations than the node permits.
         TooMany,
     }
 }
@@ -126,6 +127,8 @@ words! {
         RouteCapturesNode,
         /// The route to a client would cover an address that the node forbids to forwards.
         ForbiddenRoute,
+        /// The route to a client would take packets for a client of an older forward.
+        RouteCapturesClient,
         /// It is not known where the API servers are, and a route might cover one.
         ApiServersUnknown,
         /// A route of another program to the client uses another next hop.

@@ -240,6 +240,7 @@ fn the_settings_of_the_agent_reach_it() {
             "--reserved-ports=22,30000:32767",
             "--forbidden-networks=nodes,pods,services,metadata,10.0.0.100",
             "--require-grants=report",
+            "--max-translations=5000",
             "--node-name=$(NODE_NAME)"
         ])
     );
@@ -264,6 +265,8 @@ fn the_settings_of_the_agent_reach_it() {
     let required = |when: Value| self::agent(&json!({"agent": {"requireGrants": when}}))["args"].clone();
     assert_eq!(required(json!(true)), json!(["agent", "--require-grants=true"]));
     assert_eq!((required(json!(false)), required(Value::Null)), (json!(["agent"]), json!(["agent"])));
+    let limited = self::agent(&json!({"agent": {"maxTranslations": 1_000_000}}));
+    assert_eq!(limited["args"], json!(["agent", "--max-translations=1000000"]));
 }
 
 #[test]

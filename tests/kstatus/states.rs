@@ -205,6 +205,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::GatewayNotOnLink
                 | ObstacleReason::RouteCapturesNode
                 | ObstacleReason::ForbiddenRoute
+                | ObstacleReason::RouteCapturesClient
                 | ObstacleReason::ApiServersUnknown
                 | ObstacleReason::UpstreamIsService
                 | ObstacleReason::NoRouteToClient

@@ -81,6 +81,8 @@ pub(super) struct Granting<'a> {
     standing: Option<&'a BTreeMap<ForwardKey, Standing>>,
     /// The grants of each namespace, ordered by priority and name; `None` if no grant is known and none is needed.
     scopes: Option<Scopes<'a>>,
+    /// The grants for all nodes, by namespace, if grants are required and known.
+    everywhere: Option<Scopes<'a>>,
     budgets: Budgets<'a>,
 }
 
@@ -156,7 +158,11 @@ impl<'a> Granting<'a> {
             RequireGrants::No => None,
             RequireGrants::Report | RequireGrants::Yes => grants.map(|grants| Scopes::of(grants, |grant| grant.selects(labels))),
         };
-        Self { required: policy.require_grants, standing, scopes, budgets: Budgets::default() }
+        let everywhere = match policy.require_grants {
+            RequireGrants::No | RequireGrants::Report => None,
+            RequireGrants::Yes => grants.map(|grants| Scopes::of(grants, |_| true)),
+        };
+        Self { required: policy.require_grants, standing, scopes, everywhere, budgets: Budgets::default() }
     }
 
     /// What `forward` may do.
@@ -187,6 +193,15 @@ impl<'a> Granting<'a> {
                 };
                 Ok(Entitlement { grants, objection, note: None })
             }
+        }
+    }
+
+    /// Whether a grant permits that some node carries `forward`.
+    pub(super) fn permits_somewhere(&self, forward: &Forward) -> bool {
+        let may_stand = || self.standing.is_none_or(|standing| standing.contains_key(&forward.key));
+        match self.required {
+            RequireGrants::No | RequireGrants::Report => true,
+            RequireGrants::Yes => may_stand() && self.everywhere.as_ref().is_none_or(|scopes| scopes.containing(forward).is_ok()),
         }
     }
 

@@ -1,13 +1,17 @@
 //! Properties of every plan.
 
 mod contained;
+mod cycles;
 mod floor;
 mod grants;
 mod in_force;
 mod names;
 mod next_hops;
 mod node_ports;
+mod protected;
 mod rules;
+mod share;
+mod told;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
