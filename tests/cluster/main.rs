@@ -11,6 +11,7 @@ mod bytes;
 mod check;
 mod fleet;
 mod floor;
+mod grants;
 mod lifecycle;
 mod limits;
 mod newer;
