@@ -99,3 +99,58 @@ fn the_flood_of_one_namespace_delays_no_status_and_no_event_of_another() {
         assert!(positions(&events, namespace)[0] <= 1 + others.len(), "{namespace}: {events:#?}");
     }
 }
+
+/// A forward with this number of labels and an annotation of this length.
+fn huge(labels: usize, annotation: usize) -> Request {
+    let mut request = forward("huge", "1.1.1.9", &json!({"port": 9000}));
+    let key = |number: usize| (format!("{number:05}-{}", "k".repeat(57)), json!("v".repeat(63)));
+    if let Some((_, body)) = &mut request.body {
+        body["metadata"]["labels"] = (0..labels).map(key).collect();
+        body["metadata"]["annotations"] = json!({"example.com/note": "x".repeat(annotation)});
+    }
+    request
+}
+
+/// Creates a forward that is as large as the store allows, so that its status does not fit. Labels have no limit of their own,
+/// and annotations have one of 256 KiB.
+fn create_huge(fleet: &Fleet) {
+    let (mut fits, mut too_long) = (0, 250_000);
+    let labels = (1000..16_000).step_by(500).take_while(|labels| created(fleet, &huge(*labels, fits))).last();
+    let labels = labels.expect("a forward with 1,000 labels fits");
+    assert!(!created(fleet, &huge(labels, too_long)), "{labels} labels");
+    while too_long - fits > 100 {
+        let middle = fits.midpoint(too_long);
+        if created(fleet, &huge(labels, middle)) { fits = middle } else { too_long = middle }
+    }
+    fleet.plane.must(&huge(labels, fits));
+}
+
+/// Whether the object can be created. It is deleted again.
+fn created(fleet: &Fleet, request: &Request) -> bool {
+    let answer = fleet.plane.send_one(request);
+    if answer.done() {
+        fleet.plane.delete(Resource::Forwards, "flood/huge");
+    }
+    answer.done()
+}
+
+#[test]
+fn an_object_whose_status_cannot_be_stored_is_no_outage_for_the_others() {
+    let mut fleet = Fleet::without_agents(1);
+    fleet.plane.add_namespace(FLOOD);
+    create_huge(&fleet);
+    fleet.start(0);
+    let tried = || fleet.calls(0).iter().filter(|call| call.name == "huge" && call.writes()).map(|call| call.code).collect();
+    let failed = |times| eventually(PATIENCE, || Vec::len(&tried()) >= times);
+    assert!(failed(3), "{:?}", tried());
+    for (key, port) in [("flood/web", 80), ("lines/web", 81)] {
+        fleet.apply(key, &spec(port, SERVER, port));
+        fleet.plane.wait_ready(key);
+    }
+    let so_far = tried().len();
+    assert!(failed(so_far + 1), "it is tried again");
+    let codes: Vec<u64> = tried();
+    assert!(codes.iter().all(|code| *code == 500), "{codes:?}");
+    let complaints = fleet.agent(0).complaints();
+    assert!(complaints.len() == 1 && complaints[0].contains("refuses this"), "{complaints:#?}");
+}
