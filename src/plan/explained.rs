@@ -18,7 +18,7 @@ pub fn unexplained<'a>(held: &'a [Translation], forwards: &[Forward]) -> Vec<&'a
             && (all.first() <= part.first() && part.last() <= all.last())
             && asked.part(part).destination == held.destination
     };
-    held.iter().filter(|held| !asked.overlapping(&held.flows).any(|(_, asked)| explains(asked, held))).collect()
+    held.iter().filter(|held| asked.find(&held.flows, |asked| explains(asked, held)).is_none()).collect()
 }
 
 #[cfg(test)]
