@@ -1,9 +1,9 @@
-//! `crd`: prints the CRDs.
+//! `crd`: prints the CRD.
 
 use super::Exit;
 use super::exit::print;
 
 pub(super) fn run() -> anyhow::Result<Exit> {
-    print(&crate::api::crds_yaml())?;
+    print(&crate::api::crd_yaml())?;
     Ok(Exit::Done)
 }

@@ -8,8 +8,6 @@ mod cleanup;
 mod completions;
 mod crd;
 mod exit;
-mod files;
-mod health;
 mod logging;
 mod man;
 mod options;
@@ -56,11 +54,9 @@ enum Command {
     Cleanup(cleanup::CleanupOptions),
     /// Show the state of each forward on this node, read from its kernel; changes nothing
     Status(status::StatusOptions),
-    /// Check the installation: the API, the live agents, and the admission policy
+    /// Check the installation: the API, the live agents, and the agent of this node
     Check(check::CheckOptions),
-    /// Ask the agent of this node whether it is alive or ready, for probes
-    Health(health::HealthOptions),
-    /// Print the CustomResourceDefinitions (CRDs)
+    /// Print the CustomResourceDefinition (CRD)
     Crd,
     /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),
@@ -78,7 +74,7 @@ impl Command {
             Self::Cleanup(options) => Some(&options.log),
             Self::Status(options) => Some(&options.log),
             Self::Check(options) => Some(&options.log),
-            Self::Health(_) | Self::Crd | Self::Completions(_) | Self::Man => None,
+            Self::Crd | Self::Completions(_) | Self::Man => None,
         }
     }
 }
@@ -95,7 +91,6 @@ pub fn main() -> Exit {
         Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),
         Command::Status(options) => exit::with_runtime(status::run(options)),
         Command::Check(options) => exit::with_runtime(check::run(options)),
-        Command::Health(options) => health::run(&options),
         Command::Crd => crd::run(),
         Command::Completions(options) => completions::run(&options),
         Command::Man => man::run(),

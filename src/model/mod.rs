@@ -8,7 +8,6 @@ mod facts;
 mod firewall;
 mod interface;
 mod next_hop;
-mod nodes;
 mod ports;
 mod protocol;
 mod route;
@@ -27,7 +26,6 @@ pub use firewall::{
 };
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};
-pub use nodes::Nodes;
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};
 pub use route::HostRoute;

@@ -5,14 +5,11 @@ mod bed;
 #[path = "../plane/mod.rs"]
 mod plane;
 
-mod attacks;
 mod beyond;
-mod flood;
 mod leases;
 mod rights;
 mod status;
 mod tokens;
-mod users;
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -7,11 +7,8 @@ mod bed;
 mod plane;
 
 mod beside;
-mod bytes;
 mod check;
 mod fleet;
-mod floor;
-mod grants;
 mod lifecycle;
 mod limits;
 mod newer;
@@ -21,5 +18,3 @@ mod rest;
 mod scrape;
 mod servers;
 mod starts;
-mod stolen;
-mod tenants;

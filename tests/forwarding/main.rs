@@ -9,7 +9,6 @@ mod legs;
 mod moving;
 mod parties;
 mod ports;
-mod tenants;
 
 use std::net::Ipv4Addr;
 

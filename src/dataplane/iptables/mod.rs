@@ -7,7 +7,6 @@ mod counters;
 mod jumps;
 mod layout;
 mod listing;
-mod lockfile;
 mod program;
 mod reading;
 mod rule;
@@ -27,7 +26,6 @@ pub use choose::{NoVariant, choose, legacy_tables, print_legacy};
 pub use counters::{Counting, Met};
 pub use jumps::JumpError;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
-pub use lockfile::Holder;
 pub use program::ProgramError;
 pub use rule::{ForeignRule, Matches, Original, Rule, Target};
 pub use saved::{Builtin, JumpState, SavedTable};
@@ -55,8 +53,6 @@ struct Memory {
     /// The operator's chains that existed at the last reading of the table.
     seen: BTreeMap<Table, BTreeSet<ChainName>>,
     counters: Counters,
-    /// Why the lock file could not be protected, as it was last logged.
-    unprotected: Option<String>,
 }
 
 /// What one apply found, did and read back. A failure for one table or rule is reported for that one.
@@ -251,9 +247,6 @@ impl Iptables {
     /// too, the report says so.
     pub async fn apply(&self, ruleset: &Ruleset) -> RulesReport {
         let mut memory = self.memory.lock().await;
-        if self.variant == Variant::Legacy {
-            lockfile::protect(&mut memory.unprotected);
-        }
         let before = self.read_all(&mut memory).await;
         let mut report = RulesReport::default();
         if let Ok(nat) = &before[&Table::Nat] {
