@@ -8,7 +8,7 @@ step := hack/step.sh
 # Most tests wait for a kernel or an API server and use little CPU time, so three run at once on each core.
 RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 
-.PHONY: help prepare tools test check e2e image image-lock generate bench demo demo-cluster picture
+.PHONY: help prepare tools test check e2e image image-lock generate bench bench-tenants demo demo-cluster picture
 
 help: ## Shows this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ check: tools ## Checks formatting, lints, documentation and, if cargo-deny is in
 bench: prepare ## Measures the time of packets and of changes with 1 and 10,000 forwards; needs root
 	@$(step) "Compile the benchmark for release (minutes the first time)" cargo bench --locked --bench layout --no-run
 	@$(step) "Measure (about 4 minutes; results vary less on an idle machine)" cargo bench --locked --bench layout
+
+bench-tenants: prepare ## Measures what a tenant at its limits costs another one, with a real API server; needs root
+	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api
+	@$(step) "Compile the benchmark for release (minutes the first time)" cargo bench --locked --bench tenants --no-run
+	@KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh api) $(step) "Measure (minutes; results vary less on an idle machine)" cargo bench --locked --bench tenants
 
 demo: prepare ## Shows a forward, hop by hop, in network namespaces; needs root
 	@demo/demo.sh

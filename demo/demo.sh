@@ -31,7 +31,7 @@ wait_for_servers 7 srv cli lan
 say "Before: nothing is forwarded"
 refused cli TCP 1.1.1.1 192.168.0.2 80 "no rule"
 
-say "The agent reads examples/ ($(grep -h '^  name:' examples/*.yaml | awk '{ print $2 }' | paste -s -d ' '))"
+say "The agent reads examples/ ($(grep -h '^  name:' $(grep -l 'kind: PortForward$' examples/*.yaml) | awk '{ print $2 }' | paste -s -d ' '))"
 run px "$program" agent --manifests examples --node-name proxy --state-dir "$files/state" --status-file "$files/status.json" \
     --iptables "$iptables" >"$files/agent.out" 2>"$files/agent.log" </dev/null &
 wait_for_forward $!

@@ -1,6 +1,6 @@
 //! Turns `PortForward` objects into NAT rules and host routes on proxy nodes.
 //!
-//! A source ([`source`]) provides the objects ([`api`]). [`forward`] validates and parses them. [`plan`] combines them with
+//! A source ([`source`]) provides the objects ([`api`]). [`forward`] and [`grant`] validate and parse them. [`plan`] combines them with
 //! the facts of the node ([`node`]) into the desired state of its kernel ([`model`]). [`dataplane`] applies that state and
 //! reads it back, and [`status`] reports the result. [`agent`] is the loop that does this for one node.
 
@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod dataplane;
 mod durable;
 pub mod forward;
+pub mod grant;
 pub mod metrics;
 pub mod model;
 pub mod netlink;

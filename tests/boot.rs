@@ -59,6 +59,9 @@ fn the_units_grant_what_is_needed_and_no_more() {
             ("ProtectKernelModules", "yes"),
             ("SystemCallFilter", "@system-service"),
             ("StateDirectoryMode", "0700"),
+            ("LimitNOFILE", "65536"),
+            // A lock file that other users can open can be locked by them.
+            ("UMask", "0077"),
             // Without the dash, systemd fails if a path is missing, also for the unit that would create it.
             ("ReadWritePaths", "-/run/xtables.lock"),
         ] {

@@ -9,6 +9,7 @@ use std::process::Command;
 use portforward_operator::api;
 use portforward_operator::dataplane::iptables::{Ruleset, Stage, Table, Variant, rewrite};
 use portforward_operator::forward::Forward;
+use portforward_operator::grant::Grant;
 use portforward_operator::status::Reason;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -134,7 +135,7 @@ fn the_rules_on_the_pages_are_the_ones_that_the_example_becomes() {
 
 #[test]
 fn every_manifest_on_the_pages_is_taken() {
-    let mut count = 0;
+    let (mut count, mut grants) = (0, 0);
     for page in pages() {
         for block in blocks(&read(page.to_str().unwrap()), "yaml") {
             if !block.contains("kind: PortForward") {
@@ -146,9 +147,14 @@ fn every_manifest_on_the_pages_is_taken() {
             if documents.iter().any(|document| document["kind"] == "PortForward") {
                 count += objects(&block).len();
             }
+            for document in documents.into_iter().filter(|document| document["kind"] == "PortForwardGrant") {
+                let object = api::decode_grant(document).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+                Grant::parse(&object).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+                grants += 1;
+            }
         }
     }
-    assert!(count > 2, "{count}");
+    assert!(count > 2 && grants > 0, "{count} {grants}");
 }
 
 #[test]
@@ -315,21 +321,24 @@ fn program_chart_and_image_have_one_version() {
 
 #[test]
 fn what_kubectl_shows_on_the_pages_has_the_columns_of_the_definition() {
-    let definition = api::crd();
-    let columns = definition.spec.versions[0].additional_printer_columns.iter().flatten();
-    let always = columns.filter(|column| column.priority.is_none_or(|priority| priority == 0));
-    let wanted: Vec<String> = ["NAME".to_owned()].into_iter().chain(always.map(|column| column.name.to_uppercase())).collect();
-    let mut count = 0;
-    for page in pages() {
-        for code in code(&read(page.to_str().unwrap())) {
-            let shown: Vec<&str> = code.split_whitespace().collect();
-            if shown.first() == Some(&"NAME") && shown.contains(&"UPSTREAM") {
-                count += 1;
-                assert_eq!(shown, wanted, "{}", page.display());
+    for (kind, typical) in [(api::Kind::PortForward, "UPSTREAM"), (api::Kind::PortForwardGrant, "NAMESPACES")] {
+        let definition = kind.crd();
+        let columns = definition.spec.versions[0].additional_printer_columns.iter().flatten();
+        let always = columns.filter(|column| column.priority.is_none_or(|priority| priority == 0));
+        let wanted: Vec<String> =
+            ["NAME".to_owned()].into_iter().chain(always.map(|column| column.name.to_uppercase())).collect();
+        let mut count = 0;
+        for page in pages() {
+            for code in code(&read(page.to_str().unwrap())) {
+                let shown: Vec<&str> = code.split_whitespace().collect();
+                if shown.first() == Some(&"NAME") && shown.contains(&typical) {
+                    count += 1;
+                    assert_eq!(shown, wanted, "{}", page.display());
+                }
             }
         }
+        assert!(count > 0, "no page shows {kind}");
     }
-    assert!(count > 0);
 }
 
 #[test]

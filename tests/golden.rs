@@ -10,14 +10,18 @@ use portforward_operator::dataplane::iptables::{Ruleset, Variant, whole};
 use portforward_operator::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, plan};
 use portforward_operator::source::folder;
 
+const CHECK: folder::Check = folder::Check {
+    forward: |decoded| decoded.map_err(|errors| vec![errors.to_string()]),
+    grant: |decoded| decoded.map_err(|errors| vec![errors.to_string()]),
+};
+
 /// The output for a case, on a node that holds every address in it.
 fn rendered(manifests: &str) -> String {
-    let objects = folder::objects(manifests.as_bytes(), |decoded| decoded.map_err(|errors| vec![errors.to_string()]))
-        .expect("the manifests of a case parse");
-    let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
+    let objects = folder::objects(manifests.as_bytes(), CHECK).expect("the manifests of a case parse");
+    let candidates: Vec<Candidate> = objects.forwards.iter().map(Candidate::of).collect();
     let mut facts = assumed_facts([("zone".to_owned(), "a".to_owned())].into(), &candidates);
     facts.node_addresses.insert("192.168.0.2".parse().expect("an address"));
-    let policy = Policy { reserved_ports: "22/TCP".parse().expect("a port") };
+    let policy = Policy { reserved_ports: "22/TCP".parse().expect("a port"), ..Policy::default() };
     let plan = plan(&facts, &candidates, &policy, &InForce::default());
     let rules = |variant| whole(variant, &Ruleset::of(&plan.desired.translations));
     let mut text = verdicts(&plan);

@@ -31,7 +31,7 @@ fn the_dataplane_knows_nothing_of_kubernetes() {
 
 #[test]
 fn planning_and_judging_do_no_io_read_no_clock_and_log_nothing() {
-    for module in ["plan", "status", "forward"] {
+    for module in ["plan", "status", "forward", "grant"] {
         let effects = [
             "tracing",
             "std::fs",
@@ -68,6 +68,7 @@ fn the_model_imports_the_standard_library_and_networks() {
             "firewall::",
             "interface::",
             "next_hop::",
+            "nodes::",
             "ports::",
             "protocol::",
             "route::",

@@ -26,7 +26,8 @@ use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{
-    CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, Served, SyncOutcome, Written,
+    CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, SyncOutcome, Written, health_pages,
+    metrics_pages,
 };
 use portforward_operator::model::HostRoute;
 use portforward_operator::netlink::NetlinkError;
@@ -88,7 +89,10 @@ fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
     let more: Vec<&str> = all.difference(&alone).map(|name| name.trim_start_matches("portforward_")).collect();
     let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_ready"];
     let of_the_cluster = ["api_server_up", "conntrack_accounting", "conntrack_events_lost_total"];
-    assert_eq!(more, [&of_the_cluster[..], &of_forwards, &["live_agents"]].concat());
+    assert_eq!(
+        more,
+        [&of_the_cluster[..], &of_forwards, &["live_agents", "status_contested", "status_overwritten_total"]].concat()
+    );
 }
 
 #[test]
@@ -175,7 +179,29 @@ fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
     counted(&metrics, &fewer, 1, 0);
     assert_eq!((shown(), omitted()), (vec!["n1 8".to_owned(), "n2 8".to_owned()], 2.0), "what was not shown was counted");
     counted(&metrics, &verdicts(), 0, 0);
-    assert_eq!(shown(), ["n0 0", "n1 8"], "a forward that was gone begins again");
+    assert_eq!(shown(), ["n1 8", "n2 8"], "a forward keeps its series");
+    let gone: BTreeMap<_, _> = verdicts().into_iter().skip(2).collect();
+    counted(&metrics, &gone, 0, 0);
+    counted(&metrics, &verdicts().into_iter().take(3).collect(), 0, 0);
+    assert_eq!(shown(), ["n1 0", "n2 8"], "a forward that was gone begins again");
+}
+
+#[test]
+fn a_thousand_forwards_of_another_namespace_leave_a_forward_its_series() {
+    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Connections, limit: 1000 });
+    let many = (1..=1000).map(|number| forward("aaa", &format!("n{number}"), number));
+    let verdicts: BTreeMap<_, _> = many.chain([forward("victim", "web", 2000)]).collect();
+    counted(&metrics, &verdicts, 7, 0);
+    metrics
+        .judged(&verdicts.keys().map(|key| (key.clone(), judged(Standing::Carried, Some(Role::Active), State::True))).collect());
+    let text = metrics.exposition().unwrap();
+    for series in [
+        "portforward_forward_ready{namespace=\"victim\",name=\"web\",role=\"Active\"}",
+        "portforward_forward_connections_total{namespace=\"victim\",name=\"web\",protocol=\"TCP\",direction=\"forward\"}",
+    ] {
+        assert!(value(&text, series) > 0.0, "{series}");
+    }
+    assert!((value(&text, "portforward_forward_series_omitted") - 1.0).abs() < f64::EPSILON);
 }
 
 /// The series of `forward_ready`: name, role and value.
@@ -394,10 +420,10 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
 }
 
 /// Serves the pages on a free port of the loopback interface.
-async fn serving(served: Served) -> SocketAddr {
+async fn serving(pages: axum::Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, served.router()).await });
+    tokio::spawn(async move { axum::serve(listener, pages).await });
     address
 }
 
@@ -410,36 +436,36 @@ async fn a_stuck_sync_turns_livez_red_and_readyz_waits_for_the_first_complete_sy
     let now = Instant::now();
     // The API server has no influence here: this test has none.
     let health = Arc::new(Health::new(now));
-    let address = serving(Served::Health(Arc::clone(&health))).await;
+    let address = serving(health_pages(Arc::clone(&health))).await;
     let statuses = async || {
         let mut found = Vec::new();
-        for path in ["/livez", "/healthz", "/readyz"] {
+        for path in ["/livez", "/readyz"] {
             found.push(page(address, path).await.status);
         }
         found
     };
-    assert_eq!(statuses().await, [200, 200, 503]);
+    assert_eq!(statuses().await, [200, 503]);
     health.complete();
-    assert_eq!(statuses().await, [200, 200, 200]);
+    assert_eq!(statuses().await, [200, 200]);
     health.enter(Phase::Queued { since: now - STUCK_AFTER - Duration::from_secs(9) });
-    assert_eq!(statuses().await, [503, 503, 200]);
+    assert_eq!(statuses().await, [503, 200]);
     let text = page(address, "/livez").await.text;
     let idle = text.strip_prefix("the sync loop has made no progress for ").and_then(|text| text.strip_suffix(" s\n"));
     assert!(idle.is_some_and(|secs| secs.parse::<u64>().unwrap() >= STUCK_AFTER.as_secs() + 9), "{text}");
     health.enter(Phase::Waiting { until: now + Duration::from_secs(10) });
-    assert_eq!(statuses().await, [200, 200, 200]);
-    for path in ["/", "/metrics"] {
+    assert_eq!(statuses().await, [200, 200]);
+    for path in ["/", "/metrics", "/healthz"] {
         assert_eq!(page(address, path).await.status, 404, "{path} is not about health");
     }
 }
 
 #[tokio::test]
 async fn a_scrape_gets_openmetrics_and_nothing_else_is_served_there() {
-    let address = serving(Served::Metrics(Arc::new(in_cluster()))).await;
+    let address = serving(metrics_pages(Arc::new(in_cluster()))).await;
     let metrics = page(address, "/metrics").await;
     assert_eq!((metrics.status, metrics.media.as_str()), (200, CONTENT_TYPE));
     assert!(parse(&metrics.text).len() > 10);
-    for path in ["/", "/livez", "/readyz", "/healthz"] {
+    for path in ["/", "/livez", "/readyz"] {
         assert_eq!(page(address, path).await.status, 404, "{path} is not a metric");
     }
 }

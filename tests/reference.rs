@@ -1,22 +1,29 @@
-//! Tests that the reference of the API matches the CRD, field by field.
+//! Tests that the reference of each kind matches its CRD, field by field.
 //!
 //! After a change of the API types: run `UPDATE_GOLDEN=1 cargo test --test reference`, then read the difference of
-//! `docs/reference.md`.
+//! `docs/reference.md` and `docs/reference-grants.md`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use portforward_operator::api;
+use portforward_operator::api::Kind;
 use serde_json::Value;
 
-const PAGE: &str = "docs/reference.md";
 const BEGIN: &str = "<!-- From here on it is generated: UPDATE_GOLDEN=1 cargo test --test reference -->\n";
 
-fn definition() -> Value {
+/// The page of a kind.
+fn page(kind: Kind) -> &'static str {
+    match kind {
+        Kind::PortForward => "docs/reference.md",
+        Kind::PortForwardGrant => "docs/reference-grants.md",
+    }
+}
+
+fn definition(kind: Kind) -> Value {
     // Parses the text and not the type, because the type has fractions in the numbers of the schema.
-    serde_saphyr::from_str(&api::crd_yaml()).expect("the definition is YAML")
+    serde_saphyr::from_str(&kind.crd_yaml()).expect("the definition is YAML")
 }
 
 /// The whole generated text.
@@ -238,14 +245,20 @@ fn anchor(path: &str) -> String {
 
 #[test]
 fn the_reference_says_what_the_definition_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
-    let page = fs::read_to_string(&path).unwrap();
-    let (before, _) = page.split_once(BEGIN).expect("the page says where the generated part begins");
-    let wanted = format!("{before}{BEGIN}{}", reference(&definition()));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, &wanted).unwrap();
-    } else {
-        assert!(page == wanted, "{PAGE} is not what the definition says; renew it: UPDATE_GOLDEN=1 cargo test --test reference");
+    for kind in Kind::ALL {
+        let file = page(kind);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let page = fs::read_to_string(&path).unwrap();
+        let (before, _) = page.split_once(BEGIN).expect("the page says where the generated part begins");
+        let wanted = format!("{before}{BEGIN}{}", reference(&definition(kind)));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &wanted).unwrap();
+        } else {
+            assert!(
+                page == wanted,
+                "{file} is not what the definition says; renew it: UPDATE_GOLDEN=1 cargo test --test reference"
+            );
+        }
     }
 }
 
@@ -260,22 +273,25 @@ fn every_field_of_the_definition_stands_in_the_reference() {
             }
         }
     }
-    let definition = definition();
-    let made = reference(&definition);
-    let mut fields = Vec::new();
-    for part in ["spec", "status"] {
-        paths(part, &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part], &mut fields);
-    }
-    assert!(fields.len() > 40, "{fields:?}");
     // If the same objects occur a second time, their section is at the first place.
     let first = |path: &str| match path {
         "spec.reverse.ports[]" => "spec.ports[]".to_owned(),
+        "spec.upstreams[]" => "spec.listen[]".to_owned(),
         "status.nodes[].conditions[]" => "status.conditions[]".to_owned(),
         path => path.to_owned(),
     };
-    for (path, name) in fields {
-        let heading = format!("## `{}`\n", first(&path));
-        let section = made.split(&heading).nth(1).and_then(|rest| rest.split("\n## ").next());
-        assert!(section.is_some_and(|section| section.contains(&format!("\n| `{name}` | "))), "{path}.{name}");
+    for kind in Kind::ALL {
+        let definition = definition(kind);
+        let made = reference(&definition);
+        let mut fields = Vec::new();
+        for part in ["spec", "status"] {
+            paths(part, &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part], &mut fields);
+        }
+        assert!(fields.len() > 30, "{fields:?}");
+        for (path, name) in fields {
+            let heading = format!("## `{}`\n", first(&path));
+            let section = made.split(&heading).nth(1).and_then(|rest| rest.split("\n## ").next());
+            assert!(section.is_some_and(|section| section.contains(&format!("\n| `{name}` | "))), "{kind}: {path}.{name}");
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! Tests the CRD of `PortForward` in a real API server: what it accepts, refuses, explains, defaults and shows, and that the
-//! planned extensions can be added without changing an object.
+//! Tests the CRDs in a real API server: what they accept, refuse, explain, default and show, and that the planned extensions
+//! can be added without changing an object.
 
 #[path = "refusals/any.rs"]
 mod any;
 mod bed;
+#[path = "refusals/grants.rs"]
+mod grants;
 #[path = "schema/later.rs"]
 mod later;
 mod plane;
@@ -17,6 +19,7 @@ use std::sync::LazyLock;
 
 use plane::http::{Request, Response};
 use plane::{Plane, Resource, deployed};
+use portforward_operator::api::Kind;
 use serde_json::{Value, json};
 use table::{By, Row, base, changed, own, rows};
 
@@ -32,17 +35,25 @@ static PLANE: LazyLock<Plane> = LazyLock::new(|| {
 
 /// The request of `kubectl create --dry-run=server --validate=strict`.
 fn create(object: &Value) -> Request {
-    let path = Resource::Forwards.path(Some(NAMESPACE), None);
+    let path = collection(object, None);
     Request::post(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
 }
 
 /// The request of `kubectl apply --server-side --dry-run=server --validate=strict`.
 fn apply(object: &Value) -> Request {
-    let path = Resource::Forwards.path(Some(NAMESPACE), object["metadata"]["name"].as_str());
+    let path = collection(object, object["metadata"]["name"].as_str());
     Request::apply(format!("{path}?dryRun=All&fieldValidation=Strict&fieldManager=test"), object.clone())
 }
 
-/// The messages of all rules of the CRD.
+/// The path of the object `name`, or of all objects, of the kind of `object`.
+fn collection(object: &Value, name: Option<&str>) -> String {
+    match object["kind"].as_str() {
+        Some("PortForwardGrant") => Resource::Grants.path(None, name),
+        _ => Resource::Forwards.path(Some(NAMESPACE), name),
+    }
+}
+
+/// The messages of all rules of the CRDs.
 static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     fn collect(schema: &Value, found: &mut BTreeSet<String>) {
         let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
@@ -53,8 +64,8 @@ static MESSAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         }
     }
     let mut found = BTreeSet::new();
-    collect(&serde_json::to_value(portforward_operator::api::crd()).unwrap(), &mut found);
-    assert!(found.len() > 20);
+    Kind::ALL.iter().for_each(|kind| collect(&serde_json::to_value(kind.crd()).unwrap(), &mut found));
+    assert!(found.len() > 25);
     found
 });
 
@@ -84,12 +95,23 @@ fn of_the_envelope(row: &Row) -> bool {
 
 #[test]
 fn every_row_of_the_table_gets_the_verdict_of_the_types_and_of_the_rules() {
-    let rows = rows();
-    let objects: Vec<Value> = rows.iter().map(|row| changed(&row.set)).collect();
-    let created = PLANE.send(&objects.iter().map(create).collect::<Vec<_>>());
-    let applied = PLANE.send(&objects.iter().map(apply).collect::<Vec<_>>());
+    let wrong = wrong(&rows().into_iter().map(|row| (changed(&row.set), row)).collect::<Vec<_>>());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_row_of_the_grants_gets_the_verdict_of_the_types_and_of_the_rules() {
+    let wrong = wrong(&grants::rows().into_iter().map(|row| (grants::changed(&row), row)).collect::<Vec<_>>());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the API server does with the objects otherwise than their rows say.
+fn wrong(rows: &[(Value, Row)]) -> Vec<String> {
+    let objects: Vec<&Value> = rows.iter().map(|(object, _)| object).collect();
+    let created = PLANE.send(&objects.iter().copied().map(create).collect::<Vec<_>>());
+    let applied = PLANE.send(&objects.iter().copied().map(apply).collect::<Vec<_>>());
     let mut wrong = Vec::new();
-    for (row, (created, applied)) in rows.iter().zip(created.iter().zip(&applied)) {
+    for ((_, row), (created, applied)) in rows.iter().zip(created.iter().zip(&applied)) {
         if of_the_envelope(row) {
             // The API server itself refuses these.
             if !(400..500).contains(&created.status) {
@@ -104,7 +126,7 @@ fn every_row_of_the_table_gets_the_verdict_of_the_types_and_of_the_rules() {
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {}\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+    wrong
 }
 
 #[test]
@@ -119,15 +141,48 @@ fn any_spec_gets_the_verdict_of_the_types() {
 }
 
 #[test]
+fn any_grant_gets_the_verdict_of_the_types() {
+    let objects = grants::objects(500);
+    let answers = PLANE.send(&objects.iter().map(create).collect::<Vec<_>>());
+    let taken = answers.iter().filter(|answer| answer.done()).count();
+    assert!((15..450).contains(&taken), "{taken} of {} were taken", objects.len());
+    for (object, answer) in objects.iter().zip(&answers) {
+        assert_eq!(grants::own(object).is_ok(), answer.done(), "{object:#}\n{answer:?}");
+    }
+}
+
+/// The API server estimates the cost of the rules from the maximum sizes. This is the largest grant, with 64 lists of 64 networks
+/// at each place.
+#[test]
+fn the_largest_grant_is_taken() {
+    let networks: Vec<String> = (1..=64).map(|n| format!("10.{n}.0.0/16")).collect();
+    let sockets: Vec<Value> =
+        (1..=64).map(|port| json!({"cidrs": networks, "protocol": "TCP", "port": port, "endPort": 65535})).collect();
+    let gateways: Vec<Value> = (1..=64).map(|n| json!({"address": format!("192.168.0.{n}"), "routes": networks})).collect();
+    let ports: Vec<Value> = (1..=64).map(|port| json!({"port": port, "endPort": 65535})).collect();
+    let mut object = grants::base();
+    for (field, list) in [("listen", &sockets), ("upstreams", &sockets), ("gateways", &gateways), ("reverse", &ports)] {
+        object["spec"][field] = json!(list);
+    }
+    object["spec"]["clients"] = json!(networks);
+    object["spec"]["external"] = json!(networks);
+    let answer = PLANE.send_one(&create(&object));
+    assert!(answer.done(), "{answer:?}");
+    grants::own(&object).unwrap();
+}
+
+#[test]
 fn the_definition_is_taken_without_a_warning_and_established() {
-    let text = portforward_operator::api::crd_yaml();
-    let output = PLANE.apply_output(&text);
+    // Both documents at once, as `portforward-operator crd | kubectl apply -f -` sends them.
+    let output = PLANE.apply_output(&portforward_operator::api::crds_yaml());
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    let definition = PLANE.get(Resource::Definitions, "portforwards.portforward.dev").unwrap();
-    let conditions = definition["status"]["conditions"].as_array().unwrap();
-    let is = |kind: &str, status: &str| conditions.iter().any(|one| one["type"] == kind && one["status"] == status);
-    assert!(is("Established", "True") && is("NamesAccepted", "True"), "{conditions:#?}");
-    assert!(!is("NonStructuralSchema", "True"), "{conditions:#?}");
+    for name in ["portforwards.portforward.dev", "portforwardgrants.portforward.dev"] {
+        let definition = PLANE.get(Resource::Definitions, name).unwrap();
+        let conditions = definition["status"]["conditions"].as_array().unwrap();
+        let is = |kind: &str, status: &str| conditions.iter().any(|one| one["type"] == kind && one["status"] == status);
+        assert!(is("Established", "True") && is("NamesAccepted", "True"), "{conditions:#?}");
+        assert!(!is("NonStructuralSchema", "True"), "{conditions:#?}");
+    }
 }
 
 #[test]
@@ -174,10 +229,18 @@ fn kubectl_explains_every_field() {
     for field in ["spec", "mode", "nodeSelector", "gateways", "endPort", "reverse", "activeNode", "observedGeneration", "role"] {
         assert!(all.lines().any(|line| line.split_whitespace().next() == Some(field)), "{field} is missing\n{all}");
     }
-    let definition = serde_json::to_value(portforward_operator::api::crd()).unwrap();
-    let mut parts = vec!["portforward".to_owned()];
-    parts_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "portforward", &mut parts);
-    assert!(parts.len() > 10, "{parts:?}");
+    let all = explain(&["pfg", "--recursive"]);
+    for field in ["namespaces", "listen", "cidrs", "routes", "oneLeg", "translations", "refusals"] {
+        assert!(all.lines().any(|line| line.split_whitespace().next() == Some(field)), "{field} is missing\n{all}");
+    }
+    let mut parts = Vec::new();
+    for kind in Kind::ALL {
+        let definition = serde_json::to_value(kind.crd()).unwrap();
+        let name = kind.name().to_lowercase();
+        parts_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &name, &mut parts);
+        parts.push(name);
+    }
+    assert!(parts.len() > 20, "{parts:?}");
     for part in parts {
         let text = explain(&[&part]);
         assert!(!text.contains("<no description>") && !text.contains("<empty>"), "{part}\n{text}");
@@ -313,6 +376,63 @@ fn kubectl_get_shows_what_an_administrator_asks_for_first() {
     assert_eq!(wide[0][9..], ["EXTERNAL", "REVERSE", "DESCRIPTION", "MESSAGE"]);
     let rest = r#"["2.2.2.2"] statements No agent has looked at this object yet."#;
     assert!(wide[1].join(" ").ends_with(rest), "{wide:?}");
+}
+
+#[test]
+fn kubectl_get_shows_of_a_grant_whom_it_is_for_and_what_it_does() {
+    let plane = &*PLANE;
+    let mut object = grants::base();
+    object["metadata"]["name"] = "shown".into();
+    object["spec"]["namespaces"] = json!(["bank-a", "bank-b"]);
+    object["spec"].as_object_mut().unwrap().remove("priority");
+    object["spec"].as_object_mut().unwrap().remove("oneLeg");
+    plane.apply(&object.to_string());
+    let path = Resource::Grants.path(None, Some("shown"));
+    let stored = plane.must(&Request::get(&*path));
+    assert_eq!((&stored["spec"]["priority"], &stored["spec"]["oneLeg"]), (&json!(0), &json!(false)));
+    assert_eq!(stored.get("status"), None, "without a status, no tool waits for an agent");
+    let shown = |options: &[&str]| {
+        let output = plane.kubectl([&["get", "pfg", "shown"], options].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let unseen = shown(&[]);
+    assert_eq!(unseen[0], ["NAME", "NAMESPACES", "PRIORITY", "FORWARDS", "REFUSED", "AGE"]);
+    let refusal = json!({"namespace": "bank-a", "name": "web", "message": "spec.client.addresses: outside"});
+    plane.must(&Request::merge(
+        format!("{path}/status"),
+        json!({"status": {"observedGeneration": 1, "forwards": 12, "refused": 1, "refusals": [refusal]}}),
+    ));
+    assert_eq!(shown(&[])[1][..5], ["shown", r#"["bank-a","bank-b"]"#, "0", "12", "1"]);
+    let wide = shown(&["-o", "wide"]);
+    assert_eq!(wide[0][6..], ["DESCRIPTION", "MESSAGE"]);
+    // The command in docs/grants.md, for agents that do not read grants any more.
+    let output =
+        plane.kubectl(["patch", "pfg", "shown", "--subresource", "status", "--type", "merge", "--patch", r#"{"status": null}"#]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(plane.must(&Request::get(&*path)).get("status"), None);
+}
+
+#[test]
+fn the_status_of_a_grant_has_limits() {
+    let plane = &*PLANE;
+    let mut object = grants::base();
+    object["metadata"]["name"] = "limited".into();
+    plane.apply(&object.to_string());
+    let path = Resource::Grants.path(None, Some("limited"));
+    let refusal = |name: usize| json!({"namespace": "a", "name": name.to_string(), "message": ""});
+    let condition = |kind: &str| json!({"type": kind, "status": "False", "reason": "InvalidPort", "message": "", "lastTransitionTime": "2026-01-31T12:00:00Z"});
+    for (status, taken) in [
+        (json!({"refusals": (0..16).map(refusal).collect::<Vec<_>>()}), true),
+        (json!({"refusals": (0..17).map(refusal).collect::<Vec<_>>()}), false),
+        (json!({"refusals": [{"namespace": "a", "name": "b", "message": "x".repeat(1025)}]}), false),
+        (json!({"conditions": [condition("Accepted")]}), true),
+        (json!({"conditions": [condition("Stalled")]}), false),
+        (json!({"forwards": -1}), false),
+    ] {
+        let answer = plane.send_one(&Request::merge(format!("{path}/status?dryRun=All"), json!({"status": status})));
+        assert_eq!(answer.done(), taken, "{status}\n{answer:?}");
+    }
 }
 
 #[test]

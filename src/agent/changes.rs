@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::SourceText;
 use crate::dataplane::Applied;
-use crate::dataplane::iptables::Table;
+use crate::dataplane::iptables::{RulesError, Table};
 use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::node::FactsError;
@@ -97,6 +97,11 @@ impl Changes {
     /// Logs that the facts of the node cannot be read, or that they can be read again.
     pub(super) fn note_facts(&mut self, error: Option<&FactsError>) {
         self.note_trouble("facts of this node", error);
+    }
+
+    /// Logs that the rules cannot be compared with the record, or that they can be again.
+    pub(super) fn note_kernel(&mut self, error: Option<&RulesError>) {
+        self.note_trouble("comparison of the kernel with the record", error);
     }
 
     fn note_troubles(&mut self, applied: &Applied) {

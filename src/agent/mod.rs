@@ -6,15 +6,17 @@
 
 mod attribution;
 mod changes;
+mod fallback;
 mod programming;
 mod publisher;
 mod recording;
 mod remembered;
 mod retries;
+mod standing;
 mod traffic;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,15 +24,16 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
+pub use fallback::Fallback;
 pub use publisher::{Publisher, Statuses, objects, publish};
 pub use recording::{Due, Recorder, Records, keep_record, recording};
 pub use remembered::Memory;
 pub use traffic::follow_traffic;
 
 use crate::dataplane::{Applied, Dataplane};
-use crate::forward::{Forward, ForwardKey};
+use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
-use crate::model::{Desired, Facts};
+use crate::model::{Desired, Facts, FlowMatch};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Candidate, InForce, Plan, Policy, plan};
 use crate::progress;
@@ -41,9 +44,12 @@ use changes::{Changes, Repaired};
 use programming::Programming;
 use retries::{Failure, Retries};
 
-/// The minimum time that a sync waits for further events, so that a burst of events causes only one sync. The actual time is
-/// twice the duration of the last sync, within this minimum and a maximum of one second.
+/// The time that a sync waits for further events after the first one, so that a burst of events causes only one sync. Events
+/// that follow do not lengthen it.
 const COALESCE: Duration = Duration::from_millis(50);
+/// The maximum pause between two syncs while events arrive all the time. The pause is as long as the last sync, so syncs take at
+/// most half of the time, if they are not longer than this.
+const REST: Duration = Duration::from_millis(500);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -79,6 +85,8 @@ pub struct Node<D> {
     pub policy: Policy,
     /// The state that was last applied.
     pub memory: Memory,
+    /// Whether `memory` may be applied while the source has no complete set.
+    pub fallback: Fallback,
     /// Starts a new sync.
     pub wake: Arc<Notify>,
     /// Receives the newest report.
@@ -115,15 +123,15 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let health = Arc::clone(&node.health);
     let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
     let started = Instant::now();
-    let (mut pause, mut coalesce, mut comparison) = (Duration::ZERO, COALESCE, Duration::ZERO);
+    let (mut pause, mut rested, mut comparison) = (Duration::ZERO, started, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
         let _ = tokio::time::timeout(pause, node.wake.notified()).await;
         node.health.enter(Phase::Queued { since: Instant::now() });
         node.metrics.queued();
-        tokio::time::sleep(coalesce).await;
+        tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
         let listed = node.source.complete().is_some();
-        let Some(snapshot) = node.snapshot(started.elapsed()) else {
+        let Some(snapshot) = node.snapshot(started.elapsed(), &mut notes.changes).await else {
             pause = PATIENCE;
             continue; // Never plan from a list that is not complete.
         };
@@ -138,7 +146,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
                 node.health.complete();
             }
         }
-        coalesce = (took * 2).clamp(COALESCE, Duration::from_secs(1));
+        rested = Instant::now() + took.min(REST);
         if outcome == SyncOutcome::Unchanged {
             comparison = took;
         }
@@ -151,12 +159,20 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
 }
 
 impl<D: Dataplane> Node<D> {
-    /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied.
-    fn snapshot(&self, waited: Duration) -> Option<Arc<Snapshot>> {
-        self.source.complete().or_else(|| if waited < PATIENCE { None } else { self.memory.snapshot() })
+    /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied, unless the kernel is
+    /// newer.
+    async fn snapshot(&mut self, waited: Duration, changes: &mut Changes) -> Option<Arc<Snapshot>> {
+        let complete = self.source.complete();
+        if complete.is_some() || waited < PATIENCE {
+            return complete;
+        }
+        let allowed = self.fallback.allows(&self.memory, &self.dataplane).await;
+        changes.note_kernel(allowed.as_ref().err());
+        if allowed.unwrap_or_default() { self.memory.snapshot() } else { None }
     }
 
     async fn sync(&mut self, snapshot: &Arc<Snapshot>, notes: &mut Notes) -> SyncOutcome {
+        self.memory.intend(self.policy.require_grants, snapshot).await;
         match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
             Ok(synced) => self.conclude(snapshot, synced, notes).await,
             Err(error) => {
@@ -190,12 +206,13 @@ impl<D: Dataplane> Node<D> {
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
         notes.attribution.note(snapshot, &plan, &applied);
+        let lasting = self.memory.lasting(self.policy.require_grants, snapshot);
         if applied.is_done() {
             self.memory.programmed(&plan);
-            self.memory.advance(snapshot, &plan.desired);
+            self.memory.advance(&lasting, &plan.desired);
         } else {
             self.memory.may_hold(&plan);
-            self.memory.attempt(snapshot, &plan.desired);
+            self.memory.attempt(&lasting, &plan.desired);
         }
         self.memory.settle().await;
         if applied.is_complete() {
@@ -248,7 +265,7 @@ pub async fn sync<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
-    let plan = planned.answered(observer, policy).await;
+    let plan = planned.answered(observer).await;
     let mut judgements = judgements(snapshot, &plan, &applied);
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
     judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
@@ -258,11 +275,16 @@ pub async fn sync<D: Dataplane>(
 /// Those of the objects `gone` that may still be in force. Such a forward must not be reported as closed.
 fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeMap<ForwardKey, Sourced> {
     if applied.is_known() {
-        let left: BTreeSet<_> = applied.rules.left.iter().map(|it| (&it.flows, it.destination)).collect();
-        gone.retain(|_, sourced| {
-            let forward = Forward::parse(&sourced.object);
-            forward.is_ok_and(|it| it.translations().iter().any(|it| left.contains(&(&it.flows, it.destination))))
-        });
+        let mut left = BTreeMap::<_, Vec<_>>::new();
+        for translation in &applied.rules.left {
+            let FlowMatch { protocol, destination, ports, .. } = translation.flows;
+            left.entry((protocol, destination, ports)).or_default().push(translation);
+        }
+        let is_left = |rewrite: Rewrite<'_>| {
+            let found = left.get(&(rewrite.protocol, rewrite.address, rewrite.ports)).into_iter().flatten();
+            found.into_iter().any(|translation| rewrite.makes(translation))
+        };
+        gone.retain(|_, sourced| Forward::parse(&sourced.object).is_ok_and(|forward| forward.rewrites().any(is_left)));
     }
     gone
 }
@@ -280,7 +302,7 @@ pub async fn inspect<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
-    let plan = planned.answered(observer, policy).await;
+    let plan = planned.answered(observer).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
 }
@@ -289,6 +311,7 @@ pub async fn inspect<D: Dataplane>(
 struct Planned<'a> {
     facts: Facts,
     candidates: Vec<Candidate>,
+    policy: Policy,
     in_force: Cow<'a, InForce>,
     plan: Plan,
 }
@@ -309,26 +332,28 @@ impl<'a> Planned<'a> {
             facts.maybe_node_addresses.clear();
         }
         facts.services.clone_from(&snapshot.services);
-        let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+        facts.nodes = Arc::clone(&snapshot.nodes);
+        let (grants, candidates) = memory.grants(policy.require_grants, snapshot);
+        let policy = Policy { grants, ..policy.clone() };
         let mut in_force = Cow::Borrowed(memory.flows());
         if memory.is_fresh() {
             // The record may be lost, or older than the rules. A translation in the kernel is in force even if the record does
             // not contain it.
-            in_force.to_mut().find(&dataplane.translated().await);
+            in_force.to_mut().find(&dataplane.translated().await.unwrap_or_default());
         }
-        let plan = plan(&facts, &candidates, policy, &in_force);
-        Ok(Self { facts, candidates, in_force, plan })
+        let plan = plan(&facts, &candidates, &policy, &in_force);
+        Ok(Self { facts, candidates, policy, in_force, plan })
     }
 
     /// Plans again, with the answers of the next hops. They affect only the verdicts and not the desired state, so the kernel
     /// is written before they are known.
-    async fn answered(self, observer: &Observer, policy: &Policy) -> Plan {
-        let Self { mut facts, candidates, in_force, plan: before } = self;
+    async fn answered(self, observer: &Observer) -> Plan {
+        let Self { mut facts, candidates, policy, in_force, plan: before } = self;
         if !observer.want(&before.next_hops()).await {
             return before;
         }
         facts.answers = observer.answers();
-        plan(&facts, &candidates, policy, &in_force)
+        plan(&facts, &candidates, &policy, &in_force)
     }
 }
 

@@ -3,8 +3,7 @@
 //!
 //! Decides when a write is tried again and what is logged about the disk. Must not decide the content of the record.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -14,8 +13,8 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::SourceText;
-use crate::metrics::{Metrics, Written};
-use crate::record::{self, Lock, Record, RecordError, Stored};
+use crate::metrics::{Metrics, RecordAge, Written};
+use crate::record::{Keeper, Lock, RecordError, Step, Stored};
 
 /// The maximum time that a sync waits for the disk. A working disk writes the record within this time, so that the record is
 /// up to date before the next change is applied.
@@ -23,8 +22,8 @@ const MOMENT: Duration = Duration::from_millis(500);
 /// The duration of a write after which a warning is logged.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// A record with its number.
-type Numbered = (u64, Option<Arc<Record>>);
+/// A step with its number.
+type Numbered = (u64, Option<Step>);
 
 /// A channel for records: its sender and its receiver.
 #[must_use]
@@ -52,11 +51,11 @@ pub struct Due {
 }
 
 impl Records {
-    /// Sends a record. It replaces the previous one if the writer has not begun to write that.
-    pub(super) fn send(&mut self, record: Arc<Record>) {
+    /// Sends a step. It replaces the previous one if the writer has not begun to write that.
+    pub(super) fn send(&mut self, step: Step) {
         self.newest.send_modify(|(number, newest)| {
             *number += 1;
-            *newest = Some(record);
+            *newest = Some(step);
         });
     }
 
@@ -73,18 +72,18 @@ impl Records {
 }
 
 impl Due {
-    /// The newest record, unless it was returned before.
+    /// The newest step, unless it was returned before.
     #[cfg(test)]
-    pub(super) fn newest(&mut self) -> Option<Arc<Record>> {
+    pub(super) fn newest(&mut self) -> Option<Step> {
         if self.next.has_changed().unwrap_or_default() { self.next.borrow_and_update().1.clone() } else { None }
     }
 }
 
 /// Where and how the record is written.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Recorder {
-    /// The state directory.
-    pub state_dir: PathBuf,
+    /// Writes the record of the state directory.
+    pub keeper: Keeper,
     /// The lock on the node. A write that hangs keeps it, so that no other agent can write before this write ends.
     pub lock: Arc<Lock>,
     /// Counts failed writes.
@@ -93,10 +92,11 @@ pub struct Recorder {
 
 /// Writes the newest record of `due` until the sender is dropped, and then the last one. Drops `kept` at the end.
 pub async fn keep_record<T: Send>(recorder: Recorder, due: Due, kept: T) {
-    let Recorder { state_dir, lock, metrics } = recorder;
-    let store = move |record: &Record| {
+    let Recorder { keeper, lock, metrics } = recorder;
+    let keeper = Arc::new(Mutex::new(keeper));
+    let store = move |step: &Step| {
         let _held = Arc::clone(&lock);
-        record::store(&state_dir, record)
+        keeper.lock().unwrap_or_else(PoisonError::into_inner).keep(step)
     };
     keep(store, &metrics, due).await;
     drop(kept);
@@ -104,25 +104,27 @@ pub async fn keep_record<T: Send>(recorder: Recorder, due: Due, kept: T) {
 
 async fn keep<S>(store: S, metrics: &Metrics, mut due: Due)
 where
-    S: Fn(&Record) -> Result<Stored, RecordError> + Clone + Send + 'static,
+    S: Fn(&Step) -> Result<Stored, RecordError> + Clone + Send + 'static,
 {
     let mut pauses = retries();
     let mut failing = false;
     while due.next.changed().await.is_ok() {
         loop {
             let (number, Some(newest)) = due.next.borrow_and_update().clone() else { break };
-            let written = write(store.clone(), newest).await;
+            let written = write(store.clone(), newest, metrics).await;
             due.done.send_replace(number);
             let Err(error) = written else {
+                metrics.record_is(RecordAge::Current);
                 if std::mem::take(&mut failing) {
                     info!("the record can be written again");
                 }
                 pauses = retries();
                 break;
             };
+            metrics.record_is(RecordAge::Outdated);
             metrics.unwritten(Written::Record);
             if !std::mem::replace(&mut failing, true) {
-                warn!(%error, cause = error.source_text(), "the record cannot be written; a reboot now would restore an older state; the agent tries again");
+                tell(&error);
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next().unwrap_or_default()) => {}
@@ -132,21 +134,32 @@ where
     }
 }
 
+/// Logs why the record is older than the kernel, and what this means for a restart.
+fn tell(error: &RecordError) {
+    let cause = error.source_text();
+    if matches!(error, RecordError::Unnoted(_)) {
+        warn!(%error, "neither the record nor a note about it can be written; the agent tries again; a restart without the API server keeps the rules as they are, but a reboot may restore an older state");
+    } else {
+        warn!(%error, cause, "the record cannot be written; the agent tries again; a restart without the API server keeps the rules as they are, and a reboot restores only the forwards that have not changed since the last record");
+    }
+}
+
 fn retries() -> ExponentialBackoff {
     let (first, most) = (Duration::from_secs(1), Duration::from_mins(1));
     ExponentialBuilder::default().with_min_delay(first).with_max_delay(most).without_max_times().build()
 }
 
 /// Writes one record. Waits for the disk without a time limit, and logs a warning if it is slow.
-async fn write<S>(store: S, record: Arc<Record>) -> Result<Stored, RecordError>
+async fn write<S>(store: S, step: Step, metrics: &Metrics) -> Result<Stored, RecordError>
 where
-    S: Fn(&Record) -> Result<Stored, RecordError> + Send + 'static,
+    S: Fn(&Step) -> Result<Stored, RecordError> + Send + 'static,
 {
-    let mut writing = spawn_blocking(move || store(&record));
+    let mut writing = spawn_blocking(move || store(&step));
     let written = tokio::select! {
         written = &mut writing => written,
         () = tokio::time::sleep(SLOW) => {
             let seconds = SLOW.as_secs();
+            metrics.record_is(RecordAge::Outdated);
             warn!(seconds, "the disk does not answer: the record is not written yet; a reboot now would restore an older state; forwards are not affected");
             let written = writing.await;
             info!("the disk answers again");
@@ -186,12 +199,12 @@ mod tests {
 
     impl Disk {
         /// The disk, and the function that writes to it.
-        fn new() -> (Self, impl Fn(&Record) -> Result<Stored, RecordError> + Clone + Send + 'static) {
+        fn new() -> (Self, impl Fn(&Step) -> Result<Stored, RecordError> + Clone + Send + 'static) {
             let (starts, begun) = channel();
             let (ends, end) = channel();
             let end = Arc::new(Mutex::new(end));
-            let store = move |record: &Record| {
-                starts.send(record.labels["set"].clone()).unwrap();
+            let store = move |step: &Step| {
+                starts.send(step.record.labels["set"].clone()).unwrap();
                 end.lock().unwrap().recv().unwrap()
             };
             (Self { begun, ends }, store)
@@ -235,17 +248,17 @@ mod tests {
     #[tokio::test]
     async fn a_sync_waits_for_a_disk_that_answers_and_once_for_one_that_hangs() {
         let (mut records, due) = recording();
-        records.send(Arc::new(Record::default()));
+        records.send(Step { record: Arc::default(), next: None });
         let begun = tokio::time::Instant::now();
         records.settle().await;
         assert!(records.late == 1 && begun.elapsed() >= MOMENT);
         for _ in 0..1000 {
-            records.send(Arc::new(Record::default()));
+            records.send(Step { record: Arc::default(), next: None });
             records.settle().await;
         }
         assert!(begun.elapsed() < MOMENT * 1000, "the writer is late, so the sync does not wait for it");
         due.done.send_replace(1001);
-        records.send(Arc::new(Record::default()));
+        records.send(Step { record: Arc::default(), next: None });
         let answers = async {
             tokio::task::yield_now().await;
             due.done.send_replace(1002);

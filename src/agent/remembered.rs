@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::key_of;
 use super::recording::Records;
+use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Sight, Translation};
-use crate::plan::{Candidate, InForce, Plan};
-use crate::record::Record;
-use crate::source::{Snapshot, Sourced};
+use crate::plan::{Candidate, Grants, InForce, Plan, RequireGrants};
+use crate::record::{Record, Step};
+use crate::source::{GrantSet, Snapshot, Sourced};
 use kube::core::ObjectMeta;
 
 /// The state that this node last applied.
@@ -31,8 +31,16 @@ pub struct Memory {
     settled: bool,
     /// Whether a set was ever applied completely.
     complete: bool,
+    /// Whether this agent requires grants.
+    required: RequireGrants,
     /// The set that the record contains.
     set: Option<Arc<Snapshot>>,
+    /// The record that was sent to the writer last.
+    sent: Arc<Record>,
+    /// The set that is being applied and is not in the record yet, also as a record.
+    next: Option<(Arc<Snapshot>, Arc<Record>)>,
+    /// Whether the writer was told since the start that the kernel is as the record says.
+    confirmed: bool,
     recorder: Option<Records>,
 }
 
@@ -46,6 +54,7 @@ impl Memory {
         let forwards: Vec<Forward> = record.forwards.iter().filter_map(|it| Forward::parse(&it.object).ok()).collect();
         let flows = InForce::recorded(&record.in_force, &forwards);
         let suspended = BTreeSet::new();
+        let sent = Arc::new(record.clone());
         Self {
             record,
             in_force,
@@ -54,7 +63,11 @@ impl Memory {
             flows,
             settled: false,
             complete,
+            required: RequireGrants::No,
             set: None,
+            sent,
+            next: None,
+            confirmed: false,
             recorder: None,
         }
     }
@@ -102,16 +115,48 @@ impl Memory {
         &self.record.forwards
     }
 
+    /// The labels that the node had then.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.record.labels
+    }
+
     /// The objects that were last applied, as a complete set; `None` if there are none.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        let Record { forwards, labels, api_servers, node_addresses, .. } = self.record.clone();
+        let Record { forwards, labels, api_servers, node_addresses, services, nodes, grants, .. } = self.record.clone();
         // Addresses of API servers are recorded only if all of them are known. So they are unknown if the objects come from a
         // cluster and the record contains no address.
         let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
         let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
-        let snapshot = Snapshot { forwards, labels, api_servers, sight, node_addresses, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { forwards, labels, api_servers, sight, node_addresses, services, nodes, grants, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
+    }
+
+    /// The grants of the last complete apply; `None` if none were needed.
+    #[must_use]
+    pub fn recorded_grants(&self) -> Option<&Arc<GrantSet>> {
+        self.record.grants.as_ref()
+    }
+
+    /// Whether the last complete apply needed grants. A program that plans from the record alone must not do without them.
+    #[must_use]
+    pub const fn required_grants(&self) -> RequireGrants {
+        if self.record.grants_required { RequireGrants::Yes } else { RequireGrants::No }
+    }
+
+    /// The grants for a plan from `snapshot`, and the objects to plan with.
+    #[must_use]
+    pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Vec<Candidate>) {
+        standing::grants(required, &self.record, &self.flows, snapshot)
+    }
+
+    /// The part of `snapshot` that may get into the record, and notes that this agent requires grants.
+    #[must_use]
+    pub fn lasting(&mut self, required: RequireGrants, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        self.required = required;
+        standing::lasting(required, &self.record, &self.flows, snapshot)
     }
 
     /// The objects that `snapshot` no longer contains, but of which something may be in force.
@@ -126,6 +171,23 @@ impl Memory {
             gone.remove(&key_of(undecoded));
         }
         gone
+    }
+
+    /// Announces that `snapshot` is about to be applied. If it differs from the record, the writer notes what of the record must
+    /// not be restored any more, before the kernel changes. Waits a short time for that.
+    pub async fn intend(&mut self, required: RequireGrants, snapshot: &Arc<Snapshot>) {
+        if self.next.as_ref().is_some_and(|(set, _)| Arc::ptr_eq(set, snapshot)) {
+            return;
+        }
+        let lasting = self.lasting(required, snapshot);
+        if !self.complete || self.has(&lasting) {
+            return;
+        }
+        let mut record = Record { node: self.record.node.clone(), ..Record::default() };
+        fill(&mut record, &lasting, required);
+        self.next = Some((Arc::clone(snapshot), Arc::new(record)));
+        self.send();
+        self.settle().await;
     }
 
     /// Notes that `desired` was applied only in part: some of it may be in force.
@@ -143,17 +205,19 @@ impl Memory {
     pub fn advance(&mut self, snapshot: &Arc<Snapshot>, desired: &Desired) {
         self.attempted.clear();
         self.in_force.clone_from(&desired.translations);
-        let same_set = self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot);
+        let same_set = self.has(snapshot);
         self.set = Some(Arc::clone(snapshot));
+        let announced = self.next.take().is_some();
         // This compares with the record, because `in_force` may contain translations that were only attempted.
         if same_set && self.records_flows() {
+            if announced || !self.confirmed {
+                self.send();
+            }
+            self.confirmed = true;
             return;
         }
-        self.complete = true;
-        self.record.forwards.clone_from(&snapshot.forwards);
-        self.record.labels.clone_from(&snapshot.labels);
-        self.record.api_servers.clone_from(known(snapshot));
-        self.record.node_addresses.clone_from(&snapshot.node_addresses);
+        (self.complete, self.confirmed) = (true, true);
+        fill(&mut self.record, snapshot, self.required);
         self.record_flows();
         self.hand_on();
     }
@@ -167,17 +231,31 @@ impl Memory {
         self.record.in_force.iter().eq(self.in_force.union(&self.suspended))
     }
 
+    /// Whether the record has the content of `snapshot`, which may be the very set that it was made from.
+    fn has(&self, snapshot: &Arc<Snapshot>) -> bool {
+        self.set.as_ref().is_some_and(|set| Arc::ptr_eq(set, snapshot)) || self.complete && self.says(snapshot)
+    }
+
     /// Whether the record has the content of `snapshot`. A change of status alone does not count, so it causes no write.
     fn says(&self, snapshot: &Snapshot) -> bool {
-        let Record { forwards, labels, api_servers, node_addresses, .. } = &self.record;
-        (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
+        let Record { forwards, labels, api_servers, node_addresses, services, nodes, grants, grants_required, .. } = &self.record;
+        GrantSet::are_the_same(grants.as_ref(), snapshot.grants.as_ref())
+            && *grants_required == (self.required == RequireGrants::Yes)
+            && (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
+            && (services, nodes) == (&snapshot.services, &snapshot.nodes)
             && forwards.len() == snapshot.forwards.len()
             && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
     }
 
     fn hand_on(&mut self) {
+        self.sent = Arc::new(self.record.clone());
+        self.send();
+    }
+
+    fn send(&mut self) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.send(Arc::new(self.record.clone()));
+            let next = self.next.as_ref().map(|(_, record)| Arc::clone(record));
+            recorder.send(Step { record: Arc::clone(&self.sent), next });
         }
     }
 
@@ -187,6 +265,18 @@ impl Memory {
             recorder.settle().await;
         }
     }
+}
+
+/// Takes everything but the flows into a record.
+fn fill(record: &mut Record, snapshot: &Snapshot, required: RequireGrants) {
+    record.forwards.clone_from(&snapshot.forwards);
+    record.labels.clone_from(&snapshot.labels);
+    record.api_servers.clone_from(known(snapshot));
+    record.node_addresses.clone_from(&snapshot.node_addresses);
+    record.services.clone_from(&snapshot.services);
+    record.nodes = Arc::clone(&snapshot.nodes);
+    record.grants.clone_from(&snapshot.grants);
+    record.grants_required = required == RequireGrants::Yes;
 }
 
 /// The addresses of the API servers if all of them are known, otherwise none.
@@ -207,143 +297,4 @@ fn same_but_status(a: &Sourced, b: &Sourced) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU16;
-
-    use super::*;
-    use crate::agent::recording::{Due, recording};
-    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts};
-
-    fn desired(ports: &[u16]) -> Desired {
-        let translation = |port: &u16| Translation {
-            flows: FlowMatch {
-                protocol: Protocol::Tcp,
-                destination: "192.168.0.2".parse().unwrap(),
-                ports: {
-                    let port = NonZeroU16::new(*port).unwrap();
-                    PortRange::new(port, port).unwrap()
-                },
-                source: "1.1.1.1/32".parse().unwrap(),
-                interface: None,
-            },
-            destination: Destination { address: "3.3.3.3".parse().unwrap(), ports: TargetPorts::Same },
-            source: SourceNat::Masquerade,
-        };
-        Desired { translations: ports.iter().map(translation).collect(), ..Desired::default() }
-    }
-
-    /// A set of one object with this active node in its status.
-    fn set(active_node: &str) -> Arc<Snapshot> {
-        let object = serde_json::json!({
-            "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "a", "namespace": "b"},
-            "spec": {
-                "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
-                "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
-            },
-        });
-        let mut object = crate::api::decode(object).unwrap();
-        object.metadata.resource_version = Some(active_node.to_owned());
-        object.status.get_or_insert_default().active_node = Some(active_node.to_owned());
-        Arc::new(Snapshot {
-            forwards: vec![Sourced { object: Arc::new(object), origin: None, trouble: None }],
-            labels: [("zone".to_owned(), "a".to_owned())].into(),
-            api_servers: ["10.0.0.1".parse().unwrap()].into(),
-            node_addresses: ["192.168.7.1".parse().unwrap()].into(),
-            ..Snapshot::default()
-        })
-    }
-
-    /// A memory, and the receiver of its records.
-    struct Recorded {
-        memory: Memory,
-        due: Due,
-    }
-
-    impl Recorded {
-        fn new(record: Option<Record>) -> Self {
-            let (records, due) = recording();
-            Self { memory: Memory::new("a", record).recorded_by(records), due }
-        }
-
-        /// The ports in the newest record, if there is a new one.
-        fn due(&mut self) -> Option<Vec<u16>> {
-            let newest = self.due.newest()?;
-            Some(newest.in_force.iter().map(|it| it.flows.ports.first()).collect())
-        }
-    }
-
-    #[test]
-    fn the_record_names_all_that_may_be_in_force_until_it_is_done() {
-        let mut recorded = Recorded::new(None);
-        recorded.memory.attempt(&Snapshot::default(), &desired(&[80]));
-        assert_eq!(recorded.due(), None, "nothing was ever applied completely, so there is nothing to restore");
-        recorded.memory.advance(&set("x"), &desired(&[80]));
-        assert_eq!(recorded.due(), Some(vec![80]));
-        recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
-        assert_eq!(recorded.due(), Some(vec![80, 81]));
-        recorded.memory.attempt(&Snapshot::default(), &desired(&[81]));
-        assert_eq!(recorded.due(), None, "the same state again");
-        recorded.memory.attempt(&Snapshot::default(), &desired(&[82]));
-        assert_eq!(recorded.due(), Some(vec![80, 81, 82]));
-        recorded.memory.advance(&set("x"), &desired(&[82]));
-        assert_eq!(recorded.due(), Some(vec![82]));
-    }
-
-    #[test]
-    fn the_record_keeps_what_may_come_back_without_being_a_new_claim() {
-        use crate::plan::{Acceptance, Verdict};
-        let mut recorded = Recorded::new(None);
-        let suspended = desired(&[80]).translations.into_iter().collect();
-        let verdict = Verdict { suspended, ..Verdict::new(None, 1, Acceptance::Accepted, None) };
-        let key = ForwardKey { namespace: "b".to_owned(), name: "a".to_owned() };
-        recorded.memory.programmed(&Plan { verdicts: [(key, verdict)].into(), ..Plan::default() });
-        recorded.memory.advance(&set("x"), &desired(&[81]));
-        assert_eq!(recorded.due(), Some(vec![80, 81]));
-        assert_eq!(recorded.memory.in_force(), &desired(&[81]).translations, "it is not in the kernel");
-        recorded.memory.advance(&set("x"), &desired(&[81]));
-        assert_eq!(recorded.due(), None, "nothing is new");
-        recorded.memory.programmed(&Plan::default());
-        recorded.memory.advance(&set("x"), &desired(&[81]));
-        assert_eq!(recorded.due(), Some(vec![81]));
-    }
-
-    #[test]
-    fn addresses_of_api_servers_that_may_not_be_all_are_not_recorded_as_if_they_were() {
-        let mut recorded = Recorded::new(None);
-        let partly = Arc::new(Snapshot { sight: Sight::Partial, ..Snapshot::clone(&set("x")) });
-        recorded.memory.advance(&partly, &Desired::default());
-        let record = recorded.due.newest().as_deref().cloned();
-        let restarted = Memory::new("a", record).snapshot().unwrap();
-        assert_eq!((restarted.sight, restarted.api_servers.len()), (Sight::Partial, 0));
-    }
-
-    #[test]
-    fn a_change_of_status_alone_is_no_new_record() {
-        let mut recorded = Recorded::new(None);
-        recorded.memory.advance(&set("x"), &desired(&[80]));
-        recorded.due();
-        recorded.memory.advance(&set("y"), &desired(&[80]));
-        assert_eq!(recorded.due(), None);
-        let relabelled = Arc::new(Snapshot { labels: [].into(), ..Snapshot::clone(&set("y")) });
-        recorded.memory.advance(&relabelled, &desired(&[80]));
-        assert_eq!(recorded.due(), Some(vec![80]));
-    }
-
-    #[test]
-    fn a_restart_with_the_same_set_is_no_new_record() {
-        let mut recorded = Recorded::new(None);
-        recorded.memory.advance(&set("x"), &desired(&[80]));
-        let record = recorded.due.newest().as_deref().cloned();
-        let mut restarted = Recorded::new(record);
-        restarted.memory.advance(&set("y"), &desired(&[80]));
-        assert_eq!(restarted.due(), None);
-    }
-
-    #[test]
-    fn what_the_api_server_said_is_there_after_a_restart() {
-        let mut recorded = Recorded::new(None);
-        recorded.memory.advance(&set("x"), &Desired::default());
-        let record = recorded.due.newest().as_deref().cloned();
-        assert_eq!(Memory::new("a", record).snapshot(), Some(set("x")));
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
-//! The columns of `kubectl get pf`, without and with `-o wide`.
+//! The columns of `kubectl get pf`, and of `kubectl get pfg` as `api::grant` lists them.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 
+use super::Kind;
+use super::grant::columns as grant;
+
 /// A column: its name, the JSON path of its value, its type, and its description.
-type Column = (&'static str, &'static str, &'static str, &'static str);
+pub(super) type Column = (&'static str, &'static str, &'static str, &'static str);
 
 /// Always shown: about 100 characters with common names.
 const NARROW: [Column; 7] = [
@@ -34,11 +37,15 @@ const WIDE: [Column; 4] = [
     ),
 ];
 
-/// The columns, in order.
-pub(super) fn columns() -> Vec<CustomResourceColumnDefinition> {
+/// The columns of a kind, in order.
+pub(super) fn columns(kind: Kind) -> Vec<CustomResourceColumnDefinition> {
+    let (narrow, wide) = match kind {
+        Kind::PortForward => (&NARROW[..], &WIDE[..]),
+        Kind::PortForwardGrant => (&grant::NARROW[..], &grant::WIDE[..]),
+    };
     let age = ("Age", ".metadata.creationTimestamp", "date", "How long ago it was created");
-    let narrow = NARROW.into_iter().chain([age]).map(|column| definition(column, None));
-    narrow.chain(WIDE.map(|column| definition(column, Some(1)))).collect()
+    let narrow = narrow.iter().copied().chain([age]).map(|column| definition(column, None));
+    narrow.chain(wide.iter().map(|column| definition(*column, Some(1)))).collect()
 }
 
 fn definition((name, path, kind, description): Column, priority: Option<i32>) -> CustomResourceColumnDefinition {

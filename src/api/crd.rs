@@ -1,45 +1,58 @@
-//! Builds the CRD of `PortForward`.
+//! Builds the CRD of each kind.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::PortForward;
 use super::columns::columns;
+use super::{Kind, PortForward, PortForwardGrant};
 
-/// The CRD of [`PortForward`], as it should be applied to a cluster.
-///
-/// Use this function and not `PortForward::crd()`: the derived CRD allows `null` for every optional field.
-///
-/// # Panics
-/// Never: the CRD is built from constants, and a test builds it.
+/// All CRDs as YAML, one document for each kind, for `kubectl apply`.
 #[must_use]
-pub fn crd() -> CustomResourceDefinition {
-    serde_json::from_value(document()).expect("the CRD that is built here is valid")
+pub fn crds_yaml() -> String {
+    Kind::ALL.map(Kind::crd_yaml).join("---\n")
 }
 
-/// The CRD as YAML, for `kubectl apply`.
-///
-/// # Panics
-/// Never: the CRD is built from constants, and a test builds it.
-#[must_use]
-pub fn crd_yaml() -> String {
-    serde_saphyr::to_string(&document()).expect("a CRD can be written as YAML")
+impl Kind {
+    /// The CRD, as it should be applied to a cluster.
+    ///
+    /// Use this function and not the one that `CustomResource` derives: that CRD allows `null` for every optional field.
+    ///
+    /// # Panics
+    /// Never: the CRD is built from constants, and a test builds it.
+    #[must_use]
+    pub fn crd(self) -> CustomResourceDefinition {
+        serde_json::from_value(document(self)).expect("the CRD that is built here is valid")
+    }
+
+    /// The CRD as YAML, for `kubectl apply`.
+    ///
+    /// # Panics
+    /// Never: the CRD is built from constants, and a test builds it.
+    #[must_use]
+    pub fn crd_yaml(self) -> String {
+        serde_saphyr::to_string(&document(self)).expect("a CRD can be written as YAML")
+    }
 }
 
-pub(super) fn document() -> Value {
-    let mut definition = PortForward::crd();
+pub(super) fn document(kind: Kind) -> Value {
+    let mut definition = match kind {
+        Kind::PortForward => PortForward::crd(),
+        Kind::PortForwardGrant => PortForwardGrant::crd(),
+    };
     for version in &mut definition.spec.versions {
-        version.additional_printer_columns = Some(columns());
+        version.additional_printer_columns = Some(columns(kind));
     }
     let mut document = serde_json::to_value(definition).expect("a CRD can be written as JSON");
     tidy(&mut document);
-    let status = document
-        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
-        .and_then(Value::as_object_mut)
-        .expect("the CRD has a status");
-    // The API server gives an object without a status an empty one and then sets the defaults of its fields.
-    status.insert("default".into(), serde_json::json!({}));
+    if kind == Kind::PortForward {
+        let status = document
+            .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
+            .and_then(Value::as_object_mut)
+            .expect("the CRD has a status");
+        // The API server gives an object without a status an empty one and then sets the defaults of its fields.
+        status.insert("default".into(), serde_json::json!({}));
+    }
     document
 }
 
@@ -94,25 +107,57 @@ mod tests {
     }
 
     #[test]
-    fn the_crd_is_valid_and_has_no_format_that_the_api_server_does_not_know() {
-        let text = crd_yaml();
-        assert_eq!(crd().spec.names.short_names.unwrap(), ["pf"]);
-        for foreign in ["nullable", "uint", "format: ip"] {
-            assert!(!text.contains(foreign), "{foreign}\n{text}");
+    fn a_grant_reads_as_it_prints() {
+        let text = serde_json::json!({
+            "apiVersion": "portforward.dev/v1alpha1",
+            "kind": "PortForwardGrant",
+            "metadata": {"name": "bank-a"},
+            "spec": {
+                "description": "Bank A",
+                "namespaces": ["leased-lines"],
+                "nodeSelector": {},
+                "listen": [{"cidrs": ["192.168.0.0/24"], "protocol": "TCP", "port": 1024, "endPort": 29999}],
+                "clients": ["1.1.0.0/16"],
+                "upstreams": [{"cidrs": ["3.3.3.0/24"]}],
+                "external": ["2.2.2.0/29"],
+                "gateways": [{"address": "192.168.0.1", "routes": ["1.1.0.0/16"]}],
+                "reverse": [{"protocol": "TCP", "port": 8000, "endPort": 8999}],
+                "oneLeg": true,
+                "limits": {"forwards": 100, "translations": 2000, "routes": 0},
+                "priority": -1,
+            },
+            "status": {
+                "observedGeneration": 1, "forwards": 2, "refused": 1,
+                "refusals": [{"namespace": "leased-lines", "name": "web", "message": "text"}],
+            },
+        });
+        let object: PortForwardGrant = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(object).unwrap(), text);
+    }
+
+    #[test]
+    fn each_crd_is_valid_and_has_no_format_that_the_api_server_does_not_know() {
+        for kind in Kind::ALL {
+            let text = kind.crd_yaml();
+            let names = kind.crd().spec.names;
+            assert_eq!((names.kind.as_str(), names.short_names.unwrap()), (kind.name(), vec![kind.short().to_owned()]));
+            for foreign in ["nullable", "uint", "format: ip"] {
+                assert!(!text.contains(foreign), "{foreign}\n{text}");
+            }
         }
     }
 
-    /// Other tools read the checked-in file. `cargo run -- crd` writes the same text.
+    /// Other tools read the checked-in files. `cargo run -- crd` writes the same texts.
     #[test]
-    fn the_checked_in_crd_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/portforward.dev_portforwards.yaml");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, crd_yaml()).unwrap();
+    fn the_checked_in_crds_are_up_to_date() {
+        for kind in Kind::ALL {
+            let (plural, text) = (kind.crd().spec.names.plural, kind.crd_yaml());
+            let path = format!("{}/crds/portforward.dev_{plural}.yaml", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            }
+            assert!(std::fs::read_to_string(&path).unwrap_or_default() == text, "{path} is outdated; run: make generate");
         }
-        assert!(
-            std::fs::read_to_string(path).unwrap_or_default() == crd_yaml(),
-            "the checked-in CRD is outdated; run: cargo run -- crd > crds/portforward.dev_portforwards.yaml (or this test with UPDATE_GOLDEN=1)"
-        );
     }
 
     /// `kubectl explain` breaks lines itself, and keeps line breaks in the text.
@@ -124,7 +169,7 @@ mod tests {
             inner.chain(value.as_array().into_iter().flatten()).for_each(|inner| lines(inner, found));
         }
         let mut found = Vec::new();
-        lines(&document(), &mut found);
+        Kind::ALL.iter().for_each(|kind| lines(&document(*kind), &mut found));
         assert!(found.is_empty(), "{}", found.join("\n---\n"));
     }
 
@@ -132,10 +177,12 @@ mod tests {
     fn lacks(schema: &Value, path: &str, found: &mut Vec<String>) {
         let has = |field: &str| schema.get(field).is_some();
         let bounded = match schema["type"].as_str() {
-            Some("string") => has("maxLength") || has("enum") || has("format"),
+            // A format is no bound: date-time allows any number of digits in a fraction of a second.
+            Some("string") => has("maxLength") || has("enum"),
             Some("array") => has("maxItems") && has("x-kubernetes-list-type"),
             Some("integer") => has("minimum") && has("format"),
             Some("object") => has("properties") || has("maxProperties"),
+            Some("boolean") => true,
             Some(_) | None => false,
         };
         if !bounded {
@@ -156,13 +203,16 @@ mod tests {
     #[test]
     fn every_field_is_explained_and_every_size_bounded() {
         let mut found = Vec::new();
-        lacks(document().pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), "", &mut found);
+        for kind in Kind::ALL {
+            lacks(document(kind).pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), kind.name(), &mut found);
+        }
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 
     #[test]
     fn an_unseen_object_does_not_count_as_healthy() {
-        let status = document().pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status").unwrap().clone();
+        let status =
+            document(Kind::PortForward).pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status").unwrap().clone();
         let seen = kube::core::cel::apply_defaults(&status, &serde_json::json!({}));
         let seen: crate::api::PortForwardStatus = serde_json::from_value(seen).unwrap();
         assert_eq!(seen.observed_generation, Some(-1));

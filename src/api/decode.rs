@@ -1,13 +1,15 @@
-//! Reads a `PortForward` from a document that the API server has not validated.
+//! Reads an object from a document that the API server has not validated.
 //!
 //! Checks the structure only: fields, types and enums, as the schema of the CRD describes them. Unknown fields are errors,
-//! as they are for `kubectl apply`. Must not judge the values; `crate::forward` does that.
+//! as they are for `kubectl apply`. Must not judge the values; `crate::forward` and
+//! `crate::grant` do that.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::PortForward;
 use super::mistakes::{DecodeError, DecodeErrors, Rest};
 use super::structure::{self, Repaired};
+use super::{Kind, PortForward, PortForwardGrant};
 
 /// The group and version of the API.
 const API_VERSION: &str = "portforward.dev/v1alpha1";
@@ -18,16 +20,30 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 /// The fields with the identity of an object.
 const NAMES: [&str; 3] = ["metadata", "metadata.name", "metadata.namespace"];
 
-/// Decodes one document. Without a namespace, the object is in `default`. A field with the value `null` counts as absent,
-/// as it does for the API server.
+/// Decodes the document of a `PortForward`. Without a namespace, the object is in `default`. A field with the value `null`
+/// counts as absent, as it does for the API server.
 ///
 /// # Errors
 /// All structural mistakes: another kind, unknown and missing fields, wrong types, names that Kubernetes does not accept.
 /// The values are not judged; `Forward::parse` does that.
-pub fn decode(mut document: Value) -> Result<PortForward, DecodeErrors> {
-    check_kind(&document)?;
+pub fn decode(document: Value) -> Result<PortForward, DecodeErrors> {
+    let mut object: PortForward = decode_as(Kind::PortForward, document)?;
+    object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+    Ok(object)
+}
+
+/// Decodes the document of a `PortForwardGrant`. A field with the value `null` counts as absent.
+///
+/// # Errors
+/// As [`decode`]. The values are not judged; `Grant::parse` does that.
+pub fn decode_grant(document: Value) -> Result<PortForwardGrant, DecodeErrors<PortForwardGrant>> {
+    decode_as(Kind::PortForwardGrant, document)
+}
+
+fn decode_as<O: DeserializeOwned>(kind: Kind, mut document: Value) -> Result<O, DecodeErrors<O>> {
+    check_kind(kind, &document)?;
     remove_nulls(&mut document);
-    let Repaired { mut mistakes, mut touched } = structure::repair(&mut document);
+    let Repaired { mut mistakes, mut touched, .. } = structure::repair(kind, &mut document);
     let text = |path| document.pointer(path).and_then(Value::as_str);
     // A name that is missing or no text is reported already.
     if let Some(name) = text("/metadata/name").filter(|_| !touched.iter().any(|path| NAMES.contains(&path.as_str())))
@@ -36,10 +52,7 @@ pub fn decode(mut document: Value) -> Result<PortForward, DecodeErrors> {
         mistakes.push(mistake);
         touched.extend(NAMES.map(str::to_owned));
     }
-    let object = serde_json::from_value(document).map(|mut object: PortForward| {
-        object.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
-        object
-    });
+    let object = serde_json::from_value(document);
     if !mistakes.is_empty() {
         return Err(DecodeErrors::of(mistakes, object.ok().map(|object| Rest { object, touched })));
     }
@@ -48,7 +61,7 @@ pub fn decode(mut document: Value) -> Result<PortForward, DecodeErrors> {
             // The schema describes every field, so this is a value that the schema cannot describe.
             path: "the document".to_owned(),
             found: "a value that does not fit its field".to_owned(),
-            wanted: "the fields as kubectl explain pf --recursive lists them",
+            wanted: "the fields as kubectl explain --recursive lists them",
         };
         whole.into()
     })
@@ -65,10 +78,10 @@ fn remove_nulls(value: &mut Value) {
     }
 }
 
-fn check_kind(document: &Value) -> Result<(), DecodeError> {
+fn check_kind(wanted: Kind, document: &Value) -> Result<(), DecodeError> {
     let word = |field| document.get(field).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (word("apiVersion"), word("kind"));
-    if version == API_VERSION && kind == "PortForward" {
+    if version == API_VERSION && kind == wanted.name() {
         return Ok(());
     }
     let found = match (version.is_empty(), kind.is_empty()) {
@@ -78,7 +91,7 @@ fn check_kind(document: &Value) -> Result<(), DecodeError> {
         (false, false) => format!("{} {}", version.escape_default(), kind.escape_default()),
     };
     let found = found.chars().take(128).collect();
-    Err(DecodeError::Kind { found })
+    Err(DecodeError::Kind { found, wanted })
 }
 
 /// Checks the names of an object: a label and a subdomain (RFC 1123), as Kubernetes does.
@@ -92,15 +105,17 @@ pub(crate) fn check_identity(namespace: &str, name: &str) -> Result<(), DecodeEr
     if name.len() > 253 || !name.split('.').all(is_label) {
         return Err(DecodeError::Name { path: "metadata.name", found: quoted(name) });
     }
-    if namespace.len() > 63 || !is_label(namespace) {
+    if !is_label(namespace) {
         return Err(DecodeError::Name { path: "metadata.namespace", found: quoted(namespace) });
     }
     Ok(())
 }
 
-fn is_label(text: &str) -> bool {
+/// Whether `text` is a label (RFC 1123): lower-case letters, digits and '-', 63 characters at most.
+pub(crate) fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.bytes().all(|byte| plain(byte) || byte == b'-')
+    text.len() <= 63
+        && text.bytes().all(|byte| plain(byte) || byte == b'-')
         && text.bytes().next().is_some_and(plain)
         && text.bytes().last().is_some_and(plain)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::PortForward;
+use super::{Kind, PortForward};
 use crate::bounded::Bounded;
 
 /// The mistakes of one document: at most 20 are reported one by one.
@@ -12,10 +12,12 @@ pub(crate) type Mistakes<T> = Bounded<T, 20>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Another kind of object, or none.
-    #[error("apiVersion, kind: {found} is not known here; write apiVersion: portforward.dev/v1alpha1 and kind: PortForward")]
+    #[error("apiVersion, kind: {found} is not known here; write apiVersion: portforward.dev/v1alpha1 and kind: {wanted}")]
     Kind {
         /// What the document says it is.
         found: String,
+        /// The kind that is read here.
+        wanted: Kind,
     },
     /// A field that the API does not have.
     #[error("{path}: there is no such field; {advice}")]
@@ -69,25 +71,26 @@ pub enum DecodeError {
     },
 }
 
-/// All mistakes in the structure of one document, in the order of its fields. There is at least one.
+/// All mistakes in the structure of one document, in the order of its fields. There is at least one. `O` is the type of the
+/// object.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub struct DecodeErrors {
+pub struct DecodeErrors<O = PortForward> {
     mistakes: Vec<DecodeError>,
-    rest: Option<Box<Rest>>,
+    rest: Option<Box<Rest<O>>>,
 }
 
 /// What could be decoded of a document with mistakes in its structure.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rest {
+pub struct Rest<O = PortForward> {
     /// The object. Its wrong and missing fields have values without meaning.
-    pub object: PortForward,
+    pub object: O,
     /// The paths of these fields, and of the unknown ones.
     pub touched: Vec<String>,
 }
 
-impl DecodeErrors {
+impl<O> DecodeErrors<O> {
     /// All `mistakes`, of which there is at least one.
-    pub(super) fn of(mistakes: Mistakes<DecodeError>, rest: Option<Rest>) -> Self {
+    pub(super) fn of(mistakes: Mistakes<DecodeError>, rest: Option<Rest<O>>) -> Self {
         Self { mistakes: mistakes.into_vec(|count| DecodeError::More { count }), rest: rest.map(Box::new) }
     }
 
@@ -99,18 +102,18 @@ impl DecodeErrors {
 
     /// What could be decoded nevertheless, so that mistakes in its values can be reported too.
     #[must_use]
-    pub fn rest(&self) -> Option<&Rest> {
+    pub fn rest(&self) -> Option<&Rest<O>> {
         self.rest.as_deref()
     }
 }
 
-impl From<DecodeError> for DecodeErrors {
+impl<O> From<DecodeError> for DecodeErrors<O> {
     fn from(error: DecodeError) -> Self {
         Self { mistakes: vec![error], rest: None }
     }
 }
 
-impl fmt::Display for DecodeErrors {
+impl<O> fmt::Display for DecodeErrors<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.mistakes.iter().enumerate() {
             write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;

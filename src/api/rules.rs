@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 /// The networks in which no host can have an address, as a CEL list: "this network" (RFC 791), loopback (RFC 1122), link-local
 /// (RFC 3927), multicast (RFC 5771), reserved and broadcast (RFC 1112, RFC 919).
-const NOT_UNICAST: &str = "['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4']";
+pub(super) const NOT_UNICAST: &str = "['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4']";
+
+/// The message of a range of ports that ends before it begins.
+pub(super) const BELOW: &str = "endPort is below port; write the lower port in port and the higher one in endPort";
 
 /// Whether the spec asks for routes.
 const HAS_GATEWAY: &str = "has(self.internal.gateways) && size(self.internal.gateways) > 0";
@@ -17,7 +20,7 @@ const HAS_GATEWAY: &str = "has(self.internal.gateways) && size(self.internal.gat
 /// Whether the spec names an external address.
 const HAS_EXTERNAL: &str = "has(self.external) && has(self.external.addresses) && size(self.external.addresses) > 0";
 
-fn rule(rule: impl Into<String>, message: &str) -> Rule {
+pub(super) fn rule(rule: impl Into<String>, message: &str) -> Rule {
     Rule::new(rule).message(message)
 }
 
@@ -36,8 +39,8 @@ pub(super) fn address() -> Vec<Rule> {
     ]
 }
 
-/// The rules for an entry of `client.addresses`.
-pub(super) fn client() -> Vec<Rule> {
+/// The rules for an IPv4 address or network in canonical form.
+pub(super) fn network() -> Vec<Rule> {
     vec![
         rule(
             "isIP(self) || (isCIDR(self) && !self.matches('(^|[./])0[0-9]'))",
@@ -52,6 +55,13 @@ pub(super) fn client() -> Vec<Rule> {
             "the host bits of a network must be zero; write 192.0.2.0/24 for the network, or 192.0.2.7 for one address",
         ),
         rule("!self.endsWith('/32')", "write a single address without /32"),
+    ]
+}
+
+/// The rules for an entry of `client.addresses`.
+pub(super) fn client() -> Vec<Rule> {
+    let mut rules = network();
+    rules.extend([
         rule(
             "!self.endsWith('/0')",
             "a network that contains every address is refused: a forward must name its clients, because only these may use it; write their networks, such as 192.0.2.0/24",
@@ -63,7 +73,8 @@ pub(super) fn client() -> Vec<Rule> {
             ),
             "write unicast addresses of the clients, and no network that overlaps 0.0.0.0/8, 127.0.0.0/8 (loopback), 169.254.0.0/16 (link-local), 224.0.0.0/4 (multicast) or 240.0.0.0/4 (reserved, broadcast)",
         ),
-    ]
+    ]);
+    rules
 }
 
 /// The rules for the name of an interface. `model::InterfaceName` accepts the same names.
@@ -71,6 +82,14 @@ pub(super) fn interface() -> Vec<Rule> {
     vec![rule(
         "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !(self in ['lo', 'all', 'default'])",
         "write the name of one interface as `ip link` shows it before any ':' or '@', such as eth0: a letter, digit or '_', then letters, digits, '_', '.' or '-', and not lo, all or default",
+    )]
+}
+
+/// The rule for the keys of labels. A schema cannot limit the length of keys.
+pub(super) fn label_keys() -> Vec<Rule> {
+    vec![rule(
+        "self.all(key, size(key) <= 317)",
+        "the key of a label has at most 317 characters; write it as kubectl get nodes --show-labels shows it",
     )]
 }
 
@@ -87,9 +106,8 @@ const SHIFTED: &str = "has(self.endPort) && has(self.targetPort) && has(self.tar
 
 /// The rules for one entry of a port list.
 pub(super) fn port_entry() -> Value {
-    let below = "endPort is below port; write the lower port in port and the higher one in endPort";
     json!([
-        {"rule": "!has(self.endPort) || self.endPort >= self.port", "message": below, "fieldPath": ".endPort"},
+        {"rule": "!has(self.endPort) || self.endPort >= self.port", "message": BELOW, "fieldPath": ".endPort"},
         with_forms(
             "!has(self.endPort) || self.endPort == self.port || !has(self.targetPort) || has(self.targetEndPort)",
             "a range with targetPort needs targetEndPort: write the last target port of a range of equal width, or the same number as targetPort",

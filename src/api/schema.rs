@@ -11,7 +11,7 @@ use super::rules;
 const ADDRESS_MAX: u32 = 45;
 
 /// The maximum length of an IPv6 network in CIDR notation.
-const NETWORK_MAX: u32 = 49;
+pub(super) const NETWORK_MAX: u32 = 49;
 
 pub(super) fn address(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 1, "maxLength": ADDRESS_MAX, "x-kubernetes-validations": rules::address()})
@@ -61,13 +61,17 @@ pub(super) fn summary_generation(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": -1, "default": -1})
 }
 
-/// A list of `metav1.Condition`, with the limits that its documentation states and the Rust type lacks.
+/// The types of conditions that the agents write. An agent that writes a further type needs the newer CRD first.
+const CONDITION_TYPES: [&str; 4] = ["Accepted", "Programmed", "Ready", "Stalled"];
+
+/// A list of `metav1.Condition`, with narrower limits than its documentation states: only the types that an agent writes, and
+/// texts of at most 1,024 characters. A free list would have room for types that no agent removes, and for megabytes.
 pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let mut generation = generation(generator);
     generation.insert("description".into(), "The generation of the spec that this condition is about.".into());
     json_schema!({
         "type": "array",
-        "maxItems": 8,
+        "maxItems": CONDITION_TYPES.len(),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
         "items": {
@@ -75,19 +79,17 @@ pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
-                "type": {
-                    "description": "The type of the condition.",
-                    "type": "string", "maxLength": 316,
-                    "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
-                },
+                "type": {"description": "The type of the condition.", "type": "string", "enum": CONDITION_TYPES},
                 "status": {"description": "True, False or Unknown.", "type": "string", "enum": ["True", "False", "Unknown"]},
                 "reason": {
                     "description": "The reason, as one word from a closed list.",
-                    "type": "string", "minLength": 1, "maxLength": 1024,
-                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                    "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Z][A-Za-z]*$",
                 },
-                "message": {"description": "The reason as a text for people, and what to do next.", "type": "string", "maxLength": 32768},
-                "lastTransitionTime": {"description": "The time of the last change of status.", "type": "string", "format": "date-time"},
+                "message": {"description": "The reason as a text for people, and what to do next.", "type": "string", "maxLength": 1024},
+                // RFC 3339 allows any number of digits in a fraction of a second.
+                "lastTransitionTime": {
+                    "description": "The time of the last change of status.", "type": "string", "format": "date-time", "maxLength": 35,
+                },
                 "observedGeneration": generation,
             },
         },
@@ -117,6 +119,7 @@ pub(super) fn label_selector(_: &mut SchemaGenerator) -> Schema {
             "matchLabels": {
                 "description": "The node must carry each of these labels with this value.",
                 "type": "object", "maxProperties": 32, "additionalProperties": value,
+                "x-kubernetes-validations": rules::label_keys(),
             },
             "matchExpressions": {
                 "description": "The node must satisfy each of these requirements.",

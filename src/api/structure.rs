@@ -8,18 +8,30 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::Kind;
 use super::crd;
 use super::decode::quoted;
 use super::mistakes::{DecodeError, Mistakes};
 use crate::similar;
 
-/// The schema of a whole object. Every reference is replaced by what it refers to.
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+static FORWARD: LazyLock<Value> = LazyLock::new(|| whole(Kind::PortForward));
+static GRANT: LazyLock<Value> = LazyLock::new(|| whole(Kind::PortForwardGrant));
+
+/// The schema of a whole object.
+fn schema_of(kind: Kind) -> &'static Value {
+    match kind {
+        Kind::PortForward => &FORWARD,
+        Kind::PortForwardGrant => &GRANT,
+    }
+}
+
+/// Builds the schema of a whole object. Every reference is replaced by what it refers to.
+fn whole(kind: Kind) -> Value {
     let text = json!({"type": "string"});
     let inline = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
     let mut metadata = inline.into_generator().into_root_schema_for::<ObjectMeta>().to_value();
     metadata["required"] = json!(["name"]);
-    let whole = crd::document();
+    let whole = crd::document(kind);
     let part = |name: &str| {
         let path = format!("/spec/versions/0/schema/openAPIV3Schema/properties/{name}");
         whole.pointer(&path).cloned().unwrap_or_default()
@@ -31,22 +43,29 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
             "apiVersion": text, "kind": text, "metadata": metadata, "spec": part("spec"), "status": part("status"),
         },
     })
-});
+}
 
 /// The result of a walk through a document.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Repaired {
+    kind: Kind,
     /// All mistakes, in the order of the schema's walk: for each object its missing fields, then its fields.
     pub(super) mistakes: Mistakes<DecodeError>,
     /// The paths of the fields that were removed, added or replaced.
     pub(super) touched: Vec<String>,
 }
 
-/// All structural mistakes of `document`, which must contain no `null` in a field. Removes unknown fields, and puts a value
+impl Repaired {
+    fn nothing(kind: Kind) -> Self {
+        Self { kind, mistakes: Mistakes::default(), touched: Vec::new() }
+    }
+}
+
+/// All structural mistakes of `document`, an object of this kind, which must contain no `null` in a field. Removes unknown fields, and puts a value
 /// without meaning where a field is missing or wrong, so that the rest of the document can be decoded.
-pub(super) fn repair(document: &mut Value) -> Repaired {
-    let mut found = Repaired::default();
-    value(&SCHEMA, document, "", &mut found);
+pub(super) fn repair(kind: Kind, document: &mut Value) -> Repaired {
+    let mut found = Repaired::nothing(kind);
+    value(schema_of(kind), document, "", &mut found);
     found
 }
 
@@ -94,7 +113,7 @@ fn object(schema: &Value, fields: &mut Map<String, Value>, path: &str, found: &m
     let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     let mut meant = Vec::new();
-    let mut inside = Repaired::default();
+    let mut inside = Repaired::nothing(found.kind);
     let present: Vec<String> = fields.keys().cloned().collect();
     for name in &present {
         let Some(value) = fields.get_mut(name) else { continue };
@@ -107,7 +126,7 @@ fn object(schema: &Value, fields: &mut Map<String, Value>, path: &str, found: &m
             (None, None) => {
                 let absent = known.iter().copied().filter(|known| !present.iter().any(|name| name == known));
                 let likely = similar::most(name, absent, 1);
-                let advice = advice(name, &likely);
+                let advice = advice(found.kind, name, &likely);
                 meant.extend(likely);
                 fields.remove(name);
                 let name: String = name.chars().take(64).collect();
@@ -131,12 +150,12 @@ fn object(schema: &Value, fields: &mut Map<String, Value>, path: &str, found: &m
 }
 
 /// What to do about the unknown field `name`; `likely` are fields with a similar name that can stand in its place.
-fn advice(name: &str, likely: &[&str]) -> String {
+fn advice(kind: Kind, name: &str, likely: &[&str]) -> String {
     if let Some(likely) = likely.first() {
         return format!("did you mean {likely}?");
     }
-    match elsewhere(&SCHEMA["properties"]["spec"], name, "spec").as_slice() {
-        [] => "correct its name or remove it (kubectl explain pf --recursive lists the fields)".to_owned(),
+    match elsewhere(&schema_of(kind)["properties"]["spec"], name, "spec").as_slice() {
+        [] => format!("correct its name or remove it (kubectl explain {} --recursive lists the fields)", kind.short()),
         places => format!("did you mean {}?", places.join(" or ")),
     }
 }
@@ -199,6 +218,6 @@ fn wanted(kind: &str) -> &'static str {
         "string" => "text, in quotes where it looks like a number, true or false",
         "integer" => "a whole number without quotes",
         "boolean" => "true or false without quotes",
-        _ => "what kubectl explain pf --recursive shows for it",
+        _ => "what kubectl explain --recursive shows for it",
     }
 }

@@ -9,22 +9,22 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::Exit;
 use super::logging::LogOptions;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, label, remembered};
-use super::serving::ServingOptions;
+use super::options::{KernelOptions, PolicyOptions, StateOptions, believed, keeper, label, remembered};
+use super::serving::{ServingOptions, serve_health_in};
 use super::stop::Stop;
 use super::turn::{self, Turn};
-use crate::agent::{self, Memory, Node, Pace, Publisher, Recorder};
-use crate::api::{DecodeErrors, PortForward};
-use crate::cluster::{self, DEFAULT_NAMESPACE, Scrapers, connect};
+use super::{Exit, files};
+use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
+use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
+use crate::cluster::{self, DEFAULT_NAMESPACE, Member, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
-use crate::forward::{Forward, Refusal, Refusals};
-use crate::metrics::{Health, Metrics};
+use crate::forward::{Forward, Refusals};
+use crate::grant::Grant;
+use crate::metrics::{Health, Metrics, RecordAge};
 use crate::node::{NextHops, Observer, Patience, watch};
-use crate::plan::Policy;
 use crate::publish::StatusFile;
-use crate::record::{self, Purpose};
+use crate::record::{self, Boot, Purpose};
 use crate::source::folder::{self, Remembered};
 use crate::supervise::Tasks;
 
@@ -79,6 +79,7 @@ const fn pace(variant: Variant) -> Pace {
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
     let state_dir = options.state.state_dir.clone();
+    files::raise_limit();
     let mut stop = Stop::listen()?;
     // A pod that is being replaced, or a running restore, ends soon.
     let lock = match turn::wait(&state_dir, Purpose::Agent, &mut stop).await? {
@@ -87,20 +88,26 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     };
     let variant = options.kernel.variant().await?;
     let (records, due) = agent::recording();
-    let memory = Memory::new(&name, remembered(&state_dir, &name)).recorded_by(records);
+    let mut loaded = remembered(&state_dir, &name);
+    let keeper = keeper(&state_dir, loaded.as_mut());
+    let fallback = Fallback::of(loaded.as_ref().map_or(Boot::This, |loaded| loaded.boot));
+    let outdated = loaded.as_ref().is_some_and(|loaded| loaded.outdated.is_some());
+    let memory = Memory::new(&name, loaded.as_ref().map(believed)).recorded_by(records);
     let wake = Arc::new(Notify::new());
     let mut tasks = Tasks::default();
     watch(&wake, &mut tasks);
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
+    serve_health_in(&state_dir, &health, &mut tasks);
     let (owners, owned) = watch::channel(Arc::default());
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
         observer,
         dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
-        policy: Policy { reserved_ports: options.policy.reserved_ports.clone() },
+        policy: options.policy.policy(),
         memory,
+        fallback,
         wake: Arc::clone(&wake),
         reports,
         pace: pace(variant),
@@ -110,18 +117,22 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     };
     let (keeping, kept) = oneshot::channel();
     let record = |metrics: &Arc<Metrics>, tasks: &mut Tasks| {
-        let recorder = Recorder { state_dir: state_dir.clone(), lock: Arc::clone(&lock), metrics: Arc::clone(metrics) };
+        if outdated {
+            metrics.record_is(RecordAge::Outdated);
+        }
+        let recorder = Recorder { keeper, lock: Arc::clone(&lock), metrics: Arc::clone(metrics) };
         tasks.spawn("writer of the record", agent::keep_record(recorder, due, keeping));
     };
     let state = state_dir.display();
     let sync_loop = if let Some(folder) = &options.manifests {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
-        let before = Remembered { forwards: memory.forwards().to_vec(), seen: record::written(&state_dir) };
-        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), check, &mut tasks);
+        let grants = memory.recorded_grants().cloned();
+        let before = Remembered { forwards: memory.forwards().to_vec(), grants, seen: record::written(&state_dir) };
+        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), CHECK, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
-        options.serving.serve(&metrics, &health, owned, None, &mut tasks);
+        options.serving.serve(&metrics, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         record(&metrics, &mut tasks);
         let node = node(source, Observer::default().beside(variant).asking(next_hops), memory, &metrics);
@@ -131,12 +142,15 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
-        let cluster = cluster::join(&connection, &name, &options.namespace, &remembered, &wake, &health, &mut tasks);
+        let required = options.policy.policy().require_grants;
+        let member = Member { node: &name, namespace: &options.namespace, others: options.policy.other_nodes() };
+        let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
-        options.serving.serve(&metrics, &health, owned, secure, &mut tasks);
+        options.serving.serve(&metrics, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);
-        let observer = Observer::new(connection.api_servers).beside(variant).asking(next_hops);
+        let api_servers = connection.api_servers.into_iter().chain(connection.service).collect();
+        let observer = Observer::new(api_servers).beside(variant).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node))
@@ -170,10 +184,20 @@ async fn until_stopped(tasks: &mut Tasks, mut stop: Stop) -> anyhow::Result<Exit
 }
 
 /// Refuses an object of a folder that is wrong by itself.
-pub(super) fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
+pub(super) const CHECK: folder::Check = folder::Check { forward: check, grant: check_grant };
+
+fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {
     let parsed = decoded.map_err(Refusals::from).and_then(|object| Forward::parse(&object).map(|_| object));
-    let line = |refusal: &Refusal| format!("{}: {refusal}", refusal.reason);
-    parsed.map_err(|refusals| refusals.as_slice().iter().map(line).collect())
+    parsed.map_err(|refusals| lines(&refusals))
+}
+
+fn check_grant(decoded: Result<PortForwardGrant, DecodeErrors<PortForwardGrant>>) -> Result<PortForwardGrant, Vec<String>> {
+    let parsed = decoded.map_err(Refusals::from).and_then(|object| Grant::parse(&object).map(|_| object));
+    parsed.map_err(|refusals| lines(&refusals))
+}
+
+fn lines(refusals: &Refusals) -> Vec<String> {
+    refusals.as_slice().iter().map(|refusal| format!("{}: {refusal}", refusal.reason)).collect()
 }
 
 #[cfg(test)]

@@ -1,17 +1,13 @@
 //! `check`: checks the installation with the rights of an agent. Writes nothing.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use kube::Client;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::Exit;
 use super::exit::print;
@@ -19,11 +15,8 @@ use super::logging::LogOptions;
 use crate::cluster::guard::{Guard, guard};
 use crate::cluster::survey::{self, Agents};
 use crate::cluster::{Connection, DEFAULT_NAMESPACE, connect};
-use crate::metrics::ListenAddress;
 
-/// The time limit for an answer of an agent.
-const ANSWER: Duration = Duration::from_secs(5);
-/// The pause before an agent that is not ready is asked again.
+/// The pause before the policy is checked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// The result of a check that did not fail.
@@ -44,7 +37,7 @@ enum AdmissionPolicy {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Checks that the API server serves PortForwards, and which agents renew their Leases. This takes up to 15 seconds. With the token of an agent it also checks that the admission policy is in force: a write for another node, as a dry run, must be refused. With --health-address it also asks the agent of this node whether it is ready. In a pod: helm test.\n\nExit status:\n  0  every check succeeded\n  1  a check failed; its line says why\n\nExamples:\n  portforward-operator check --kubeconfig ~/.kube/config\n  portforward-operator check --health-address 127.0.0.1:10451"
+    after_help = "Checks that the API server serves PortForwards, and which agents renew their Leases. This takes up to 15 seconds. With the token of an agent it also checks that the admission policy is in force: a write for another node, as a dry run, must be refused. In a pod: helm test. Whether the agent of a node is ready: portforward-operator health ready.\n\nExit status:\n  0  every check succeeded\n  1  a check failed; its line says why\n\nExample:\n  portforward-operator check --kubeconfig ~/.kube/config"
 )]
 pub(super) struct CheckOptions {
     /// Kubeconfig of the API server [default: KUBECONFIG, ~/.kube/config, or the service account of the pod]
@@ -53,9 +46,6 @@ pub(super) struct CheckOptions {
     /// Namespace of the agents, where each agent renews its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Health address of the agent on this node; without it, that agent is not checked
-    #[arg(long, value_name = "ADDR:PORT", env = "PORTFORWARD_HEALTH_ADDRESS")]
-    health_address: Option<ListenAddress>,
     /// Whether the check fails if the admission policy is not in force
     #[arg(long, value_enum, default_value_t = AdmissionPolicy::Required, value_name = "WHAT")]
     admission_policy: AdmissionPolicy,
@@ -65,21 +55,13 @@ pub(super) struct CheckOptions {
 
 pub(super) async fn run(options: CheckOptions) -> anyhow::Result<Exit> {
     let Connection { client, url, .. } = connect(options.kubeconfig.as_deref()).await?;
-    let health = async {
-        match options.health_address {
-            Some(ListenAddress::At(address)) => Some(("this agent", ready(address).await)),
-            Some(ListenAddress::Off) | None => None,
-        }
-    };
-    let (forwards, agents, policy, health) = tokio::join!(
+    let (forwards, agents, policy) = tokio::join!(
         forwards(client.clone(), &url),
         agents(client.clone(), &options.namespace),
-        policy(client, &options.namespace, options.admission_policy),
-        health
+        policy(client, &options.namespace, options.admission_policy)
     );
     let well = |said: anyhow::Result<String>| said.map(Finding::Well);
     let looks = [("forwards", well(forwards)), ("agents", well(agents)), ("policy", policy)];
-    let looks = looks.into_iter().chain(health.map(|(what, said)| (what, well(said))));
     let (mut text, mut exit) = (String::new(), Exit::Done);
     for (what, said) in looks {
         let (verdict, said) = match said {
@@ -141,35 +123,4 @@ fn judged(found: Guard, namespace: &str, wanted: AdmissionPolicy) -> anyhow::Res
              portforward.dev/agents=true"
         ),
     }
-}
-
-/// Waits until the agent is ready, at most as long as the other checks take.
-async fn ready(address: SocketAddr) -> anyhow::Result<String> {
-    let ends = Instant::now() + survey::PATIENCE;
-    loop {
-        let answer = match timeout(ANSWER, readyz(address)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ErrorKind::TimedOut.into()),
-        };
-        match answer {
-            Ok((200, _)) => return Ok(format!("{address} is ready")),
-            Ok((status, said)) if Instant::now() >= ends => bail!("{address} answers {status}: {}", said.trim()),
-            Err(error) if Instant::now() >= ends => {
-                return Err(error).with_context(|| format!("no agent answers at {address}"));
-            }
-            Ok(_) | Err(_) => sleep(AGAIN).await,
-        }
-    }
-}
-
-/// The answer of the agent to `GET /readyz`: the HTTP status and the reason.
-async fn readyz(address: SocketAddr) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    // Much more than an agent sends. Another program at this address may send without end.
-    stream.take(64 * 1024).read_to_string(&mut answer).await?;
-    let (head, said) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or(ErrorKind::InvalidData)?, said.to_owned()))
 }

@@ -16,6 +16,7 @@ use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
+use crate::metrics::remove_health_socket;
 use crate::model::{Desired, Translation};
 use crate::record::{self, Purpose};
 use crate::words::counted;
@@ -51,7 +52,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let name = options.node_name()?;
     let state_dir = &options.state_dir;
     let _lock = record::lock(state_dir, Purpose::Cleanup)?;
-    let record = remembered(state_dir, &name);
+    let record = remembered(state_dir, &name).map(|loaded| loaded.record);
     let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
     // If something cannot be removed, the rest is still removed. The first error is returned at the end.
     let mut left: Vec<anyhow::Error> = Vec::new();
@@ -88,6 +89,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     // Another try needs the record, which says which connections were ours. Chains that are empty do not need it.
     if left.iter().all(anyhow::Error::is::<Stuck>) {
         record::remove(state_dir)?;
+        remove_health_socket(state_dir).context("the socket of the agent's health cannot be removed from the state directory")?;
     }
     for error in left.iter().skip(1) {
         let error: &(dyn std::error::Error + Send + Sync) = error.as_ref();

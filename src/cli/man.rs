@@ -37,12 +37,13 @@ fn page(program: &Command) -> anyhow::Result<String> {
 }
 
 /// The files that the program uses, with their defaults.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "/var/lib/portforward-operator/record.json",
         "The record: the state that this node last applied. --state-dir names another directory.",
     ),
     ("/var/lib/portforward-operator/lock", "Held by the process that changes this node."),
+    ("/var/lib/portforward-operator/health.sock", "The socket at which the agent serves its health, for root only."),
     (
         "/var/lib/portforward-operator/status.json",
         "With agent --manifests: the status of all forwards. --status-file names another file.",
@@ -93,8 +94,14 @@ fn section(program: &Command, command: &Command) -> anyhow::Result<String> {
         man.render_options_section(&mut text)?;
     }
     let text = String::from_utf8(text)?;
-    let paragraphs = text.lines().map(|line| if line.starts_with(".SH") { ".PP\n".to_owned() } else { format!("{line}\n") });
+    let paragraphs =
+        text.lines().map(|line| if line.starts_with(".SH") { ".PP\n".to_owned() } else { format!("{}\n", breakable(line)) });
     Ok(heading("SS", command.get_name()) + &paragraphs.collect::<String>() + &notes(command))
+}
+
+/// A line of an option. A list as its default may be broken after each comma (groff(7), `\:`).
+fn breakable(line: &str) -> String {
+    if line.contains(" [default: ") { line.replace(',', ",\\:") } else { line.to_owned() }
 }
 
 fn heading(control: &str, name: &str) -> String {

@@ -8,6 +8,8 @@ mod cleanup;
 mod completions;
 mod crd;
 mod exit;
+mod files;
+mod health;
 mod logging;
 mod man;
 mod options;
@@ -54,9 +56,11 @@ enum Command {
     Cleanup(cleanup::CleanupOptions),
     /// Show the state of each forward on this node, read from its kernel; changes nothing
     Status(status::StatusOptions),
-    /// Check the installation: the API, the live agents, and the agent of this node
+    /// Check the installation: the API, the live agents, and the admission policy
     Check(check::CheckOptions),
-    /// Print the CustomResourceDefinition (CRD)
+    /// Ask the agent of this node whether it is alive or ready, for probes
+    Health(health::HealthOptions),
+    /// Print the CustomResourceDefinitions (CRDs)
     Crd,
     /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),
@@ -74,7 +78,7 @@ impl Command {
             Self::Cleanup(options) => Some(&options.log),
             Self::Status(options) => Some(&options.log),
             Self::Check(options) => Some(&options.log),
-            Self::Crd | Self::Completions(_) | Self::Man => None,
+            Self::Health(_) | Self::Crd | Self::Completions(_) | Self::Man => None,
         }
     }
 }
@@ -91,6 +95,7 @@ pub fn main() -> Exit {
         Command::Cleanup(options) => exit::with_runtime(cleanup::run(options)),
         Command::Status(options) => exit::with_runtime(status::run(options)),
         Command::Check(options) => exit::with_runtime(check::run(options)),
+        Command::Health(options) => health::run(&options),
         Command::Crd => crd::run(),
         Command::Completions(options) => completions::run(&options),
         Command::Man => man::run(),

@@ -6,13 +6,14 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tracing::warn;
 
+use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
-use crate::plan::ReservedPorts;
-use crate::record::{self, Loaded, Record};
+use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts, TranslationLimit};
+use crate::record::{self, Keeper, Loaded, Outdated, Record};
 
-/// The ports by which a node must stay reachable: SSH, the API server, the kubelet.
-const RESERVED_PORTS: &str = "22/TCP,6443/TCP,10250/TCP";
+/// The default state directory.
+pub(super) const STATE_DIR: &str = "/var/lib/portforward-operator";
 
 #[derive(Args, Debug)]
 pub(super) struct StateOptions {
@@ -20,7 +21,7 @@ pub(super) struct StateOptions {
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub(super) node_name: Option<String>,
     /// Directory of the record of what this node last applied; readable by root only
-    #[arg(long, default_value = "/var/lib/portforward-operator", value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
+    #[arg(long, default_value = STATE_DIR, value_name = "DIR", env = "PORTFORWARD_STATE_DIR")]
     pub(super) state_dir: PathBuf,
 }
 
@@ -44,8 +45,60 @@ pub(super) struct KernelOptions {
 pub(super) struct PolicyOptions {
     /// Ports that no new forward gets on an address by which the node itself is reached, such as 22/TCP,53,30000-32767/UDP;
     /// empty for none. A port without a protocol is reserved for all protocols
-    #[arg(long, default_value = RESERVED_PORTS, value_name = "PORTS")]
-    pub(super) reserved_ports: ReservedPorts,
+    #[arg(long, default_value = ReservedPorts::DEFAULT, value_name = "PORTS")]
+    reserved_ports: ReservedPorts,
+    /// Networks that no forward may have as upstream, client or route: addresses, CIDRs, and the words nodes, pods, services and
+    /// metadata for the addresses of the cluster and of cloud metadata services. API servers are always forbidden. What is in
+    /// force is withdrawn too
+    #[arg(long, default_value = ForbiddenNetworks::DEFAULT, value_name = "NETWORKS")]
+    forbidden_networks: ForbiddenNetworks,
+    /// The most translations that the forwards of one namespace may have on this node: port entries times client entries, and
+    /// entries of reverse. A lower number withdraws the youngest forwards
+    #[arg(long, default_value_t, value_name = "NUMBER")]
+    max_translations: TranslationLimit,
+    /// Whether a forward needs a PortForwardGrant: with true, a forward that lies inside no grant is refused and withdrawn; with
+    /// report, it is carried with a note; with false, grants are ignored
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = GrantChoice::False,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "WHEN"
+    )]
+    require_grants: GrantChoice,
+}
+
+/// Whether a forward needs a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GrantChoice {
+    True,
+    False,
+    Report,
+}
+
+impl PolicyOptions {
+    /// Whether these settings need the Node objects of the whole cluster.
+    pub(super) fn other_nodes(&self) -> OtherNodes {
+        if self.forbidden_networks.needs_nodes() { OtherNodes::Watched } else { OtherNodes::Unwatched }
+    }
+
+    /// The policy of the administrator.
+    pub(super) fn policy(&self) -> Policy {
+        let require_grants = match self.require_grants {
+            GrantChoice::True => RequireGrants::Yes,
+            GrantChoice::False => RequireGrants::No,
+            GrantChoice::Report => RequireGrants::Report,
+        };
+        Policy {
+            reserved_ports: self.reserved_ports.clone(),
+            forbidden_networks: self.forbidden_networks.clone(),
+            translations: self.max_translations,
+            require_grants,
+            ..Policy::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -69,9 +122,9 @@ impl StateOptions {
 
 /// What this node last applied. If the record cannot be trusted, it is not used, and a warning says so. The agent then relies
 /// on the kernel only.
-pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
+pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Loaded> {
     match record::load(state_dir, node) {
-        Ok(loaded) => loaded.map(believed),
+        Ok(loaded) => loaded,
         Err(error) => {
             warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
@@ -82,12 +135,36 @@ pub(super) fn remembered(state_dir: &Path, node: &str) -> Option<Record> {
     }
 }
 
-/// The valid part of a record. Logs the invalid entries.
-pub(super) fn believed(loaded: Loaded) -> Record {
-    for lost in loaded.lost {
+/// The part of a record that is valid and may be restored. Logs the invalid entries, and whether the record is outdated.
+pub(super) fn believed(loaded: &Loaded) -> Record {
+    for lost in &loaded.lost {
         warn!(entry = lost, "an entry of the record is not used");
     }
-    loaded.record
+    let record = loaded.restorable();
+    if let Some(Outdated { since, cause, .. }) = &loaded.outdated {
+        warn!(
+            since = since.map_or_else(|| "unknown".to_owned(), |since| since.to_string()),
+            cause,
+            left_out = loaded.record.forwards.len() - record.forwards.len(),
+            forwards = record.forwards.len(),
+            "the record is older than the last state of the kernel; forwards that were changed or deleted since are left out"
+        );
+    }
+    record
+}
+
+/// Prepares the state directory for writing, and returns what writes to it. If nothing can be written to it, `loaded` counts as
+/// outdated as a whole, because this could not have been noted either.
+pub(super) fn keeper(state_dir: &Path, loaded: Option<&mut Loaded>) -> Keeper {
+    let mut keeper = Keeper::new(state_dir, loaded.as_deref());
+    if let Err(error) = keeper.prepare() {
+        let cause = error.cause();
+        warn!(error = cause, "the state directory cannot be written, so the record on it may be older than the kernel");
+        if let Some(loaded) = loaded {
+            loaded.outdated = Some(Outdated::wholly(&cause));
+        }
+    }
+    keeper
 }
 
 impl VariantOptions {

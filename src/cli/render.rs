@@ -8,16 +8,18 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::Exit;
+use super::agent::CHECK;
 use super::exit::{complain, print, with_runtime};
 use super::logging::LogOptions;
 use super::options::{PolicyOptions, label};
-use crate::api::PortForward;
+use crate::api::{PortForward, PortForwardGrant};
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
+use crate::grant::Grant;
 use crate::model::{Facts, HostRoute};
 use crate::node::Observer;
-use crate::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
-use crate::source::folder;
+use crate::plan::{Acceptance, Candidate, Grants, InForce, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
+use crate::source::folder::{self, Objects};
 
 #[derive(Args, Debug)]
 #[command(
@@ -49,12 +51,15 @@ enum RenderVariant {
 }
 
 pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
-    let mut objects = Vec::new();
+    let mut objects = Objects::default();
     let mut exit = Exit::Done;
     for manifests in &options.manifests {
         for (place, read) in read(manifests)? {
             match read {
-                Ok(read) => objects.extend(read),
+                Ok(read) => {
+                    objects.forwards.extend(read.forwards);
+                    objects.grants.extend(read.grants);
+                }
                 Err(error) => {
                     error.lines().for_each(|line| complain(&format!("{place}: {line}")));
                     exit = Exit::Refused;
@@ -62,8 +67,10 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
             }
         }
     }
-    let candidates: Vec<Candidate> = objects.iter().map(Candidate::of).collect();
-    let policy = Policy { reserved_ports: options.policy.reserved_ports.clone() };
+    let candidates: Vec<Candidate> = objects.forwards.iter().map(Candidate::of).collect();
+    // A mistake in a grant was reported with its file.
+    let grants = objects.grants.iter().filter_map(|grant| Grant::parse(grant).ok());
+    let policy = Policy { grants: Grants::Read(grants.collect()), ..options.policy.policy() };
     let plan = plan(&facts(options, &candidates)?, &candidates, &policy, &InForce::default());
     if say_refused(&plan) {
         exit = Exit::Refused;
@@ -91,14 +98,16 @@ fn facts(options: &RenderOptions, candidates: &[Candidate]) -> anyhow::Result<Fa
     }
 }
 
-type Contents = Vec<(String, Result<Vec<PortForward>, String>)>;
+type Contents = Vec<(String, Result<Objects, String>)>;
 
 /// What each file of `manifests` holds, or what is wrong with it.
 fn read(manifests: &Path) -> anyhow::Result<Contents> {
     if manifests.is_dir() {
-        let snapshot = folder::read(manifests, super::agent::check)?;
+        let snapshot = folder::read(manifests, CHECK)?;
         let broken = snapshot.files.iter().filter_map(|file| Some((file.path.display().to_string(), Err(file.error.clone()?))));
-        let objects = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
+        let forwards = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
+        let grants = snapshot.grants.iter().flat_map(|set| &set.grants).map(|sourced| PortForwardGrant::clone(&sourced.object));
+        let objects = Objects { forwards, grants: grants.collect() };
         return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
     }
     let mut text = Vec::new();
@@ -107,7 +116,7 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
     } else {
         text = std::fs::read(manifests).with_context(|| format!("{} cannot be read", manifests.display()))?;
     }
-    Ok(vec![(manifests.display().to_string(), folder::objects(&text, super::agent::check))])
+    Ok(vec![(manifests.display().to_string(), folder::objects(&text, CHECK))])
 }
 
 /// Says on standard error what is not carried and why; gives whether there was any.

@@ -13,15 +13,16 @@ use tracing::{info, warn};
 use super::Exit;
 use super::exit::print;
 use super::logging::LogOptions;
-use super::options::{KernelOptions, PolicyOptions, StateOptions, believed};
+use super::options::{KernelOptions, PolicyOptions, StateOptions, believed, keeper};
 use super::stop::Stop;
 use super::turn::{self, Turn};
-use crate::agent::{self, Memory};
+use crate::agent::{self, Fallback, Memory};
+use crate::dataplane::iptables::RulesError;
 use crate::dataplane::{Applied, Kernel};
 use crate::node::{FactsError, NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::table;
-use crate::record::{self, Purpose, RecordError};
+use crate::record::{self, Outdated, Purpose, RecordError};
 use crate::supervise::Tasks;
 
 /// The pause between two rounds without an event, as with the legacy variant.
@@ -54,10 +55,12 @@ pub(super) async fn run(options: RestoreOptions) -> anyhow::Result<Exit> {
         node,
         state_dir: options.state.state_dir,
         options: options.kernel,
-        policy: Policy { reserved_ports: options.policy.reserved_ports },
+        policy: options.policy.policy(),
         wake: Arc::default(),
         tasks: Tasks::default(),
         bound: None,
+        outdated: None,
+        fallback: None,
     };
     if options.stay { restorer.stay(&mut stop).await } else { restorer.once(&mut stop).await }
 }
@@ -74,12 +77,20 @@ struct Restorer {
     tasks: Tasks,
     /// Reads the node and writes to it. Set once there is a record.
     bound: Option<(Observer, Kernel)>,
+    /// Why nothing of the record may be restored, although no note on the disk says so.
+    outdated: Option<Outdated>,
+    /// Whether the record may be applied. Decided in the first round: what the kernel holds later comes from earlier rounds.
+    fallback: Option<Fallback>,
 }
 
 /// The result of one round.
 enum Round {
     /// Nothing was applied on this node yet.
     NoRecord,
+    /// The kernel is newer than the record, so nothing is written.
+    Withheld,
+    /// The rules in the kernel cannot be read.
+    Unread(RulesError),
     /// The facts of the node cannot be read.
     Blind(FactsError),
     /// The kernel was written: the result for each forward, and whether everything succeeded.
@@ -100,6 +111,8 @@ impl Restorer {
             Round::NoRecord => {
                 info!(state = %self.state_dir.display(), "no record: nothing was applied on this node yet, so nothing is restored");
             }
+            Round::Withheld => info!("the kernel keeps its rules and routes; nothing is restored"),
+            Round::Unread(error) => return Err(error.into()),
             Round::Blind(error) => return Err(error.into()),
             Round::Synced { table, outcome } => {
                 print(&table)?;
@@ -142,11 +155,17 @@ impl Restorer {
 
     /// Reads the record again each time. `cleanup` may have removed it, and then nothing must be restored.
     async fn round(&mut self) -> anyhow::Result<Round> {
-        let Some(loaded) = record::load(&self.state_dir, &self.node)? else { return Ok(Round::NoRecord) };
-        let record = match &self.bound {
-            Some(_) => loaded.record,
-            None => believed(loaded),
+        let Some(mut loaded) = record::load(&self.state_dir, &self.node)? else { return Ok(Round::NoRecord) };
+        let record = if self.bound.is_some() {
+            loaded.outdated = self.outdated.clone().or(loaded.outdated);
+            loaded.restorable()
+        } else {
+            let noted = loaded.outdated.clone();
+            keeper(&self.state_dir, Some(&mut loaded));
+            self.outdated = loaded.outdated.clone().filter(|_| loaded.outdated != noted);
+            believed(&loaded)
         };
+        let fallback = self.fallback.get_or_insert(Fallback::of(loaded.boot));
         let (observer, kernel) = if let Some(bound) = &mut self.bound {
             bound
         } else {
@@ -155,8 +174,15 @@ impl Restorer {
             self.bound.insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant)))
         };
         let memory = Memory::new(&self.node, Some(record));
+        match fallback.allows(&memory, kernel).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Round::Withheld),
+            Err(error) => return Ok(Round::Unread(error)),
+        }
         let snapshot = memory.snapshot().unwrap_or_default();
-        Ok(match agent::sync(observer, kernel, &self.policy, &memory, &snapshot).await {
+        // Without its flag, this command does not carry what the agent refused.
+        let policy = self.policy.requiring_at_least(memory.required_grants());
+        Ok(match agent::sync(observer, kernel, &policy, &memory, &snapshot).await {
             Ok(synced) => Round::Synced {
                 table: table(&agent::objects(&self.node, &snapshot, &synced.leaving, &synced.judgements, &BTreeMap::new())),
                 outcome: done(synced.applied),
@@ -186,6 +212,8 @@ fn done(applied: Applied) -> anyhow::Result<()> {
 fn tell(round: &Round, told: &mut Option<String>) -> anyhow::Result<()> {
     let text = match round {
         Round::NoRecord => String::new(),
+        Round::Withheld => "withheld".to_owned(),
+        Round::Unread(error) => error.to_string(),
         Round::Blind(error) => error.to_string(),
         Round::Synced { table, .. } => table.clone(),
     };
@@ -194,6 +222,12 @@ fn tell(round: &Round, told: &mut Option<String>) -> anyhow::Result<()> {
     }
     match round {
         Round::NoRecord => info!("no record: nothing to restore until an agent has applied something on this node"),
+        // A warning says so already.
+        Round::Withheld => {}
+        Round::Unread(error) => {
+            let error = error as &(dyn std::error::Error + Send + Sync);
+            warn!(error, "the rules of this node cannot be read; trying again");
+        }
         Round::Blind(error) => {
             let error = error as &(dyn std::error::Error + Send + Sync);
             warn!(error, "the facts of this node cannot be read; trying again");

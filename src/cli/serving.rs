@@ -1,6 +1,6 @@
-//! The options of `agent` about its HTTP servers.
+//! The options of `agent` about the metrics and the health that it serves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -9,15 +9,14 @@ use tokio::sync::watch;
 use crate::agent::follow_traffic;
 use crate::dataplane::iptables::Counting;
 use crate::metrics::{
-    Certificate, Detail, Gate, Health, ListenAddress, Metrics, Owners, PerForward, Secure, Served, serve, serve_secure,
+    Certificate, Detail, Gate, Health, ListenAddress, Metrics, Owners, PerForward, Secure, serve_health, serve_metrics,
+    serve_secure,
 };
 use crate::supervise::Tasks;
 
 /// Only programs of this node can connect, unless the administrator changes the address. No well-known program uses this port
 /// on a node.
 const METRICS_ADDRESS: &str = "127.0.0.1:10450";
-/// Only the kubelet of this node needs it.
-const HEALTH_ADDRESS: &str = "127.0.0.1:10451";
 /// About this number of series is cheap to scrape.
 const FORWARDS: usize = 1000;
 
@@ -35,13 +34,10 @@ pub(super) struct ServingOptions {
     /// With --metrics-certificate: its private key as PEM
     #[arg(long, value_name = "FILE", env = "PORTFORWARD_METRICS_KEY", requires = "metrics_certificate")]
     metrics_key: Option<PathBuf>,
-    /// Address for /livez, /readyz and /healthz; empty to disable
-    #[arg(long, value_name = "ADDR:PORT", default_value = HEALTH_ADDRESS, env = "PORTFORWARD_HEALTH_ADDRESS")]
-    health_address: ListenAddress,
     /// Series for single forwards: none; connections, with readiness; or traffic, also with packets and bytes (needs net.netfilter.nf_conntrack_acct=1)
     #[arg(long, value_enum, default_value_t = ForwardMetrics::Connections, value_name = "WHAT", env = "PORTFORWARD_FORWARD_METRICS")]
     forward_metrics: ForwardMetrics,
-    /// Maximum number of forwards with their own series, the first by namespace and name
+    /// Maximum number of forwards with their own series; namespaces share it equally
     #[arg(long, default_value_t = FORWARDS, value_name = "N", env = "PORTFORWARD_FORWARD_METRICS_LIMIT")]
     forward_metrics_limit: usize,
 }
@@ -83,12 +79,11 @@ impl ServingOptions {
         })
     }
 
-    /// Starts in `tasks`: the servers of metrics and health and, if requested, the task that counts the traffic of the
-    /// connections of `owners`.
+    /// Starts in `tasks`: the server of metrics and, if requested, the task that counts the traffic of the connections of
+    /// `owners`.
     pub(super) fn serve(
         &self,
         metrics: &Arc<Metrics>,
-        health: &Arc<Health>,
         owners: watch::Receiver<Arc<Owners>>,
         secure: Option<Secure>,
         tasks: &mut Tasks,
@@ -97,14 +92,17 @@ impl ServingOptions {
             tasks.spawn("traffic of forwards", follow_traffic(Arc::clone(metrics), owners));
         }
         if let ListenAddress::At(address) = self.metrics_address {
-            let served = Served::Metrics(Arc::clone(metrics));
+            let metrics = Arc::clone(metrics);
             match secure {
-                Some(secure) => tasks.spawn("HTTPS server of metrics", serve_secure(address, served, secure)),
-                None => tasks.spawn("HTTP server of metrics", serve(address, served)),
+                Some(secure) => tasks.spawn("HTTPS server of metrics", serve_secure(address, metrics, secure)),
+                None => tasks.spawn("HTTP server of metrics", serve_metrics(address, metrics)),
             };
         }
-        if let ListenAddress::At(address) = self.health_address {
-            tasks.spawn("HTTP server of health", serve(address, Served::Health(Arc::clone(health))));
-        }
     }
+}
+
+/// Starts in `tasks` the server of health in the state directory `dir`, whose lock this process holds.
+pub(super) fn serve_health_in(dir: &Path, health: &Arc<Health>, tasks: &mut Tasks) {
+    let (dir, health) = (dir.to_owned(), Arc::clone(health));
+    tasks.spawn("server of health", async move { serve_health(&dir, health).await });
 }

@@ -19,7 +19,7 @@ use crate::api::PortForward;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
-use crate::plan::{Candidate, Policy};
+use crate::plan::Candidate;
 use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::similar;
@@ -29,7 +29,7 @@ use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables and --reserved-ports as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
 )]
 pub(super) struct StatusOptions {
     /// Forwards to show, as NAMESPACE/NAME, or NAME in any namespace [default: all]
@@ -69,12 +69,12 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
             state_dir.display()
         );
     };
-    let memory = Memory::new(&node, Some(believed(loaded)));
+    let memory = Memory::new(&node, Some(believed(&loaded)));
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;
     let kernel = Kernel::new(variant, Forwarding::Leave);
-    let policy = Policy { reserved_ports: options.policy.reserved_ports };
+    let policy = options.policy.policy().requiring_at_least(memory.required_grants());
     let mut tasks = Tasks::default();
     let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
@@ -106,6 +106,7 @@ fn unreadable(error: RecordError) -> anyhow::Error {
         | RecordError::Version { .. }
         | RecordError::OtherNode { .. }
         | RecordError::Locked { .. }
+        | RecordError::Unnoted(_)
         | RecordError::Stopped(_)
         | RecordError::Unwritable(_) => error.into(),
     }
@@ -210,7 +211,7 @@ mod tests {
     fn seen(snapshot: &Snapshot, rules: RulesReport) -> Synced {
         let candidates: Vec<Candidate> = snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
         let facts = assumed_facts(BTreeMap::new(), &candidates);
-        let plan: Plan = plan(&facts, &candidates, &Policy::default(), &InForce::default());
+        let plan: Plan = plan(&facts, &candidates, &crate::plan::Policy::default(), &InForce::default());
         let applied = Applied {
             rules,
             routes: Ok(RoutesReport::default()),

@@ -108,6 +108,8 @@ pub struct Connection {
     pub client: Client,
     /// The IP addresses of the API server. No route of a forward may cover them.
     pub api_servers: BTreeSet<IpAddr>,
+    /// The address of the Service `kubernetes`, if this process runs in a pod. It leads to the API servers too.
+    pub service: Option<IpAddr>,
     /// The host name or address of the API server, and its port.
     pub host: (String, u16),
     /// The URL of the API server, for messages.
@@ -133,7 +135,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Connection, ConnectErr
     // If the name does not resolve here, `endpoints` logs it and tries again.
     let resolved = timeout(RESOLVED_WITHIN, lookup_host((host.as_str(), port))).await;
     let api_servers = resolved.map_or_else(|_| BTreeSet::new(), |found| found.into_iter().flatten().map(|to| to.ip()).collect());
-    Ok(Connection { client: Client::try_from(config)?, api_servers, host: (host, port), url })
+    let service = std::env::var("KUBERNETES_SERVICE_HOST").ok().and_then(|host| host.parse().ok());
+    Ok(Connection { client: Client::try_from(config)?, api_servers, service, host: (host, port), url })
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use super::awaited::REFUSED_FOR;
 use super::follow::{follow_or, retries};
 use super::trouble::{Outage, Trouble, is_refusal};
 use crate::model::Sight;
@@ -31,9 +32,6 @@ const SLICE: &str = "metadata.name=kubernetes";
 /// refused them.
 pub(super) type ApiServers = Option<Arc<(BTreeSet<IpAddr>, Sight)>>;
 
-/// How long the API server must refuse the slices before the agent continues without them. A starting API server refuses for a
-/// moment.
-const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// The interval at which the name of the API server is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_mins(1);
 

@@ -14,8 +14,9 @@ use super::trouble::Trouble;
 
 /// How long the API server keeps a watch open, in seconds. The agent notices a dead connection soon after this time.
 const WATCH_SECS: u32 = 25;
-/// The number of objects in one page of a list.
-const PAGE: u32 = 500;
+/// The number of objects in one page of a list, unless the caller sets it. The client holds the text of a whole page, twice for a moment, and one object
+/// may have 1.5 MiB (the limit of etcd for a request).
+const PAGE: u32 = 25;
 
 /// The pauses between two tries of a resource that failed: 500 ms at first, doubled each time, at most 10 s, with jitter so
 /// that the agents do not all return at the same moment.
@@ -43,7 +44,8 @@ pub(super) async fn follow_or<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = config.timeout(WATCH_SECS).page_size(PAGE);
+    let page = if config.page_size == watcher::Config::default().page_size { PAGE } else { config.page_size.unwrap_or(PAGE) };
+    let config = config.timeout(WATCH_SECS).page_size(page);
     let mut events = watcher(api, config).boxed();
     let mut pauses = retries();
     loop {

@@ -7,19 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kube::core::{ApiResource, DynamicObject, ObjectMeta};
+use kube::core::ObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
-use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::around::Around;
 use super::follow::follow as follow_resource;
+use super::received::Received;
 use super::trouble::{Outage, Trouble};
-use crate::api::{self, PortForward, PortForwardStatus};
+use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::Forward;
-use crate::source::{Heard, Key, Snapshot, Sourced, Undecoded, key};
+use crate::source::{GrantSet, Heard, Key, Snapshot, Sourced, Undecoded, key};
 use crate::supervise::guarded;
 
 /// How long a change waits for further changes, so that a burst of them becomes one set.
@@ -34,7 +34,7 @@ pub(super) async fn follow(
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     wake: Arc<Notify>,
 ) {
-    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PortForward>(&()));
+    let api: Api<Received> = Api::all(client);
     let objects = Mutex::new(Objects::remembering(remembered));
     let changed = Notify::new();
     let take = |event| {
@@ -80,7 +80,7 @@ fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, w
 }
 
 /// Whether two sets ask for the same state of the kernel.
-fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
+pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_object = |a: &PortForward, b: &PortForward| {
         let of = |object: &PortForward| {
             (object.metadata.uid.clone(), object.metadata.generation, object.metadata.deletion_timestamp.clone())
@@ -90,8 +90,9 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
-    (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
-        && (&a.node_addresses, &a.services) == (&b.node_addresses, &b.services)
+    GrantSet::are_the_same(a.grants.as_ref(), b.grants.as_ref())
+        && (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
+        && (&a.node_addresses, &a.services, &a.nodes) == (&b.node_addresses, &b.services, &b.nodes)
         && a.forwards.len() == b.forwards.len()
         && a.forwards.iter().zip(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
@@ -102,7 +103,7 @@ fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
 }
 
 /// Decodes one object, with its status.
-type Decode = fn(DynamicObject, Option<PortForwardStatus>) -> Result<PortForward, String>;
+type Decode = fn(Received) -> Result<PortForward, String>;
 
 /// The objects that the API server holds.
 #[derive(Debug)]
@@ -140,7 +141,7 @@ impl Objects {
     }
 
     /// Applies an event. Returns whether the complete set changed.
-    fn take(&mut self, event: Event<DynamicObject>) -> bool {
+    fn take(&mut self, event: Event<Received>) -> bool {
         match event {
             Event::Init => {
                 self.coming = Some(BTreeMap::new());
@@ -162,16 +163,16 @@ impl Objects {
                 true
             }
             Event::Delete(object) => {
-                self.remembered.remove(&dynamic_key(&object));
-                self.complete.remove(&dynamic_key(&object)).is_some()
+                self.remembered.remove(&object.key());
+                self.complete.remove(&object.key()).is_some()
             }
         }
     }
 
-    fn held(&self, object: DynamicObject) -> (Key, Held) {
-        let key = dynamic_key(&object);
-        let (metadata, status) = (object.metadata.clone(), status(&object));
-        let held = match guarded(|| (self.decode)(object, status.clone())) {
+    fn held(&self, object: Received) -> (Key, Held) {
+        let key = object.key();
+        let (metadata, status) = (object.metadata.clone(), object.status.clone());
+        let held = match guarded(|| (self.decode)(object)) {
             Ok(object) => Held::Good(Arc::new(object)),
             Err(error) => match self.last_good(&key, &metadata) {
                 Some(last) => Held::Outdated(Arc::new(with_newest(&last, metadata, status)), error),
@@ -208,43 +209,25 @@ impl Objects {
     }
 }
 
-fn dynamic_key(object: &DynamicObject) -> Key {
-    (object.metadata.namespace.clone().unwrap_or_default(), object.metadata.name.clone().unwrap_or_default())
-}
-
-/// The status, if this program can decode it. An unknown status does not make the spec unknown.
-fn status(object: &DynamicObject) -> Option<PortForwardStatus> {
-    serde_json::from_value(object.data.get("status")?.clone()).ok()
-}
-
-/// Decodes strictly: an unknown field of the spec may change the meaning of the other fields.
-fn decode(object: DynamicObject, status: Option<PortForwardStatus>) -> Result<PortForward, String> {
-    let mut document = serde_json::to_value(object).map_err(|error| error.to_string())?;
-    if let Some(fields) = document.as_object_mut() {
-        fields.remove("status");
-        fields.get_mut("metadata").and_then(Value::as_object_mut).map(|metadata| metadata.remove("managedFields"));
-    }
-    let decoded = api::decode(document).map_err(|error| error.to_string())?;
+fn decode(object: Received) -> Result<PortForward, String> {
+    let decoded = object.decode()?;
     // Only checks that parsing does not panic, so that an object that makes it panic affects only itself. The plan judges the
     // content.
     let _ = Forward::parse(&decoded);
-    Ok(PortForward { status, ..decoded })
+    Ok(decoded)
 }
 
 /// The last good spec with the newest metadata and status. The generation stays the one of that spec.
 fn with_newest(last: &PortForward, metadata: ObjectMeta, status: Option<PortForwardStatus>) -> PortForward {
-    let metadata = ObjectMeta { generation: last.metadata.generation, managed_fields: None, ..metadata };
+    let metadata = ObjectMeta { generation: last.metadata.generation, ..metadata };
     PortForward { metadata, spec: last.spec.clone(), status }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::model::Sight;
 
-    fn object(name: &str, uid: &str, generation: i64, mode: &str) -> DynamicObject {
+    fn object(name: &str, uid: &str, generation: i64, mode: &str) -> Received {
         let spec = serde_json::json!({
             "mode": mode, "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
             "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
@@ -303,9 +286,9 @@ mod tests {
 
     #[test]
     fn an_object_that_makes_the_decoder_panic_keeps_its_last_good_content_and_affects_no_other() {
-        let decode: Decode = |object, status| {
+        let decode: Decode = |object| {
             assert_ne!(object.metadata.generation, Some(2), "a fault of the decoder");
-            decode(object, status)
+            decode(object)
         };
         let mut objects = Objects { decode, listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
@@ -344,7 +327,7 @@ mod tests {
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
         let before = objects.snapshot(Snapshot::default()).unwrap();
         let mut changed = object("x", "1", 1, "Enabled");
-        changed.data["status"] = serde_json::json!({"activeNode": "a"});
+        changed.status = Some(PortForwardStatus { active_node: Some("a".to_owned()), ..PortForwardStatus::default() });
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
         let after = objects.snapshot(Snapshot::default()).unwrap();
@@ -352,24 +335,5 @@ mod tests {
         assert_eq!(after.forwards[0].object.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
         objects.take(Event::Apply(object("x", "1", 2, "Disabled")));
         assert!(!same_but_status(&before, &objects.snapshot(Snapshot::default()).unwrap()));
-    }
-
-    #[test]
-    fn the_values_around_a_set_are_part_of_it_and_their_change_is_a_change_of_the_set() {
-        let (own, own_receiver) = watch::channel(None);
-        let (api_servers, api_server_receiver) = watch::channel(None);
-        let services = watch::channel(Arc::default()).1;
-        let mut around = Around { own: own_receiver, api_servers: api_server_receiver, services };
-        assert!(around.newest().is_none());
-        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        let addresses = BTreeSet::from(["192.168.7.1".parse().unwrap()]);
-        own.send_replace(Some(Arc::new(crate::cluster::own_node::Own { labels, addresses: addresses.clone() })));
-        assert!(around.newest().is_none(), "a route could cover an unknown address of an API server");
-        api_servers.send_replace(Some(Arc::default()));
-        let before = around.newest().unwrap();
-        assert_eq!((before.labels["zone"].as_str(), &before.node_addresses), ("a", &addresses));
-        api_servers.send_replace(Some(Arc::new((["10.0.0.1".parse().unwrap()].into(), Sight::Whole))));
-        let after = around.newest().unwrap();
-        assert!(!same_but_status(&before, &after) && same_but_status(&after, &around.newest().unwrap()));
     }
 }

@@ -40,7 +40,7 @@ pub async fn guard(client: Client, namespace: &str) -> Result<Guard, SurveyError
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": FORGED},
         "spec": {"holderIdentity": FORGED},
     });
-    let forged = PatchParams { dry_run: true, ..PatchParams::apply("portforward-check").force() };
+    let forged = PatchParams { dry_run: true, ..PatchParams::apply(super::leases::MANAGER).force() };
     let leases: Api<Lease> = Api::namespaced(client, namespace);
     match timeout(DEADLINE, leases.patch(FORGED, &forged, &Patch::Apply(lease))).await? {
         Ok(_) => Ok(Guard::NotArmed(user)),

@@ -21,13 +21,17 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use super::follow::follow as follow_resource;
-use super::patches::hashed;
 use super::trouble::{Outage, Trouble};
 use super::{ALIVE_FOR, DEADLINE, Live, RENEW_EVERY};
 use crate::metrics::{Health, Liveness};
 
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
+/// The field manager of a Lease.
+pub(super) const MANAGER: &str = "portforward-agent";
+/// The longest name of a node, in bytes (RFC 1123). A stolen token may write any text into its own Lease, and every agent
+/// would hold it.
+const LONGEST_NAME: usize = 253;
 /// The interval at which the ages of the Leases are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The longest normal time without an event: the agent's own Lease alone is renewed twice in this time.
@@ -37,7 +41,7 @@ const HEARS_WITHIN: Duration = Duration::from_secs(20);
 /// Lease is young.
 pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String, health: Arc<Health>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
-    let manager = PatchParams::apply(&hashed("portforward-agent", &node)).force();
+    let manager = PatchParams::apply(MANAGER).force();
     let mut trouble = Trouble::new("the Lease of this agent", outage);
     let mut stuck = false;
     let mut tick = tokio::time::interval(RENEW_EVERY);
@@ -179,6 +183,9 @@ impl Leases {
         let name = lease.metadata.name?;
         let spec = lease.spec?;
         let (node, renewed) = (spec.holder_identity?, spec.renew_time.map(|time| time.0));
+        if node.len() > LONGEST_NAME {
+            return None;
+        }
         let same = self.seen.get(&name).filter(|before| before.renewed == renewed);
         let at = same.map_or(now, |before| before.at);
         Some((name, Seen { node, renewed, at }))
@@ -241,6 +248,14 @@ mod tests {
         fn live_unheard(&self, second: u64) -> String {
             self.leases.live(self.start + Duration::from_secs(second)).into_iter().collect::<Vec<_>>().join(" ")
         }
+    }
+
+    /// The holder of a stolen token may write any text into the Lease of its node.
+    #[test]
+    fn a_name_longer_than_any_node_has_is_not_held() {
+        let (longest, longer) = ("n".repeat(LONGEST_NAME), "n".repeat(LONGEST_NAME + 1));
+        let seen = Seen::listing(&[renewed(&longest, 1), renewed(&longer, 1)]);
+        assert_eq!(seen.leases.live(seen.start), BTreeSet::from([longest]));
     }
 
     #[test]

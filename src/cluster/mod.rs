@@ -4,21 +4,32 @@
 //! and renewing the Lease are separate tasks, so a slow API server never delays the kernel.
 
 mod around;
+mod awaited;
 mod connect;
 mod contact;
+mod contests;
 mod endpoints;
 mod follow;
 mod forwards;
+mod grant_status;
+mod grants;
 pub mod guard;
+mod known;
 mod leases;
+mod leftovers;
+mod nodes;
 mod own_node;
 mod patches;
 mod publisher;
+mod received;
 mod recorder;
+mod reporter;
 mod scrapers;
 mod services;
 pub mod survey;
 mod trouble;
+mod turns;
+mod write;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,10 +40,12 @@ use tokio::sync::{Notify, watch};
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use contact::{Contact, Reached};
+pub use nodes::OtherNodes;
 pub use publisher::publish;
 pub use scrapers::Scrapers;
 
 use crate::metrics::Health;
+use crate::plan::RequireGrants;
 use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;
 use around::Around;
@@ -72,23 +85,35 @@ impl Cluster {
     }
 }
 
-/// Starts in `tasks`: the watchers of the forwards, of this Node, of the API servers, of `ServiceCIDRs` and of the agents'
-/// Leases, the writer of events, and the renewal of this agent's Lease in `namespace`. The Lease is renewed while `health`
-/// reports a running sync loop.
+/// What an agent is in the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// The name of its node.
+    pub node: &'a str,
+    /// The namespace of the agents.
+    pub namespace: &'a str,
+    /// Whether it needs to know the other nodes.
+    pub others: OtherNodes,
+}
+
+/// Starts in `tasks`: the watchers of the forwards, of this Node, of all Nodes, of the API servers, of `ServiceCIDRs`, of the
+/// grants unless they are ignored, and of the agents' Leases, the writer of events, and the renewal of this agent's Lease in the
+/// namespace of `member`. The Lease is renewed while `health` reports a running sync loop.
 ///
 /// Notifies `wake` when something changed that the kernel may depend on. `remembered` is the set that this node last applied:
-/// an object that cannot be decoded keeps its content from there.
+/// an object that cannot be decoded keeps its content from there, and so does what cannot be read about the cluster.
 #[must_use]
 pub fn join(
     to: &Connection,
-    node: &str,
-    namespace: &str,
+    member: Member<'_>,
     remembered: &Snapshot,
+    require_grants: RequireGrants,
     wake: &Arc<Notify>,
     health: &Arc<Health>,
     tasks: &mut Tasks,
 ) -> Cluster {
     let client = to.client.clone();
+    let Member { node, namespace, others } = member;
     let (own_sender, own) = watch::channel(None);
     let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
@@ -96,15 +121,34 @@ pub fn join(
     let outage = Outage::default();
     let events = Events::new(client.clone(), outage.clone(), node, tasks);
     let (node, namespace) = (node.to_owned(), namespace.to_owned());
+    let own_name = node.clone();
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
     tasks.spawn("watcher of the API servers", endpoints::follow(client.clone(), outage.clone(), known, api_server_sender));
-    let (service_sender, services) = watch::channel(Arc::default());
-    tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), service_sender));
-    let around = Around { own, api_servers, services };
+    let (service_sender, services) = watch::channel(None);
+    let known = remembered.services.clone();
+    tasks.spawn("watcher of ServiceCIDRs", services::follow(client.clone(), outage.clone(), known, service_sender));
+    let (nodes_sender, nodes) = watch::channel(None);
+    let known = Arc::clone(&remembered.nodes);
+    tasks.spawn("watcher of Nodes", nodes::follow(client.clone(), outage.clone(), others, known, nodes_sender));
+    let (grant_sender, grants) = watch::channel(grants::Known::at_first(require_grants));
+    let around = Around { own, api_servers, services, nodes, grants };
     let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
     tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
     tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace, Arc::clone(health)));
+    match require_grants {
+        // The sets of forwards end with the last sender of a value, so this one is kept.
+        RequireGrants::No => drop(tasks.spawn("keeper of no grants", async move {
+            let _kept = grant_sender;
+            std::future::pending::<()>().await;
+        })),
+        RequireGrants::Report | RequireGrants::Yes => {
+            let follow = grants::follow(client.clone(), outage.clone(), remembered.grants.clone(), grant_sender);
+            tasks.spawn("watcher of PortForwardGrants", follow);
+            let publish = grant_status::publish(client.clone(), outage.clone(), own_name, snapshots.clone(), live.clone());
+            tasks.spawn("publisher of the status of grants", publish);
+        }
+    }
     Cluster { client, source: Source::new(snapshots.clone()), snapshots, live, events, outage }
 }

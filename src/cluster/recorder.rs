@@ -1,44 +1,101 @@
 //! Writes Kubernetes events: one for each change of an object's summary. The agent that writes the summary writes the event.
+//!
+//! Events are for people. They are written one after the other, so that they do not delay status, and a namespace has a small
+//! rate, because each event stays in the store for an hour. The namespaces take turns.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::ObjectMeta;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType};
 use kube::{Client, Resource};
-
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::DEADLINE;
-use super::trouble::{Outage, Trouble};
+use super::reporter::Reporter;
+use super::trouble::{Outage, Trouble, is_about_one};
+use super::turns::{Limits, Turns};
 use crate::api::{PortForward, PortForwardStatus};
+use crate::forward::ForwardKey;
 use crate::status::{State, Type};
 use crate::supervise::Tasks;
 
 /// The maximum length of a note in bytes (events.k8s.io/v1: "1kB").
 const NOTE_BYTES: usize = 1000;
 
-/// The number of events that may wait. Further events are dropped.
-const QUEUE: usize = 256;
+/// How many events are written.
+const LIMITS: Limits = Limits { at_once: 1, at_once_each: 1, burst: 100, interval: Duration::from_millis(500) };
+/// The number of events that may wait in one namespace. Further events are dropped.
+const WAITING_EACH: usize = 256;
+/// The number of events that may wait in all namespaces. With more, a namespace keeps one.
+const WAITING: usize = 4096;
+
+/// An event and the object that it is about.
+type About = (Event, ObjectReference);
 
 /// Records events in a separate task, so that a slow or lost event delays no status.
 #[derive(Clone)]
 pub(super) struct Events {
-    queue: mpsc::Sender<(Event, ObjectReference)>,
+    waiting: Arc<Mutex<Waiting>>,
+    added: Arc<Notify>,
+}
+
+/// The events that wait, the newest one of each object.
+struct Waiting {
+    turns: Turns,
+    events: BTreeMap<ForwardKey, About>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self { turns: Turns::new(LIMITS), events: BTreeMap::new() }
+    }
+
+    /// Adds an event. Returns whether there was room for it.
+    fn add(&mut self, key: &ForwardKey, about: About) -> bool {
+        let most = if self.events.len() < WAITING { WAITING_EACH } else { 1 };
+        let fits = self.events.contains_key(key) || self.turns.waiting(&key.namespace) < most;
+        if fits {
+            self.turns.mark(key);
+            self.events.insert(key.clone(), about);
+        }
+        fits
+    }
+
+    /// The next event, or when there may be one; `None` if nothing waits.
+    fn next(&mut self, now: Instant) -> Result<About, Option<Instant>> {
+        while let Some(key) = self.turns.begin(now) {
+            // The task writes one event after the other, so the turns need not wait for the end.
+            self.turns.end(&key);
+            if let Some(about) = self.events.remove(&key) {
+                return Ok(about);
+            }
+        }
+        Err(self.turns.ready(now))
+    }
 }
 
 impl Events {
     /// Must be called within a tokio runtime.
     pub(super) fn new(client: Client, outage: Outage, node: &str, tasks: &mut Tasks) -> Self {
-        let reporter = Reporter { controller: "portforward.dev/agent".to_owned(), instance: Some(node.to_owned()) };
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let task = publish(Recorder::new(client, reporter), Trouble::new("events", outage), waiting);
+        let events = Self::unwritten();
+        let task = publish(Reporter::new(client, node), Trouble::new("events", outage), events.clone());
         tasks.spawn("writer of events", task);
-        Self { queue }
+        events
+    }
+
+    /// Events that no task writes yet.
+    pub(super) fn unwritten() -> Self {
+        Self { waiting: Arc::new(Mutex::new(Waiting::new())), added: Arc::new(Notify::new()) }
     }
 
     /// Records the change between two summaries of the object with `metadata`.
-    pub(super) fn record(&self, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
+    pub(super) fn record(&self, key: &ForwardKey, metadata: &ObjectMeta, before: &PortForwardStatus, after: &PortForwardStatus) {
         let Some(event) = event(before, after) else { return };
         let reference = ObjectReference {
             api_version: Some(PortForward::api_version(&()).into_owned()),
@@ -48,16 +105,39 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
-        if self.queue.try_send((event, reference)).is_err() {
-            debug!(namespace = metadata.namespace, name = metadata.name, "too many events wait; this one is dropped");
+        if self.locked().add(key, (event, reference)) {
+            self.added.notify_one();
+        } else {
+            debug!(forward = %key, "too many events of this namespace wait; this one is dropped");
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next event that may be written.
+    async fn next(&self) -> About {
+        loop {
+            let ready = match self.locked().next(Instant::now()) {
+                Ok(about) => return about,
+                Err(ready) => ready,
+            };
+            let added = self.added.notified();
+            match ready {
+                Some(at) => drop(tokio::time::timeout_at(at, added).await),
+                None => added.await,
+            }
         }
     }
 }
 
-async fn publish(recorder: Recorder, mut trouble: Trouble, mut waiting: mpsc::Receiver<(Event, ObjectReference)>) {
-    while let Some((event, reference)) = waiting.recv().await {
-        match tokio::time::timeout(DEADLINE, recorder.publish(&event, &reference)).await {
+async fn publish(mut reporter: Reporter, mut trouble: Trouble, events: Events) {
+    loop {
+        let (event, reference) = events.next().await;
+        match tokio::time::timeout(DEADLINE, reporter.publish(&event, &reference)).await {
             Ok(Ok(())) => trouble.worked(),
+            Ok(Err(error)) if is_about_one(&error) => trouble.failed_one(&error),
             Ok(Err(error)) => trouble.failed(&error),
             Err(late) => trouble.failed(&late),
         }
@@ -112,5 +192,50 @@ mod tests {
         assert_eq!(reason(&ready, &conflict), Some("Conflict".to_owned()));
         assert_eq!(reason(&conflict, &ready), Some("Ready".to_owned()));
         assert!(event(&status(&[]), &ready).unwrap().note.unwrap().len() <= NOTE_BYTES);
+    }
+    fn key(text: &str) -> ForwardKey {
+        let (namespace, name) = text.split_once('/').unwrap();
+        ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    fn about(reason: &str) -> About {
+        let action = "Sync".to_owned();
+        (
+            Event { type_: EventType::Normal, reason: reason.to_owned(), note: None, action, secondary: None },
+            ObjectReference::default(),
+        )
+    }
+
+    #[test]
+    fn an_event_of_another_namespace_is_next_however_many_wait_in_one() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let added = (0..1000).filter(|name| waiting.add(&key(&format!("a/{name:03}")), about("Conflict"))).count();
+        assert_eq!(added, WAITING_EACH);
+        assert_eq!(waiting.next(now).ok().unwrap().0.reason, "Conflict");
+        assert!(waiting.add(&key("z/web"), about("Ready")));
+        assert_eq!(waiting.next(now).ok().unwrap().0.reason, "Ready");
+        let more = (0..1000).take_while(|_| waiting.next(now).is_ok()).count();
+        assert_eq!(more + 1, 100, "the burst of the first namespace");
+        assert_eq!(waiting.next(now).err(), Some(Some(now + LIMITS.interval)));
+    }
+
+    #[test]
+    fn of_one_object_the_newest_event_waits() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        assert!(waiting.add(&key("a/web"), about("Conflict")) && waiting.add(&key("a/web"), about("Ready")));
+        assert_eq!(waiting.next(now).ok().unwrap().0.reason, "Ready");
+        assert_eq!(waiting.next(now).err(), Some(None));
+    }
+
+    #[test]
+    fn a_namespace_without_a_waiting_event_has_room_for_one() {
+        let mut waiting = Waiting::new();
+        for namespace in 0..20 {
+            let added =
+                (0..WAITING_EACH).filter(|name| waiting.add(&key(&format!("a{namespace}/{name}")), about("Conflict"))).count();
+            assert!(added == WAITING_EACH || added == 1, "{namespace}: {added}");
+        }
+        assert_eq!(waiting.events.len(), WAITING + 4, "each namespace after the limit keeps one");
+        assert!(waiting.add(&key("z/web"), about("Ready")) && !waiting.add(&key("z/other"), about("Ready")));
     }
 }

@@ -2,7 +2,8 @@
 //! `/metrics`.
 //!
 //! Asks with `TokenReview` and `SubjectAccessReview`, as the components of Kubernetes do for their metrics. An answer is
-//! cached, so that neither frequent scrapes nor guessed tokens load the API server.
+//! cached, so that frequent scrapes do not load the API server. Unknown tokens are checked at a limited rate, so that
+//! guessed tokens do not load it either, and a token that was allowed before does not wait for them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,29 +32,71 @@ const REMEMBERED: (Duration, Duration) = (Duration::from_mins(1), Duration::from
 const MOST: usize = 256;
 /// The number of tokens that are checked at the same time.
 const AT_ONCE: usize = 2;
+/// The average pause between two checks of unknown tokens.
+const EVERY: Duration = Duration::from_millis(200);
+/// How far the checks of unknown tokens may run ahead of this average: ten checks.
+const AHEAD: Duration = Duration::from_secs(2);
+/// For how long a token counts as known after it was last allowed. A bound token of Kubernetes is valid for an hour or more.
+const KNOWN: Duration = Duration::from_hours(1);
 
 /// Asks the API server who may read the metrics.
 pub struct Scrapers {
     client: Client,
-    answers: Mutex<HashMap<[u8; 32], (Instant, Admission)>>,
-    asking: Semaphore,
+    answers: Mutex<HashMap<Fingerprint, (Instant, Admission)>>,
+    /// The tokens that were allowed, and until when they count as known.
+    known: Mutex<HashMap<Fingerprint, Instant>>,
+    pace: Mutex<Pace>,
+    /// The turns of unknown tokens and of known ones.
+    turns: [Semaphore; 2],
+}
+
+/// The hash of a token. The tokens themselves are not kept.
+type Fingerprint = [u8; 32];
+
+/// Limits the rate of checks of unknown tokens (generic cell rate algorithm).
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the next check is due by the average rate.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    /// Whether one more check may be made at the moment `now`.
+    fn allows(&mut self, now: Instant) -> bool {
+        let due = self.due.map_or(now, |due| due.max(now));
+        let allowed = due + EVERY - now <= AHEAD;
+        if allowed {
+            self.due = Some(due + EVERY);
+        }
+        allowed
+    }
 }
 
 impl Scrapers {
     /// Uses `client` for the requests.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, answers: Mutex::default(), asking: Semaphore::new(AT_ONCE) }
+        Self {
+            client,
+            answers: Mutex::default(),
+            known: Mutex::default(),
+            pace: Mutex::default(),
+            turns: [Semaphore::new(AT_ONCE), Semaphore::new(AT_ONCE)],
+        }
     }
 
     async fn judged(&self, token: &str) -> Admission {
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest: Fingerprint = Sha256::digest(token).into();
         if let Some(answer) = self.remembered(&digest) {
             return answer;
         }
+        let is_known = self.is_known(&digest);
+        if !is_known && !locked(&self.pace).allows(Instant::now()) {
+            return Admission::Busy;
+        }
         let asked = async {
             // The semaphore is never closed, so this is never an error.
-            let _turn = self.asking.acquire().await.ok();
+            let _turn = self.turns[usize::from(is_known)].acquire().await.ok();
             match self.remembered(&digest) {
                 Some(answer) => Ok(answer),
                 None => self.ask(token).await,
@@ -82,25 +125,36 @@ impl Scrapers {
         Ok(if allowed { Admission::Allowed } else { Admission::Forbidden { user: name } })
     }
 
-    fn remembered(&self, digest: &[u8; 32]) -> Option<Admission> {
-        let answers = self.answers();
+    fn is_known(&self, digest: &Fingerprint) -> bool {
+        locked(&self.known).get(digest).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn remembered(&self, digest: &Fingerprint) -> Option<Admission> {
+        let answers = locked(&self.answers);
         answers.get(digest).filter(|(until, _)| Instant::now() < *until).map(|(_, answer)| answer.clone())
     }
 
-    fn remember(&self, digest: [u8; 32], answer: &Admission) {
+    fn remember(&self, digest: Fingerprint, answer: &Admission) {
         let (good, bad) = REMEMBERED;
         let now = Instant::now();
         let until = now + if *answer == Admission::Allowed { good } else { bad };
-        let mut answers = self.answers();
+        if *answer == Admission::Allowed {
+            let mut known = locked(&self.known);
+            known.retain(|_, until| now < *until);
+            if known.len() < MOST {
+                known.insert(digest, now + KNOWN);
+            }
+        }
+        let mut answers = locked(&self.answers);
         answers.retain(|_, (until, _)| now < *until);
         if answers.len() < MOST {
             answers.insert(digest, (until, answer.clone()));
         }
     }
+}
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<[u8; 32], (Instant, Admission)>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gate for Scrapers {
@@ -133,5 +187,17 @@ fn may_read(user: UserInfo) -> SubjectAccessReviewSpec {
         uid: user.uid,
         user: user.username,
         ..SubjectAccessReviewSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessed_tokens_are_checked_ten_at_once_and_then_five_in_a_second() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let mut allowed = |millis: u64| (0..1000).filter(|_| pace.allows(start + Duration::from_millis(millis))).count();
+        assert_eq!([0, 199, 200, 1200, 60_000].map(&mut allowed), [10, 0, 1, 5, 10]);
     }
 }

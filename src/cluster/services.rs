@@ -1,10 +1,10 @@
-//! Reads the networks of Services. An upstream must not be in one of them: the kernel decides NAT once per flow, so the rules
-//! of kube-proxy never see a flow that our rules translated.
+//! Reads the networks of Services. By default no forward may use them. An upstream in one of them does not work
+//! either: the kernel decides NAT once per flow, so the rules of kube-proxy never see a flow that our rules translated.
 //!
-//! Nothing waits for these networks. If the agent may not read them, or the cluster has none, it reports nothing about such
-//! upstreams.
+//! If the API server refuses them or does not know them (before Kubernetes 1.33), the last known ones count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -12,26 +12,26 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::follow::follow as follow_resource;
+use super::awaited::Awaited;
+use super::follow::follow_or;
 use super::trouble::{Outage, Trouble};
 
-/// The networks; empty until they were read.
-pub(super) type ServiceNetworks = Arc<BTreeSet<IpNet>>;
+/// The networks; `None` until they were read, or until the agent continues without them.
+pub(super) type ServiceNetworks = Option<Arc<BTreeSet<IpNet>>>;
 
-/// Sends the networks of Services whenever they change.
-pub(super) async fn follow(client: Client, outage: Outage, found: watch::Sender<ServiceNetworks>) {
-    let mut ranges = Ranges::default();
-    follow_resource(Trouble::new("the ServiceCIDRs", outage), Api::<ServiceCIDR>::all(client), Config::default(), |event| {
+/// Sends the networks of Services whenever they change. Without an answer of the API server, sends the `remembered` ones.
+pub(super) async fn follow(client: Client, outage: Outage, remembered: BTreeSet<IpNet>, found: watch::Sender<ServiceNetworks>) {
+    let (mut ranges, awaited) = (Ranges::default(), Awaited::new(Arc::new(remembered), found));
+    let take = |event| {
         if let Some(newest) = ranges.take(event) {
-            found.send_if_modified(|current| {
-                let changed = **current != newest;
-                *current = Arc::new(newest);
-                changed
-            });
+            awaited.send(newest);
         }
-    })
-    .await;
+    };
+    let failed = |error: &(dyn Error + 'static)| awaited.failed(error, Instant::now());
+    let trouble = Trouble::new("the ServiceCIDRs", outage);
+    follow_or(trouble, Api::<ServiceCIDR>::all(client), Config::default(), take, failed).await;
 }
 
 /// The networks of each `ServiceCIDR`, by its name.

@@ -69,12 +69,7 @@ impl Trouble {
             Meaning::Outage if !self.outage.told.swap(true, Ordering::Relaxed) => {
                 warn!(what, %error, "the API server cannot be used; trying again, and the kernel stays as it is");
             }
-            Meaning::Denied if !self.outage.told.load(Ordering::Relaxed) => {
-                self.refused = self.refused.saturating_add(1);
-                if self.refused == REFUSED {
-                    warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
-                }
-            }
+            Meaning::Denied if !self.outage.told.load(Ordering::Relaxed) => self.refuse(error),
             Meaning::PutOff => {
                 self.put_off = self.put_off.saturating_add(1);
                 if self.put_off == PUT_OFF {
@@ -82,6 +77,24 @@ impl Trouble {
                 }
             }
             Meaning::Outage | Meaning::Denied | Meaning::Overtaken => debug!(what, %error, "failed again"),
+        }
+    }
+
+    /// Records that the API server could not do this one request, although it answers others.
+    pub(super) fn failed_one(&mut self, error: &(dyn Error + 'static)) {
+        self.outage.answers.store(true, Ordering::Relaxed);
+        if !self.outage.told.load(Ordering::Relaxed) {
+            self.refuse(error);
+        }
+    }
+
+    fn refuse(&mut self, error: &(dyn Error + 'static)) {
+        let what = self.what;
+        self.refused = self.refused.saturating_add(1);
+        if self.refused == REFUSED {
+            warn!(what, %error, "the API server refuses this; trying again, and the kernel stays as it is");
+        } else {
+            debug!(what, %error, "refused");
         }
     }
 
@@ -110,6 +123,20 @@ impl Trouble {
 /// Whether the API server answered with a refusal. A retry alone does not change this.
 pub(super) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     meaning(error) == Meaning::Denied
+}
+
+/// Whether the error is about this one request, and another one may succeed. A tenant can cause a 500: with an object that is so
+/// large that the store refuses its status.
+pub(super) fn is_about_one(error: &(dyn Error + 'static)) -> bool {
+    match codes(error).next() {
+        None | Some(401 | 429 | 501..) => false,
+        Some(_) => true,
+    }
+}
+
+/// Whether the API server answered that it has no such resource (404), for example because it is older.
+pub(super) fn is_absent(error: &(dyn Error + 'static)) -> bool {
+    codes(error).next() == Some(404)
 }
 
 fn meaning(error: &(dyn Error + 'static)) -> Meaning {

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::conntrack::Purger;
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
-use super::iptables::{Counting, Iptables, RulesReport, Ruleset, Table, Variant, scaffold};
+use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
 use super::{Applied, Dataplane, conntrack, routes};
 use crate::model::{Desired, Translation};
@@ -130,7 +130,7 @@ impl Dataplane for Kernel {
         Applied { rules, routes, conntrack, forwarding }
     }
 
-    async fn translated(&self) -> Vec<Translation> {
+    async fn translated(&self) -> Result<Vec<Translation>, RulesError> {
         self.iptables.translated().await
     }
 

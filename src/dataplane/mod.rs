@@ -25,9 +25,8 @@ pub trait Dataplane: Send + Sync + 'static {
     /// `before` is what was, or may have been, in force until now: flows that match only `before` are cut.
     fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> impl Future<Output = Applied> + Send;
 
-    /// The operator's translations that are now in the kernel, as far as they can be read. Their new source is not
-    /// included.
-    fn translated(&self) -> impl Future<Output = Vec<Translation>> + Send;
+    /// The operator's translations that are now in the kernel. Their new source is not included.
+    fn translated(&self) -> impl Future<Output = Result<Vec<Translation>, RulesError>> + Send;
 
     /// Reports how the kernel differs from `desired`, by the same criteria as `apply`, and writes nothing. Connections are
     /// not checked.

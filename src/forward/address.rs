@@ -21,7 +21,7 @@ const NOT_UNICAST: [(Ipv4Addr, u8, RefusalReason, &str); 7] = [
 ///
 /// # Errors
 /// When `text` is not one canonical unicast IPv4 address.
-pub(super) fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
+pub(crate) fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
     if text.contains('/') {
         let what = "is a network or has a prefix; write the address alone, such as 192.168.0.2";
         return Err(Refusal::of(RefusalReason::PrefixNotAllowed, path, text, what));
@@ -37,20 +37,44 @@ pub(super) fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
 /// When `text` is neither a canonical unicast IPv4 address nor a canonical network of unicast addresses that is shorter than
 /// /32 and has host bits zero.
 pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
-    let Some((before, prefix)) = text.split_once('/') else {
-        return address(path, text).map(IpNet::from);
-    };
-    let address = ipv4(path, text, before)?;
-    let plain = prefix.len() <= 2 && !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
-    let length = prefix.parse().ok().filter(|_| plain && (prefix == "0" || !prefix.starts_with('0')));
-    let Some(network) = length.and_then(|length| Ipv4Net::new(address, length).ok()) else {
-        let what = "has no valid prefix length; write a number from 1 to 31 after the '/', such as 192.0.2.0/24";
-        return Err(Refusal::of(RefusalReason::InvalidCIDR, path, text, what));
-    };
+    let Some(network) = network(path, text)? else { return address(path, text).map(IpNet::from) };
     if network.prefix_len() == 0 {
         let what = "contains every address; a forward must name its clients, because only these may use it: write their networks";
         return Err(Refusal::of(RefusalReason::UnspecifiedAddress, path, text, what));
     }
+    refuse_unless_canonical(path, text, network)?;
+    refuse_unless_unicast(path, text, network)?;
+    Ok(network.into())
+}
+
+/// Parses a network or an address that bounds what others may name. It may contain addresses that no host can have, and
+/// 0.0.0.0/0 means every address.
+///
+/// # Errors
+/// When `text` is neither a canonical unicast IPv4 address nor a canonical network that is shorter than /32 and has host bits
+/// zero, or no address in the network is one that a host can have.
+pub(crate) fn bound(path: &str, text: &str) -> Result<IpNet, Refusal> {
+    let Some(network) = network(path, text)? else { return address(path, text).map(IpNet::from) };
+    refuse_unless_canonical(path, text, network)?;
+    refuse_within_non_unicast(path, text, network)?;
+    Ok(network.into())
+}
+
+/// Parses a network. `None` if `text` has no prefix.
+fn network(path: &str, text: &str) -> Result<Option<Ipv4Net>, Refusal> {
+    let Some((before, prefix)) = text.split_once('/') else { return Ok(None) };
+    let address = ipv4(path, text, before)?;
+    let plain = prefix.len() <= 2 && !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let length = prefix.parse().ok().filter(|_| plain && (prefix == "0" || !prefix.starts_with('0')));
+    let network = length.and_then(|length| Ipv4Net::new(address, length).ok());
+    network.map(Some).ok_or_else(|| {
+        let what = "has no valid prefix length; write a number from 1 to 31 after the '/', such as 192.0.2.0/24";
+        Refusal::of(RefusalReason::InvalidCIDR, path, text, what)
+    })
+}
+
+fn refuse_unless_canonical(path: &str, text: &str, network: Ipv4Net) -> Result<(), Refusal> {
+    let address = network.addr();
     if network.prefix_len() == 32 {
         return Err(Refusal::of(RefusalReason::PrefixNotAllowed, path, text, format_args!("is one address; write {address}")));
     }
@@ -58,8 +82,7 @@ pub(super) fn client(path: &str, text: &str) -> Result<IpNet, Refusal> {
         let what = format_args!("has host bits that are not zero; write {} or {address}", network.trunc());
         return Err(Refusal::of(RefusalReason::HostBitsSet, path, text, what));
     }
-    refuse_unless_unicast(path, text, network)?;
-    Ok(network.into())
+    Ok(())
 }
 
 /// Parses `text`, which is the whole `value` of the field or the part before its prefix.
@@ -94,13 +117,17 @@ fn has_leading_zeros(text: &str) -> bool {
         && text.split('.').any(|part| part.len() > 1 && part.starts_with('0'))
 }
 
+fn refuse_within_non_unicast(path: &str, text: &str, network: Ipv4Net) -> Result<(), Refusal> {
+    let within = NOT_UNICAST.iter().find(|(start, length, ..)| Ipv4Net::new_assert(*start, *length).contains(&network));
+    let Some((_, _, reason, name)) = within else { return Ok(()) };
+    let what = format_args!("lies in {name}, where no host has an address; write the unicast address of the host");
+    Err(Refusal::of(*reason, path, text, what))
+}
+
 fn refuse_unless_unicast(path: &str, text: &str, network: Ipv4Net) -> Result<(), Refusal> {
+    refuse_within_non_unicast(path, text, network)?;
     for (start, length, reason, name) in NOT_UNICAST {
         let block = Ipv4Net::new_assert(start, length);
-        if block.contains(&network) {
-            let what = format_args!("lies in {name}, where no host has an address; write the unicast address of the host");
-            return Err(Refusal::of(reason, path, text, what));
-        }
         if length < 32 && network.contains(&block) {
             let what = format_args!("contains {name}; write the networks of the clients and no more");
             return Err(Refusal::of(reason, path, text, what));

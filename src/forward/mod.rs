@@ -3,12 +3,12 @@
 //! Decides whether one object is usable by itself. Does no I/O. Does not compare objects with each other or with a node; the
 //! plan does that.
 
-mod address;
+pub(crate) mod address;
 mod consistency;
 mod parse;
-mod ports;
+pub(crate) mod ports;
 mod refusal;
-mod selector;
+pub(crate) mod selector;
 #[cfg(test)]
 mod tests;
 mod translation;
@@ -24,8 +24,10 @@ use kube::core::{Selector, SelectorExt};
 pub use crate::api::Mode;
 use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 
+pub(crate) use parse::description;
+pub(crate) use refusal::Found;
 pub use refusal::{Refusal, RefusalReason, Refusals};
-pub use translation::Direction;
+pub use translation::{Direction, Rewrite};
 
 /// One usable `PortForward`.
 #[derive(Clone, Debug, PartialEq, Eq)]

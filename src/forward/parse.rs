@@ -85,7 +85,7 @@ fn fields(object: &PortForward, found: &mut Found) -> Option<Forward> {
 }
 
 /// Free text for people. It is not kept: nothing that reaches a tool or the kernel may hold it.
-fn description(path: &str, text: Option<&str>) -> Result<(), Refusal> {
+pub(crate) fn description(path: &str, text: Option<&str>) -> Result<(), Refusal> {
     let length = text.map_or(0, |text| text.chars().count());
     if length <= MOST_DESCRIBED {
         return Ok(());

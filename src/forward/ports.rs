@@ -50,12 +50,7 @@ pub(super) fn ports(found: &mut Found, path: &str, list: &[api::PortEntry]) -> O
 
 /// Parses one entry. `None` after mistakes, which are added to `found`.
 fn entry(found: &mut Found, path: &str, raw: &api::PortEntry) -> Option<PortEntry> {
-    let port = |field: &str, port: api::Port| {
-        u16::try_from(port.0).ok().and_then(NonZeroU16::new).ok_or_else(|| {
-            let what = format_args!("{} is not a port; write a number from 1 to 65535", port.0);
-            Refusal::new(RefusalReason::InvalidPort, &format!("{path}.{field}"), what)
-        })
-    };
+    let port = |field: &str, value: api::Port| port(&format!("{path}.{field}"), value);
     let name = found.take(name(&format!("{path}.name"), &raw.name));
     let first = found.take(port("port", raw.port));
     let last = found.take(raw.end_port.map(|last| port("endPort", last)).transpose());
@@ -63,20 +58,44 @@ fn entry(found: &mut Found, path: &str, raw: &api::PortEntry) -> Option<PortEntr
     let target_end = found.take(raw.target_end_port.map(|target| port("targetEndPort", target)).transpose());
     let (first, last, target_port, target_end) = (first?, last?, target_port?, target_end?);
     let last = last.unwrap_or(first);
-    let ports = found.take(PortRange::new(first, last).map_err(|_| {
-        let what = format_args!("{last} is below port, {first}; write the lower port in port and the higher one in endPort");
-        Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.endPort"), what)
-    }))?;
-    let protocol = match raw.protocol {
-        api::Protocol::Tcp => Protocol::Tcp,
-        api::Protocol::Udp => Protocol::Udp,
-    };
+    let ports = found.take(port_range(path, first, last))?;
+    let protocol = protocol(raw.protocol);
     let asked = match raw.end_port {
         None => Asked::Port(ports, target_port, target_end),
         Some(_) => Asked::Range(ports, target_port, target_end),
     };
     let target = found.take(target(path, &asked))?;
     Some(PortEntry { name: name?, protocol, ports, target })
+}
+
+/// Parses the port at `path`.
+///
+/// # Errors
+/// When it is not in 1 to 65535.
+pub(crate) fn port(path: &str, port: api::Port) -> Result<NonZeroU16, Refusal> {
+    u16::try_from(port.0).ok().and_then(NonZeroU16::new).ok_or_else(|| {
+        let what = format_args!("{} is not a port; write a number from 1 to 65535", port.0);
+        Refusal::new(RefusalReason::InvalidPort, path, what)
+    })
+}
+
+/// The range of the fields `port` and `endPort` below `path`.
+///
+/// # Errors
+/// When `endPort` is below `port`.
+pub(crate) fn port_range(path: &str, first: NonZeroU16, last: NonZeroU16) -> Result<PortRange, Refusal> {
+    PortRange::new(first, last).map_err(|_| {
+        let what = format_args!("{last} is below port, {first}; write the lower port in port and the higher one in endPort");
+        Refusal::new(RefusalReason::InvalidPortRange, &format!("{path}.endPort"), what)
+    })
+}
+
+/// The protocol in the words of the model.
+pub(crate) const fn protocol(raw: api::Protocol) -> Protocol {
+    match raw {
+        api::Protocol::Tcp => Protocol::Tcp,
+        api::Protocol::Udp => Protocol::Udp,
+    }
 }
 
 /// The ports of an entry, and its first and last target port.

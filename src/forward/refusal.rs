@@ -33,6 +33,8 @@ words! {
         TooMany,
         /// A text with more characters than its field takes.
         TooLong,
+        /// A number that is not in the range of its field.
+        OutOfRange,
         /// A name that Kubernetes would not take.
         InvalidName,
         /// Two entries of one list have the same name.
@@ -67,6 +69,8 @@ words! {
         ReservedAddress,
         /// A client entry twice.
         DuplicateClient,
+        /// An address or a network twice in one list of a grant.
+        DuplicateNetwork,
         /// A party that is the proxy itself.
         ForwardLoop,
         /// A client entry whose route would swallow an address that the forward needs.
@@ -96,12 +100,12 @@ impl fmt::Display for RefusalReason {
 
 impl Refusal {
     /// Refuses the field at `path`: `what` says what is wrong and what to write instead.
-    pub(super) fn new(reason: RefusalReason, path: &str, what: impl fmt::Display) -> Self {
+    pub(crate) fn new(reason: RefusalReason, path: &str, what: impl fmt::Display) -> Self {
         Self { reason, message: format!("{path}: {what}") }
     }
 
     /// Refuses `value`, the text of the field at `path`.
-    pub(super) fn of(reason: RefusalReason, path: &str, value: &str, what: impl fmt::Display) -> Self {
+    pub(crate) fn of(reason: RefusalReason, path: &str, value: &str, what: impl fmt::Display) -> Self {
         Self::new(reason, path, format_args!("{} {what}", quoted(value)))
     }
 }
@@ -144,11 +148,17 @@ impl Refusals {
 }
 
 impl From<DecodeErrors> for Refusals {
-    /// The mistakes in the structure, and then those in the values of the other fields.
     fn from(errors: DecodeErrors) -> Self {
+        Self::of_document(&errors, parse::values)
+    }
+}
+
+impl Refusals {
+    /// The mistakes in the structure of a document, and then those that `values` finds in the values of the other fields.
+    pub(crate) fn of_document<O>(errors: &DecodeErrors<O>, values: impl FnOnce(&O) -> Vec<Refusal>) -> Self {
         let mut refusals: Vec<Refusal> = errors.as_slice().iter().map(Refusal::from).collect();
         if let Some(rest) = errors.rest() {
-            let values = parse::values(&rest.object).into_iter();
+            let values = values(&rest.object).into_iter();
             refusals.extend(values.filter(|refusal| !follows(refusal, &rest.touched)));
         }
         Self(refusals)
@@ -159,8 +169,13 @@ impl From<DecodeErrors> for Refusals {
 /// entry of a list, or about two entries of such a list.
 fn follows(refusal: &Refusal, touched: &[String]) -> bool {
     let path = refusal.message.split(": ").next().unwrap_or_default();
-    let compares =
-        matches!(refusal.reason, RefusalReason::DuplicateName | RefusalReason::DuplicatePort | RefusalReason::OverlappingPorts);
+    let compares = matches!(
+        refusal.reason,
+        RefusalReason::DuplicateName
+            | RefusalReason::DuplicateNetwork
+            | RefusalReason::DuplicatePort
+            | RefusalReason::OverlappingPorts
+    );
     let list = |path: &str| path.split('[').next().unwrap_or_default().to_owned();
     touched.iter().any(|touched| {
         let entry = touched.rfind(']').map_or(touched.as_str(), |end| &touched[..=end]);
@@ -171,16 +186,16 @@ fn follows(refusal: &Refusal, touched: &[String]) -> bool {
 
 /// Collects the mistakes of one object.
 #[derive(Debug, Default)]
-pub(super) struct Found(Mistakes<Refusal>);
+pub(crate) struct Found(Mistakes<Refusal>);
 
 impl Found {
     /// Adds a mistake.
-    pub(super) fn push(&mut self, refusal: Refusal) {
+    pub(crate) fn push(&mut self, refusal: Refusal) {
         self.0.push(refusal);
     }
 
     /// Adds the mistake of `checked`, or returns its value.
-    pub(super) fn take<T>(&mut self, checked: Result<T, Refusal>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, checked: Result<T, Refusal>) -> Option<T> {
         checked.map_err(|refusal| self.push(refusal)).ok()
     }
 
@@ -190,7 +205,7 @@ impl Found {
     }
 
     /// The mistakes so far.
-    pub(super) fn into_refusals(self) -> Vec<Refusal> {
+    pub(crate) fn into_refusals(self) -> Vec<Refusal> {
         self.0.into_vec(|count| Refusal::from(&DecodeError::More { count }))
     }
 
@@ -198,7 +213,7 @@ impl Found {
     ///
     /// # Errors
     /// All mistakes, when there is one.
-    pub(super) fn finish(self) -> Result<(), Refusals> {
+    pub(crate) fn finish(self) -> Result<(), Refusals> {
         if self.0.is_empty() { Ok(()) } else { Err(Refusals(self.into_refusals())) }
     }
 }

@@ -14,7 +14,7 @@ const MOST: usize = 32;
 ///
 /// `None` after mistakes, which are added to `found`: a key, a value or an operator is not valid, or an operator does not fit
 /// its values.
-pub(super) fn selector(found: &mut Found, path: &str, raw: Option<&LabelSelector>) -> Option<Selector> {
+pub(crate) fn selector(found: &mut Found, path: &str, raw: Option<&LabelSelector>) -> Option<Selector> {
     let raw = raw.cloned().unwrap_or_default();
     let labels = raw.match_labels.iter().flatten();
     let requirements = raw.match_expressions.as_deref().unwrap_or_default();

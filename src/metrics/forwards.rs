@@ -1,7 +1,7 @@
 //! The series of single forwards: whether each is ready, and its traffic. No counter falls while the agent runs. The series
 //! of a deleted forward are removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,8 @@ use prometheus_client::registry::Unit;
 
 use super::labels::Towards;
 use super::owners::{Lane, Owners};
-use super::ready::Ready;
+use super::ready::{self, Ready};
+use super::shares;
 use crate::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol};
@@ -36,7 +37,7 @@ pub enum Detail {
 pub struct PerForward {
     /// What is counted.
     pub detail: Detail,
-    /// The number of forwards that are shown, the first ones by namespace and name.
+    /// The number of forwards that are shown at most. The namespaces share it.
     pub limit: usize,
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Forwards {
     options: PerForward,
     ready: Ready,
     sums: Mutex<Sums>,
+    /// The forwards that had series at the last scrape.
+    shown: Mutex<BTreeSet<ForwardKey>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl Forwards {
             options,
             ready: Ready::default(),
             sums: Mutex::new(Sums { accounting: Accounting::Off, forwards: BTreeMap::new() }),
+            shown: Mutex::default(),
         }
     }
 
@@ -116,22 +120,25 @@ impl Sums {
         self.forwards.get_mut(forward)?.get_mut(&(*protocol, *direction))
     }
 
-    /// All lanes of the first `limit` forwards.
-    fn shown(&self, limit: usize) -> impl Iterator<Item = (&ForwardKey, Protocol, Direction, &Carried)> {
-        self.forwards.iter().take(limit).flat_map(|(forward, lanes)| {
+    /// All lanes of the forwards in `shown`.
+    fn of<'a>(
+        &'a self,
+        shown: &'a BTreeSet<ForwardKey>,
+    ) -> impl Iterator<Item = (&'a ForwardKey, Protocol, Direction, &'a Carried)> {
+        self.forwards.iter().filter(|(forward, _)| shown.contains(*forward)).flat_map(|(forward, lanes)| {
             lanes.iter().map(move |((protocol, direction), carried)| (forward, *protocol, *direction, carried))
         })
     }
 
-    fn connections(&self, limit: usize, mut metric: MetricEncoder<'_>) -> fmt::Result {
-        for (forward, protocol, direction, carried) in self.shown(limit) {
+    fn connections(&self, shown: &BTreeSet<ForwardKey>, mut metric: MetricEncoder<'_>) -> fmt::Result {
+        for (forward, protocol, direction, carried) in self.of(shown) {
             counter(&mut metric, labels(forward, protocol, direction), carried.connections)?;
         }
         Ok(())
     }
 
-    fn traffic(&self, limit: usize, mut metric: MetricEncoder<'_>, of: impl Fn(Volume) -> u64) -> fmt::Result {
-        for (forward, protocol, direction, carried) in self.shown(limit) {
+    fn traffic(&self, shown: &BTreeSet<ForwardKey>, mut metric: MetricEncoder<'_>, of: impl Fn(Volume) -> u64) -> fmt::Result {
+        for (forward, protocol, direction, carried) in self.of(shown) {
             let [namespace, name, protocol, opener] = labels(forward, protocol, direction);
             for towards in Towards::ALL {
                 let labels = [namespace, name, protocol, opener, ("towards", towards.as_str())];
@@ -172,19 +179,22 @@ fn labels(forward: &ForwardKey, protocol: Protocol, direction: Direction) -> [(&
 impl Collector for Forwards {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let PerForward { detail, limit } = self.options;
-        let sums = self.sums();
-        let limit = if detail == Detail::Off { 0 } else { limit };
-        let omitted = self.ready.len().max(sums.forwards.len()).saturating_sub(limit);
+        let (ready, sums) = (self.ready.forwards(), self.sums());
+        let present: BTreeSet<&ForwardKey> = ready.keys().chain(sums.forwards.keys()).collect();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = shares::shown(&present, &shown, if detail == Detail::Off { 0 } else { limit });
+        let shown = &*shown;
+        let omitted = present.len() - shown.len();
         gauge(&mut encoder, "forward_series_omitted", OMITTED, i64::try_from(omitted).unwrap_or(i64::MAX))?;
         if detail == Detail::Off {
             return Ok(());
         }
-        if limit > 0 && self.ready.len() > 0 {
-            self.ready.encode(limit, &mut encoder.encode_descriptor("forward_ready", READY, None, MetricType::Gauge)?)?;
+        if ready.keys().any(|forward| shown.contains(forward)) {
+            ready::encode(&ready, shown, &mut encoder.encode_descriptor("forward_ready", READY, None, MetricType::Gauge)?)?;
         }
-        let any = sums.shown(limit).next().is_some();
+        let any = sums.of(shown).next().is_some();
         if any {
-            sums.connections(limit, encoder.encode_descriptor("forward_connections", CONNECTIONS, None, MetricType::Counter)?)?;
+            sums.connections(shown, encoder.encode_descriptor("forward_connections", CONNECTIONS, None, MetricType::Counter)?)?;
         }
         if detail < Detail::Traffic {
             return Ok(());
@@ -196,10 +206,10 @@ impl Collector for Forwards {
         gauge(&mut encoder, "conntrack_accounting", ACCOUNTING, counts)?;
         if any && sums.accounting == Accounting::On {
             let metric = encoder.encode_descriptor("forward_packets", PACKETS, None, MetricType::Counter)?;
-            sums.traffic(limit, metric, |volume| volume.packets)?;
+            sums.traffic(shown, metric, |volume| volume.packets)?;
             let unit = Unit::Bytes;
             let metric = encoder.encode_descriptor("forward", BYTES, Some(&unit), MetricType::Counter)?;
-            sums.traffic(limit, metric, |volume| volume.bytes)?;
+            sums.traffic(shown, metric, |volume| volume.bytes)?;
         }
         Ok(())
     }

@@ -78,6 +78,15 @@ impl Written {
     }
 }
 
+/// Whether the record on the disk is as new as the state of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordAge {
+    /// It is.
+    Current,
+    /// It is older, because it could not be written, or not yet for a long time.
+    Outdated,
+}
+
 /// The result of a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncOutcome {

@@ -2,7 +2,7 @@
 //!
 //! Shows the result of the last sync for each forward and decides nothing. A disabled forward has no series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +19,7 @@ pub(super) struct Ready(Mutex<BTreeMap<ForwardKey, Readiness>>);
 
 /// The result of this node for one forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Readiness {
+pub(super) struct Readiness {
     /// `None` on a node that is not a candidate.
     role: Option<Role>,
     ready: State,
@@ -31,27 +31,27 @@ impl Ready {
         *self.forwards() = judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect();
     }
 
-    /// The number of forwards that would have a series without the limit.
-    pub(super) fn len(&self) -> usize {
-        self.forwards().len()
-    }
-
-    /// Writes the series of the first `limit` forwards by namespace and name.
-    pub(super) fn encode(&self, limit: usize, metric: &mut MetricEncoder<'_>) -> fmt::Result {
-        for (forward, Readiness { role, ready }) in self.forwards().iter().take(limit) {
-            let labels = [("namespace", forward.namespace.as_str()), ("name", &forward.name), ("role", label(*role))];
-            let value = match ready {
-                State::True => 1,
-                State::False | State::Unknown => 0_i64,
-            };
-            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn forwards(&self) -> MutexGuard<'_, BTreeMap<ForwardKey, Readiness>> {
+    /// The result for each forward that would have a series without the limit.
+    pub(super) fn forwards(&self) -> MutexGuard<'_, BTreeMap<ForwardKey, Readiness>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes the series of the forwards in `shown`.
+pub(super) fn encode(
+    forwards: &BTreeMap<ForwardKey, Readiness>,
+    shown: &BTreeSet<ForwardKey>,
+    metric: &mut MetricEncoder<'_>,
+) -> fmt::Result {
+    for (forward, Readiness { role, ready }) in forwards.iter().filter(|(forward, _)| shown.contains(*forward)) {
+        let labels = [("namespace", forward.namespace.as_str()), ("name", &forward.name), ("role", label(*role))];
+        let value = match ready {
+            State::True => 1,
+            State::False | State::Unknown => 0_i64,
+        };
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn readiness(judgement: &Judgement) -> Option<Readiness> {

@@ -13,12 +13,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use super::cluster::ClusterMetrics;
 use super::conntrack::ConntrackTable;
 use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
-use super::{Part, Repair, SyncOutcome, Written};
+use super::{Part, RecordAge, Repair, SyncOutcome, Written};
 use crate::api::Role;
-use crate::cluster::{Contact, Reached};
+use crate::cluster::Contact;
 use crate::dataplane::Applied;
 use crate::dataplane::conntrack::flows::{Accounting, Volumes};
 use crate::dataplane::iptables::{RulesError, Table, Variant};
@@ -55,17 +56,10 @@ pub struct Metrics {
     chains: Family<Label, Gauge>,
     routes: Family<Label, Gauge>,
     unwritten: Family<Label, Counter>,
+    record_outdated: Gauge,
     unheard: Option<Counter>,
     per_forward: Arc<Forwards>,
     cluster: Option<ClusterMetrics>,
-}
-
-/// The metrics that exist only if forwards come from an API server.
-#[derive(Debug)]
-struct ClusterMetrics {
-    contact: Contact,
-    agents: Gauge,
-    up: Gauge,
 }
 
 impl Metrics {
@@ -89,6 +83,7 @@ impl Metrics {
         let refused = registered(&mut registry, "iptables_restore_failures", RESTORE_FAILURES, Counter::default());
         let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
         let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
+        let record_outdated = registered(&mut registry, "record_outdated", RECORD_OUTDATED, Gauge::default());
         let wanted = registered(&mut registry, "forwards_wanted", FORWARDS_WANTED, Gauge::default());
         let mut add = |name, help| registered(&mut registry, name, help, Family::<Label, Gauge>::default());
         let carried = add("forwards_carried", FORWARDS_CARRIED);
@@ -118,6 +113,7 @@ impl Metrics {
             chains,
             routes,
             unwritten,
+            record_outdated,
             unheard,
             per_forward,
             cluster,
@@ -179,9 +175,31 @@ impl Metrics {
         self.repairs.get_or_create(&[("what", what.as_str())]).inc_by(counted(count));
     }
 
+    /// Records whether the record on the disk is as new as the state of the kernel.
+    pub fn record_is(&self, age: RecordAge) {
+        self.record_outdated.set(match age {
+            RecordAge::Current => 0,
+            RecordAge::Outdated => 1,
+        });
+    }
+
     /// Counts a failed write.
     pub fn unwritten(&self, what: Written) {
         self.unwritten.get_or_create(&[("what", what.as_str())]).inc();
+    }
+
+    /// Counts that another client has overwritten a status that this agent wrote.
+    pub fn overwritten(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.overwritten();
+        }
+    }
+
+    /// Shows the number of forwards whose status is contested.
+    pub fn contested(&self, count: usize) {
+        if let Some(cluster) = &self.cluster {
+            cluster.contested(count);
+        }
     }
 
     /// Records the result of one apply: counts the failures and shows the state that was read back.
@@ -291,22 +309,6 @@ impl Metrics {
     }
 }
 
-impl ClusterMetrics {
-    fn new(registry: &mut Registry, contact: Contact) -> Self {
-        let agents = registered(registry, "live_agents", LIVE_AGENTS, Gauge::default());
-        let up = registered(registry, "api_server_up", API_SERVER_UP, Gauge::default());
-        Self { contact, agents, up }
-    }
-
-    fn refresh(&self) {
-        self.agents.set(shown(self.contact.live_agents()));
-        self.up.set(match self.contact.reached() {
-            Reached::Yes => 1,
-            Reached::No => 0,
-        });
-    }
-}
-
 fn build_info(registry: &mut Registry, variant: Variant) {
     let commit = version::COMMIT.unwrap_or("unknown");
     let labels = [("version", version::VERSION), ("commit", commit), ("iptables_variant", &variant.to_string())];
@@ -322,7 +324,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+pub(super) fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
 }
@@ -337,7 +339,7 @@ const fn route_state(state: &RouteState) -> &'static str {
     }
 }
 
-fn shown(count: usize) -> i64 {
+pub(super) fn shown(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
@@ -367,7 +369,6 @@ const RULES: &str =
     "Rules in the chains of the operator, as last read back from the kernel; jumps in built-in chains are not counted";
 const CHAINS: &str = "Chains of the operator, as last read back from the kernel";
 const ROUTES: &str = "Host routes that forwards ask for, by state: installed; satisfied by a route of another program with the same next hop; contested by a route with another next hop; refused by the kernel; missing without a known reason";
+const RECORD_OUTDATED: &str = "1 while the record on the disk is older than the state of the kernel, otherwise 0";
 const WRITE_FAILURES: &str = "How often the record or the status of the forwards could not be written; the agent retries";
 const EVENTS_LOST: &str = "How often the kernel lost notifications because too many connections ended at once; the traffic of these connections since the last reading is not counted";
-const LIVE_AGENTS: &str = "Agents that are alive by their Lease; 0 until the Leases were read once";
-const API_SERVER_UP: &str = "Whether the API server answered the last request of this agent, even with a refusal: 1 or 0";

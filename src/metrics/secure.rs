@@ -2,9 +2,10 @@
 //!
 //! Does not decide who may read: the gate does. An error here must not stop the agent's work.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,12 @@ use futures::future::BoxFuture;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::server::{RETRY, Served, listen};
+use super::Metrics;
+use super::connections::{Door, answer};
+use super::server::{listen, metrics_pages};
 
+/// How soon a certificate that cannot be used is read again.
+const RETRY: Duration = Duration::from_secs(10);
 /// How often certificate files are read again. Certificates are usually renewed long before they expire.
 const RELOAD: Duration = Duration::from_mins(1);
 
@@ -35,6 +40,8 @@ pub enum Admission {
         /// The name of the user.
         user: String,
     },
+    /// Too many unknown tokens are waiting to be checked.
+    Busy,
     /// The token could not be checked.
     Unavailable {
         /// The reason, for messages.
@@ -74,22 +81,17 @@ pub struct Secure {
     pub gate: Arc<dyn Gate>,
 }
 
-/// Serves `served` at `address` over HTTPS and never returns. An error is logged once, and the operation is tried again.
-pub async fn serve_secure(address: SocketAddr, served: Served, secure: Secure) {
+/// Serves metrics at `address` over HTTPS and never returns. An error is logged once, and the operation is tried again.
+pub async fn serve_secure(address: SocketAddr, metrics: Arc<Metrics>, secure: Secure) {
     let config = configured(address, &secure.certificate).await;
-    let listener = listen(address, &served).await;
-    info!(what = served.name(), %address, "served over HTTPS to clients with a token that may get /metrics");
-    let router = served.router().layer(from_fn_with_state(secure.gate, admitted));
-    let serving = async {
-        let listener: TcpListener = listener.into_std()?;
-        axum_server::from_tcp_rustls(listener, config.clone())?.serve(router.into_make_service()).await
+    let listener = listen(address).await;
+    info!(what = "metrics", %address, "served over HTTPS to clients with a token that may get /metrics");
+    let pages = metrics_pages(metrics).layer(from_fn_with_state(secure.gate, admitted));
+    let serving = answer(listener, Door::Tls(config.clone()), pages);
+    let _: Infallible = tokio::select! {
+        never = serving => never,
+        never = renewed(address, &config, &secure.certificate) => never,
     };
-    tokio::select! {
-        ended = serving => if let Err(error) = ended {
-            error!(%address, %error, "metrics are not served any more");
-        },
-        () = renewed(&config, &secure.certificate) => {}
-    }
 }
 
 /// The TLS configuration, as soon as a certificate could be loaded.
@@ -111,27 +113,35 @@ async fn configured(address: SocketAddr, certificate: &Certificate) -> RustlsCon
 }
 
 async fn read(address: SocketAddr, certificate: &Certificate) -> io::Result<RustlsConfig> {
-    match certificate {
+    let config = match certificate {
         Certificate::SelfSigned { node } => {
             let made = rcgen::generate_simple_self_signed([node.clone(), address.ip().to_string()]).map_err(io::Error::other)?;
-            RustlsConfig::from_der(vec![made.cert.der().to_vec()], made.signing_key.serialize_der()).await
+            RustlsConfig::from_der(vec![made.cert.der().to_vec()], made.signing_key.serialize_der()).await?
         }
-        Certificate::Files { certificate, key } => RustlsConfig::from_pem_file(certificate, key).await,
-    }
+        Certificate::Files { certificate, key } => RustlsConfig::from_pem_file(certificate, key).await?,
+    };
+    // The library also offers HTTP/2 (ALPN, RFC 7301), which the connections do not speak.
+    let mut inner = (*config.get_inner()).clone();
+    inner.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.reload_from_config(Arc::new(inner));
+    Ok(config)
 }
 
 /// Loads renewed files. If they cannot be used, the former certificate stays in use.
-async fn renewed(config: &RustlsConfig, certificate: &Certificate) {
-    let Certificate::Files { certificate, key } = certificate else { return std::future::pending().await };
+async fn renewed(address: SocketAddr, config: &RustlsConfig, certificate: &Certificate) -> Infallible {
+    let Certificate::Files { certificate: file, .. } = certificate else { return std::future::pending().await };
     let mut told = None;
     loop {
         sleep(RELOAD).await;
-        match config.reload_from_pem_file(certificate, key).await {
-            Ok(()) => told = None,
+        match read(address, certificate).await {
+            Ok(new) => {
+                config.reload_from_config(new.get_inner());
+                told = None;
+            }
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
-                    warn!(file = %certificate.display(), error = text, "the certificate for the metrics cannot be reloaded; the former one stays in use");
+                    warn!(file = %file.display(), error = text, "the certificate for the metrics cannot be reloaded; the former one stays in use");
                     told = Some(text);
                 }
             }
@@ -152,6 +162,11 @@ async fn admitted(State(gate): State<Arc<dyn Gate>>, request: Request, next: Nex
             let text =
                 format!("{user} may not read the metrics: bind a ClusterRole with nonResourceURLs [/metrics] and verbs [get]\n");
             (StatusCode::FORBIDDEN, text).into_response()
+        }
+        Admission::Busy => {
+            let retry = [(header::RETRY_AFTER, "5")];
+            (StatusCode::SERVICE_UNAVAILABLE, retry, "too many unknown tokens are waiting to be checked; try again\n")
+                .into_response()
         }
         Admission::Unavailable { error } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("the token cannot be checked: {error}\n")).into_response()

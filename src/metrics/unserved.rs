@@ -1,26 +1,27 @@
-//! The message for an address that cannot be served: the cause, and what to do.
+//! The message for an address at which metrics cannot be served: the cause, and what to do.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-/// The message for an address that cannot be bound: what is served there, the flag, and the chart values that set the
-/// address.
-pub(super) fn explain(what: &str, address: SocketAddr, error: &io::Error, flag: &str, values: &str) -> String {
-    let elsewhere = format!("give another address with {flag} (chart: {values})");
+/// What to do instead, with the flag and the chart values that set the address.
+const ELSEWHERE: &str = "give another address with --metrics-address (chart: metrics.listen, metrics.port)";
+
+/// The message for an address that cannot be bound.
+pub(super) fn explain(address: SocketAddr, error: &io::Error) -> String {
     let reason = match error.kind() {
         ErrorKind::AddrInUse => {
-            format!("another program uses port {}; stop it (ss -lntp shows it), or {elsewhere}", address.port())
+            format!("another program uses port {}; stop it (ss -lntp shows it), or {ELSEWHERE}", address.port())
         }
         ErrorKind::AddrNotAvailable if address.ip().is_loopback() => {
-            format!("the loopback interface is down or lacks this address; run `ip link set lo up`, or {elsewhere}")
+            format!("the loopback interface is down or lacks this address; run `ip link set lo up`, or {ELSEWHERE}")
         }
-        ErrorKind::AddrNotAvailable => format!("no interface of this node has this address; {elsewhere}"),
+        ErrorKind::AddrNotAvailable => format!("no interface of this node has this address; {ELSEWHERE}"),
         ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need the capability CAP_NET_BIND_SERVICE; {elsewhere}")
+            format!("ports below 1024 need the capability CAP_NET_BIND_SERVICE; {ELSEWHERE}")
         }
-        _ => format!("{error}; {elsewhere}"),
+        _ => format!("{error}; {ELSEWHERE}"),
     };
-    format!("cannot serve {what} on {address}: {reason}; the agent tries again and forwards are not affected")
+    format!("cannot serve metrics on {address}: {reason}; the agent tries again and forwards are not affected")
 }
 
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod tests {
     use super::*;
 
     fn said(address: &str, kind: ErrorKind) -> String {
-        explain("metrics", address.parse().unwrap(), &kind.into(), "--metrics-address", "metrics.listen, metrics.port")
+        explain(address.parse().unwrap(), &kind.into())
     }
 
     #[test]

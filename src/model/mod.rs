@@ -8,6 +8,7 @@ mod facts;
 mod firewall;
 mod interface;
 mod next_hop;
+mod nodes;
 mod ports;
 mod protocol;
 mod route;
@@ -26,6 +27,7 @@ pub use firewall::{
 };
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};
+pub use nodes::Nodes;
 pub use ports::{InvalidPortRange, PortRange};
 pub use protocol::{Family, Protocol};
 pub use route::HostRoute;

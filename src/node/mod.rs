@@ -134,6 +134,7 @@ impl Observer {
             listeners: listeners::read(&links).await?,
             // What the cluster is, others say.
             services: BTreeSet::new(),
+            nodes: Arc::default(),
             api_servers: self.api_servers.clone(),
             sight: Sight::Whole,
             virtuals: links.virtuals(),

@@ -9,9 +9,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::floor::Floor;
 use super::in_force::Listen;
 use super::node_rules::{self, hears, refusal};
 use super::notes::MOST;
+use super::share::Fitting;
 use super::verdict::{NodeRefusal, NodeRefusalReason, Note};
 use super::{InForce, Policy};
 use crate::forward::{Forward, PortEntry};
@@ -28,17 +30,19 @@ pub(super) struct Admission<'a> {
     pub(super) notes: Vec<Note>,
 }
 
-/// How much of `forward` this node carries.
+/// How much of a forward this node carries, above the `floor` and of the part that its namespace has room for.
 ///
 /// # Errors
 /// When it carries nothing: a new forward is admitted completely or not at all.
 pub(super) fn admit<'a>(
     facts: &Facts,
-    forward: &'a Forward,
+    fitting: &Fitting<'a>,
     policy: &Policy,
+    floor: &Floor<'_>,
     in_force: &InForce,
 ) -> Result<Admission<'a>, NodeRefusal> {
-    if let Some(refusal) = node_rules::refuse(facts, forward) {
+    let forward = &*fitting.forward;
+    if let Some(refusal) = node_rules::refuse(facts, forward).or_else(|| floor.refuse(forward)) {
         return Err(refusal);
     }
     let objection = node_rules::refuse_new(facts, forward);
@@ -54,14 +58,14 @@ pub(super) fn admit<'a>(
     }
     let notes = passages().filter_map(|passage| passage.note().cloned()).collect();
     let whole = passages().all(|passage| matches!(passage, Passage::Whole));
-    let forward = if whole { Cow::Borrowed(forward) } else { Cow::Owned(part(forward, &ports, &reverse)) };
+    let carried = if whole { fitting.forward.clone() } else { Cow::Owned(part(forward, &ports, &reverse)) };
     let stays = |refusal: NodeRefusal, how: &str| NodeRefusal { message: format!("{}; {how}", refusal.message), ..refusal };
     let objection = match (left_out, objection) {
         (Some(refusal), _) => Some(stays(refusal, "this is left out, and what else the forward asks for is in force")),
         (None, Some(refusal)) => Some(stays(refusal, "the forward was in force and stays, but a new one would be refused")),
-        (None, None) => None,
+        (None, None) => fitting.objection.clone(),
     };
-    Ok(Admission { forward, objection, notes })
+    Ok(Admission { forward: carried, objection, notes })
 }
 
 /// The forward with the admitted parts of its port entries.

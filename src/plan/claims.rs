@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::index::{FlowIndex, NetworkMap};
+use super::notes::MOST;
 use crate::forward::{Forward, ForwardKey};
 use crate::model::Translation;
 
@@ -17,7 +18,7 @@ use crate::model::Translation;
 pub struct Conflict {
     /// The older forward.
     pub winner: ForwardKey,
-    /// The claim of both, and what to do.
+    /// The claim of both, and what to do. It tells nothing of a winner in another namespace but its name.
     pub message: String,
 }
 
@@ -58,16 +59,20 @@ impl Claims {
     /// conflict.
     pub(super) fn claim(&mut self, forward: &Forward, translations: Vec<Translation>) -> Result<(), Conflict> {
         for translation in &translations {
-            self.refuse_flow(translation)?;
+            self.refuse_flow(&forward.key, translation)?;
         }
         if let Some(gateway) = forward.gateway {
             for client in &forward.clients {
-                self.refuse_gateway(*client, gateway)?;
+                self.refuse_gateway(&forward.key, *client, gateway)?;
             }
             for client in &forward.clients {
-                let nested = self.nested_with(&Way { forward: forward.key.clone(), network: *client, gateway });
-                self.nested.extend(nested);
-                self.gateways.insert(*client, (forward.key.clone(), gateway));
+                // All forwards name the same gateway for one entry, so the first one stands for all. Their number then does
+                // not matter for the pairs of nested networks.
+                if self.gateways.at(*client).next().is_none() {
+                    let nested = self.nested_with(&Way { forward: forward.key.clone(), network: *client, gateway });
+                    self.nested.extend(nested);
+                    self.gateways.insert(*client, (forward.key.clone(), gateway));
+                }
             }
         }
         for translation in translations {
@@ -76,19 +81,27 @@ impl Claims {
         Ok(())
     }
 
-    fn refuse_flow(&self, translation: &Translation) -> Result<(), Conflict> {
-        let clash =
-            self.flows.overlapping(&translation.flows).map(|(_, claim)| claim).find(|(_, other)| clash(translation, other));
+    fn refuse_flow(&self, loser: &ForwardKey, translation: &Translation) -> Result<(), Conflict> {
+        let clash = self.flows.find(&translation.flows, |(_, other)| clash(translation, other));
         let Some((winner, other)) = clash else { return Ok(()) };
-        let message = format!(
-            "{winner}, which is older or comes first by namespace and name, forwards {} {} from {} on {} already; \
-             change the address, the ports or the client of one of the two, or delete one",
-            other.flows.protocol, other.flows.ports, other.flows.source, other.flows.destination
-        );
+        let message = if winner.namespace == loser.namespace {
+            format!(
+                "{winner}, which is older or comes first by namespace and name, forwards {} already; \
+                 change the address, the ports or the client of one of the two, or delete one",
+                flows(other)
+            )
+        } else {
+            format!(
+                "{winner}, which is older or comes first by namespace and name, forwards a part of {} already; \
+                 change the address, the ports or the client, or ask the owner of the other forward",
+                flows(translation)
+            )
+        };
         Err(Conflict { winner: winner.clone(), message })
     }
 
-    /// The pairs of forwards with different gateways and overlapping client networks.
+    /// The pairs of forwards with different gateways and overlapping client networks, for notes: not all of them if there are
+    /// many.
     pub(super) fn nested(&self) -> &[Nested] {
         &self.nested
     }
@@ -97,6 +110,7 @@ impl Claims {
         let others = self.gateways.overlapping(way.network).filter(|(_, (_, gateway))| *gateway != way.gateway);
         let others = others.filter(|(network, _)| *network != way.network);
         others
+            .take(MOST)
             .map(|(network, (forward, gateway))| {
                 let other = Way { forward: forward.clone(), network, gateway: *gateway };
                 let contains = network.contains(&way.network);
@@ -106,15 +120,21 @@ impl Claims {
             .collect()
     }
 
-    fn refuse_gateway(&self, client: IpNet, gateway: IpAddr) -> Result<(), Conflict> {
+    fn refuse_gateway(&self, loser: &ForwardKey, client: IpNet, gateway: IpAddr) -> Result<(), Conflict> {
         let clash = self.gateways.at(client).find(|(_, other)| *other != gateway);
         let Some((winner, other)) = clash else { return Ok(()) };
+        let other = if winner.namespace == loser.namespace { other.to_string() } else { "another gateway".to_owned() };
         let message = format!(
             "{winner}, which is older or comes first by namespace and name, routes {client} through {other} already, \
              and this forward asks for {gateway}; one client has one gateway"
         );
         Err(Conflict { winner: winner.clone(), message })
     }
+}
+
+/// The flows of a translation, for messages.
+fn flows(Translation { flows, .. }: &Translation) -> String {
+    format!("{} {} from {} on {}", flows.protocol, flows.ports, flows.source, flows.destination)
 }
 
 /// Whether two translations of overlapping flows conflict.

@@ -11,16 +11,36 @@ use ipnet::IpNet;
 
 use super::Verdict;
 use super::index::FlowIndex;
-use crate::forward::{Forward, ForwardKey};
-use crate::model::{FlowMatch, PortRange, Protocol, Translation};
+use super::owners;
+use crate::forward::{Forward, ForwardKey, PortEntry, Rewrite};
+use crate::model::{FlowMatch, InterfaceName, PortRange, Protocol, Translation};
 
 /// The translations that this node has in force, and the forward of each, if it is known.
 #[derive(Clone, Debug, Default)]
 pub struct InForce {
-    /// By forward: its ports.
-    owned: BTreeMap<ForwardKey, BTreeSet<(Protocol, IpAddr, PortRange)>>,
-    /// All translations, by flow; `None` if the forward is not known.
-    flows: FlowIndex<Option<ForwardKey>>,
+    /// What each forward has in force.
+    owned: BTreeMap<ForwardKey, Owned>,
+    /// All translations, by flow.
+    flows: FlowIndex<Owner>,
+    /// Where there are translations whose forward is not known.
+    unknown: BTreeSet<(Protocol, IpAddr)>,
+}
+
+/// What one forward has in force.
+#[derive(Clone, Debug, Default)]
+struct Owned {
+    ports: BTreeSet<(Protocol, IpAddr, PortRange)>,
+    /// The sources: its clients, and the upstream of `reverse`.
+    sources: BTreeSet<IpNet>,
+    /// The number of its translations.
+    count: usize,
+}
+
+/// The forward of a translation, if it is known. Translations may differ by the interface only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    forward: Option<ForwardKey>,
+    interface: Option<InterfaceName>,
 }
 
 impl InForce {
@@ -35,15 +55,9 @@ impl InForce {
     /// The content of a record: the translations that were in force, and the objects that they were made from.
     #[must_use]
     pub fn recorded(translations: &[Translation], forwards: &[Forward]) -> Self {
-        let mut owners = FlowIndex::default();
-        for forward in forwards {
-            for translation in forward.translations() {
-                owners.insert(&translation.flows, &forward.key);
-            }
-        }
+        let owners = owners::of(translations, forwards);
         let mut in_force = Self::default();
-        for Translation { flows, .. } in translations {
-            let owners: BTreeSet<&ForwardKey> = owners.overlapping(flows).map(|(_, owner)| *owner).collect();
+        for (Translation { flows, .. }, owners) in translations.iter().zip(owners) {
             for owner in &owners {
                 in_force.insert(flows, Some((*owner).clone()));
             }
@@ -65,23 +79,32 @@ impl InForce {
 
     /// Adds the translations that were found in the kernel, of any forward.
     pub fn find(&mut self, translations: &[Translation]) {
-        for translation in translations {
-            self.insert(&translation.flows, None);
+        for Translation { flows, .. } in translations {
+            if !self.flows.at(flows).any(|owner| owner.forward.is_some()) {
+                self.insert(flows, None);
+            }
         }
     }
 
-    fn insert(&mut self, flows: &FlowMatch, owner: Option<ForwardKey>) {
-        if let Some(owner) = &owner {
-            let ports = self.owned.entry(owner.clone()).or_default();
-            ports.insert((flows.protocol, flows.destination, flows.ports));
+    fn insert(&mut self, flows: &FlowMatch, forward: Option<ForwardKey>) {
+        let owner = Owner { forward: forward.clone(), interface: flows.interface.clone() };
+        if !self.flows.insert_new(flows, owner) {
+            return;
         }
-        self.flows.insert(flows, owner);
+        if let Some(forward) = forward {
+            let owned = self.owned.entry(forward).or_default();
+            owned.ports.insert((flows.protocol, flows.destination, flows.ports));
+            owned.sources.insert(flows.source);
+            owned.count += 1;
+        } else {
+            self.unknown.insert((flows.protocol, flows.destination));
+        }
     }
 
     /// Which of `ports` are in force at `address`: for this forward, or for one of `clients` of any forward.
     pub(super) fn ports(&self, key: &ForwardKey, listen: &Listen<'_>) -> Vec<PortRange> {
         let Listen { protocol, address, ports, clients } = *listen;
-        let owned = self.owned.get(key).into_iter().flatten();
+        let owned = self.owned.get(key).into_iter().flat_map(|owned| &owned.ports);
         let owned = owned.filter(|(other, at, _)| (*other, *at) == (protocol, address)).map(|(_, _, range)| *range);
         let flows = |client: &IpNet| FlowMatch { protocol, destination: address, ports, source: *client, interface: None };
         let clients: Vec<FlowMatch> = clients.iter().map(flows).collect();
@@ -92,30 +115,98 @@ impl InForce {
         ports.minus(&rest)
     }
 
+    /// The number of translations of this forward that are in force; 0 if none of its ports is. The number may be larger than
+    /// what the object asks for now.
+    pub(super) fn count(&self, forward: &Forward) -> usize {
+        let Some(owned) = self.owned.get(&forward.key) else { return 0 };
+        let served = forward.rewrites().any(|rewrite| {
+            owned.ports.iter().any(|(protocol, address, ports)| {
+                (*protocol, *address) == (rewrite.protocol, rewrite.address) && ports.overlaps(rewrite.ports)
+            })
+        });
+        if served { owned.count } else { 0 }
+    }
+
+    /// The part of `forward` that is in force: its ports in force, for its clients in force or, if it has none of these any
+    /// more, for its new ones. The part has no more translations than the forward has in force.
+    pub(super) fn part(&self, forward: &Forward) -> Option<Forward> {
+        let owned = self.owned.get(&forward.key)?;
+        let entries = |list: &[PortEntry], address: IpAddr| -> Vec<PortEntry> {
+            let part = |entry: &PortEntry| {
+                let ranges = owned.ports.iter().filter(|(protocol, at, _)| (*protocol, *at) == (entry.protocol, address));
+                let ranges: BTreeSet<PortRange> = ranges.filter_map(|(_, _, range)| range.intersection(entry.ports)).collect();
+                // Ports that are covered twice are listed once.
+                let rest = entry.ports.minus(&ranges.into_iter().collect::<Vec<_>>());
+                entry.ports.minus(&rest).into_iter().map(|ports| entry.part(ports)).collect::<Vec<_>>()
+            };
+            list.iter().flat_map(part).collect()
+        };
+        let mut reverse = forward.external.map_or_else(Vec::new, |external| entries(&forward.reverse, external));
+        reverse.truncate(owned.count);
+        let mut ports = entries(&forward.ports, forward.internal.address);
+        ports.truncate(owned.count - reverse.len());
+        let mut clients = common(&forward.clients, &owned.sources);
+        if clients.is_empty() {
+            clients.clone_from(&forward.clients);
+        }
+        clients.truncate((owned.count - reverse.len()).checked_div(ports.len()).unwrap_or(1));
+        let part = Forward { clients, ports, reverse, ..forward.clone() };
+        (!part.ports.is_empty() || !part.reverse.is_empty()).then_some(part)
+    }
+
     /// The translations of `forward` that are in force, limited to the ports in force. Flows of other forwards do not count.
     pub(super) fn of_forward(&self, forward: &Forward) -> Vec<Translation> {
-        let owned = self.owned.get(&forward.key);
+        if self.owned.contains_key(&forward.key) {
+            return self.part(forward).map_or_else(Vec::new, |part| part.translations());
+        }
+        if !self.may_serve(forward) {
+            return Vec::new();
+        }
         let part = |translation: Translation| {
-            let FlowMatch { protocol, destination, ports, .. } = translation.flows;
-            let owned = owned.into_iter().flatten().filter(|(other, at, _)| (*other, *at) == (protocol, destination));
-            // After a restart, flows that are in the record too are also found in the kernel, there without their forward.
-            let served: Vec<_> = self.flows.overlapping(&translation.flows).collect();
-            let known = served.iter().any(|(_, owner)| owner.is_some());
+            let ports = translation.flows.ports;
+            let served = self.flows.overlapping(&translation.flows);
+            let known = served.iter().any(|(_, owner)| owner.forward.is_some());
             let unknown = served.into_iter().filter(|_| !known);
-            let found = owned.map(|(_, _, range)| *range).chain(unknown.map(|(range, _)| range));
-            let found: BTreeSet<PortRange> = found.filter_map(|range| range.intersection(ports)).collect();
+            let found: BTreeSet<PortRange> = unknown.filter_map(|(range, _)| range.intersection(ports)).collect();
             let rest = ports.minus(&found.into_iter().collect::<Vec<_>>());
             ports.minus(&rest).into_iter().map(|ports| translation.part(ports)).collect::<Vec<_>>()
         };
         forward.translations().into_iter().flat_map(part).collect()
     }
 
-    /// Whether anything that `forward` asks for is in force.
-    pub(super) fn serves(&self, forward: &Forward) -> bool {
-        let mine = |owner: &Option<ForwardKey>| owner.as_ref().is_none_or(|owner| *owner == forward.key);
-        self.owned.contains_key(&forward.key)
-            || forward.translations().iter().any(|it| self.flows.overlapping(&it.flows).any(|(_, owner)| mine(owner)))
+    /// Whether anything of the forward with this name is in force.
+    #[must_use]
+    pub fn has(&self, key: &ForwardKey) -> bool {
+        self.owned.contains_key(key)
     }
+
+    /// Whether this forward has anything in force.
+    pub(super) fn owns(&self, forward: &Forward) -> bool {
+        self.owned.contains_key(&forward.key)
+    }
+
+    /// Whether something may be in force that `forward` asks for and whose forward is not known.
+    pub(super) fn may_serve(&self, forward: &Forward) -> bool {
+        let unknown = |rewrite: Rewrite<'_>| self.unknown.contains(&(rewrite.protocol, rewrite.address));
+        !self.unknown.is_empty() && forward.rewrites().any(unknown)
+    }
+
+    /// Whether something is in force that `forward` asks for and whose forward is not known. Looks at each of its translations.
+    pub(super) fn serves(&self, forward: &Forward) -> bool {
+        let unknown = |flows: &FlowMatch| self.flows.find(flows, |owner| owner.forward.is_none()).is_some();
+        self.may_serve(forward) && forward.translations().iter().any(|translation| unknown(&translation.flows))
+    }
+}
+
+/// The networks that are in both lists.
+fn common(clients: &[IpNet], sources: &BTreeSet<IpNet>) -> Vec<IpNet> {
+    let both = |client: &IpNet, source: &IpNet| {
+        if source.contains(client) { Some(*client) } else { client.contains(source).then_some(*source) }
+    };
+    let found = clients.iter().flat_map(|client| sources.iter().filter_map(move |source| both(client, source)));
+    let mut merged = IpNet::aggregate(&found.collect());
+    merged.sort();
+    merged
 }
 
 /// A listen address and protocol, and the clients.

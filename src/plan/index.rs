@@ -1,7 +1,8 @@
-//! An index of values by flow. Finds the flows that overlap a given one without a scan of all of them.
+//! Indexes of values by flow, by ports and by network. They find what overlaps without a scan of all values.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -9,48 +10,165 @@ use crate::model::{FlowMatch, PortRange, Protocol};
 
 /// Values by protocol, listen address, ports and client. The interface is ignored.
 #[derive(Clone, Debug)]
-pub(super) struct FlowIndex<T>(BTreeMap<(Protocol, IpAddr), Ports<T>>);
+pub(super) struct FlowIndex<T> {
+    values: Vec<(PortRange, T)>,
+    places: BTreeMap<(Protocol, IpAddr), Place>,
+}
 
-/// The values of one protocol and address, by port.
+/// The values of one protocol and listen address, in two orders.
+///
+/// A wide range of ports overlaps many ranges, and a wide client network overlaps many clients. Each look-up goes through both
+/// orders in turn and ends with the shorter one. So a forward with a wide range costs little where many forwards have ports of
+/// their own, and the other way round.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    by_ports: Ports<NetworkMap<usize>>,
+    by_client: Networks<Ports<Vec<usize>>>,
+}
+
+/// Values by protocol, listen address and ports.
+#[derive(Clone, Debug)]
+pub(super) struct PortIndex<T>(BTreeMap<(Protocol, IpAddr), Ports<Vec<T>>>);
+
+/// Values by range of ports.
 ///
 /// Ranges of similar size are in one map (by the number of bits of their size), so the ranges that overlap a given one are
 /// a few neighbours in each of the sixteen maps.
 #[derive(Clone, Debug)]
-struct Ports<T>(BTreeMap<u32, BTreeMap<(u16, u16), Clients<T>>>);
+struct Ports<T>(BTreeMap<u32, BTreeMap<(u16, u16), T>>);
 
-/// The values of one range, by client.
-type Clients<T> = NetworkMap<(PortRange, T)>;
-
-/// Values by network. Finds the values of all networks that overlap a given one.
+/// Values by network.
 #[derive(Clone, Debug)]
-pub(super) struct NetworkMap<T>(BTreeMap<IpNet, Vec<T>>);
+struct Networks<T>(BTreeMap<IpNet, T>);
+
+/// Any number of values for each network. Finds the values of all networks that overlap a given one.
+#[derive(Clone, Debug)]
+pub(super) struct NetworkMap<T>(Networks<Vec<T>>);
 
 impl<T> FlowIndex<T> {
     pub(super) fn insert(&mut self, flows: &FlowMatch, value: T) {
-        let ports = self.0.entry((flows.protocol, flows.destination)).or_default();
-        let class = ports.0.entry(width_class(flows.ports)).or_default();
-        class.entry((flows.ports.first(), flows.ports.last())).or_default().insert(flows.source, (flows.ports, value));
+        let index = self.values.len();
+        self.values.push((flows.ports, value));
+        let place = self.places.entry((flows.protocol, flows.destination)).or_default();
+        place.by_ports.entry(flows.ports).insert(flows.source, index);
+        place.by_client.0.entry(flows.source).or_default().entry(flows.ports).push(index);
+    }
+
+    /// The values of exactly these ports and this client.
+    pub(super) fn at(&self, flows: &FlowMatch) -> impl Iterator<Item = &T> {
+        let clients = self.places.get(&(flows.protocol, flows.destination)).and_then(|place| place.by_ports.get(flows.ports));
+        clients.into_iter().flat_map(|clients| clients.at(flows.source)).filter_map(|index| Some(&self.values.get(*index)?.1))
     }
 
     /// The values of the flows that some packet of `flows` matches too, each with its ports.
-    pub(super) fn overlapping(&self, flows: &FlowMatch) -> impl Iterator<Item = (PortRange, &T)> {
+    pub(super) fn overlapping(&self, flows: &FlowMatch) -> Vec<(PortRange, &T)> {
+        let mut found = [Vec::new(), Vec::new()];
+        let complete = self.search(flows, |order, value| {
+            if let Some(found) = found.get_mut(order) {
+                found.push(value);
+            }
+            false
+        });
+        found.into_iter().nth(complete).unwrap_or_default()
+    }
+
+    /// A value of a flow that some packet of `flows` matches too, for which `wanted` is true.
+    pub(super) fn find(&self, flows: &FlowMatch, wanted: impl Fn(&T) -> bool) -> Option<&T> {
+        let mut found = None;
+        self.search(flows, |_, (_, value)| {
+            found = Some(value).filter(|value| wanted(value)).or(found);
+            found.is_some()
+        });
+        found
+    }
+
+    /// Visits the values that overlap `flows` in both orders in turn, until one order is complete or `visit` returns true.
+    /// Returns the number of the complete order.
+    fn search<'a>(&'a self, flows: &FlowMatch, mut visit: impl FnMut(usize, (PortRange, &'a T)) -> bool) -> usize {
         let (ports, client) = (flows.ports, flows.source);
-        let found = self.0.get(&(flows.protocol, flows.destination)).into_iter();
-        found.flat_map(move |index| index.overlapping(ports, client)).map(|(ports, value)| (*ports, value))
+        let Some(place) = self.places.get(&(flows.protocol, flows.destination)) else { return 0 };
+        let mut by_ports = place.by_ports.overlapping(ports);
+        let mut by_client = place.by_client.overlapping(client);
+        let mut is_over =
+            |order: usize, index: &usize| self.values.get(*index).is_some_and(|(ports, value)| visit(order, (*ports, value)));
+        loop {
+            let Some(clients) = by_ports.next() else { return 0 };
+            if clients.overlapping(client).any(|(_, index)| is_over(0, index)) {
+                return 0;
+            }
+            let Some((_, ranges)) = by_client.next() else { return 1 };
+            if ranges.overlapping(ports).flatten().any(|index| is_over(1, index)) {
+                return 1;
+            }
+        }
+    }
+}
+
+impl<T: PartialEq> FlowIndex<T> {
+    /// Adds a value. Returns whether it was not there already.
+    pub(super) fn insert_new(&mut self, flows: &FlowMatch, value: T) -> bool {
+        let is_new = self.at(flows).all(|other| *other != value);
+        if is_new {
+            self.insert(flows, value);
+        }
+        is_new
+    }
+}
+
+impl<T> PortIndex<T> {
+    pub(super) fn insert(&mut self, protocol: Protocol, address: IpAddr, ports: PortRange, value: T) {
+        self.0.entry((protocol, address)).or_default().entry(ports).push(value);
+    }
+
+    /// The values with a port of `ports`.
+    pub(super) fn overlapping(&self, protocol: Protocol, address: IpAddr, ports: PortRange) -> impl Iterator<Item = &T> {
+        self.0.get(&(protocol, address)).into_iter().flat_map(move |index| index.overlapping(ports)).flatten()
+    }
+
+    /// The lists of values with a port of `ports`.
+    pub(super) fn overlapping_mut(
+        &mut self,
+        protocol: Protocol,
+        address: IpAddr,
+        ports: PortRange,
+    ) -> impl Iterator<Item = &mut Vec<T>> {
+        self.0.get_mut(&(protocol, address)).into_iter().flat_map(move |index| index.overlapping_mut(ports))
+    }
+}
+
+impl<T: Default> Ports<T> {
+    fn entry(&mut self, ports: PortRange) -> &mut T {
+        let class = self.0.entry(width_class(ports)).or_default();
+        class.entry((ports.first(), ports.last())).or_default()
     }
 }
 
 impl<T> Ports<T> {
-    fn overlapping(&self, ports: PortRange, client: IpNet) -> impl Iterator<Item = &(PortRange, T)> {
+    fn get(&self, ports: PortRange) -> Option<&T> {
+        self.0.get(&width_class(ports))?.get(&(ports.first(), ports.last()))
+    }
+
+    fn overlapping(&self, ports: PortRange) -> impl Iterator<Item = &T> {
         self.0
             .iter()
-            .flat_map(move |(bits, class)| {
-                let widest = u16::try_from((1u32 << bits) - 1).unwrap_or(u16::MAX);
-                class.range((ports.first().saturating_sub(widest), 0)..=(ports.last(), u16::MAX))
-            })
+            .flat_map(move |(bits, class)| class.range(candidates(*bits, ports)))
             .filter(move |((_, last), _)| *last >= ports.first())
-            .flat_map(move |(_, clients)| clients.overlapping(client).map(|(_, value)| value))
+            .map(|(_, value)| value)
     }
+
+    fn overlapping_mut(&mut self, ports: PortRange) -> impl Iterator<Item = &mut T> {
+        self.0
+            .iter_mut()
+            .flat_map(move |(bits, class)| class.range_mut(candidates(*bits, ports)))
+            .filter(move |((_, last), _)| *last >= ports.first())
+            .map(|(_, value)| value)
+    }
+}
+
+/// Where ranges of this size may overlap `ports`.
+fn candidates(bits: u32, ports: PortRange) -> RangeInclusive<(u16, u16)> {
+    let widest = u16::try_from((1u32 << bits) - 1).unwrap_or(u16::MAX);
+    (ports.first().saturating_sub(widest), 0)..=(ports.last(), u16::MAX)
 }
 
 /// The number of bits of the size of the range, not counting the first port.
@@ -58,28 +176,66 @@ fn width_class(ports: PortRange) -> u32 {
     u16::BITS - (ports.last() - ports.first()).leading_zeros()
 }
 
+impl<T> Networks<T> {
+    /// The values of the networks that contain `network`, then of those inside of it.
+    fn overlapping(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        let around = self.around(network).filter(move |(other, _)| *other != network);
+        around.chain(self.within(network))
+    }
+
+    fn around(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        (0..=network.prefix_len()).filter_map(move |length| {
+            let around = IpNet::new_assert(network.addr(), length).trunc();
+            self.0.get_key_value(&around).map(|(around, value)| (*around, value))
+        })
+    }
+
+    fn within(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        let within = self.0.range(network..).take_while(move |(other, _)| network.contains(&other.addr()));
+        within.map(|(other, value)| (*other, value))
+    }
+}
+
 impl<T> NetworkMap<T> {
     pub(super) fn insert(&mut self, network: IpNet, value: T) {
-        self.0.entry(network).or_default().push(value);
+        self.0.0.entry(network).or_default().push(value);
     }
 
     /// The values of exactly `network`.
     pub(super) fn at(&self, network: IpNet) -> impl Iterator<Item = &T> {
-        self.0.get(&network).into_iter().flatten()
+        self.0.0.get(&network).into_iter().flatten()
     }
 
     /// The values of the networks that contain `network`, then of those inside of it.
     pub(super) fn overlapping(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
-        let around = (0..network.prefix_len()).filter_map(move |length| {
-            let around = IpNet::new_assert(network.addr(), length).trunc();
-            self.0.get_key_value(&around)
-        });
-        let within = self.0.range(network..).take_while(move |(other, _)| network.contains(&other.addr()));
-        around.chain(within).flat_map(|(network, values)| values.iter().map(|value| (*network, value)))
+        each(self.0.overlapping(network))
+    }
+
+    /// The values of the networks that contain `network`, also of itself.
+    pub(super) fn around(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        each(self.0.around(network))
+    }
+
+    /// The values of `network` and of the networks inside of it.
+    pub(super) fn within(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        each(self.0.within(network))
     }
 }
 
-impl<T> Default for NetworkMap<T> {
+fn each<'a, T>(networks: impl Iterator<Item = (IpNet, &'a Vec<T>)>) -> impl Iterator<Item = (IpNet, &'a T)>
+where
+    T: 'a,
+{
+    networks.flat_map(|(network, values)| values.iter().map(move |value| (network, value)))
+}
+
+impl<T> Default for FlowIndex<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), places: BTreeMap::new() }
+    }
+}
+
+impl<T> Default for PortIndex<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
@@ -91,8 +247,14 @@ impl<T> Default for Ports<T> {
     }
 }
 
-impl<T> Default for FlowIndex<T> {
+impl<T> Default for Networks<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
+    }
+}
+
+impl<T> Default for NetworkMap<T> {
+    fn default() -> Self {
+        Self(Networks::default())
     }
 }

@@ -5,13 +5,21 @@
 mod admission;
 mod assumed;
 mod claims;
+mod cycles;
+mod explained;
+mod floor;
+mod forbidden;
+mod grants;
 mod in_force;
 mod index;
 mod node_rules;
 mod notes;
 mod obstacles;
+mod owners;
+mod protected;
 mod reserved;
 mod routes;
+mod share;
 mod verdict;
 mod wires;
 
@@ -24,8 +32,13 @@ use jiff::Timestamp;
 
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
+pub use explained::unexplained;
+pub use forbidden::{ForbiddenNetworks, InvalidForbiddenNetworks};
+pub(crate) use grants::Scopes;
+pub use grants::{Grants, RequireGrants, Standing};
 pub use in_force::InForce;
 pub use reserved::{InvalidReservedPorts, ReservedPorts};
+pub use share::{InvalidTranslationLimit, TranslationLimit};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
 use crate::api::{DEFAULT_NAMESPACE, PortForward, Role, ShownPorts};
@@ -33,6 +46,10 @@ use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
 use claims::Claims;
+use floor::Floor;
+use grants::{Granting, Queue, Turn};
+use protected::Protected;
+use share::Shares;
 
 /// The desired state of this node, and the decision about each forward.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +78,22 @@ impl Plan {
 pub struct Policy {
     /// The ports that the node reserves, on the addresses by which it is reached.
     pub reserved_ports: ReservedPorts,
+    /// The networks that no forward may use, beside the API servers.
+    pub forbidden_networks: ForbiddenNetworks,
+    /// The most translations of one namespace on this node.
+    pub translations: TranslationLimit,
+    /// Whether a forward needs a grant.
+    pub require_grants: RequireGrants,
+    /// The grants. They come from the objects and not from the administrator of the node.
+    pub grants: Grants,
+}
+
+impl Policy {
+    /// The same, but grants are required at least as strictly as `required` says.
+    #[must_use]
+    pub fn requiring_at_least(&self, required: RequireGrants) -> Self {
+        Self { require_grants: self.require_grants.max(required), ..self.clone() }
+    }
 }
 
 /// One object, as far as it could be parsed.
@@ -109,58 +142,63 @@ impl Candidate {
 #[must_use]
 pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &InForce) -> Plan {
     let mut plan = Plan::default();
-    let mut claims = Claims::default();
+    let floor = Floor::of(facts, &policy.forbidden_networks);
     let mut accepted = Vec::new();
-    for candidate in by_seniority(candidates) {
-        let (verdict, admission) = judge(facts, candidate, policy, in_force, &mut claims);
-        accepted.extend(admission.map(|admission| (candidate.key.clone(), admission)));
-        plan.verdicts.insert(candidate.key.clone(), verdict);
+    let granting = Granting::of(policy, &facts.labels);
+    let shares = Shares::of(facts, policy, in_force, candidates);
+    let circles = cycles::find(candidates, |forward| granting.permits_somewhere(forward));
+    let mut queue = Queue::new(candidates, &granting);
+    let mut given = Given { granting, circles, shares, claims: Claims::default() };
+    while let Some(turn) = queue.next(&given.granting) {
+        let key = &turn.candidate.key;
+        let (verdict, admission) = judge(facts, &turn, policy, &floor, in_force, &mut given);
+        accepted.extend(admission.map(|admission| (key.clone(), admission)));
+        plan.verdicts.insert(key.clone(), verdict);
     }
-    let mut protected = routes::Protected::of(facts);
-    for (key, Admission { forward, objection: _, notes }) in accepted {
-        let forward = &*forward;
+    let mut protected = Protected::of(facts);
+    for (key, Admission { forward, objection: _, notes }) in &accepted {
+        let forward = &**forward;
         // The older forwards first: a younger one takes no route away from them, and does not block a route of theirs.
-        protected.protect(forward);
-        let Some(verdict) = plan.verdicts.get_mut(&key) else { continue };
+        protected.protect_parties(forward);
+        let Some(verdict) = plan.verdicts.get_mut(key) else { continue };
         (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
         verdict.routes = routes::plan(facts, forward, &protected);
+        floor.withhold(&mut verdict.routes);
+        protected.protect_clients(forward);
         let found = obstacles::find(facts, forward, verdict);
         plan.desired.legs.extend(found.legs);
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);
-        verdict.notes.extend(notes);
+        verdict.notes.extend(notes.iter().cloned());
         verdict.notes.extend(others);
         let listening = verdict.translations.iter().map(|translation| translation.flows.destination);
         plan.desired.held.extend(listening.filter(|address| facts.holds(*address)));
         plan.desired.translations.extend(verdict.translations.iter().cloned());
         plan.desired.routes.extend(verdict.routes.iter().filter_map(RoutePlan::installed).cloned());
     }
-    for nested in claims.nested() {
-        for (side, note) in nested.sides().into_iter().zip(notes::nested(nested)) {
-            let verdict = plan.verdicts.get_mut(&side.forward).filter(|verdict| verdict.notes.len() < notes::MOST);
-            if let Some(verdict) = verdict {
-                verdict.notes.push(note);
-            }
-        }
-    }
+    notes::add_nested(&mut plan.verdicts, given.claims.nested());
     plan
 }
 
-/// The older first, then by namespace and name. The first one to claim something keeps it.
-fn by_seniority(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let mut ordered: Vec<&Candidate> = candidates.iter().collect();
-    ordered.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
-    ordered
+/// What forwards may have, and what those that were judged so far have.
+struct Given<'a> {
+    granting: Granting<'a>,
+    /// The forwards that close a circle.
+    circles: BTreeMap<&'a ForwardKey, NodeRefusal>,
+    shares: Shares<'a>,
+    claims: Claims,
 }
 
 /// Decides about one forward. Returns the part of it that this node should carry.
 fn judge<'a>(
     facts: &Facts,
-    candidate: &'a Candidate,
+    turn: &Turn<'a>,
     policy: &Policy,
+    floor: &Floor<'_>,
     in_force: &InForce,
-    claims: &mut Claims,
+    given: &mut Given<'a>,
 ) -> (Verdict, Option<Admission<'a>>) {
+    let (candidate, shares) = (turn.candidate, &mut given.shares);
     let verdict = |acceptance, role| Verdict {
         shown: candidate.shown.clone(),
         ..Verdict::new(candidate.uid.clone(), candidate.generation, acceptance, role)
@@ -168,7 +206,8 @@ fn judge<'a>(
     let forward = match &candidate.forward {
         Err(refusal) => return (verdict(Acceptance::Refused(refusal.clone()), None), None),
         Ok(forward) if !forward.is_in_force() => {
-            let served = in_force.serves(forward);
+            let served =
+                in_force.owns(forward) || in_force.may_serve(forward) && shares.look(forward) && in_force.serves(forward);
             return (Verdict { served, ..verdict(Acceptance::Disabled, None) }, None);
         }
         Ok(forward) => forward,
@@ -176,19 +215,46 @@ fn judge<'a>(
     // Neither a lost address nor another forward makes a new claim of what is in force.
     let suspended = |verdict| Verdict { suspended: in_force.of_forward(forward), ..verdict };
     let Some(role) = role(facts, forward) else {
+        shares.release(forward);
         let verdict = verdict(Acceptance::Accepted, None);
         return (if forward.selects(&facts.labels) { suspended(verdict) } else { verdict }, None);
     };
-    let admission = match admit(facts, forward, policy, in_force) {
-        Ok(admission) => admission,
-        Err(refusal) => return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None),
+    // What no grant permits is withdrawn and comes back only as a new claim.
+    let entitlement = match &turn.entitlement {
+        Ok(entitlement) => entitlement,
+        Err(refusal) => {
+            shares.release(forward);
+            return (verdict(Acceptance::RefusedHere(refusal.clone()), Some(role)), None);
+        }
     };
-    match claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
+    let circle = given.circles.get(&forward.key);
+    let fitting = match circle.map_or_else(|| shares.fit(forward), |circle| Err(circle.clone())) {
+        Ok(fitting) => fitting,
+        Err(refusal) => {
+            shares.release(forward);
+            let suspended = in_force.part(forward).map_or_else(Vec::new, |part| part.translations());
+            return (Verdict { suspended, ..verdict(Acceptance::RefusedHere(refusal), Some(role)) }, None);
+        }
+    };
+    let mut admission = match admit(facts, &fitting, policy, floor, in_force) {
+        Ok(admission) => admission,
+        Err(refusal) => {
+            shares.refuse(forward, &fitting);
+            return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None);
+        }
+    };
+    match given.claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
         Ok(()) => {
-            let objection = admission.objection.clone();
+            shares.take(forward, &fitting);
+            given.granting.spend(entitlement, forward);
+            admission.notes.extend(entitlement.note.clone());
+            let objection = entitlement.objection.clone().or_else(|| admission.objection.clone());
             (Verdict { objection, ..verdict(Acceptance::Accepted, Some(role)) }, Some(admission))
         }
-        Err(conflict) => (suspended(verdict(Acceptance::Conflict(conflict), Some(role))), None),
+        Err(conflict) => {
+            shares.refuse(forward, &fitting);
+            (suspended(verdict(Acceptance::Conflict(conflict), Some(role))), None)
+        }
     }
 }
 

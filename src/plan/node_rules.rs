@@ -49,9 +49,16 @@ fn of_a_container_network(interface: &InterfaceName) -> bool {
     })
 }
 
+/// Whether the pods of a cluster are reached by `interface`. Container networks of the node alone, such as Docker's, do not count:
+/// clients of a leased line may have addresses of their networks.
+pub(super) fn leads_to_pods(interface: &InterfaceName) -> bool {
+    let of_the_node = ["docker", "br-", "podman", "cni-podman"].iter().any(|beginning| interface.as_str().starts_with(beginning));
+    of_a_container_network(interface) && !of_the_node
+}
+
 /// Why this node cannot carry `forward`, both if it is new and if it is in force.
 pub(super) fn refuse(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    loops(facts, forward).or_else(|| api_server(facts, forward))
+    loops(facts, forward)
 }
 
 /// Why this node would not carry `forward` if it were new.
@@ -93,12 +100,6 @@ fn looping(facts: &Facts, mut parties: impl Iterator<Item = (&'static str, IpNet
         };
         Some(refusal(NodeRefusalReason::ForwardLoop, message))
     })
-}
-
-fn api_server(facts: &Facts, forward: &Forward) -> Option<NodeRefusal> {
-    let upstream = forward.upstream;
-    let message = format!("the upstream {upstream} is an API server of this cluster, which no forward may lead to");
-    facts.api_servers.contains(&upstream).then(|| refusal(NodeRefusalReason::ForbiddenUpstream, message))
 }
 
 /// RFC 919 and RFC 950: the first and the last address of a subnet are not host addresses, except for /31 (RFC 3021) and

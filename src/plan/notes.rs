@@ -1,14 +1,14 @@
 //! Notes about a forward that this node carries: useful to know, but they stop nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::claims::Nested;
+use super::claims::{Nested, Way};
 use super::node_rules::hears;
 use super::verdict::{Note, RoutePlan, Verdict};
-use crate::forward::{Forward, PortEntry};
+use crate::forward::{Forward, ForwardKey, PortEntry};
 use crate::model::{Facts, InterfaceName, Listener, Protocol};
 
 /// The maximum number of notes for a forward, and of names in one note.
@@ -23,10 +23,39 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Vec<N
     notes
 }
 
-/// The notes for two forwards with different gateways, if one client network contains the other: for the one with the
-/// larger network, then for the other one.
-pub(super) fn nested(nested: &Nested) -> [Note; 2] {
+/// Adds the notes for each two forwards with different gateways, if one client network contains the other and each is reached
+/// through its own gateway.
+pub(super) fn add_nested(verdicts: &mut BTreeMap<ForwardKey, Verdict>, nested: &[Nested]) {
+    for nested in nested {
+        let installs = |side: &Way| {
+            let mut routes = verdicts.get(&side.forward).into_iter().flat_map(|verdict| &verdict.routes);
+            routes.any(|plan| plan.installed().is_some_and(|route| route.destination == side.network))
+        };
+        if !nested.sides().into_iter().all(installs) {
+            continue;
+        }
+        for (side, note) in nested.sides().into_iter().zip(self::nested(nested)) {
+            if let Some(verdict) = verdicts.get_mut(&side.forward).filter(|verdict| verdict.notes.len() < MOST) {
+                verdict.notes.push(note);
+            }
+        }
+    }
+}
+
+/// For the forward with the larger network, then for the other one. A forward of another namespace is only named.
+fn nested(nested: &Nested) -> [Note; 2] {
     let Nested { outer, inner } = nested;
+    if outer.forward.namespace != inner.forward.namespace {
+        let outer_note = format!(
+            "some clients in {} are not reached through {}: {} asks for another way to them, and the longest prefix wins",
+            outer.network, outer.gateway, inner.forward
+        );
+        let inner_note = format!(
+            "{} asks for another way to a network around {}; the longest prefix wins, so the way to {} is {}",
+            outer.forward, inner.network, inner.network, inner.gateway
+        );
+        return [Note(outer_note), Note(inner_note)];
+    }
     let outer_note = format!(
         "clients in {} are reached through {} and not through {}: {} asks for it, and the longest prefix wins",
         inner.network, inner.gateway, outer.gateway, inner.forward

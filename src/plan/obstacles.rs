@@ -141,7 +141,7 @@ impl Search<'_> {
         let upstream = self.forward.upstream;
         let network = self.facts.services.iter().find(|network| network.contains(&upstream))?;
         let message = format!(
-            "the upstream {upstream} lies in {network}, the network of this cluster's Services: no host has such an address, and kube-proxy does not translate a flow that a forward has translated; write the address of a pod with the network of the host, of a load balancer, or of a node with a node port"
+            "the upstream {upstream} lies in {network}, the network of this cluster's Services: no host has such an address, and kube-proxy does not translate a flow that a forward has translated; write the address of a load balancer, or of another host"
         );
         Some(obstacle(ObstacleReason::UpstreamIsService, message))
     }

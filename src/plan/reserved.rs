@@ -21,6 +21,10 @@ struct Reserved {
 pub struct InvalidReservedPorts(String);
 
 impl ReservedPorts {
+    /// The ports that a node of a cluster needs itself: SSH, etcd, the API server, kube-proxy and the kubelet, the controller
+    /// manager, the scheduler, and the metrics of the agent.
+    pub const DEFAULT: &str = "22/TCP,2379-2380/TCP,6443/TCP,10249-10250/TCP,10256-10257/TCP,10259/TCP,10450/TCP";
+
     /// The reserved ports of `protocol`.
     pub(super) fn of(&self, protocol: Protocol) -> impl Iterator<Item = PortRange> {
         self.0.iter().filter(move |it| it.protocol.is_none_or(|only| only == protocol)).map(|it| it.ports)

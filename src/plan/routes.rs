@@ -1,57 +1,28 @@
 //! The routes to the clients of a forward, and the routes that must not be installed.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::protected::Protected;
 use super::verdict::{Obstacle, ObstacleReason, RoutePlan};
 use crate::forward::Forward;
 use crate::model::{Facts, HostRoute, InterfaceName, Sight};
 
-/// The addresses that no route of a forward may cover, because their packets would then be sent to the gateway of the
-/// clients.
-pub(super) struct Protected(BTreeSet<IpAddr>);
-
-impl Protected {
-    /// The addresses of this node.
-    pub(super) fn of(facts: &Facts) -> Self {
-        let addresses = facts.addresses.iter().map(|local| local.address);
-        Self(addresses.chain(facts.api_servers.iter().copied()).collect())
-    }
-
-    /// Adds the addresses of a forward that is carried here.
-    pub(super) fn protect(&mut self, forward: &Forward) {
-        self.0.insert(forward.upstream);
-        self.0.extend(forward.gateway);
-    }
-
-    fn within(&self, network: IpNet) -> Option<IpAddr> {
-        self.0.range(network.network()..=network.broadcast()).next().copied()
-    }
-}
-
 /// The route to each client of `forward`; none without a gateway. A named gateway is used even if the client is in a subnet
 /// of this node.
-pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected) -> Vec<RoutePlan> {
+pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected<'_>) -> Vec<RoutePlan> {
     let Some(gateway) = forward.gateway else { return Vec::new() };
     let link = link(facts, forward, gateway);
-    let route = |client: &IpNet| match route(*client, gateway, &link, protected) {
-        RoutePlan::Install(_) if facts.sight == Sight::Partial && !stands(facts, *client, gateway) => {
+    let route = |client: &IpNet| match (protected.withhold(forward, *client, gateway), &link) {
+        (Some(obstacle), _) => RoutePlan::Withheld(obstacle),
+        (None, Err(obstacle)) => RoutePlan::Withheld(obstacle.clone()),
+        (None, Ok(_)) if facts.sight == Sight::Partial && !stands(facts, *client, gateway) => {
             RoutePlan::Withheld(unseen(*client, gateway))
         }
-        route => route,
+        (None, Ok(interface)) => RoutePlan::Install(HostRoute { destination: *client, gateway, interface: interface.clone() }),
     };
     forward.clients.iter().map(route).collect()
-}
-
-fn route(client: IpNet, gateway: IpAddr, link: &Result<InterfaceName, Obstacle>, protected: &Protected) -> RoutePlan {
-    let captured = if client.prefix_len() == 0 { Some(client.network()) } else { protected.within(client) };
-    match (captured, link) {
-        (Some(captured), _) => RoutePlan::Withheld(capture(client, gateway, captured)),
-        (None, Err(obstacle)) => RoutePlan::Withheld(obstacle.clone()),
-        (None, Ok(interface)) => RoutePlan::Install(HostRoute { destination: client, gateway, interface: interface.clone() }),
-    }
 }
 
 /// Whether such a route of ours is there already.
@@ -64,13 +35,6 @@ fn unseen(client: IpNet, gateway: IpAddr) -> Obstacle {
         "the route to {client} through {gateway} is withheld: it is not known where the API servers are, and it might cover one; give the agent the right to list and watch the EndpointSlice kubernetes in the namespace default (deploy/base/rbac.yaml); its log says what is missing"
     );
     Obstacle { reason: ObstacleReason::ApiServersUnknown, message }
-}
-
-fn capture(client: IpNet, gateway: IpAddr, captured: IpAddr) -> Obstacle {
-    let message = format!(
-        "the route to {client} through {gateway} is withheld: it would cover {captured}, an address that this node, this forward or an older one needs; write other clients, or remove the older forward"
-    );
-    Obstacle { reason: ObstacleReason::RouteCapturesNode, message }
 }
 
 /// The interface by which the gateway is reached. A route to the gateway that is more specific than every subnet around it

@@ -73,8 +73,12 @@ words! {
     NodeRefusalReason {
         /// An address of a party is an address of this node, so the flow would come back to it.
         ForwardLoop,
-        /// The upstream is an API server of the cluster.
+        /// The upstream is an API server of the cluster, or lies in a network that the node forbids.
         ForbiddenUpstream,
+        /// A client is an API server of the cluster, or lies in a network that the node forbids.
+        ForbiddenClient,
+        /// The internal or external address lies in a network of pods or Services.
+        ForbiddenAddress,
         /// An address is the first one of its subnet (the network address).
         NetworkAddress,
         /// An address is the last one of its subnet (the broadcast address).
@@ -85,6 +89,11 @@ words! {
         ReservedPort,
         /// A program of this node listens on the port, on an address by which the node is reached.
         ShadowsLocalListener,
+        /// No grant permits all of the forward, and the agent requires grants.
+        NotGranted,
+        /// The forwards under a grant would ask for more than the limits of the grant permit, or those of a namespace for more
+        /// translations than the node permits.
+        TooMany,
     }
 }
 
@@ -116,6 +125,10 @@ words! {
         GatewayNotOnLink,
         /// The route to a client would cover an address that this node needs.
         RouteCapturesNode,
+        /// The route to a client would cover an address that the node forbids to forwards.
+        ForbiddenRoute,
+        /// The route to a client would take packets for a client of an older forward.
+        RouteCapturesClient,
         /// It is not known where the API servers are, and a route might cover one.
         ApiServersUnknown,
         /// A route of another program to the client uses another next hop.

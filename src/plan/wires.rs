@@ -1,7 +1,8 @@
 //! The interfaces of this node that a forward refers to.
 
+use super::ReservedPorts;
 use crate::forward::Forward;
-use crate::model::{Facts, InterfaceName, Translation};
+use crate::model::{Facts, InterfaceName, PortRange, Translation};
 
 /// The translations for `forward` on this node, and how many of them belong to `reverse`; these are the last ones.
 ///
@@ -29,6 +30,18 @@ pub(super) fn translations(facts: &Facts, forward: &Forward) -> (Vec<Translation
         }
     }
     (found, reversed)
+}
+
+/// The number of [`translations`] of `forward`, without making them. A range of `reverse` counts once for each part that is left
+/// of it without the reserved ports, also on an address on which they are not reserved.
+pub(super) fn count(facts: &Facts, forward: &Forward, reserved: &ReservedPorts) -> usize {
+    let interfaces = |named: Option<&InterfaceName>| named.map_or(1, |named| sharing(facts, named).len());
+    let towards_upstream = forward.ports.len() * forward.clients.len() * interfaces(forward.internal.interface.as_ref());
+    let parts = forward.reverse.iter().map(|entry| {
+        let reserved: Vec<PortRange> = reserved.of(entry.protocol).collect();
+        entry.ports.minus(&reserved).len().max(1)
+    });
+    towards_upstream + parts.sum::<usize>() * interfaces(forward.external_interface.as_ref())
 }
 
 /// `named`, and the other interfaces of this node on the same link.

@@ -2,29 +2,33 @@
 //!
 //! Decides which parts of the text are accepted. Must not access the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api;
-use crate::source::Sourced;
+use crate::model::Nodes;
+use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
 use super::translation::Written;
-use super::{Loaded, Record, RecordError};
+use super::{Boot, Loaded, Record, RecordError};
 
 /// The format of a record that contains no API servers. Programs before format 2 can read it too.
 const WITHOUT_API_SERVERS: u64 = 1;
 /// A record that may contain API servers, but no addresses of the node.
 const WITHOUT_NODE_ADDRESSES: u64 = 2;
-/// The newest format that this program writes and reads. It may contain API servers and addresses of the node.
-const FORMAT: u64 = 3;
+/// A record that may contain API servers and addresses of the node, but neither grants nor other networks of the cluster.
+const WITHOUT_GRANTS_AND_NETWORKS: u64 = 3;
+/// The newest format that this program writes and reads. It may also contain grants, and the networks of Services, nodes and pods.
+const FORMAT: u64 = 4;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,7 +47,17 @@ struct Content {
     api_servers: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     node_addresses: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pods: Vec<Value>,
     forwards: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grants: Option<Vec<Value>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grants_required: bool,
     in_force: Vec<Value>,
 }
 
@@ -54,33 +68,52 @@ struct Entry {
     origin: Option<PathBuf>,
 }
 
-/// The text of `record`. Equal records have equal texts.
-pub(super) fn render(record: &Record) -> Result<Vec<u8>, RecordError> {
-    let entry = |sourced: &Sourced| {
-        let mut object = serde_json::to_value(&*sourced.object)?;
-        // These fields are not part of what was asked for. They change with every status update, and each change would
-        // rewrite the record.
-        for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
-            object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
-        }
-        serde_json::to_value(Entry { object, origin: sourced.origin.clone() })
-    };
+/// The text of `record`, and its checksum. Equal records have equal texts.
+pub(super) fn render(record: &Record) -> Result<(Vec<u8>, String), RecordError> {
+    let forward = |sourced: &Sourced| entry(&*sourced.object, sourced.origin.as_ref());
+    let grant = |sourced: &SourcedGrant| entry(&*sourced.object, sourced.origin.as_ref());
+    let grants = |set: &Arc<GrantSet>| set.grants.iter().map(grant).collect::<Result<_, _>>();
     let content = Content {
         node: record.node.clone(),
         labels: record.labels.clone(),
-        api_servers: record.api_servers.iter().map(|address| address.to_string().into()).collect(),
-        node_addresses: record.node_addresses.iter().map(|address| address.to_string().into()).collect(),
-        forwards: record.forwards.iter().map(entry).collect::<Result<_, _>>()?,
+        api_servers: texts(&record.api_servers),
+        node_addresses: texts(&record.node_addresses),
+        services: texts(&record.services),
+        nodes: texts(&record.nodes.addresses),
+        pods: texts(&record.nodes.pods),
+        forwards: record.forwards.iter().map(forward).collect::<Result<_, _>>()?,
+        grants: record.grants.as_ref().map(grants).transpose()?,
+        grants_required: record.grants_required,
         in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
     };
     // The oldest format that can hold the content, so that older programs can read it where possible.
+    let with_grants = content.grants.is_some() || content.grants_required;
+    let with_networks = [&content.services, &content.nodes, &content.pods].into_iter().any(|list| !list.is_empty());
     let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
-        (_, false) => FORMAT,
+        _ if with_grants || with_networks => FORMAT,
+        (_, false) => WITHOUT_GRANTS_AND_NETWORKS,
         (false, true) => WITHOUT_NODE_ADDRESSES,
         (true, true) => WITHOUT_API_SERVERS,
     };
     let content = serde_json::to_value(content)?;
-    Ok(serde_json::to_vec(&Envelope { format, sha256: checksum(&content), content })?)
+    let sha256 = checksum(&content);
+    Ok((serde_json::to_vec(&Envelope { format, sha256: sha256.clone(), content })?, sha256))
+}
+
+/// An object as the record holds it.
+fn entry(object: &impl Serialize, origin: Option<&PathBuf>) -> Result<Value, serde_json::Error> {
+    let mut object = serde_json::to_value(object)?;
+    // These fields are not part of what was asked for. They change with every status update, and each change would rewrite the
+    // record.
+    for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
+        object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
+    }
+    serde_json::to_value(Entry { object, origin: origin.cloned() })
+}
+
+/// Addresses or networks as texts.
+fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<Value> {
+    values.iter().map(|value| value.to_string().into()).collect()
 }
 
 /// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
@@ -102,7 +135,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], node: &str) -> Result<Loaded, Rec
         let found = content.node.chars().take(253).collect::<String>().escape_debug().to_string();
         return Err(RecordError::OtherNode { path: path.to_owned(), found, node: node.to_owned() });
     }
-    Ok(believe(content))
+    Ok(believe(content, envelope.sha256))
 }
 
 /// Why a text is not JSON.
@@ -119,13 +152,15 @@ fn strange() -> String {
 }
 
 /// Accepts each entry that is valid by itself.
-fn believe(content: Content) -> Loaded {
+fn believe(content: Content, checksum: String) -> Loaded {
     let mut lost = Vec::new();
     let mut keep = |list: &str, number: usize, error: String| lost.push(format!("{list}[{number}]: {error}"));
     let mut record = Record { node: content.node, labels: content.labels, ..Record::default() };
+    let mut nodes = Nodes::default();
     let lists = [
         ("apiServers", content.api_servers, &mut record.api_servers),
         ("nodeAddresses", content.node_addresses, &mut record.node_addresses),
+        ("nodes", content.nodes, &mut nodes.addresses),
     ];
     for (list, entries, addresses) in lists {
         for (number, entry) in entries.into_iter().enumerate() {
@@ -135,12 +170,34 @@ fn believe(content: Content) -> Loaded {
             }
         }
     }
+    for (list, entries, networks) in
+        [("services", content.services, &mut record.services), ("pods", content.pods, &mut nodes.pods)]
+    {
+        for (number, entry) in entries.into_iter().enumerate() {
+            match entry.as_str().and_then(|text| text.parse::<IpNet>().ok()) {
+                Some(network) => drop(networks.insert(network.trunc())),
+                None => keep(list, number, "is not a network".to_owned()),
+            }
+        }
+    }
+    record.nodes = Arc::new(nodes);
     for (number, entry) in content.forwards.into_iter().enumerate() {
         match forward(entry) {
             Ok(sourced) => record.forwards.push(sourced),
             Err(error) => keep("forwards", number, error),
         }
     }
+    record.grants_required = content.grants_required;
+    record.grants = content.grants.map(|entries| {
+        let mut set = GrantSet::default();
+        for (number, entry) in entries.into_iter().enumerate() {
+            match grant(entry) {
+                Ok(sourced) => set.grants.push(sourced),
+                Err(error) => keep("grants", number, error),
+            }
+        }
+        Arc::new(set)
+    });
     for (number, entry) in content.in_force.into_iter().enumerate() {
         let written: Result<Written, _> = serde_json::from_value(entry).map_err(|_| strange());
         match written.and_then(|written| written.parse()) {
@@ -148,13 +205,22 @@ fn believe(content: Content) -> Loaded {
             Err(error) => keep("inForce", number, error),
         }
     }
-    Loaded { record, lost }
+    Loaded { record, lost, checksum, outdated: None, boot: Boot::This }
 }
 
 fn forward(entry: Value) -> Result<Sourced, String> {
     let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
-    let object = Arc::new(guarded(|| api::decode(object).map_err(|error| error.to_string()))?);
-    Ok(Sourced { object, origin, trouble: None })
+    let mut object = guarded(|| api::decode(object).map_err(|error| error.to_string()))?;
+    if origin.is_none() {
+        object.metadata = api::used(object.metadata);
+    }
+    Ok(Sourced { object: Arc::new(object), origin, trouble: None })
+}
+
+fn grant(entry: Value) -> Result<SourcedGrant, String> {
+    let Entry { object, origin } = serde_json::from_value(entry).map_err(|_| strange())?;
+    let object = Arc::new(guarded(|| api::decode_grant(object).map_err(|error| error.to_string()))?);
+    Ok(SourcedGrant { object, origin, trouble: None })
 }
 
 /// SHA-256 of the compact JSON of `content`, in hexadecimal.

@@ -15,8 +15,8 @@ pub(super) const FILE: &str = "record.json";
 /// The maximum size of a record, in bytes.
 pub(super) const MOST_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The bytes of the record, or `None` if there is no file.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
+/// The bytes of a file with at most `most` bytes, or `None` if there is no file.
+pub(super) fn read(path: &Path, most: u64) -> Result<Option<Vec<u8>>, RecordError> {
     let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
     let file = match OpenOptions::new().read(true).custom_flags(durable::nofollow()).open(path) {
         Ok(file) => file,
@@ -28,13 +28,13 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     };
     let metadata = file.metadata().map_err(io("read its owner and mode"))?;
     check_file(path, &metadata)?;
-    let too_large = || RecordError::TooLarge { path: path.to_owned(), most: MOST_BYTES };
-    if metadata.len() > MOST_BYTES {
+    let too_large = || RecordError::TooLarge { path: path.to_owned(), most };
+    if metadata.len() > most {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(io("read it"))?;
-    if bytes.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(Some(bytes)) }
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io("read it"))?;
+    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(Some(bytes)) }
 }
 
 /// Replaces the record in `dir`, unless it has the same content already.
@@ -44,7 +44,7 @@ pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(RecordError::TooLarge { path, most: MOST_BYTES });
     }
-    if matches!(read(&path), Ok(Some(old)) if old == bytes) {
+    if matches!(read(&path, MOST_BYTES), Ok(Some(old)) if old == bytes) {
         return Ok(Stored::Unchanged);
     }
     durable::replace(&path, bytes, 0o600).map_err(|source| RecordError::Io { path, action: "write it", source })?;
@@ -97,12 +97,17 @@ fn untrusted(path: &Path, what: String) -> RecordError {
     RecordError::Untrusted { path: path.to_owned(), what }
 }
 
-/// Opens a file in the state directory for reading and writing, and creates it if it is missing.
+/// Opens a file in the state directory for reading and writing, and creates it if it is missing. On a read-only file system, an
+/// existing file is opened for reading.
 pub(super) fn open_or_make(path: &Path) -> Result<File, RecordError> {
     let io = |action| move |source| RecordError::Io { path: path.to_owned(), action, source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(durable::nofollow());
-    let file = options.open(path).map_err(io("open it"))?;
+    let opened = options.open(path).or_else(|error| match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => OpenOptions::new().read(true).custom_flags(durable::nofollow()).open(path),
+        _ => Err(error),
+    });
+    let file = opened.map_err(io("open it"))?;
     check_file(path, &file.metadata().map_err(io("read its owner and mode"))?)?;
     Ok(file)
 }

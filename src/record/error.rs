@@ -74,7 +74,19 @@ pub enum RecordError {
     /// The thread that wrote it stopped.
     #[error("the thread that writes the record stopped")]
     Stopped(#[source] tokio::task::JoinError),
+    /// The record is not up to date, and this could not be noted. Contains the causes.
+    #[error("{0}")]
+    Unnoted(String),
     /// It could not be written as JSON.
     #[error("the record cannot be converted to JSON")]
     Unwritable(#[from] serde_json::Error),
+}
+
+impl RecordError {
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
 }

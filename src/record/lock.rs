@@ -97,7 +97,8 @@ pub fn lock(dir: &Path, purpose: Purpose) -> Result<Lock, RecordError> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(RecordError::Locked { path, holder: holder(&mut file) }),
         Err(error) => return Err(io(path, "lock it")(error.into())),
     }
-    sign(&mut file, purpose).map_err(io(path, "write it"))?;
+    // A full or read-only disk must not stop an agent. The lock holds nevertheless; only its holder is not named.
+    let _ = sign(&mut file, purpose);
     Ok(Lock { _file: file })
 }
 

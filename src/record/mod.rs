@@ -4,23 +4,32 @@
 //! Decides which entries are accepted when the record is read. It checks them like any other input, and it must not touch
 //! the kernel.
 
+mod closed;
 mod content;
 mod disk;
 mod error;
+mod keeper;
 mod lock;
+mod mark;
 mod translation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::Translation;
-use crate::source::Sourced;
+use ipnet::IpNet;
+
+use crate::model::{Nodes, Translation};
+use crate::source::{GrantSet, Sourced};
 
 pub use crate::durable::Stored;
+pub use closed::Closed;
 pub use error::RecordError;
+pub use keeper::{Keeper, Step};
 pub use lock::{Holder, Lock, Numbering, Purpose, lock};
+pub use mark::Outdated;
 
 /// The state that a node last applied.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,8 +42,16 @@ pub struct Record {
     pub api_servers: BTreeSet<IpAddr>,
     /// The addresses of the node in its Node object; empty without a cluster.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The networks of the cluster's Services; empty without a cluster.
+    pub services: BTreeSet<IpNet>,
+    /// The addresses of the cluster's nodes and pods; empty without a cluster.
+    pub nodes: Arc<Nodes>,
     /// The complete set of objects that was applied.
     pub forwards: Vec<Sourced>,
+    /// The grants that were read then; `None` if none were read.
+    pub grants: Option<Arc<GrantSet>>,
+    /// Whether forwards needed a grant.
+    pub grants_required: bool,
     /// The translations that were in force.
     pub in_force: Vec<Translation>,
 }
@@ -46,6 +63,33 @@ pub struct Loaded {
     pub record: Record,
     /// One line for each entry that was left out, for log and status messages.
     pub lost: Vec<String>,
+    /// The checksum of the record.
+    pub checksum: String,
+    /// Why the kernel may be newer than the record; `None` if the record is up to date.
+    pub outdated: Option<Outdated>,
+    /// The boot in which the agent last changed the kernel.
+    pub boot: Boot,
+}
+
+/// A boot of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// The present one, or this is not known. What the kernel holds of ours may be newer than the record.
+    This,
+    /// An earlier one. What the kernel holds of ours does not come from an agent that changed it in this boot.
+    Earlier,
+}
+
+impl Loaded {
+    /// The record without the objects that must not be restored.
+    #[must_use]
+    pub fn restorable(&self) -> Record {
+        let mut record = self.record.clone();
+        if let Some(outdated) = &self.outdated {
+            record.forwards.retain(|sourced| !outdated.closed.contains(&sourced.object));
+        }
+        record
+    }
 }
 
 /// Reads the record of `node` from the state directory `dir`; `None` if there is none.
@@ -58,7 +102,15 @@ pub struct Loaded {
 /// than 256 MiB), when it is damaged (checksum), or when it is of another version or of another node.
 pub fn load(dir: &Path, node: &str) -> Result<Option<Loaded>, RecordError> {
     let path = dir.join(disk::FILE);
-    disk::read(&path)?.map(|bytes| content::parse(&path, &bytes, node)).transpose()
+    let Some(bytes) = disk::read(&path, disk::MOST_BYTES)? else { return Ok(None) };
+    let loaded = content::parse(&path, &bytes, node)?;
+    let (outdated, boot) = match mark::read(dir) {
+        Ok(Some(mark)) => (mark.about(&loaded.checksum), mark.boot),
+        Ok(None) => (None, String::new()),
+        Err(error) => (Some(Outdated::wholly(&error.cause())), String::new()),
+    };
+    let boot = if boot.is_empty() || boot == mark::boot() { Boot::This } else { Boot::Earlier };
+    Ok(Some(Loaded { outdated, boot, ..loaded }))
 }
 
 /// When the record in the state directory `dir` was last written; `None` if there is none, or if it cannot be examined.
@@ -74,15 +126,22 @@ pub fn written(dir: &Path) -> Option<SystemTime> {
 /// # Errors
 /// When other users can write the directory, or when the system returns an error.
 pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
-    disk::write(dir, &content::render(record)?)
+    store_checked(dir, record).map(|(stored, _)| stored)
 }
 
-/// Removes the record from the state directory `dir`. It is no error if there is none.
+/// As [`store`]; also returns the checksum of the record.
+fn store_checked(dir: &Path, record: &Record) -> Result<(Stored, String), RecordError> {
+    let (bytes, checksum) = content::render(record)?;
+    Ok((disk::write(dir, &bytes)?, checksum))
+}
+
+/// Removes the record, and the note about it, from the state directory `dir`. It is no error if there is none.
 ///
 /// # Errors
 /// When the system returns an error.
 pub fn remove(dir: &Path) -> Result<(), RecordError> {
-    disk::remove(&dir.join(disk::FILE))
+    disk::remove(&dir.join(disk::FILE))?;
+    disk::remove(&dir.join(mark::FILE))
 }
 
 #[cfg(test)]

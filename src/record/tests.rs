@@ -1,5 +1,7 @@
 //! Uses real files; the tests create the untrusted ones.
 
+mod hostile;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -10,9 +12,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api;
-use crate::model::{Destination, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts};
+use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, Shift, SourceNat, TargetPorts};
 
 use super::*;
+use crate::source::SourcedGrant;
 
 const NODE: &str = "proxy-1";
 
@@ -20,7 +23,7 @@ fn object(name: &str) -> Value {
     json!({
         "apiVersion": "portforward.dev/v1alpha1",
         "kind": "PortForward",
-        "metadata": {"name": name, "namespace": "leased-lines", "generation": 3, "labels": {"a": "b"}},
+        "metadata": {"name": name, "namespace": "leased-lines", "generation": 3},
         "spec": {
             "client": {"addresses": ["1.1.1.1"]},
             "internal": {"addresses": ["192.168.0.2"], "interface": "eth1", "gateways": ["192.168.0.1"]},
@@ -44,6 +47,17 @@ fn translation(interface: Option<&str>, ports: TargetPorts, source: SourceNat) -
     }
 }
 
+fn grant(name: &str) -> SourcedGrant {
+    let object = json!({
+        "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForwardGrant", "metadata": {"name": name, "generation": 2},
+        "spec": {
+            "namespaces": ["leased-lines"], "clients": ["1.1.1.0/24"],
+            "listen": [{"cidrs": ["192.168.0.2"], "port": 80}], "upstreams": [{"cidrs": ["3.3.3.3"]}],
+        },
+    });
+    SourcedGrant { object: Arc::new(api::decode_grant(object).unwrap()), origin: Some("grants.yaml".into()), trouble: None }
+}
+
 fn record() -> Record {
     let sourced = |name: &str, origin: Option<&str>| Sourced {
         object: Arc::new(api::decode(object(name)).unwrap()),
@@ -56,7 +70,14 @@ fn record() -> Record {
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
         node_addresses: ["192.168.7.1".parse().unwrap()].into(),
+        services: ["10.96.0.0/12".parse().unwrap()].into(),
+        nodes: Arc::new(Nodes {
+            addresses: ["192.168.7.1".parse().unwrap(), "fd00::7".parse().unwrap()].into(),
+            pods: ["10.244.1.0/24".parse().unwrap()].into(),
+        }),
         forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
+        grants: Some(Arc::new(GrantSet { grants: vec![grant("bank-a")], undecoded: Vec::new() })),
+        grants_required: true,
         in_force: vec![
             translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
             translation(None, TargetPorts::Same, SourceNat::Masquerade),
@@ -84,7 +105,8 @@ fn set_mode(path: &Path, mode: u32) {
 #[test]
 fn what_was_stored_is_loaded_and_only_root_can_read_it() {
     let (_parent, dir) = stored();
-    assert_eq!(load(&dir, NODE).unwrap(), Some(Loaded { record: record(), lost: Vec::new() }));
+    let loaded = load(&dir, NODE).unwrap().unwrap();
+    assert_eq!((loaded.record, loaded.lost, loaded.outdated), (record(), Vec::new(), None));
     assert_eq!((mode(&dir), mode(&dir.join("record.json"))), (0o700, 0o600));
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
 }
@@ -161,30 +183,35 @@ fn a_record_of_another_node_or_format_is_refused() {
     let error = load(&dir, "proxy-2").unwrap_err().to_string();
     assert!(error.contains("belongs to node proxy-1, but this is node proxy-2"), "{error}");
     let text = fs::read_to_string(dir.join("record.json")).unwrap();
-    for format in ["0", "4"] {
-        fs::write(dir.join("record.json"), text.replace("\"format\":3", &format!("\"format\":{format}"))).unwrap();
+    for format in ["0", "5"] {
+        fs::write(dir.join("record.json"), text.replace("\"format\":4", &format!("\"format\":{format}"))).unwrap();
         let error = load(&dir, NODE).unwrap_err().to_string();
-        assert!(error.contains(&format!("has format {format}, but this program reads formats up to 3")), "{error}");
+        assert!(error.contains(&format!("has format {format}, but this program reads formats up to 4")), "{error}");
     }
 }
 
-/// The older formats: a record that contains neither API servers nor node addresses is still written in the oldest format.
+/// The older formats: a record that contains neither grants nor anything of a cluster is still written in the oldest format.
 #[test]
-fn a_record_without_api_servers_or_node_addresses_is_of_an_older_format() {
-    let without_addresses = Record { node_addresses: BTreeSet::new(), ..record() };
-    let without_both = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
-    for (record, format, absent) in [(without_addresses, 2, "nodeAddresses"), (without_both, 1, "apiServers")] {
-        let text = String::from_utf8(content::render(&record).unwrap()).unwrap();
+fn a_record_with_less_is_of_an_older_format() {
+    let without_networks = Record { services: BTreeSet::new(), nodes: Arc::default(), ..record() };
+    let text = content::render(&without_networks).unwrap().0;
+    assert!(text.starts_with(b"{\"format\":4,"), "grants need the newest format");
+    let without_grants = Record { grants: None, grants_required: false, ..without_networks };
+    let without_addresses = Record { node_addresses: BTreeSet::new(), ..without_grants.clone() };
+    let without_all = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
+    let older = [(without_grants, 3, "pods"), (without_addresses, 2, "nodeAddresses"), (without_all, 1, "apiServers")];
+    for (record, format, absent) in older {
+        let text = String::from_utf8(content::render(&record).unwrap().0).unwrap();
         assert!(text.starts_with(&format!("{{\"format\":{format},")) && !text.contains(absent), "{text}");
         let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
-        assert_eq!(loaded, Loaded { record, lost: Vec::new() });
+        assert_eq!((loaded.record, loaded.lost), (record, Vec::new()));
     }
 }
 
 /// A record with changed content and a matching checksum.
 fn forged(change: impl FnOnce(&mut Value)) -> Loaded {
     let path = Path::new("record.json");
-    let mut document: Value = serde_json::from_slice(&content::render(&record()).unwrap()).unwrap();
+    let mut document: Value = serde_json::from_slice(&content::render(&record()).unwrap().0).unwrap();
     change(&mut document["content"]);
     document["sha256"] = content::checksum(&document["content"]).into();
     content::parse(path, &serde_json::to_vec(&document).unwrap(), NODE).unwrap()
@@ -239,9 +266,20 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         assert_eq!((loaded.record.forwards, loaded.record.in_force), (record().forwards, record().in_force));
         assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("apiServers[0]: "), "{:?}", loaded.lost);
     }
+    for (list, value) in [("services", json!("10.96.0.0/33")), ("nodes", json!("10.0.0.0/8")), ("pods", json!(7))] {
+        let loaded = forged(|content| content[list][0] = value.clone());
+        let mut rest = [record().services.len(), record().nodes.addresses.len(), record().nodes.pods.len()];
+        rest[["services", "nodes", "pods"].iter().position(|name| *name == list).unwrap()] -= 1;
+        let Record { services, nodes, .. } = loaded.record;
+        assert_eq!([services.len(), nodes.addresses.len(), nodes.pods.len()], rest, "{list}");
+        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with(&format!("{list}[0]: ")), "{:?}", loaded.lost);
+    }
     let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
     assert_eq!(loaded.record.forwards, record().forwards[..1]);
     assert!(loaded.lost[0].starts_with("forwards[1]: ") && loaded.lost[0].contains("spec.prot"), "{:?}", loaded.lost);
+    let loaded = forged(|content| content["grants"][0]["object"]["spec"]["client"] = 1.into());
+    assert_eq!(loaded.record.grants, Some(Arc::default()), "no grant is left, and grants are still required");
+    assert!(loaded.record.grants_required && loaded.lost[0].starts_with("grants[0]: "), "{:?}", loaded.lost);
 }
 
 #[test]
@@ -322,12 +360,12 @@ proptest! {
 
     #[test]
     fn a_damaged_record_is_refused_or_reads_as_it_was(damages in prop::collection::vec(damage(), 1..4)) {
-        let mut bytes = content::render(&record()).unwrap();
+        let mut bytes = content::render(&record()).unwrap().0;
         for damage in &damages {
             damage.apply(&mut bytes);
         }
         if let Ok(loaded) = content::parse(Path::new("record.json"), &bytes, NODE) {
-            prop_assert_eq!(loaded, Loaded { record: record(), lost: Vec::new() });
+            prop_assert_eq!((loaded.record, loaded.lost), (record(), Vec::new()));
         }
     }
 

@@ -15,8 +15,8 @@ use kube::core::ObjectMeta;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::api::{PortForward, PortForwardStatus};
-use crate::model::Sight;
+use crate::api::{PortForward, PortForwardGrant, PortForwardGrantStatus, PortForwardStatus};
+use crate::model::{Nodes, Sight};
 
 /// An object and the place it was read from.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,11 +40,74 @@ pub struct Undecoded {
     pub error: String,
 }
 
+/// A grant and the place it was read from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourcedGrant {
+    /// The object; `metadata.name` and `metadata.generation` are set.
+    pub object: Arc<PortForwardGrant>,
+    /// The file, relative to its folder; `None` for an object from the API server.
+    pub origin: Option<PathBuf>,
+    /// Why a newer content of the object could not be decoded. `object` is then the last content that could be decoded.
+    pub trouble: Option<String>,
+}
+
+/// A grant of which no content could ever be decoded. It permits nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UndecodedGrant {
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// Its status.
+    pub status: Option<PortForwardGrantStatus>,
+    /// The reason, for people.
+    pub error: String,
+}
+
+/// All grants, ordered by name, without duplicates.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GrantSet {
+    /// The grants that could be decoded at least once.
+    pub grants: Vec<SourcedGrant>,
+    /// The other ones.
+    pub undecoded: Vec<UndecodedGrant>,
+}
+
+impl GrantSet {
+    /// Whether two sets permit the same, or both were not read.
+    #[must_use]
+    pub fn are_the_same(a: Option<&Arc<Self>>, b: Option<&Arc<Self>>) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.permits_the_same(b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// Whether both permit the same. A change of status alone does not count.
+    #[must_use]
+    pub fn permits_the_same(&self, other: &Self) -> bool {
+        let content = |sourced: &SourcedGrant| {
+            let metadata = &sourced.object.metadata;
+            (metadata.name.clone(), metadata.uid.clone(), metadata.generation, sourced.trouble.clone())
+        };
+        let same = |(a, b): (&SourcedGrant, &SourcedGrant)| Arc::ptr_eq(&a.object, &b.object) || content(a) == content(b);
+        self.grants.len() == other.grants.len()
+            && self.grants.iter().zip(&other.grants).all(same)
+            && self.undecoded.len() == other.undecoded.len()
+            && self
+                .undecoded
+                .iter()
+                .zip(&other.undecoded)
+                .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
+    }
+}
+
 /// The complete set of objects at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Every object, ordered by namespace and name, without duplicates.
     pub forwards: Vec<Sourced>,
+    /// Every grant; `None` if the grants were not read, because that failed so far or because they are ignored.
+    pub grants: Option<Arc<GrantSet>>,
     /// Every file that was read, ordered by path; empty if the objects come from the API server.
     pub files: Vec<FileReport>,
     /// Every object that cannot be planned because this program cannot decode it.
@@ -59,6 +122,8 @@ pub struct Snapshot {
     pub node_addresses: BTreeSet<IpAddr>,
     /// The networks of Services; empty without a cluster or if they are not known.
     pub services: BTreeSet<IpNet>,
+    /// The addresses of the cluster's nodes and pods, as last known; empty without a cluster, or if no list needs them.
+    pub nodes: Arc<Nodes>,
     /// When the agent saw the change that led to this set.
     pub heard: Heard,
 }

@@ -68,6 +68,8 @@ words! {
         AddressOnSeveralNodes,
         /// The agent of the only active node does not renew its Lease.
         AgentUnavailable,
+        /// Another client keeps overwriting the status.
+        StatusContested,
         /// The agent is older than the API version of the object.
         UnsupportedSchema,
         /// The facts of the node could not be read.
@@ -101,18 +103,23 @@ pub struct Judged {
     pub message: String,
 }
 
-/// The maximum length of a message, in characters (metav1 allows 32,768).
+/// The maximum length of a message, in characters. The schema refuses a longer one (metav1 allows 32,768).
 const MESSAGE_CHARS: usize = 1024;
+
+/// The message, cut to the maximum length. An ellipsis shows that a part is missing.
+pub(super) fn cut(message: String) -> String {
+    if message.chars().nth(MESSAGE_CHARS).is_none() {
+        return message;
+    }
+    message.chars().take(MESSAGE_CHARS - 1).chain(['…']).collect()
+}
 
 impl Judged {
     /// A condition. Its message is cut to the maximum length.
     #[must_use]
     pub fn new(kind: Type, state: State, reason: impl Into<Reason>, message: impl Into<String>) -> Self {
         let (reason, message): (Reason, String) = (reason.into(), message.into());
-        let message = match message.char_indices().nth(MESSAGE_CHARS) {
-            Some((end, _)) => format!("{}…", &message[..end]),
-            None => message,
-        };
+        let message = cut(message);
         Self { kind, state, reason, message }
     }
 

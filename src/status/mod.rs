@@ -3,6 +3,8 @@
 //! Pure: no I/O, no clock, no log; the time is an argument.
 
 mod condition;
+mod contest;
+mod grants;
 mod here;
 mod judge;
 mod judgement;
@@ -13,8 +15,10 @@ mod writes;
 mod tests;
 
 pub use condition::{Circumstance, Judged, Reason, State, Type};
+pub use contest::{Contest, Ruling};
+pub use grants::{Census, Usable, census, grant_status};
 pub use here::here;
 pub use judge::{judge, leave, unknown_form};
 pub use judgement::{Judgement, Standing};
 pub use summary::{merge, node_status, summary};
-pub use writes::{View, Write};
+pub use writes::{SETTLE, View, Write};

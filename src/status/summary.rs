@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::condition::{Circumstance, Judged, State, Type};
+use super::condition::{Circumstance, Judged, State, Type, cut};
 use super::judgement::{Judgement, Standing};
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::plan::ObstacleReason;
@@ -58,7 +58,7 @@ pub fn summary(own: &Judgement, status: &PortForwardStatus, live: &BTreeSet<Stri
             let names: Vec<&str> = active.iter().map(|node| node.node_name.as_str()).collect();
             let message = format!("{} hold the internal address; leave it on one node", names.join(", "));
             let ready = Judged::new(Type::Ready, State::False, Circumstance::AddressOnSeveralNodes, message);
-            let generation = first.observed_generation;
+            let generation = active.iter().filter_map(|node| node.observed_generation).min();
             (None, generation, replaced(&taken_over(&first.conditions, before), &[ready], generation, before, now))
         }
         (_, []) => match lost {
@@ -83,20 +83,20 @@ fn taken_over(conditions: &[Condition], before: &[Condition]) -> Vec<Condition> 
     conditions.iter().map(|condition| Condition { last_transition_time: since(condition), ..condition.clone() }).collect()
 }
 
-/// `conditions`, with those of the types in `judged` replaced.
-fn replaced(
+/// `conditions`, with those of the types in `judged` replaced or added. The entry of a node that was taken over may lack any of
+/// them.
+pub(super) fn replaced(
     conditions: &[Condition],
     judged: &[Judged],
     generation: Option<i64>,
     before: &[Condition],
     now: Timestamp,
 ) -> Vec<Condition> {
+    let made = |judged: &Judged| judged.condition(generation.unwrap_or_default(), before, now);
     let replacement = |condition: &Condition| judged.iter().find(|judged| judged.kind.as_str() == condition.type_);
-    let one = |condition: &Condition| match replacement(condition) {
-        Some(judged) => judged.condition(generation.unwrap_or_default(), before, now),
-        None => condition.clone(),
-    };
-    conditions.iter().map(one).collect()
+    let is_missing = |judged: &&Judged| conditions.iter().all(|condition| condition.type_ != judged.kind.as_str());
+    let kept = conditions.iter().map(|condition| replacement(condition).map_or_else(|| condition.clone(), made));
+    kept.chain(judged.iter().filter(is_missing).map(made)).collect()
 }
 
 /// How many standbys that cannot take over are named in the message.
@@ -126,7 +126,7 @@ fn noting_standbys(mut conditions: Vec<Condition>, alive: &[&NodeStatus]) -> Vec
         let note = format!("; {} of {all} could not take over: {named}", unfit.len());
         let is_ready = |it: &&mut Condition| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str();
         if let Some(condition) = conditions.iter_mut().find(is_ready) {
-            condition.message += &note;
+            condition.message = cut(std::mem::take(&mut condition.message) + &note);
         }
     }
     conditions
@@ -166,7 +166,9 @@ fn without_active(own: &Judgement, alive: &[&NodeStatus], before: &[Condition], 
     match alive.first() {
         Some(first) => {
             let conditions = taken_over(&first.conditions, before);
-            let refused = conditions.iter().any(|it| it.type_ == Type::Accepted.as_str() && it.status == State::False.as_str());
+            let is_false =
+                |kind: Type| conditions.iter().any(|it| it.type_ == kind.as_str() && it.status == State::False.as_str());
+            let refused = is_false(Type::Accepted) && is_false(Type::Ready);
             let generation = first.observed_generation;
             if refused { conditions } else { replaced(&conditions, &[nowhere], generation, before, now) }
         }

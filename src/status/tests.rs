@@ -1,6 +1,8 @@
 //! Properties of the conditions and the summary.
 
 mod agents;
+mod contest;
+mod forged;
 mod standbys;
 
 use std::collections::BTreeMap;
@@ -254,17 +256,29 @@ fn summary_text(status: &PortForwardStatus) -> Vec<String> {
 fn every_reason_is_one_word_that_metav1_takes() {
     let all = Reason::all();
     for reason in &all {
-        assert!(
-            reason.as_str().chars().all(|c| c.is_ascii_alphanumeric())
-                && reason.as_str().starts_with(|c: char| c.is_ascii_uppercase())
-        );
+        // The schema and the admission policy accept no other words.
+        let word = reason.as_str();
+        assert!(word.len() <= 64 && word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
+        assert!(word.chars().all(|c| c.is_ascii_alphabetic()), "{word}");
     }
     assert!(all.len() > 50);
 }
 
 #[test]
+fn the_crd_accepts_the_types_of_conditions_that_the_agents_write_and_no_others() {
+    let crd = serde_json::to_value(crate::api::Kind::PortForward.crd()).unwrap();
+    let status = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties").unwrap();
+    let types: Vec<&str> = Type::ALL.iter().map(|kind| kind.as_str()).collect();
+    for list in ["/conditions", "/nodes/items/properties/conditions"] {
+        let list = status.pointer(list).unwrap();
+        assert_eq!(list.pointer("/items/properties/type/enum").unwrap(), &serde_json::json!(types));
+        assert_eq!(list["maxItems"], types.len());
+    }
+}
+
+#[test]
 fn a_message_is_cut_to_a_sane_length() {
-    assert_eq!(Judged::new(Type::Ready, State::True, Circumstance::Ready, "é".repeat(5000)).message.chars().count(), 1025);
+    assert_eq!(Judged::new(Type::Ready, State::True, Circumstance::Ready, "é".repeat(5000)).message.chars().count(), 1024);
 }
 
 #[test]

@@ -7,6 +7,11 @@ use crate::plane::access::SYSTEM;
 use crate::plane::http::Request;
 use crate::{Agent, LINES, NODE, OTHER, plane};
 
+/// The field manager of Leases.
+pub(crate) const LEASES: &str = "portforward-agent";
+/// The field manager of events.
+const EVENTS: &str = "portforward-events";
+
 /// Creates or renews a Lease as an agent does, with additional metadata.
 pub(crate) fn apply(name: &str, holder: &str, metadata: &Value, query: &str) -> Request {
     let mut lease = json!({
@@ -15,7 +20,7 @@ pub(crate) fn apply(name: &str, holder: &str, metadata: &Value, query: &str) -> 
     });
     lease["metadata"]["name"] = name.into();
     let path = Resource::Leases.path(Some(SYSTEM), Some(name));
-    Request::apply(format!("{path}?fieldManager=test&force=true{query}"), lease)
+    Request::apply(format!("{path}?fieldManager={LEASES}&force=true{query}"), lease)
 }
 
 #[test]
@@ -29,13 +34,13 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     agent.refused(&apply("any", NODE, &plain, ""), own);
     agent.refused(&apply(NODE, OTHER, &plain, ""), own);
     let post = json!({"metadata": {"name": "any"}, "spec": {"holderIdentity": NODE}});
-    agent.refused(&Request::post(Resource::Leases.path(Some(SYSTEM), None), post), own);
+    agent.refused(&Request::post(leases(None), post), own);
 
     for (node, name) in [(&agent, NODE), (&agent, NODE), (&other, OTHER), (&other, OTHER)] {
         node.does(&apply(name, name, &plain, ""));
     }
     // Once it has a Lease: an agent cannot renew it, take it over, give it away or end it.
-    let path = |name| Resource::Leases.path(Some(SYSTEM), Some(name));
+    let path = |name| leases(Some(name));
     agent.refused(&apply(OTHER, OTHER, &plain, ""), own);
     agent.refused(&apply(OTHER, NODE, &plain, ""), own);
     agent.refused(&Request::merge(path(OTHER), json!({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})), own);
@@ -56,7 +61,18 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     agent.refused(&Request::merge(path(NODE), json!({"metadata": {"ownerReferences": null}})), neither);
 }
 
-fn event(name: &str, changes: &Value) -> Request {
+/// The path of a Lease, or of all, for a request with the field manager of an agent.
+pub(crate) fn leases(name: Option<&str>) -> String {
+    format!("{}?fieldManager={LEASES}", Resource::Leases.path(Some(SYSTEM), name))
+}
+
+/// The same of events.
+pub(crate) fn events(name: Option<&str>) -> String {
+    format!("{}?fieldManager={EVENTS}", Resource::Events.path(Some(LINES), name))
+}
+
+/// An event with this name, with changes, as an agent creates it.
+pub(crate) fn event(name: &str, changes: &Value) -> Request {
     let mut event = json!({
         "metadata": {"name": name}, "eventTime": "2026-01-01T00:00:00.000000Z",
         "action": "Sync", "reason": "Ready", "type": "Normal", "note": "a test",
@@ -66,14 +82,14 @@ fn event(name: &str, changes: &Value) -> Request {
     for (field, value) in changes.as_object().unwrap() {
         event[field] = value.clone();
     }
-    Request::post(Resource::Events.path(Some(LINES), None), event)
+    Request::post(events(None), event)
 }
 
 #[test]
 fn an_agent_reports_on_forwards_and_in_its_own_name() {
     let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
     let own = "may create events only about PortForwards, as portforward.dev/agent on node-a";
-    agent.does(&event("own", &json!({})));
+    agent.does(&event("node-a.portforward-000", &json!({})));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "namespace": LINES, "name": "web"});
     let stranger = json!({"apiVersion": "example.com/v1", "kind": "PortForward", "namespace": LINES, "name": "web"});
     let kindred = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "Other", "namespace": LINES, "name": "web"});
@@ -87,9 +103,10 @@ fn an_agent_reports_on_forwards_and_in_its_own_name() {
         agent.refused(&event("other", &changes), own);
     }
     let neither = "an agent may not set finalizers or owner references";
-    agent.refused(&event("held", &json!({"metadata": {"name": "held", "finalizers": ["example.com/x"]}})), neither);
+    let held = json!({"metadata": {"name": "node-a.portforward-001", "finalizers": ["example.com/x"]}});
+    agent.refused(&event("", &held), neither);
 
-    let path = Resource::Events.path(Some(LINES), Some("own"));
+    let path = events(Some("node-a.portforward-000"));
     let again = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}});
     agent.does(&Request::merge(&*path, again.clone()));
     other.refused(&Request::merge(&*path, again), "on node-b");
@@ -97,6 +114,6 @@ fn an_agent_reports_on_forwards_and_in_its_own_name() {
 
     let foreign = event("foreign", &json!({"reportingController": "kubelet", "regarding": pod}));
     plane().must(&foreign);
-    let path = Resource::Events.path(Some(LINES), Some("foreign"));
+    let path = events(Some("foreign"));
     agent.refused(&Request::merge(path, json!({"series": {"count": 9, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}})), own);
 }

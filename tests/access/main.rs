@@ -5,11 +5,14 @@ mod bed;
 #[path = "../plane/mod.rs"]
 mod plane;
 
+mod attacks;
 mod beyond;
+mod flood;
 mod leases;
 mod rights;
 mod status;
 mod tokens;
+mod users;
 
 use std::sync::OnceLock;
 use std::time::Duration;

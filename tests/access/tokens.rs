@@ -13,7 +13,7 @@ fn entry(name: &str, node: &str) -> Request {
         "status": {"nodes": [{"nodeName": node, "role": "Standby"}]},
     });
     let path = Resource::Forwards.path(Some(LINES), Some(name));
-    Request::apply(format!("{path}/status?fieldManager={node}&force=true"), body)
+    Request::apply(format!("{path}/status?fieldManager=portforward-node-{node}&force=true"), body)
 }
 
 /// A pod of the agents, on a node or not scheduled yet.
@@ -59,12 +59,12 @@ fn the_token_of_a_pod_and_one_that_is_bound_to_a_node_speak_for_that_node() {
     let node = ["--bound-object-kind", "Node", "--bound-object-name", NODE];
     for agent in [minted(&pod), minted(&node), Agent::of(plane(), NODE)] {
         agent.does(&entry("bound", NODE));
-        agent.refused(&entry("bound", OTHER), "the agent of node node-a may change its own entry");
+        agent.refused(&entry("bound", OTHER), "the agent of node node-a may not write portforwards as the field manager");
         agent.does(&leases::apply(NODE, NODE, &json!({}), "&dryRun=All"));
     }
     let other = Agent::of(plane(), OTHER);
     // If the other agent applied the same entry, it would also own it.
-    other.refused(&entry("bound", NODE), "the agent of node node-b may not own the entry of another node");
+    other.refused(&entry("bound", NODE), "the agent of node node-b may not own these fields of status");
     other.refused(&leases::apply(NODE, NODE, &json!({}), ""), "may write only the Lease node-b");
 }
 

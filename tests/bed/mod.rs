@@ -20,6 +20,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod disk;
 pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod observe;

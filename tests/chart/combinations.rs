@@ -23,7 +23,6 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"metrics": {"listen": "NodeIP", "secure": {"enabled": true}}, "monitoring": {"podMonitor": both}}),
             "set metrics.secure.authorization to a Secret with a token, or use monitoring.serviceMonitor",
         ),
-        (json!({"metrics": {"port": 10451}}), "metrics.port and health.port are the same port"),
         (json!({"serviceAccount": {"create": false}}), "set serviceAccount.name to the ServiceAccount of the agents"),
         (json!({"rbac": {"create": false, "userRoles": {"edit": {"aggregate": true}}}}), "no role to aggregate"),
         (json!({"rbac": {"userRoles": {"edit": {"create": false, "aggregate": true}}}}), "no role to aggregate"),
@@ -85,7 +84,8 @@ fn the_notes_name_the_next_command_and_what_stays() {
         "kubectl label node NODE portforward.dev/proxy=true",
         "insufficient quota to match these scopes",
         "If the only agent stops",
-        "`helm uninstall` leaves these in place:\n- the CRD and every PortForward",
+        "NOTE: forwards need no grant (agent.requireGrants: false)",
+        "`helm uninstall` leaves these in place:\n- the CRDs, every PortForward and every PortForwardGrant",
         "/var/lib/portforward-operator",
         "--reuse-values --set cleanup.enabled=true",
     ] {
@@ -118,7 +118,11 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     let said = notes(&json!({"image": {"registry": "registry.example.com"}}));
     assert!(said.contains("NOTE: the image is named by a tag") && !said.contains("is in no registry"), "{said}");
     let said = notes(&json!({"crds": {"enabled": false}}));
-    assert!(said.contains("Apply it before") && !said.contains("every PortForward"), "{said}");
+    assert!(said.contains("Apply them before") && !said.contains("every PortForward"), "{said}");
+    let said = notes(&json!({"agent": {"requireGrants": true}}));
+    assert!(!said.contains("grant"), "{said}");
+    let said = notes(&json!({"agent": {"requireGrants": "report"}}));
+    assert!(said.contains("`kubectl get pfg` counts them") && !said.contains("need no grant"), "{said}");
     let said = notes(&json!({"priorityClassName": ""}));
     assert!(!said.contains("quota"), "{said}");
 }

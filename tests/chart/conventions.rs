@@ -67,13 +67,16 @@ fn the_daemonset_is_one_of_a_network_agent() {
     assert_eq!(agent["resources"].get("limits"), None);
 }
 
+/// Any program of the node could take a port before the agent does, and answer the probes in its place.
 #[test]
-fn the_probes_ask_on_the_loopback_where_the_agent_answers() {
-    let agent = agent(&json!({"health": {"port": 20451}}));
-    assert_eq!(env(&agent, "PORTFORWARD_HEALTH_ADDRESS")["value"], "127.0.0.1:20451");
-    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
-        assert_eq!(agent[probe]["httpGet"], json!({"host": "127.0.0.1", "path": path, "port": 20451}), "{probe}");
+fn the_probes_ask_the_agent_itself_and_no_port() {
+    let agent = agent(&json!({"agent": {"stateDir": "/srv/state"}}));
+    for (probe, what) in [("startupProbe", "live"), ("livenessProbe", "live"), ("readinessProbe", "ready")] {
+        assert_eq!(agent[probe]["exec"]["command"], json!(["/portforward-operator", "health", what]), "{probe}");
+        // The command waits for 5 seconds at most. Starting it takes longer on a busy node.
+        assert!(agent[probe]["timeoutSeconds"].as_u64() >= Some(10), "{probe}");
     }
+    assert_eq!(env(&agent, "PORTFORWARD_STATE_DIR")["value"], "/srv/state", "the command finds the socket by it");
 }
 
 #[test]
@@ -231,7 +234,15 @@ fn the_settings_of_the_agent_reach_it() {
     let agent = agent(&full());
     assert_eq!(
         agent["args"],
-        json!(["agent", "--set-ip-forward", "--reserved-ports=22,30000:32767", "--node-name=$(NODE_NAME)"])
+        json!([
+            "agent",
+            "--set-ip-forward",
+            "--reserved-ports=22,30000:32767",
+            "--forbidden-networks=nodes,pods,services,metadata,10.0.0.100",
+            "--require-grants=report",
+            "--max-translations=5000",
+            "--node-name=$(NODE_NAME)"
+        ])
     );
     assert_eq!(env(&agent, "PORTFORWARD_LOG_FORMAT")["value"], "json");
     assert_eq!(env(&agent, "PORTFORWARD_LOG")["value"], "info,portforward_operator::plan=debug");
@@ -247,6 +258,15 @@ fn the_settings_of_the_agent_reach_it() {
     assert_eq!(reserved(json!(10250)), json!(["agent", "--reserved-ports=10250"]), "as --set gives it");
     assert_eq!(reserved(json!("22/TCP,30000-32767/UDP")), json!(["agent", "--reserved-ports=22/TCP,30000-32767/UDP"]));
     assert_eq!(reserved(Value::Null), json!(["agent"]));
+    let forbidden = |networks: Value| self::agent(&json!({"agent": {"forbiddenNetworks": networks}}))["args"].clone();
+    assert_eq!(forbidden(json!("")), json!(["agent", "--forbidden-networks="]));
+    assert_eq!(forbidden(json!("nodes,10.0.0.0/8,fd00::/8")), json!(["agent", "--forbidden-networks=nodes,10.0.0.0/8,fd00::/8"]));
+    assert_eq!(forbidden(Value::Null), json!(["agent"]));
+    let required = |when: Value| self::agent(&json!({"agent": {"requireGrants": when}}))["args"].clone();
+    assert_eq!(required(json!(true)), json!(["agent", "--require-grants=true"]));
+    assert_eq!((required(json!(false)), required(Value::Null)), (json!(["agent"]), json!(["agent"])));
+    let limited = self::agent(&json!({"agent": {"maxTranslations": 1_000_000}}));
+    assert_eq!(limited["args"], json!(["agent", "--max-translations=1000000"]));
 }
 
 #[test]
@@ -296,26 +316,45 @@ fn everybody_may_look_and_nobody_may_change_until_somebody_says_who() {
     let default = roles(&json!({}));
     assert_eq!(
         default.keys().collect::<Vec<_>>(),
-        ["portforward-operator", "portforward-operator-edit", "portforward-operator-view"]
+        [
+            "portforward-operator",
+            "portforward-operator-edit",
+            "portforward-operator-grants-edit",
+            "portforward-operator-grants-view",
+            "portforward-operator-view"
+        ]
     );
     assert_eq!(aggregated(&default["portforward-operator-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
     assert_eq!(default["portforward-operator-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
     assert_eq!(aggregated(&default["portforward-operator-edit"]), nobody);
+    assert_eq!(aggregated(&default["portforward-operator-grants-view"]), ["view", "edit", "admin"].map(str::to_owned).into());
+    assert_eq!(default["portforward-operator-grants-view"]["rules"][0]["verbs"], json!(["get", "list", "watch"]));
     assert_eq!(aggregated(&default["portforward-operator"]), nobody);
     for role in default.values() {
         let text = role["rules"].to_string();
         assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
     }
     // Only the agents need to write the status.
-    for name in ["portforward-operator-view", "portforward-operator-edit"] {
+    for (name, resource) in [
+        ("portforward-operator-view", "portforwards"),
+        ("portforward-operator-edit", "portforwards"),
+        ("portforward-operator-grants-view", "portforwardgrants"),
+        ("portforward-operator-grants-edit", "portforwardgrants"),
+    ] {
         assert_eq!(
             default[name]["rules"],
-            json!([{"apiGroups": ["portforward.dev"], "resources": ["portforwards"], "verbs": default[name]["rules"][0]["verbs"]}])
+            json!([{"apiGroups": ["portforward.dev"], "resources": [resource], "verbs": default[name]["rules"][0]["verbs"]}])
         );
     }
-    let chosen = roles(&json!({"rbac": {"userRoles": {"view": {"aggregate": false}, "edit": {"aggregate": true}}}}));
+    let chosen = roles(&json!({"rbac": {"userRoles": {
+        "view": {"aggregate": false}, "edit": {"aggregate": true}, "grantsView": {"aggregate": false},
+    }}}));
+    assert_eq!(aggregated(&chosen["portforward-operator-grants-view"]), nobody);
     assert_eq!(aggregated(&chosen["portforward-operator-view"]), nobody);
     assert_eq!(aggregated(&chosen["portforward-operator-edit"]), ["edit", "admin"].map(str::to_owned).into());
+    // Who may edit a namespace must never be able to widen a grant, whatever the values are.
+    assert_eq!(aggregated(&roles(&full())["forwards-grants-edit"]), nobody);
+    assert_eq!(aggregated(&chosen["portforward-operator-grants-edit"]), nobody);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use portforward_operator::api::Kind;
 use serde_json::{Value, json};
 
 use crate::bed::netns::must;
@@ -16,14 +17,12 @@ use crate::helm::{CHART, read, render};
 use crate::plane::programs;
 use crate::table;
 
-/// The position of the name in the CRD. Labels and annotations follow.
-const DEFINITION: &str = "metadata:\n  name: portforwards.portforward.dev\n";
-/// The text that the chart adds there.
+/// The text that the chart adds to a CRD behind its name.
 const ADDED: &str = r#"  labels:
     {{- include "portforward-operator.labels" . | nindent 4 }}
   {{- if .Values.crds.keep }}
   annotations:
-    # Helm keeps the CRD when the release is uninstalled, and with it every PortForward.
+    # Helm keeps the CRD when the release is uninstalled, and with it every object.
     helm.sh/resource-policy: keep
   {{- end }}
 "#;
@@ -55,12 +54,17 @@ impl Drift {
     }
 }
 
-/// The CRD as a template. Helm must not interpret double braces in a rule or a description.
-fn definition() -> String {
-    let text = portforward_operator::api::crd_yaml().replace("{{", "{{ \"{{\" }}");
-    assert!(text.contains(DEFINITION), "the definition's metadata looks otherwise now");
-    let text = text.replacen(DEFINITION, &format!("{DEFINITION}{ADDED}"), 1);
+/// The CRDs as a template. Helm must not interpret double braces in a rule or a description.
+fn definitions() -> String {
+    let text = Kind::ALL.map(definition).join("---\n");
     format!("{{{{- if .Values.crds.enabled }}}}\n# Made from the types of the API by `make generate`.\n{text}{{{{- end }}}}\n")
+}
+
+fn definition(kind: Kind) -> String {
+    let name = format!("metadata:\n  name: {}\n", kind.crd().metadata.name.expect("a CRD has a name"));
+    let text = kind.crd_yaml().replace("{{", "{{ \"{{\" }}");
+    assert!(text.contains(&name), "the definition's metadata looks otherwise now");
+    text.replacen(&name, &format!("{name}{ADDED}"), 1)
 }
 
 /// The default render, by template file, without the objects that only Helm uses.
@@ -109,9 +113,9 @@ fn kustomization(files: &BTreeMap<String, String>) -> String {
     text
 }
 
-/// The schema of a PortForward for editors: without the parts that only an API server understands, and strict about names.
-fn for_editors() -> String {
-    let definition = serde_json::to_value(portforward_operator::api::crd()).expect("a definition can be written");
+/// The schema of a kind for editors: without the parts that only an API server understands, and strict about names.
+fn for_editors(kind: Kind) -> String {
+    let definition = serde_json::to_value(kind.crd()).expect("a definition can be written");
     let version = &definition["spec"]["versions"][0];
     let mut schema = version["schema"]["openAPIV3Schema"].clone();
     tidy(&mut schema);
@@ -142,13 +146,15 @@ fn tidy(schema: &mut Value) {
 #[test]
 fn everything_that_is_generated_is_what_is_made_now() {
     let mut drift = Drift { update: std::env::var_os("UPDATE_GOLDEN").is_some(), found: Vec::new() };
-    drift.check(&format!("{CHART}/templates/crd.yaml"), &definition());
+    drift.check(&format!("{CHART}/templates/crd.yaml"), &definitions());
     let schema = format!("{CHART}/values.schema.json");
     drift.check(&schema, &table::described(&read(&schema)));
     for page in ["docs/values.md", &format!("{CHART}/README.md")] {
         drift.check(page, &table::page(&read(page)));
     }
-    drift.check("docs/schema/portforward.json", &for_editors());
+    for kind in Kind::ALL {
+        drift.check(&format!("docs/schema/{}.json", kind.name().to_lowercase()), &for_editors(kind));
+    }
     let base = base();
     for (file, text) in &base {
         drift.check(&format!("deploy/base/{file}"), text);

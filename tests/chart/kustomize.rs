@@ -119,11 +119,12 @@ fn what_others_need_comes_before_them() {
 }
 
 #[test]
-fn the_folder_of_the_definition_holds_nothing_else() {
+fn the_folder_of_the_definitions_holds_nothing_else() {
     // `kubectl apply -f crds` applies every file of the folder.
-    let names: Vec<_> =
+    let mut names: Vec<_> =
         fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["portforward.dev_portforwards.yaml"]);
+    names.sort();
+    assert_eq!(names, ["portforward.dev_portforwardgrants.yaml", "portforward.dev_portforwards.yaml"]);
 }
 
 #[test]

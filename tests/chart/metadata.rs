@@ -1,8 +1,10 @@
 //! Tests that the metadata of the chart and the schema for editors describe the project correctly.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use portforward_operator::api::Kind;
 use serde_json::{Value, json};
 
 use crate::helm::{CHART, VERSIONS, objects, read, render};
@@ -18,11 +20,6 @@ fn annotation(chart: &Value, name: &str) -> Value {
     serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The CRD, newly built.
-fn definition() -> Value {
-    serde_json::to_value(portforward_operator::api::crd()).unwrap()
-}
-
 #[test]
 fn the_versions_are_those_of_the_program_and_of_what_is_checked() {
     let chart = chart();
@@ -34,14 +31,17 @@ fn the_versions_are_those_of_the_program_and_of_what_is_checked() {
 
 #[test]
 fn what_artifact_hub_shows_is_what_the_chart_has() {
-    let (chart, definition) = (chart(), definition());
+    let chart = chart();
     assert_eq!(chart["annotations"]["artifacthub.io/operator"], "true");
     let crds = annotation(&chart, "crds");
-    assert_eq!(crds.as_array().unwrap().len(), 1);
-    assert_eq!(crds[0]["name"], definition["metadata"]["name"]);
-    assert_eq!(crds[0]["kind"], definition["spec"]["names"]["kind"]);
-    assert_eq!(crds[0]["version"], definition["spec"]["versions"][0]["name"]);
-    assert!(["displayName", "description"].iter().all(|field| crds[0][field].is_string()));
+    assert_eq!(crds.as_array().unwrap().len(), Kind::ALL.len());
+    for (crd, kind) in crds.as_array().unwrap().iter().zip(Kind::ALL) {
+        let definition = serde_json::to_value(kind.crd()).unwrap();
+        assert_eq!(crd["name"], definition["metadata"]["name"]);
+        assert_eq!(crd["kind"], definition["spec"]["names"]["kind"]);
+        assert_eq!(crd["version"], definition["spec"]["versions"][0]["name"]);
+        assert!(["displayName", "description"].iter().all(|field| crd[field].is_string()));
+    }
     let example = objects(&read("examples/bank-a-web.yaml"));
     assert_eq!(annotation(&chart, "crdsExamples"), json!(example));
     let images = annotation(&chart, "images");
@@ -68,26 +68,29 @@ found = [[error.message for error in validator.iter_errors(thing)] for thing in 
 json.dump(found, sys.stdout)
 ";
 
-/// The errors that editors show for objects.
-fn said(objects: &[Value]) -> Vec<Vec<String>> {
-    let schema: Value = serde_json::from_str(&read("docs/schema/portforward.json")).unwrap();
+/// The errors that editors show for objects, with the schema `name`.
+fn said(name: &str, objects: &[Value]) -> Vec<Vec<String>> {
+    let schema: Value = serde_json::from_str(&read(&format!("docs/schema/{name}.json"))).unwrap();
     serde_json::from_value(python::ask(VALIDATE, &json!({"schema": schema, "objects": objects}))).unwrap()
 }
 
 #[test]
 fn every_example_names_the_schema_for_editors_and_passes_it() {
-    const LINE: &str = "# yaml-language-server: $schema=../docs/schema/portforward.json\n";
-    let mut all = Vec::new();
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|kind| kind == "yaml") {
             let text = fs::read_to_string(&path).unwrap();
-            assert!(text.starts_with(LINE), "{}: the first line is not {LINE}", path.display());
-            all.extend(objects(&text));
+            let named =
+                text.strip_prefix("# yaml-language-server: $schema=../docs/schema/").and_then(|rest| rest.split_once(".json\n"));
+            let (name, rest) = named.unwrap_or_else(|| panic!("{}: the first line names no schema", path.display()));
+            all.entry(name.to_owned()).or_default().extend(objects(rest));
         }
     }
-    assert!(all.len() >= 6);
-    assert!(said(&all).iter().all(Vec::is_empty), "{:?}", said(&all));
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["portforward", "portforwardgrant"]);
+    for (name, objects) in all {
+        assert!(said(&name, &objects).iter().all(Vec::is_empty), "{:?}", said(&name, &objects));
+    }
 }
 
 #[test]
@@ -107,7 +110,7 @@ fn editors_are_told_of_a_slip_of_the_pen() {
         changed("/apiVersion", json!("portforward.dev/v1")),
         changed("/spec", json!(null)),
     ];
-    let said = said(&wrong);
+    let said = said("portforward", &wrong);
     assert!(said.iter().all(|said| said.len() == 1), "{said:?}");
     assert!(said[0][0].contains("'clients' was unexpected"), "{said:?}");
 }

@@ -82,7 +82,7 @@ fn every_object_of_a_relocated_base_belongs_to_the_others() {
 fn lease(namespace: &str, name: &str) -> Request {
     let path = Resource::Leases.path(Some(namespace), Some(name));
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {"holderIdentity": name}});
-    Request::apply(format!("{path}?fieldManager=test&force=true&dryRun=All"), lease)
+    Request::apply(format!("{path}?fieldManager=portforward-agent&force=true&dryRun=All"), lease)
 }
 
 /// An entry in the status of a forward, as a dry run.
@@ -92,7 +92,7 @@ fn entry(node: &str) -> Request {
         "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": "web"},
         "status": {"nodes": [{"nodeName": node, "role": "Standby", "observedGeneration": 1}]},
     });
-    Request::apply(format!("{path}/status?fieldManager=test&force=true&dryRun=All"), status)
+    Request::apply(format!("{path}/status?fieldManager=portforward-node-{node}&force=true&dryRun=All"), status)
 }
 
 fn refusal(answer: &Response) -> String {

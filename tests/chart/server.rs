@@ -16,6 +16,10 @@ use crate::versions::cases;
 
 /// The name of the CRD.
 const DEFINITION: &str = "portforwards.portforward.dev";
+/// The name of the CRD of grants.
+const GRANTS: &str = "portforwardgrants.portforward.dev";
+/// The grant of the examples.
+const GRANT: &str = "leased-lines";
 /// A forward of a user.
 const FORWARD: &str = "leased-lines/bank-a-web";
 
@@ -120,13 +124,14 @@ impl Cluster {
         names.as_array().is_some_and(|names| names.contains(&json!(short)))
     }
 
-    /// Creates a forward of a user, in its own namespace.
+    /// Creates a forward of a user, in its own namespace, and a grant.
     fn make_forward(&self) {
         self.plane.wait_served();
         if self.plane.get(Resource::Namespaces, "leased-lines").is_none() {
             self.plane.add_namespace("leased-lines");
         }
         self.plane.apply(&read("examples/bank-a-web.yaml"));
+        self.plane.apply(&read("examples/grants.yaml"));
     }
 
     /// Every object of a release that still exists.
@@ -170,23 +175,25 @@ fn an_upgrade_renews_the_definition_and_forwards_outlive_the_release_unless_told
     let rendered = objects(&render(&json!({}))).len();
     for helm in Helm::BOTH {
         cluster.helm(helm, &["install", NAME, CHART, "--create-namespace"]);
-        // All except the CRD and the hook.
-        assert_eq!(cluster.left().len(), rendered - 2, "{:?}", cluster.left());
+        // All except the CRDs and the hook.
+        assert_eq!(cluster.left().len(), rendered - 3, "{:?}", cluster.left());
         cluster.make_forward();
         // The CRD is the one that was installed. An upgrade renews it.
         assert!(!cluster.knows("pfw"));
         cluster.helm(helm, &["upgrade", NAME, newer]);
         assert!(cluster.knows("pfw"), "{helm:?}: the definition is the old one");
-        // Nothing of the release stays except the CRD.
+        // Nothing of the release stays except the CRDs.
         cluster.helm(helm, &["uninstall", NAME]);
         assert_eq!(cluster.left(), Vec::<String>::new());
         assert!(cluster.definition().is_some() && cluster.plane.forward(FORWARD).is_some(), "{helm:?}: the forward is gone");
+        assert!(cluster.plane.get(Resource::Grants, GRANT).is_some(), "{helm:?}: the grant is gone");
         // The next release with this name takes over the CRD that was kept.
         cluster.helm(helm, &["install", NAME, CHART, "--set", "crds.keep=false"]);
         assert!(!cluster.knows("pfw") && cluster.plane.forward(FORWARD).is_some());
         cluster.helm(helm, &["uninstall", NAME]);
         assert!(eventually(PATIENCE, || cluster.definition().is_none()), "{helm:?}: the definition stayed");
         assert!(cluster.plane.forward(FORWARD).is_none());
+        assert!(eventually(PATIENCE, || cluster.plane.get(Resource::Definitions, GRANTS).is_none()), "{helm:?}: it stayed");
     }
 }
 

@@ -52,7 +52,10 @@ pub(crate) fn cases() -> BTreeMap<&'static str, Value> {
             values["cleanup"]["enabled"] = true.into();
             values
         }),
-        ("no roles for users", json!({"rbac": {"userRoles": {"view": {"create": false}, "edit": {"create": false}}}})),
+        (
+            "no roles for users",
+            json!({"rbac": {"userRoles": {"view": {"create": false}, "edit": {"create": false}, "grantsView": {"create": false}, "grantsEdit": {"create": false}}}}),
+        ),
     ])
 }
 

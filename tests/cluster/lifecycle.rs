@@ -63,6 +63,25 @@ fn a_forward_is_applied_edited_disabled_enabled_and_deleted() {
     assert_eq!(fleet.agent(0).complaints(), nothing);
 }
 
+/// An object with a finalizer of another program stays after its deletion. It asks for nothing any more.
+#[test]
+fn a_finalizer_keeps_the_object_and_not_its_rules() {
+    let fleet = Fleet::new(1);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_ready(WEB);
+    fleet.plane.patch(Resource::Forwards, WEB, json!({"metadata": {"finalizers": ["example.com/held"]}}));
+    let mut session = Connection::open(&fleet.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    session.exchange(ANSWER).unwrap();
+    assert!(fleet.plane.kubectl(["delete", "-n", LINES, "pf/web", "--wait=false"]).status.success());
+    fleet.wait_ask(80, REFUSED);
+    assert!(eventually(PATIENCE, || fleet.proxy(0).our_rules(Variant::Nft).is_empty()));
+    assert!(session.exchange(ANSWER).is_err(), "a session outlived the forward");
+    let kept = fleet.plane.forward(WEB).expect("the finalizer keeps it");
+    assert!(kept["metadata"]["deletionTimestamp"].is_string(), "{kept:#}");
+    fleet.plane.patch(Resource::Forwards, WEB, json!({"metadata": {"finalizers": null}}));
+    assert!(eventually(PATIENCE, || fleet.plane.forward(WEB).is_none()));
+}
+
 #[test]
 fn the_older_forward_wins_and_the_younger_takes_over_when_its_namespace_goes() {
     let fleet = Fleet::new(1);

@@ -7,8 +7,11 @@ mod bed;
 mod plane;
 
 mod beside;
+mod bytes;
 mod check;
 mod fleet;
+mod floor;
+mod grants;
 mod lifecycle;
 mod limits;
 mod newer;
@@ -18,3 +21,5 @@ mod rest;
 mod scrape;
 mod servers;
 mod starts;
+mod stolen;
+mod tenants;

@@ -22,8 +22,12 @@ fn two_nodes() -> Fleet {
     fleet
 }
 
-fn started(mut fleet: Fleet) -> Fleet {
-    (0..2).for_each(|node| fleet.start(node));
+fn started(fleet: Fleet) -> Fleet {
+    started_with(fleet, &[])
+}
+
+fn started_with(mut fleet: Fleet, extra: &[&str]) -> Fleet {
+    (0..2).for_each(|node| fleet.start_with(node, extra));
     // Both agents are known to live before the test continues.
     assert!(eventually(PATIENCE, || fleet
         .plane
@@ -122,12 +126,30 @@ fn uses(call: &AuditEvent, namespace: Option<&str>, right: &str) -> bool {
     used(call).iter().any(|used| (there && used == right) || format!("{used}/{}", call.name) == right)
 }
 
+/// A grant that permits everything.
+const GRANT: &str = "
+    apiVersion: portforward.dev/v1alpha1
+    kind: PortForwardGrant
+    metadata: {name: all}
+    spec:
+      namespaces: [lines]
+      listen: [{cidrs: [0.0.0.0/0]}]
+      clients: [0.0.0.0/0]
+      upstreams: [{cidrs: [0.0.0.0/0]}]
+      external: [0.0.0.0/0]
+      gateways: [{address: 192.168.0.1, routes: [0.0.0.0/0]}]
+      reverse: [{}]
+";
+
 #[test]
 fn each_change_is_one_event_and_every_right_is_used_and_none_is_missing() {
-    let fleet = started(two_nodes());
+    // Only agents that look at grants read them and write their status.
+    let fleet = started_with(two_nodes(), &["--require-grants=report"]);
+    fleet.plane.apply(GRANT);
     fleet.apply(WEB, &web());
     serves(&fleet, WEB);
     wait_told(&fleet, &[("Ready", 1)]);
+    fleet.plane.wait(Resource::Grants, "all", "counts its forward", |grant| grant["status"]["forwards"] == 1);
     set_mode(&fleet, "Disabled");
     wait_told(&fleet, &[("Ready", 1), ("Disabled", 1)]);
     set_mode(&fleet, "Enabled");

@@ -4,6 +4,7 @@ use std::process::Output;
 
 use serde_json::json;
 
+use crate::bed::agent::state_folder;
 use crate::bed::netns::{must, output};
 use crate::bed::wait::eventually;
 use crate::fleet::Fleet;
@@ -14,7 +15,7 @@ use crate::plane::objects::PATIENCE;
 const ADDRESS: &str = "127.0.0.1:10450";
 
 /// The result of `curl`: the status, and the body or the error.
-fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
+pub(crate) fn scrape(fleet: &Fleet, options: &[&str]) -> (String, String) {
     let mut curl = fleet.proxy(0).command("curl");
     curl.args(["--disable", "--silent", "--show-error", "--max-time", "30", "--write-out", "\n%{http_code}"]).args(options);
     let Output { stdout, stderr, .. } = output(&mut curl);
@@ -86,7 +87,8 @@ fn metrics_over_https_are_for_holders_of_a_token_that_may_get_them() {
     assert!(status == "401" && said.contains("Authorization: Bearer"), "{status} {said}");
     let (status, said) = scrape(&fleet, &[&format!("http://{ADDRESS}/metrics")]);
     assert!(status != "200" && !said.contains("portforward_"), "{status} {said}");
-    let (status, said) = scrape(&fleet, &["http://127.0.0.1:10451/livez"]);
+    let socket = state_folder(fleet.proxy(0)).join("health.sock");
+    let (status, said) = scrape(&fleet, &["--unix-socket", socket.to_str().unwrap(), "http://localhost/livez"]);
     assert!(status == "200" && said.trim() == "ok", "health asks for no token: {status} {said}");
 
     fleet.plane.kill();
@@ -114,4 +116,34 @@ fn a_certificate_from_files_is_the_one_that_is_shown_and_a_wrong_one_is_said_and
         last.0 == "200"
     });
     assert!(verified && last.1.contains("portforward_build_info"), "{last:?}");
+}
+
+/// A user of the node who guesses tokens must not load the API server, nor keep out a scraper that was allowed before.
+#[test]
+fn guessed_tokens_reach_the_api_server_at_a_limited_rate_and_a_known_one_does_not_wait() {
+    let fleet = secured(&[]);
+    let reader = add_account(&fleet, "reader");
+    allow(&fleet, "reads", &json!([{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]), "reader");
+    let mut last = Default::default();
+    let read = eventually(PATIENCE, || {
+        last = with_token(&fleet, &reader);
+        last.0 == "200"
+    });
+    assert!(read, "{last:?}");
+    let guess = |number: u32| {
+        format!(
+            "url = \"https://{ADDRESS}/metrics\"\nheader = \"Authorization: Bearer guess-{number}\"\ninsecure\noutput = \"/dev/null\"\nwrite-out = \"%{{http_code}}\\n\"\nmax-time = 30\n"
+        )
+    };
+    let guesses: Vec<String> = (0..30).map(guess).collect();
+    let file = fleet.proxy(0).files().join("guesses");
+    std::fs::write(&file, guesses.join("next\n")).unwrap();
+    let mut curl = fleet.proxy(0).command("curl");
+    let tried = output(
+        curl.args(["--disable", "--silent", "--parallel", "--parallel-max", "30", "--parallel-immediate", "--config"]).arg(&file),
+    );
+    let statuses = String::from_utf8_lossy(&tried.stdout).into_owned();
+    let count = |status: &str| statuses.lines().filter(|line| *line == status).count();
+    assert!(count("401") >= 1 && count("503") >= 1 && count("200") == 0, "{statuses}");
+    assert_eq!(with_token(&fleet, &reader).0, "200");
 }

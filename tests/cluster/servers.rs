@@ -1,4 +1,5 @@
-//! Tests the API servers behind the address by which an agent reaches them: no forward leads to them, and no route covers them.
+//! Tests the API servers behind the address by which an agent reaches them: no forward leads to them, none of them is a client,
+//! and no route covers them.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +9,7 @@ use crate::bed::agent::{operator, state_folder};
 use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{CLIENT, SERVER};
-use crate::fleet::{Fleet, REFUSED, WEB, spec, web};
+use crate::fleet::{Fleet, REFUSED, WEB, web};
 use crate::plane::Resource;
 use crate::plane::http::Request;
 use crate::plane::objects::PATIENCE;
@@ -50,11 +51,14 @@ fn told(fleet: &Fleet, command: &str) -> String {
 fn no_route_covers_an_api_server_behind_its_service_and_no_forward_leads_to_it() {
     let mut fleet = Fleet::without_agents(1);
     set_servers(&fleet, &[Ipv4Addr::new(10, 99, 0, 1), CLIENT]);
-    fleet.apply(WEB, &web());
+    fleet.apply(WEB, &web().replace("[1.1.1.1]", "[1.1.0.0/16]"));
     fleet.start(0);
     fleet.plane.wait_condition(WEB, "Ready", "False", "RouteCapturesNode");
     let said = fleet.agent(0).log();
     assert!(said.contains("routes=0") && !said.contains("routes=1"), "not even for a moment: {said}");
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_condition(WEB, "Ready", "False", "ForbiddenClient");
+    assert!(!fleet.holds(0, "DNAT"));
 
     set_servers(&fleet, &[]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
@@ -114,20 +118,9 @@ fn an_agent_that_may_not_read_where_the_api_servers_are_says_so_and_installs_no_
     fleet.plane.wait_condition(WEB, "Ready", "False", "ApiServersUnknown");
     assert!(!route_to_client(&fleet));
     fleet.plane.patch(Resource::ClusterRoles, role, json!({"rules": rules}));
-    fleet.plane.wait_condition(WEB, "Ready", "False", "RouteCapturesNode");
+    fleet.plane.wait_condition(WEB, "Ready", "False", "ForbiddenClient");
     assert!(!route_to_client(&fleet));
     set_servers(&fleet, &[]);
     fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
     assert!(route_to_client(&fleet));
-}
-
-/// The API server creates the first `ServiceCIDR` from its `--service-cluster-ip-range`.
-#[test]
-fn an_upstream_in_a_network_of_services_is_told() {
-    let fleet = Fleet::new(1);
-    fleet.apply(WEB, &spec(80, Ipv4Addr::new(10, 96, 0, 77), 80));
-    fleet.plane.wait_condition(WEB, "Ready", "False", "UpstreamIsService");
-    fleet.plane.wait_condition(WEB, "Accepted", "True", "Accepted");
-    fleet.apply(WEB, &web());
-    fleet.plane.wait_condition(WEB, "Ready", "True", "Ready");
 }

@@ -1,7 +1,9 @@
 //! An HTTP/1.1 client that requests one page, as a probe does.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// The time limit for an answer.
@@ -22,7 +24,18 @@ pub(crate) struct Page {
 pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<Page> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    ask(&mut stream, path)
+}
+
+/// Requests `path` from the server behind a Unix socket.
+pub(crate) fn get_from(socket: &Path, path: &str) -> io::Result<Page> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    ask(&mut stream, path)
+}
+
+fn ask(stream: &mut (impl Read + Write), path: &str) -> io::Result<Page> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let broken = || io::Error::new(io::ErrorKind::InvalidData, answer.clone());

@@ -9,6 +9,7 @@ mod legs;
 mod moving;
 mod parties;
 mod ports;
+mod tenants;
 
 use std::net::Ipv4Addr;
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::apply::{apply, text};
 use crate::bed::netns::output;
-use crate::plane::{Plane, programs};
+use crate::plane::{Plane, Resource, programs};
 
 fn root(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
@@ -66,7 +66,15 @@ fn what_flux_changes_of_the_operator_is_what_its_example_says() {
     assert!(changed.contains(&format!("image: {image}:")), "{changed}");
     assert!(changed.contains("kustomize.toolkit.fluxcd.io/prune: disabled"), "{changed}");
     let lines = |text: &str| text.lines().count();
-    assert_eq!(lines(&changed), lines(&kustomize(&base)) + 2, "an annotation more, and nothing less");
+    assert_eq!(lines(&changed), lines(&kustomize(&base)) + 4, "an annotation more on each CRD, and nothing less");
+}
+
+#[test]
+fn the_example_grants_are_taken_by_a_real_api_server() {
+    let plane = Plane::alone();
+    let made = kustomize(&root("deploy/gitops/grants"));
+    plane.apply(&made);
+    assert!(plane.get(Resource::Grants, "leased-lines").is_some(), "{made}");
 }
 
 #[test]

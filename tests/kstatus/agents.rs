@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use portforward_operator::api::{self, PortForwardStatus};
-use portforward_operator::status::{Judgement, View, Write};
+use portforward_operator::status::{Contest, Judgement, Ruling, View, Write};
 use serde_json::{Value, json};
 
 /// One object and its live agents.
@@ -30,7 +31,7 @@ pub(crate) enum First {
 fn unseen_object() -> Value {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bank-a-web.yaml"));
     let mut object: Value = serde_saphyr::from_str(text).expect("the example is an object");
-    let schema = serde_json::to_value(api::crd()).expect("a definition is JSON");
+    let schema = serde_json::to_value(api::Kind::PortForward.crd()).expect("a definition is JSON");
     let schema = schema.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("the definition has a schema");
     // The first pass gives it a status, the second one sets the defaults in the status.
     object = kube::core::cel::apply_defaults(schema, &kube::core::cel::apply_defaults(schema, &object));
@@ -100,17 +101,36 @@ impl Agents {
         seen
     }
 
+    /// Somebody overwrites the summary again and again with this one, and the agents write theirs again.
+    pub(crate) fn contested(mut self, forged: &PortForwardStatus) -> Value {
+        let mut contest = Contest::default();
+        let at = |second| Timestamp::from_second(second).expect("a second is a time");
+        for second in 0..6 {
+            self.course(First::Lowest);
+            contest.wrote(&Write::Summary(self.status.clone()));
+            contest.look(&self.status, None, at(second));
+            self.status = PortForwardStatus { nodes: self.status.nodes.clone(), ..forged.clone() };
+            contest.look(&self.status, self.next(First::Lowest).as_ref(), at(second));
+        }
+        match contest.rule(&self.status, self.next(First::Lowest), at(100)) {
+            Ruling::Write(Write::Summary(summary)) => self.status = summary,
+            ruling @ (Ruling::Write(_) | Ruling::Rest | Ruling::Later) => panic!("{ruling:?}"),
+        }
+        self.object()
+    }
+
     fn next(&self, first: First) -> Option<Write> {
         let live: BTreeSet<String> = self.says.keys().cloned().collect();
-        let mut due: Vec<(bool, Write)> = Vec::new();
+        let generation = self.object["metadata"]["generation"].as_i64();
+        let mut due: Vec<(Duration, Write)> = Vec::new();
         for (node, judgement) in &self.says {
-            let view = View { node, judgement, status: &self.status, live: &live };
-            due.extend(view.next(Timestamp::UNIX_EPOCH).map(|write| (view.may_pass(&write), write)));
+            let view = View { node, judgement, status: &self.status, live: &live, generation };
+            due.extend(view.next(Timestamp::UNIX_EPOCH).map(|write| (view.patience(&write), write)));
         }
         if matches!(first, First::Highest) {
             due.reverse();
         }
-        due.sort_by_key(|(may_pass, _)| *may_pass);
+        due.sort_by_key(|(patience, _)| *patience);
         due.into_iter().next().map(|(_, write)| write)
     }
 }

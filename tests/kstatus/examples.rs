@@ -5,9 +5,11 @@ use std::fs;
 
 use portforward_operator::api;
 use portforward_operator::forward::Forward;
+use portforward_operator::grant::Grant;
 use serde_json::{Value, json};
 
 use crate::argo::{self, Health};
+use crate::rules::{self, Kstatus};
 use crate::{SCRIPT, condition, path, read, yaml};
 
 const ARGO: &str = "deploy/gitops/argocd/resource_customizations/portforward.dev/PortForward";
@@ -59,9 +61,11 @@ fn the_script_bears_an_object_without_a_status() {
 fn documents() -> BTreeMap<(String, String), Value> {
     let files = [
         "deploy/gitops/argocd/application.yaml",
+        "deploy/gitops/argocd/grants.yaml",
         "deploy/gitops/flux/operator.yaml",
         "deploy/gitops/flux/operator-by-helm/release.yaml",
         "deploy/gitops/flux/forwards.yaml",
+        "deploy/gitops/flux/grants.yaml",
     ];
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned();
     let key = |document: &Value| (text(&document["kind"]), text(&document["metadata"]["name"]));
@@ -95,7 +99,8 @@ fn what_flux_is_to_apply_is_there_and_in_order() {
     let all = documents();
     let operator = document(&all, "Kustomization", "portforward-operator");
     let forwards = document(&all, "Kustomization", "forwards");
-    for one in [operator, forwards] {
+    let grants = document(&all, "Kustomization", "grants");
+    for one in [operator, forwards, grants] {
         assert_eq!(one["spec"]["wait"], true, "{one:#}");
         assert_eq!(one["spec"]["prune"], true, "{one:#}");
         let source = &one["spec"]["sourceRef"];
@@ -104,8 +109,11 @@ fn what_flux_is_to_apply_is_there_and_in_order() {
         assert!(path(folder).is_dir(), "{folder}");
     }
     assert_eq!(forwards["spec"]["dependsOn"], json!([{"name": "portforward-operator"}]));
-    let definition = &operator["spec"]["patches"][0]["target"];
-    assert_eq!(definition["name"].as_str(), api::crd().metadata.name.as_deref());
+    assert_eq!(grants["spec"]["dependsOn"], json!([{"name": "portforward-operator"}]));
+    // The deletion of the operator must delete no forward and no grant. `tests/gitops` applies the patch.
+    let definition = operator["spec"]["patches"][0]["target"]["name"].as_str().unwrap();
+    let pattern = regex::Regex::new(&format!("^(?:{definition})$")).unwrap();
+    assert!(api::Kind::ALL.iter().all(|kind| pattern.is_match(&kind.crd().metadata.name.unwrap())), "{definition}");
 
     let release = document(&all, "HelmRelease", "portforward-operator");
     let source = &release["spec"]["chart"]["spec"]["sourceRef"];
@@ -114,6 +122,37 @@ fn what_flux_is_to_apply_is_there_and_in_order() {
     let mut spelled_out = yaml(crate::flux::EXPRESSIONS).remove(0);
     assert!(spelled_out["spec"].as_object_mut().unwrap().remove("healthCheckExprs").is_some());
     assert_eq!(&spelled_out, forwards, "the two differ in the expressions alone");
+}
+
+#[test]
+fn the_example_grants_are_usable_and_come_from_a_folder_of_their_own() {
+    let list = yaml("deploy/gitops/grants/kustomization.yaml").remove(0);
+    let files = list["resources"].as_array().unwrap().iter().map(|file| file.as_str().unwrap().to_owned());
+    let grants: Vec<Value> = files.flat_map(|file| yaml(&format!("deploy/gitops/grants/{file}"))).collect();
+    assert!(!grants.is_empty());
+    grants.into_iter().for_each(|object| drop(Grant::parse(&api::decode_grant(object).unwrap()).unwrap()));
+    let all = documents();
+    let application = document(&all, "Application", "portforward-grants");
+    assert_eq!(application["spec"]["sources"][0]["path"], "deploy/gitops/grants");
+    assert_eq!(document(&all, "Kustomization", "grants")["spec"]["path"], "./deploy/gitops/grants");
+}
+
+/// A wait for a grant must end, also if no agent runs or if the agents do not read grants.
+#[test]
+fn no_tool_waits_for_ever_for_a_grant() {
+    let mut object = yaml("examples/grants.yaml").remove(0);
+    object["metadata"]["generation"] = json!(2);
+    assert_eq!(rules::kstatus(&object).0, Kstatus::Current, "without a status");
+    let status = |generation: i64, accepted: &str| {
+        json!({"observedGeneration": generation, "forwards": 1, "refused": 0, "conditions": [{
+            "type": "Accepted", "status": accepted, "reason": "Accepted", "message": "", "observedGeneration": generation,
+            "lastTransitionTime": "2026-01-31T12:00:00Z",
+        }]})
+    };
+    object["status"] = status(1, "True");
+    assert_eq!(rules::kstatus(&object).0, Kstatus::InProgress, "an agent has not seen the change");
+    object["status"] = status(2, "True");
+    assert_eq!(rules::kstatus(&object).0, Kstatus::Current);
 }
 
 #[test]

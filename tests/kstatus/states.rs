@@ -1,6 +1,6 @@
 //! The states of a forward, each created by the real status code, and the expected result of each tool.
 
-use portforward_operator::api::Role;
+use portforward_operator::api::{PortForwardStatus, Role};
 use portforward_operator::dataplane::conntrack::Purged;
 use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage, Table};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
@@ -37,6 +37,8 @@ pub(crate) enum Row {
     Nowhere,
     /// More than one node holds the address.
     Twice,
+    /// Another client keeps overwriting the status.
+    Contested,
     /// The state is not known.
     Unknown,
     /// The newest content cannot be decoded.
@@ -59,7 +61,7 @@ pub(crate) enum Row {
 
 impl Row {
     /// In the order of the page.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Unseen,
         Self::Changed,
         Self::Ready,
@@ -67,6 +69,7 @@ impl Row {
         Self::NotProgrammed,
         Self::Nowhere,
         Self::Twice,
+        Self::Contested,
         Self::Unknown,
         Self::Outdated,
         Self::Lost,
@@ -88,6 +91,7 @@ impl Row {
             Self::NotProgrammed => "accepted, but the kernel differs from the plan",
             Self::Nowhere => "no node holds the internal address",
             Self::Twice => "several nodes hold the internal address",
+            Self::Contested => "another client keeps overwriting the status",
             Self::Unknown => "not known: the agent of the active node does not run, or cannot read its node",
             Self::Outdated => "changed, and the agent cannot decode the change; the last good content is in force",
             Self::Lost => "an older forward claims the same traffic",
@@ -123,6 +127,7 @@ impl Row {
             | Self::NotProgrammed
             | Self::Nowhere
             | Self::Twice
+            | Self::Contested
             | Self::Unknown
             | Self::Outdated
             | Self::Withdrawing => Kstatus::InProgress,
@@ -199,6 +204,8 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::ExternalAddressMissing
                 | ObstacleReason::GatewayNotOnLink
                 | ObstacleReason::RouteCapturesNode
+                | ObstacleReason::ForbiddenRoute
+                | ObstacleReason::RouteCapturesClient
                 | ObstacleReason::ApiServersUnknown
                 | ObstacleReason::UpstreamIsService
                 | ObstacleReason::NoRouteToClient
@@ -295,6 +302,10 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("the agent of the active node is dead", Row::Unknown, gone(ready(1))),
                 state("so is one that had lost a conflict", Row::Unknown, gone(lost(1, Role::Active))),
             ]
+        }
+        Circumstance::StatusContested => {
+            let forged = PortForwardStatus { active_node: Some("evil".to_owned()), ..PortForwardStatus::default() };
+            vec![state("overwritten again and again", Row::Contested, Agents::new(&[("a", ready(1))]).contested(&forged))]
         }
         Circumstance::UnsupportedSchema => {
             let mut newer = Agents::new(&[("a", ready(1))]);

@@ -47,9 +47,11 @@ fn help_teaches_every_command_and_the_exit_codes() {
                 "--set-ip-forward",
                 "--iptables",
                 "--reserved-ports",
+                "--require-grants",
+                "--forbidden-networks",
+                "--max-translations",
                 "--node-label",
                 "--metrics-address",
-                "--health-address",
                 "--forward-metrics",
                 "--forward-metrics-limit",
                 "SIGTERM",
@@ -59,7 +61,8 @@ fn help_teaches_every_command_and_the_exit_codes() {
         ("restore", &["--state-dir", "boot"]),
         ("cleanup", &["--state-dir", "Stop the agent first"]),
         ("status", &["--state-dir", "-o, --output", "wide", "Exit status:", "  4  ", "takes no lock"]),
-        ("check", &["--health-address", "--namespace", "Exit status:", "helm test"]),
+        ("health", &["live", "ready", "--state-dir", "Exit status:"]),
+        ("check", &["--namespace", "Exit status:", "helm test"]),
         ("crd", &["CustomResourceDefinition"]),
         ("completions", &["bash", "zsh", "fish"]),
         ("man", &["man -l -"]),
@@ -96,9 +99,14 @@ fn exit_codes_are_as_the_help_says() {
         (2, &["agent", "--manifests", fresh, "--node-name", "Not A Name"]),
         (2, &["agent", "--manifests", fresh, "--iptables", "ipfw"]),
         (2, &["agent", "--manifests", fresh, "--reserved-ports", "0"]),
+        (2, &["agent", "--manifests", fresh, "--forbidden-networks", "node"]),
+        (2, &["agent", "--manifests", fresh, "--max-translations", "0"]),
         (2, &["agent", "--manifests", fresh, "--node-label", "zone"]),
         (2, &["agent", "--manifests", fresh, "--metrics-address", "localhost"]),
-        (2, &["agent", "--manifests", fresh, "--health-address", "localhost"]),
+        (1, &["health", "live", "--state-dir", fresh]),
+        (1, &["health", "ready", "--state-dir", state]),
+        (2, &["health"]),
+        (2, &["health", "well"]),
         (2, &["agent", "--manifests", fresh, "--forward-metrics", "bytes"]),
         (2, &["render"]),
         (1, &["check", "--kubeconfig", "/does/not/exist"]),
@@ -173,7 +181,11 @@ fn logs_are_json_on_request_and_in_a_pod() {
 
 #[test]
 fn crd_prints_what_the_folder_crds_holds() {
-    assert_eq!(text(&run(&["crd"]).stdout), include_str!("../../crds/portforward.dev_portforwards.yaml"));
+    let files = [
+        include_str!("../../crds/portforward.dev_portforwards.yaml"),
+        include_str!("../../crds/portforward.dev_portforwardgrants.yaml"),
+    ];
+    assert_eq!(text(&run(&["crd"]).stdout), files.join("---\n"));
 }
 
 /// A process that is killed when this is dropped.

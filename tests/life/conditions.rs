@@ -299,7 +299,7 @@ fn a_reverse_that_takes_from_a_program_says_so(variant: Variant) {
     ready(&stage);
     let message = stage.message(SEED, "Ready");
     assert!(message.contains("takes from programs of this node") && message.contains("TCP 9000"), "{message}");
-    assert!(message.contains("leaves out TCP of 2.2.2.2") && message.contains("22, 6443, 10250"), "{message}");
+    assert!(message.contains("leaves out TCP of 2.2.2.2") && message.contains("22, 2379:2380, 6443, 10249:10250"), "{message}");
 }
 
 fn a_standby_is_ready_for_the_address_and_becomes_active(variant: Variant) {

@@ -2,48 +2,13 @@
 //! answers again.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use crate::bed::agent::state_folder;
+use crate::bed::disk::Disk;
 use crate::bed::kernel::Variant;
-use crate::bed::netns::must;
 use crate::bed::{Bed, EXTERNAL, SECOND_SERVER, SERVER};
 use crate::metrics::page;
 use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp, wait};
-
-/// A separate file system in a file, mounted at the state directory of a proxy. While it is frozen, writes to it hang
-/// (`fsfreeze(8)`).
-struct Disk {
-    mount: PathBuf,
-}
-
-impl Disk {
-    fn at(mount: PathBuf) -> Self {
-        let image = mount.with_extension("image");
-        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        must(Command::new("mkfs.ext4").arg("-q").arg(&image));
-        fs::create_dir_all(&mount).unwrap();
-        must(Command::new("mount").args(["-o", "loop"]).args([&image, &mount]));
-        Self { mount }
-    }
-
-    fn freeze(&self) {
-        must(Command::new("fsfreeze").arg("--freeze").arg(&self.mount));
-    }
-
-    fn thaw(&self) {
-        must(Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // If the test passed, the file system is thawed already.
-        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount).output();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.mount).output();
-    }
-}
 
 #[test]
 fn a_disk_that_hangs_delays_no_kernel_and_gets_the_newest_record_afterwards() {

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use crate::bed::agent::{AgentOptions, state_folder};
 use crate::bed::kernel::Variant;
+use crate::bed::netns::must;
 use crate::bed::wait::eventually;
 use crate::bed::{Bed, INTERNAL, Proxy};
-use crate::exposition::scrape::{Page, get};
+use crate::exposition::scrape::{Page, get, get_from};
 use crate::exposition::{parse, value};
 use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, wait};
 
@@ -21,14 +22,16 @@ on_both_variants! {
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
 /// The default address for metrics.
-const METRICS: &str = "127.0.0.1:10450";
-/// The default address for health.
-const HEALTH: &str = "127.0.0.1:10451";
+pub(crate) const METRICS: &str = "127.0.0.1:10450";
 
-/// Requests a page at the default address of the agent.
+/// Requests a page of the agent: metrics at the default address, health at the socket in the state directory.
 pub(crate) fn ask(proxy: &Proxy, path: &str) -> io::Result<Page> {
-    let address: SocketAddr = if path == "/metrics" { METRICS } else { HEALTH }.parse().unwrap();
-    proxy.netns.run(|| get(address, path))
+    if path == "/metrics" {
+        let address: SocketAddr = METRICS.parse().unwrap();
+        proxy.netns.run(|| get(address, path))
+    } else {
+        get_from(&state_folder(proxy).join("health.sock"), path)
+    }
 }
 
 /// A page of the agent on this proxy. Waits until it is served.
@@ -100,26 +103,19 @@ fn a_change_is_timed_until_it_is_in_the_kernel_and_what_is_found_at_the_start_is
 }
 
 #[test]
-fn an_address_in_use_is_said_once_with_port_and_flag_and_stops_no_forward() {
+fn a_squatter_on_the_metrics_port_is_named_once_and_stops_neither_forwards_nor_health() {
     let bed = Bed::new();
-    let [metrics, health] = [METRICS, HEALTH].map(|address| bed.proxy().netns.run(|| TcpListener::bind(address)).expect("free"));
+    let squatter = bed.proxy().netns.run(|| TcpListener::bind(METRICS)).expect("free");
     let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
-    let said = |port: &str, flag: &str| {
-        stage
-            .agent
-            .log()
-            .lines()
-            .filter(|line| line.contains(&format!("another program uses port {port}")) && line.contains(flag))
-            .count()
-    };
-    let both = || [said("10450", "--metrics-address"), said("10451", "--health-address")];
-    wait("the log names ports and flags", || both() == [1, 1]);
-    drop((metrics, health));
-    for path in ["/metrics", "/livez"] {
-        assert!(eventually(2 * SOON, || ask(stage.proxy(), path).is_ok()), "{path} is served when the port is free");
-    }
-    assert_eq!(both(), [1, 1]);
+    let says = |line: &str| line.contains("another program uses port 10450") && line.contains("--metrics-address");
+    let said = || stage.agent.log().lines().filter(|line| says(line)).count();
+    wait("the log names port and flag", || said() == 1);
+    stage.edit(&Manifest::seed().for_second_server());
+    assert_eq!((page(stage.proxy(), "/livez").status, page(stage.proxy(), "/readyz").status), (200, 200));
+    drop(squatter);
+    assert!(eventually(2 * SOON, || ask(stage.proxy(), "/metrics").is_ok()), "metrics are served when the port is free");
+    assert_eq!(said(), 1);
 }
 
 #[test]
@@ -128,15 +124,11 @@ fn an_address_that_no_interface_has_is_not_called_a_port_in_use() {
     // As in a new namespace: the kernel adds the address when the interface is set up for the first time.
     bed.proxy().netns.ip("link set lo down");
     bed.proxy().netns.ip("address del 127.0.0.1/8 dev lo");
-    let extra = vec!["--health-address=192.0.2.1:10451".to_owned()];
-    let stage = Stage::with(AgentOptions { extra, ..AgentOptions::new(Variant::Nft) }, bed, &[(FILE, Manifest::seed())]);
+    let stage = Stage::of(Variant::Nft, bed, &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
     let says = |words: &str| stage.agent.log().lines().filter(|line| line.contains(words)).count();
     wait("the log names the loopback", || {
         says("cannot serve metrics on 127.0.0.1:10450: the loopback interface is down or lacks this address; run `ip link") == 1
-    });
-    wait("the log names the address", || {
-        says("cannot serve health on 192.0.2.1:10451: no interface of this node has this address") == 1
     });
     assert_eq!(says("another program"), 0);
     // The advice in the message works.
@@ -145,22 +137,24 @@ fn an_address_that_no_interface_has_is_not_called_a_port_in_use() {
 }
 
 #[test]
-fn metrics_may_listen_where_others_reach_them_and_health_stays_at_home() {
+fn metrics_may_listen_where_others_reach_them_and_nothing_else_does() {
     let options = AgentOptions { extra: vec![format!("--metrics-address={INTERNAL}:9100")], ..AgentOptions::new(Variant::Nft) };
     let stage = Stage::with(options, Bed::new(), &[(FILE, Manifest::seed())]);
+    let from_outside = |path: &str| stage.bed.neighbour.run(|| get((INTERNAL, 9100).into(), path));
+    wait("the metrics can be read from outside", || from_outside("/metrics").is_ok_and(|page| page.status == 200));
+    assert_eq!(from_outside("/livez").unwrap().status, 404, "health is not served there");
     assert_eq!(page(stage.proxy(), "/livez").status, 200);
-    let from_outside = |port: u16| stage.bed.neighbour.run(|| get((INTERNAL, port).into(), "/metrics"));
-    wait("the metrics can be read from outside", || from_outside(9100).is_ok_and(|page| page.status == 200));
-    assert!(from_outside(10451).is_err() && ask(stage.proxy(), "/metrics").is_err());
+    assert!(ask(stage.proxy(), "/metrics").is_err());
+    let listening = must(stage.proxy().command("ss").args(["-H", "-l", "-n", "-t", "-u"]));
+    assert_eq!(listening.lines().count(), 1, "{listening}");
 }
 
 #[test]
 fn an_empty_address_serves_nothing() {
-    let extra = ["--metrics-address=", "--health-address="].map(str::to_owned).to_vec();
+    let extra = vec!["--metrics-address=".to_owned()];
     let stage = Stage::with(AgentOptions { extra, ..AgentOptions::new(Variant::Nft) }, Bed::new(), &[(FILE, Manifest::seed())]);
     stage.agent.wait_ready(SEED);
-    let listening = ["/metrics", "/livez"].map(|path| ask(stage.proxy(), path).is_ok());
-    assert!(listening == [false; 2] && !stage.agent.log().contains("served"), "{}", stage.agent.log());
+    assert!(ask(stage.proxy(), "/metrics").is_err() && !stage.agent.log().contains("served"), "{}", stage.agent.log());
 }
 
 /// A kubeconfig for an API server that does not exist.

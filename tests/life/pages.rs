@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::bed::netns::output;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
-const COMMANDS: [&str; 9] = ["agent", "render", "restore", "cleanup", "status", "check", "crd", "completions", "man"];
+const COMMANDS: [&str; 10] = ["agent", "render", "restore", "cleanup", "status", "check", "health", "crd", "completions", "man"];
 
 /// Runs the program without other tools, a home directory or an input.
 fn run(arguments: &[&str]) -> Output {

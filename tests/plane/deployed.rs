@@ -28,7 +28,7 @@ pub(crate) fn access() -> Vec<Value> {
     KINDS.iter().flat_map(|kind| of(kind)).collect()
 }
 
-/// The CRD `PortForward`.
+/// The CRDs.
 pub(crate) fn definitions() -> Vec<Value> {
     documents("crds")
 }

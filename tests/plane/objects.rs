@@ -12,8 +12,10 @@ use crate::bed::wait::eventually;
 /// The resources that tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// The resource of this project.
+    /// PortForwards, namespaced.
     Forwards,
+    /// PortForwardGrants, cluster-scoped.
+    Grants,
     /// Cluster-scoped.
     Nodes,
     /// Cluster-scoped.
@@ -39,6 +41,7 @@ impl Resource {
     pub(crate) fn path(self, namespace: Option<&str>, name: Option<&str>) -> String {
         let (group, plural) = match self {
             Self::Forwards => ("apis/portforward.dev/v1alpha1", "portforwards"),
+            Self::Grants => ("apis/portforward.dev/v1alpha1", "portforwardgrants"),
             Self::Nodes => ("api/v1", "nodes"),
             Self::Namespaces => ("api/v1", "namespaces"),
             Self::ServiceAccounts => ("api/v1", "serviceaccounts"),
@@ -137,8 +140,9 @@ impl Plane {
 
     /// Waits until the API serves forwards: the CRD is established and a list succeeds.
     pub(crate) fn wait_served(&self) {
-        let served = || self.send_one(&Request::get(Resource::Forwards.path(None, None))).done();
-        assert!(eventually(PATIENCE, served), "forwards are not served\n{:#?}", self.list(Resource::Definitions));
+        let served = |resource: Resource| self.send_one(&Request::get(resource.path(None, None))).done();
+        let both = || served(Resource::Forwards) && served(Resource::Grants);
+        assert!(eventually(PATIENCE, both), "forwards and grants are not served\n{:#?}", self.list(Resource::Definitions));
     }
 
     /// Waits until `holds` is true for the object. Otherwise panics with the object.

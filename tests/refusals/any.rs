@@ -19,7 +19,7 @@ fn address() -> impl Strategy<Value = String> {
     ]
 }
 
-fn client() -> impl Strategy<Value = String> {
+pub(crate) fn client() -> impl Strategy<Value = String> {
     prop_oneof![
         40 => address(),
         1 => (address(), 0..=33_u8).prop_map(|(address, length)| format!("{address}/{length}")),
@@ -40,7 +40,7 @@ fn interface() -> impl Strategy<Value = String> {
     ]
 }
 
-fn port() -> impl Strategy<Value = i64> {
+pub(crate) fn port() -> impl Strategy<Value = i64> {
     prop_oneof![30 => 1..12_i64, 1 => prop::sample::select(vec![-1, 0, 65535, 65536, 1 << 40])]
 }
 
@@ -70,7 +70,7 @@ fn ports() -> impl Strategy<Value = Value> {
     })
 }
 
-fn requirement() -> impl Strategy<Value = Value> {
+pub(crate) fn requirement() -> impl Strategy<Value = Value> {
     let operator = prop::sample::select(vec!["In", "NotIn", "Exists", "DoesNotExist", "Is"]);
     let value = prop::sample::select(vec!["", "a", "b.c", "-"]);
     (operator, prop::option::of(prop::collection::vec(value, 0..3)))
@@ -78,7 +78,7 @@ fn requirement() -> impl Strategy<Value = Value> {
 }
 
 /// `value` without the fields that are null. Null stands for an absent field here.
-fn without_null(value: Value) -> Value {
+pub(crate) fn without_null(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
             fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, without_null(value))).collect()

@@ -19,6 +19,7 @@ pub(crate) fn complaints(schema: &Value, value: &Value, path: &str) -> Vec<Strin
                 found.push(format!("{path}: not a whole number from {low} to {high}"));
             }
         }
+        ("boolean", Value::Bool(_)) => {}
         (kind, _) => found.push(format!("{path}: not of type {kind}")),
     }
     if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {

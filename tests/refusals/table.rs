@@ -46,7 +46,11 @@ pub(crate) fn base() -> Value {
 
 /// The base with these changes.
 pub(crate) fn changed(set: &BTreeMap<String, Value>) -> Value {
-    let mut object = base();
+    with(base(), set)
+}
+
+/// `object` with these changes.
+pub(crate) fn with(mut object: Value, set: &BTreeMap<String, Value>) -> Value {
     for (pointer, value) in set {
         let (parent, last) = pointer.rsplit_once('/').unwrap();
         match object.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer} leads nowhere")) {

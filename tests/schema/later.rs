@@ -11,7 +11,7 @@ use super::{NAMESPACE, examples};
 
 /// Every extension of section 3 of the design, as a later version of the CRD could have it.
 fn later() -> Value {
-    let mut definition = serde_json::to_value(portforward_operator::api::crd()).unwrap();
+    let mut definition = serde_json::to_value(portforward_operator::api::Kind::PortForward.crd()).unwrap();
     let spec = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
     both_families_and_pools(spec);
     more_kinds_of_target(spec);

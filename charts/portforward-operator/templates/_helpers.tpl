@@ -125,8 +125,6 @@ program accepts both, because an overlay can change a variable by its name. */}}
   value: /etc/portforward-operator/metrics/tls.key
 {{- end }}
 {{- end }}
-- name: PORTFORWARD_HEALTH_ADDRESS
-  value: 127.0.0.1:{{ .Values.health.port }}
 - name: PORTFORWARD_FORWARD_METRICS
   value: {{ .Values.agent.forwardMetrics.detail }}
 - name: PORTFORWARD_FORWARD_METRICS_LIMIT

@@ -26,13 +26,15 @@ pub struct JumpError {
 /// # Errors
 /// When the program fails.
 pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
-    let old = before.jumps(stage);
-    if old.is_empty() {
-        return edit(variant, stage, move |iptables| iptables.insert(stage.table().name(), stage.builtin(), stage.jump(), 1))
-            .await;
+    match (variant, before.jumps(stage).as_slice()) {
+        (Variant::Nft, []) => {
+            edit(stage, move |iptables| iptables.insert(stage.table().name(), stage.builtin(), stage.jump(), 1)).await
+        }
+        (Variant::Nft | Variant::Legacy, old) => {
+            let first = format!("-I {} 1 {}\n", stage.builtin(), stage.jump());
+            load(variant, stage, old, &first).await
+        }
     }
-    let first = format!("-I {} 1 {}\n", stage.builtin(), stage.jump());
-    load(variant, stage, &old, &first).await
 }
 
 /// Removes every rule that jumps to the operator's chain of `stage`.
@@ -40,12 +42,12 @@ pub(super) async fn put_first(variant: Variant, stage: Stage, before: &SavedTabl
 /// # Errors
 /// When the program fails.
 pub(super) async fn take_out(variant: Variant, stage: Stage, before: &SavedTable) -> Result<(), JumpError> {
-    match before.jumps(stage).as_slice() {
-        [] => Ok(()),
-        [rule] if rule == stage.jump() => {
-            edit(variant, stage, move |iptables| iptables.delete(stage.table().name(), stage.builtin(), stage.jump())).await
+    match (variant, before.jumps(stage).as_slice()) {
+        (_, []) => Ok(()),
+        (Variant::Nft, [rule]) if rule == stage.jump() => {
+            edit(stage, move |iptables| iptables.delete(stage.table().name(), stage.builtin(), stage.jump())).await
         }
-        old => load(variant, stage, old, "").await,
+        (Variant::Nft | Variant::Legacy, old) => load(variant, stage, old, "").await,
     }
 }
 
@@ -59,15 +61,11 @@ async fn load(variant: Variant, stage: Stage, old: &[String], then: &str) -> Res
 
 type CrateError = Box<dyn std::error::Error>;
 
-/// The crate blocks, waits for the lock without a limit, and its error is not `Send`. So it runs in its own thread.
-async fn edit(
-    variant: Variant,
-    stage: Stage,
-    edit: impl FnOnce(&IPTables) -> Result<(), CrateError> + Send + 'static,
-) -> Result<(), JumpError> {
+/// The crate blocks, and its error is not `Send`. So it runs in its own thread. It writes `nf_tables`, which has no lock.
+async fn edit(stage: Stage, edit: impl FnOnce(&IPTables) -> Result<(), CrateError> + Send + 'static) -> Result<(), JumpError> {
     let failed = move |error: String| JumpError { table: stage.table().name(), chain: stage.builtin(), error };
     // Not `iptables::new`: it runs the `iptables` in the PATH, which may be the other variant.
-    let iptables = IPTables { cmd: variant.command(), has_check: true, has_wait: true, is_numeric: false };
+    let iptables = IPTables { cmd: Variant::Nft.command(), has_check: true, has_wait: true, is_numeric: false };
     let task = tokio::task::spawn_blocking(move || edit(&iptables).map_err(|error| error.to_string()));
     let ended = tokio::time::timeout(DEADLINE, task).await.map_err(|late| failed(late.to_string()))?;
     ended.map_err(|error| failed(error.to_string()))?.map_err(failed)

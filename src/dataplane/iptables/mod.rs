@@ -7,6 +7,7 @@ mod counters;
 mod jumps;
 mod layout;
 mod listing;
+mod lockfile;
 mod program;
 mod reading;
 mod rule;
@@ -26,6 +27,7 @@ pub use choose::{NoVariant, choose, legacy_tables, print_legacy};
 pub use counters::{Counting, Met};
 pub use jumps::JumpError;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
+pub use lockfile::Holder;
 pub use program::ProgramError;
 pub use rule::{ForeignRule, Matches, Original, Rule, Target};
 pub use saved::{Builtin, JumpState, SavedTable};
@@ -53,6 +55,8 @@ struct Memory {
     /// The operator's chains that existed at the last reading of the table.
     seen: BTreeMap<Table, BTreeSet<ChainName>>,
     counters: Counters,
+    /// Why the lock file could not be protected, as it was last logged.
+    unprotected: Option<String>,
 }
 
 /// What one apply found, did and read back. A failure for one table or rule is reported for that one.
@@ -247,6 +251,9 @@ impl Iptables {
     /// too, the report says so.
     pub async fn apply(&self, ruleset: &Ruleset) -> RulesReport {
         let mut memory = self.memory.lock().await;
+        if self.variant == Variant::Legacy {
+            lockfile::protect(&mut memory.unprotected);
+        }
         let before = self.read_all(&mut memory).await;
         let mut report = RulesReport::default();
         if let Ok(nat) = &before[&Table::Nat] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use super::lockfile::{self, Holder};
 use crate::progress;
 
 /// The time-out for one program. Loading 50,000 forwards takes a few seconds.
@@ -14,6 +15,8 @@ pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 pub(super) const LOCK_WAIT_SECS: &str = "5";
 /// The exit status of the legacy programs if a resource is busy (`RESOURCE_PROBLEM`, include/xtables.h).
 const RESOURCE_PROBLEM: i32 = 4;
+/// A part of the message of the legacy programs if another process holds the lock (`xtables_lock_main`, iptables/xshared.c).
+const LOCK_HELD: &str = "holding the xtables lock";
 /// The maximum size of a program's error output that is kept, in bytes.
 const ERROR_BYTES: u64 = 4096;
 
@@ -35,6 +38,14 @@ pub enum ProgramError {
         status: ExitStatus,
         /// Its error output.
         stderr: String,
+    },
+    /// Another process holds the lock of legacy xtables.
+    #[error("{program} did not get the lock {} within {LOCK_WAIT_SECS} s: {holder}", lockfile::path().display())]
+    Locked {
+        /// The program.
+        program: &'static str,
+        /// Who holds it, as far as it is known.
+        holder: Holder,
     },
     /// It did not exit in time and was killed.
     #[error("{program} did not end within {} s and was stopped", DEADLINE.as_secs())]
@@ -59,6 +70,7 @@ impl ProgramError {
         match self {
             Self::Missing { program }
             | Self::Refused { program, .. }
+            | Self::Locked { program, .. }
             | Self::Hangs { program }
             | Self::Unusable { program, .. } => program,
         }
@@ -69,12 +81,11 @@ impl ProgramError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Missing { .. } => false,
-            // Another program held the lock. The nft programs take no lock; they exit with this status if the kernel
-            // refuses.
+            // The nft programs exit with this status if the kernel refuses.
             Self::Refused { program, status, .. } => {
                 status.code().is_none_or(|code| code == RESOURCE_PROBLEM && program.contains("legacy"))
             }
-            Self::Hangs { .. } | Self::Unusable { .. } => true,
+            Self::Locked { .. } | Self::Hangs { .. } | Self::Unusable { .. } => true,
         }
     }
 }
@@ -145,6 +156,12 @@ async fn converse(program: &'static str, mut child: Child, input: &str) -> Resul
     let (output, error) = (output.map_err(unusable)?, error.map_err(unusable)?);
     let status = child.wait().await.map_err(unusable)?;
     let printed = String::from_utf8_lossy(&output).into_owned();
-    let refused = || ProgramError::Refused { program, status, stderr: String::from_utf8_lossy(&error).trim().to_owned() };
+    let refused = || {
+        let stderr = String::from_utf8_lossy(&error).trim().to_owned();
+        if status.code() == Some(RESOURCE_PROBLEM) && stderr.contains(LOCK_HELD) {
+            return ProgramError::Locked { program, holder: lockfile::holder(&lockfile::path()) };
+        }
+        ProgramError::Refused { program, status, stderr }
+    };
     Ok(Ran { printed, ended: if status.success() { Ok(()) } else { Err(refused()) } })
 }

@@ -26,9 +26,12 @@ const UNPRINTABLE: &str = "a rule that iptables cannot print (see nft list rules
 const ALTERED_JUMP: &str = "a rule that iptables cannot print";
 
 impl Iptables {
-    /// The translations with a DNAT rule in the kernel; empty if it cannot be read.
-    pub async fn translated(&self) -> Vec<Translation> {
-        self.read_whole(Table::Nat).await.map_or_else(|_| Vec::new(), |table| table.translations())
+    /// The translations with a DNAT rule in the kernel.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn translated(&self) -> Result<Vec<Translation>, RulesError> {
+        self.read_whole(Table::Nat).await.map(|table| table.translations())
     }
 
     /// The operator's chains and the built-in ones, of every table that can be read.

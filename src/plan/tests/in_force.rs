@@ -7,7 +7,7 @@ use crate::model::Translation;
 /// The seed on a node where later a program listens on its port and its ports are reserved.
 fn later() -> (Facts, Policy) {
     let facts = reached("192.168.0.2", &[listener(Protocol::Tcp, "0.0.0.0", 80), listener(Protocol::Tcp, "0.0.0.0", 81)]);
-    (facts, Policy { reserved_ports: "80,22/TCP".parse().unwrap() })
+    (facts, Policy { reserved_ports: "80,22/TCP".parse().unwrap(), ..Policy::default() })
 }
 
 /// The plan for `specs` on a node without any objection.
@@ -273,7 +273,7 @@ proptest! {
         let listeners: Vec<Listener> = ports.iter().map(|port| listener(Protocol::Tcp, "0.0.0.0", *port)).collect();
         let mut later = reached("192.168.0.2", &listeners);
         later.node_addresses.insert("2.2.2.2".parse().unwrap());
-        let policy = Policy { reserved_ports: "22,70-90".parse().unwrap() };
+        let policy = Policy { reserved_ports: "22,70-90".parse().unwrap(), ..Policy::default() };
         let in_force = if kernel { found(&before.desired.translations) } else { InForce::of(&before.verdicts) };
         prop_assert_eq!(plan(&later, &candidates, &policy, &in_force).desired, before.desired);
     }

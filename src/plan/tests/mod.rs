@@ -1,10 +1,17 @@
 //! Properties of every plan.
 
+mod contained;
+mod cycles;
+mod floor;
+mod grants;
 mod in_force;
 mod names;
 mod next_hops;
 mod node_ports;
+mod protected;
 mod rules;
+mod share;
+mod told;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,7 +128,7 @@ pub(super) fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {
 }
 
 fn policy() -> Policy {
-    Policy { reserved_ports: "22/TCP,30000-32767".parse().unwrap() }
+    Policy { reserved_ports: "22/TCP,30000-32767".parse().unwrap(), ..Policy::default() }
 }
 
 fn refused(facts: &Facts, spec: Value) -> Option<NodeRefusalReason> {

@@ -8,11 +8,11 @@ pub(super) fn install(verdict: &Verdict) -> Vec<String> {
     verdict.routes.iter().filter_map(RoutePlan::installed).map(route).collect()
 }
 
-fn noted(verdict: &Verdict) -> String {
+pub(super) fn noted(verdict: &Verdict) -> String {
     verdict.notes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn route(destination: &str, gateway: Option<&str>, interface: &str) -> Route {
+pub(super) fn route(destination: &str, gateway: Option<&str>, interface: &str) -> Route {
     Route {
         kind: RouteKind::Unicast,
         destination: destination.parse().unwrap(),
@@ -24,7 +24,7 @@ fn route(destination: &str, gateway: Option<&str>, interface: &str) -> Route {
     }
 }
 
-fn with_routes(more: impl IntoIterator<Item = Route>) -> Facts {
+pub(super) fn with_routes(more: impl IntoIterator<Item = Route>) -> Facts {
     Facts { routes: facts().routes.iter().cloned().chain(more).collect(), ..facts() }
 }
 

@@ -9,8 +9,11 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::api::{PortForward, PortForwardSpec};
-use crate::source::{FileReport, Key, Snapshot, Sourced, key};
+use crate::api::{PortForward, PortForwardGrant, PortForwardGrantSpec, PortForwardSpec};
+use crate::source::{FileReport, GrantSet, Key, Snapshot, Sourced, SourcedGrant, key};
+
+use super::Objects;
+use super::generations::Generations;
 
 use super::reading::{Digest, FileContent, Place, Reading};
 use super::settling::{EMPTIED, Former, HELD_OPEN, Missing, Settled, Settling};
@@ -24,8 +27,10 @@ pub(super) struct Contents {
     wrong: BTreeMap<PathBuf, String>,
     /// How long each file has been unchanged.
     settling: Settling,
-    /// The generation of each object, and the spec that it belongs to.
-    generations: BTreeMap<Key, (i64, PortForwardSpec)>,
+    /// The generation of each forward.
+    generations: Generations<Key, PortForwardSpec>,
+    /// The generation of each grant.
+    grant_generations: Generations<String, PortForwardGrantSpec>,
     /// The directory that had the files in force.
     home: Home,
     /// The files of the last reading.
@@ -49,7 +54,7 @@ enum Home {
 /// The content of a file that is in force.
 #[derive(Debug)]
 struct Good {
-    objects: Arc<[PortForward]>,
+    objects: Arc<Objects>,
     /// The digest of the file with this content; `None` after a restart.
     digest: Option<Digest>,
 }
@@ -64,7 +69,11 @@ pub(super) struct Update {
 }
 
 /// The objects that are in force so far, each with its file.
-type InForce<'a> = BTreeMap<Key, (PortForward, &'a Path)>;
+#[derive(Default)]
+struct InForce<'a> {
+    forwards: BTreeMap<Key, (PortForward, &'a Path)>,
+    grants: BTreeMap<String, (PortForwardGrant, &'a Path)>,
+}
 
 /// Why the content of a file does not become its good content.
 enum Kept {
@@ -78,15 +87,29 @@ impl Contents {
     /// Starts with the objects that were in force before a restart. Skips objects that did not come from a folder.
     pub(super) fn remembering(remembered: Vec<Sourced>) -> Self {
         let mut files: BTreeMap<PathBuf, Vec<PortForward>> = BTreeMap::new();
-        let mut generations = BTreeMap::new();
+        let mut generations = Generations::default();
         for Sourced { object, origin, .. } in remembered {
             let Some(origin) = origin else { continue };
             let generation = object.metadata.generation.unwrap_or(1).max(1);
-            generations.insert(key(&object), (generation, object.spec.clone()));
+            generations.insert(key(&object), generation, object.spec.clone());
             files.entry(origin).or_default().push(Arc::unwrap_or_clone(object));
         }
-        let good = files.into_iter().map(|(path, objects)| (path, Good { objects: objects.into(), digest: None })).collect();
+        let objects = |forwards| Arc::new(Objects { forwards, grants: Vec::new() });
+        let good = files.into_iter().map(|(path, forwards)| (path, Good { objects: objects(forwards), digest: None })).collect();
         Self { good, generations, ..Self::default() }
+    }
+
+    /// The same, with the grants that were in force before a restart.
+    pub(super) fn with_grants(mut self, remembered: Option<&GrantSet>) -> Self {
+        for SourcedGrant { object, origin, .. } in remembered.into_iter().flat_map(|set| &set.grants) {
+            let Some(origin) = origin else { continue };
+            let generation = object.metadata.generation.unwrap_or(1).max(1);
+            self.grant_generations.insert(grant_name(object), generation, object.spec.clone());
+            let nothing = || Good { objects: Arc::default(), digest: None };
+            let good = self.good.entry(origin.clone()).or_insert_with(nothing);
+            Arc::make_mut(&mut good.objects).grants.push(PortForwardGrant::clone(object));
+        }
+        self
     }
 
     /// The same. The files that are remembered were in the folder at this time.
@@ -102,7 +125,7 @@ impl Contents {
     /// Processes one reading of the folder at the moment `now`.
     pub(super) fn update(&mut self, reading: &Reading, now: Instant) -> Update {
         let paths: BTreeSet<PathBuf> = self.good.keys().chain(reading.files.keys()).cloned().collect();
-        let (mut in_force, mut files, mut due, mut waiting) = (InForce::new(), Vec::new(), None, BTreeSet::new());
+        let (mut in_force, mut files, mut due, mut waiting) = (InForce::default(), Vec::new(), None, BTreeSet::new());
         let missing = self.missing(reading);
         for path in &paths {
             let settled = match reading.files.get(path) {
@@ -118,8 +141,8 @@ impl Contents {
                     waiting.insert(path.as_path());
                 }
             }
-            for object in self.good.get(path).into_iter().flat_map(|good| good.objects.iter()) {
-                in_force.entry(key(object)).or_insert_with(|| (object.clone(), path));
+            if let Some(good) = self.good.get(path) {
+                in_force.add(&good.objects, path);
             }
             if reading.files.contains_key(path) {
                 let error = match settled {
@@ -137,7 +160,9 @@ impl Contents {
         {
             self.home = Home::Is(place.identity);
         }
-        let snapshot = Snapshot { forwards: self.number(in_force), files, labels: self.labels.clone(), ..Snapshot::default() };
+        let grants = Some(Arc::new(self.number_grants(in_force.grants)));
+        let forwards = self.number(in_force.forwards);
+        let snapshot = Snapshot { forwards, grants, files, labels: self.labels.clone(), ..Snapshot::default() };
         Update { snapshot, due }
     }
 
@@ -192,38 +217,67 @@ impl Contents {
     }
 
     /// Gives each object its generation: 1 at first, increased by 1 with every change of its spec.
-    fn number(&mut self, in_force: InForce) -> Vec<Sourced> {
-        let keys: BTreeSet<&Key> = in_force.keys().collect();
-        self.generations.retain(|key, _| keys.contains(key));
+    fn number(&mut self, in_force: BTreeMap<Key, (PortForward, &Path)>) -> Vec<Sourced> {
+        self.generations.retain(|key| in_force.contains_key(key));
         let number = |(key, (mut object, origin)): (Key, (PortForward, &Path))| {
-            let (generation, spec) = self.generations.entry(key).or_insert_with(|| (1, object.spec.clone()));
-            if *spec != object.spec {
-                *generation = generation.saturating_add(1);
-                spec.clone_from(&object.spec);
-            }
-            object.metadata.generation = Some(*generation);
+            object.metadata.generation = Some(self.generations.of(key, &object.spec));
             Sourced { object: Arc::new(object), origin: Some(origin.to_owned()), trouble: None }
         };
         in_force.into_iter().map(number).collect()
     }
+
+    /// The same for grants.
+    fn number_grants(&mut self, in_force: BTreeMap<String, (PortForwardGrant, &Path)>) -> GrantSet {
+        self.grant_generations.retain(|name| in_force.contains_key(name));
+        let number = |(name, (mut object, origin)): (String, (PortForwardGrant, &Path))| {
+            object.metadata.generation = Some(self.grant_generations.of(name, &object.spec));
+            SourcedGrant { object: Arc::new(object), origin: Some(origin.to_owned()), trouble: None }
+        };
+        GrantSet { grants: in_force.into_iter().map(number).collect(), undecoded: Vec::new() }
+    }
 }
 
 /// The objects of a file, if the file is valid and none of its objects is in force from another file.
-fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>) -> Result<Arc<[PortForward]>, Kept> {
+fn admissible(content: &FileContent, taken: &InForce, waiting: &BTreeSet<&Path>) -> Result<Arc<Objects>, Kept> {
     let objects = content.objects.as_ref().map_err(|error| Kept::Refused(error.clone()))?;
-    for object in objects.iter() {
-        let key = key(object);
-        match taken.get(&key) {
-            None => {}
-            Some((_, holder)) if waiting.contains(holder) => return Err(Kept::Waits),
-            Some((_, holder)) => {
-                let (namespace, name) = key;
-                let holder = holder.display();
-                return Err(Kept::Refused(format!("{namespace}/{name} is in force from {holder} already; remove one of them")));
-            }
+    match taken.other(objects) {
+        None => Ok(Arc::clone(objects)),
+        Some((_, holder)) if waiting.contains(holder) => Err(Kept::Waits),
+        Some((what, holder)) => {
+            Err(Kept::Refused(format!("{what} is in force from {} already; remove one of them", holder.display())))
         }
     }
-    Ok(Arc::clone(objects))
+}
+
+impl<'a> InForce<'a> {
+    /// Adds the objects of a file.
+    fn add(&mut self, objects: &Objects, path: &'a Path) {
+        for object in &objects.forwards {
+            self.forwards.entry(key(object)).or_insert_with(|| (object.clone(), path));
+        }
+        for grant in &objects.grants {
+            self.grants.entry(grant_name(grant)).or_insert_with(|| (grant.clone(), path));
+        }
+    }
+
+    /// The first of `objects` that is in force from another file, and this file.
+    fn other(&self, objects: &Objects) -> Option<(String, &'a Path)> {
+        let forward = objects.forwards.iter().map(key).find_map(|key| {
+            let (_, holder) = self.forwards.get(&key)?;
+            Some((format!("{}/{}", key.0, key.1), *holder))
+        });
+        forward.or_else(|| {
+            objects.grants.iter().map(grant_name).find_map(|name| {
+                let (_, holder) = self.grants.get(&name)?;
+                Some((format!("the grant {name}"), *holder))
+            })
+        })
+    }
+}
+
+/// The name of a grant. It is unique, because a grant is in no namespace.
+fn grant_name(grant: &PortForwardGrant) -> String {
+    grant.metadata.name.clone().unwrap_or_default()
 }
 
 fn emptied() -> String {

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeSet;
 
+use kube::core::ObjectMeta;
 use serde_json::Value;
 use serde_saphyr::{MessageFormatter, Options, UserMessageFormatter};
 
-use crate::api::{self, DecodeError, PortForward};
+use crate::api::{self, DecodeError, Kind, PortForward, PortForwardGrant};
 use crate::bounded::Bounded;
 use crate::source::key;
 
-use super::Check;
+use super::{Check, Objects};
 
 /// The largest number of mistakes that are reported for one file.
 const MOST_LINES: usize = 50;
@@ -20,18 +21,28 @@ const MOST_LINES: usize = 50;
 /// (so `on` and `yes` are strings) or JSON, without duplicate keys.
 ///
 /// The error lists all mistakes for people, one a line: which document, where in it, what is wrong.
-pub(super) fn objects(text: &str, check: Check) -> Result<Vec<PortForward>, String> {
+pub(super) fn objects(text: &str, check: Check) -> Result<Objects, String> {
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| unreadable(&error))?;
-    let mut seen = BTreeSet::new();
-    let mut objects = Vec::new();
+    let (mut seen, mut seen_grants) = (BTreeSet::new(), BTreeSet::new());
+    let mut objects = Objects::default();
     let mut mistakes = Bounded::<String, MOST_LINES>::default();
     for (place, document) in flatten(documents)? {
         let who = described(&place, &document);
-        match object(document, check) {
-            Ok(object) if !seen.insert(key(&object)) => {
-                mistakes.push(format!("{who}: is in this file twice; remove one of them"));
-            }
-            Ok(object) => objects.push(object),
+        let read = match kind(&document) {
+            Kind::PortForward => object(document, check).map(|object| {
+                let new = seen.insert(key(&object));
+                objects.forwards.push(object);
+                new
+            }),
+            Kind::PortForwardGrant => grant(document, check).map(|grant| {
+                let new = seen_grants.insert(grant.metadata.name.clone());
+                objects.grants.push(grant);
+                new
+            }),
+        };
+        match read {
+            Ok(true) => {}
+            Ok(false) => mistakes.push(format!("{who}: is in this file twice; remove one of them")),
             Err(errors) => errors.iter().for_each(|error| mistakes.push(format!("{who}: {error}"))),
         }
     }
@@ -99,20 +110,36 @@ fn plain(message: &str) -> &str {
     known.map_or(message, |(_, plain)| plain)
 }
 
-/// One object, without the fields that only an API server sets.
-fn object(mut document: Value, check: Check) -> Result<PortForward, Vec<String>> {
+/// The kind as which a document is read. Another kind is a mistake of a forward.
+fn kind(document: &Value) -> Kind {
+    let kind = document.get("kind").and_then(Value::as_str);
+    if kind == Some(Kind::PortForwardGrant.name()) { Kind::PortForwardGrant } else { Kind::PortForward }
+}
+
+/// One forward, without the fields that only an API server sets.
+fn object(document: Value, check: Check) -> Result<PortForward, Vec<String>> {
+    let mut object = (check.forward)(api::decode(without_status(document)))?;
+    object.metadata = own(object.metadata);
+    Ok(object)
+}
+
+/// One grant, without the fields that only an API server sets. It is in no namespace.
+fn grant(document: Value, check: Check) -> Result<PortForwardGrant, Vec<String>> {
+    let mut grant = (check.grant)(api::decode_grant(without_status(document)))?;
+    grant.metadata = ObjectMeta { namespace: None, ..own(grant.metadata) };
+    Ok(grant)
+}
+
+fn without_status(mut document: Value) -> Value {
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
-    let mut object = check(api::decode(document))?;
-    object.metadata = kube::core::ObjectMeta {
-        name: object.metadata.name,
-        namespace: object.metadata.namespace,
-        labels: object.metadata.labels,
-        annotations: object.metadata.annotations,
-        ..Default::default()
-    };
-    Ok(object)
+    document
+}
+
+fn own(metadata: ObjectMeta) -> ObjectMeta {
+    let ObjectMeta { name, namespace, labels, annotations, .. } = metadata;
+    ObjectMeta { name, namespace, labels, annotations, ..ObjectMeta::default() }
 }
 
 /// Each object with its place in the file.
@@ -142,7 +169,10 @@ fn flatten(documents: Vec<Value>) -> Result<Vec<(String, Value)>, String> {
 
 fn is_list(document: &Value) -> bool {
     let word = |field| document.get(field).and_then(Value::as_str).unwrap_or_default();
-    matches!((word("apiVersion"), word("kind")), ("v1", "List") | ("portforward.dev/v1alpha1", "PortForwardList"))
+    matches!(
+        (word("apiVersion"), word("kind")),
+        ("v1", "List") | ("portforward.dev/v1alpha1", "PortForwardList" | "PortForwardGrantList")
+    )
 }
 
 /// The place, and the name where there is one.

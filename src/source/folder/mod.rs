@@ -1,4 +1,4 @@
-//! Reads and watches `PortForward` manifests in a folder, and keeps the last good content of each file.
+//! Reads and watches the manifests of forwards and grants in a folder, and keeps the last good content of each file.
 //!
 //! Decides which files count and which content of each is in force. Does not decide what a forward means: the caller passes the
 //! check that refuses an object.
@@ -6,6 +6,7 @@
 mod contents;
 mod document;
 mod events;
+mod generations;
 mod reading;
 mod settling;
 mod writers;
@@ -20,10 +21,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::api::{DecodeErrors, PortForward};
+use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::supervise::Tasks;
 
-use super::{Heard, Snapshot, Source, Sourced};
+use super::{GrantSet, Heard, Snapshot, Source, Sourced};
 use contents::{Contents, Update};
 use events::Events;
 use reading::Reading;
@@ -32,13 +33,33 @@ pub use reading::FolderError;
 
 /// Checks a decoded object, or says what is wrong with the document. The error lists all mistakes for people, each with its
 /// field.
-pub type Check = fn(Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>>;
+pub type CheckOf<O> = fn(Result<O, DecodeErrors<O>>) -> Result<O, Vec<String>>;
+
+/// The checks of each kind of object.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// The check of a `PortForward`.
+    pub forward: CheckOf<PortForward>,
+    /// The check of a `PortForwardGrant`.
+    pub grant: CheckOf<PortForwardGrant>,
+}
+
+/// The objects of one manifest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// The forwards.
+    pub forwards: Vec<PortForward>,
+    /// The grants.
+    pub grants: Vec<PortForwardGrant>,
+}
 
 /// What was in force before a restart.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
     /// The objects.
     pub forwards: Vec<Sourced>,
+    /// The grants; `None` if the record has none.
+    pub grants: Option<Arc<GrantSet>>,
     /// A time at which the folder had their files; `None` if it is not known.
     pub seen: Option<SystemTime>,
 }
@@ -92,7 +113,10 @@ pub fn watch(
     check: Check,
     tasks: &mut Tasks,
 ) -> Source {
-    let contents = Contents::remembering(remembered.forwards).seen_at(remembered.seen).with_labels(labels);
+    let contents = Contents::remembering(remembered.forwards)
+        .with_grants(remembered.grants.as_deref())
+        .seen_at(remembered.seen)
+        .with_labels(labels);
     watch_at(Pace::USUAL, dir, contents, wake, check, tasks)
 }
 
@@ -110,8 +134,8 @@ pub fn read(dir: &Path, check: Check) -> Result<Snapshot, FolderError> {
 /// # Errors
 /// When there are no bytes, when they are not YAML in UTF-8, or when an object is refused. The error lists all mistakes for people, one per line, each
 /// with its object and its field.
-pub fn objects(manifest: &[u8], check: Check) -> Result<Vec<PortForward>, String> {
-    reading::objects(manifest, check).map(|objects| objects.to_vec())
+pub fn objects(manifest: &[u8], check: Check) -> Result<Objects, String> {
+    reading::objects(manifest, check).map(Arc::unwrap_or_clone)
 }
 
 fn watch_at(pace: Pace, dir: PathBuf, contents: Contents, wake: Arc<Notify>, check: Check, tasks: &mut Tasks) -> Source {
@@ -188,7 +212,8 @@ fn offer(snapshot: Snapshot, current: &watch::Sender<Option<Arc<Snapshot>>>, wak
 
 /// Logs one line for the change, and for each file whose report changed one line, or one for each mistake.
 fn log(old: Option<&Snapshot>, new: &Snapshot) {
-    info!(forwards = new.forwards.len(), files = new.files.len(), "manifests read");
+    let grants = new.grants.as_ref().map_or(0, |set| set.grants.len());
+    info!(forwards = new.forwards.len(), grants, files = new.files.len(), "manifests read");
     let errors = |snapshot: &Snapshot| -> BTreeMap<PathBuf, String> {
         snapshot.files.iter().filter_map(|file| Some((file.path.clone(), file.error.clone()?))).collect()
     };

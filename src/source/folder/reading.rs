@@ -13,12 +13,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use crate::api::PortForward;
 use crate::durable;
 use crate::supervise::guarded;
 
 use super::writers::{self, Writers};
-use super::{Check, document};
+use super::{Check, Objects, document};
 
 /// The maximum size of one file in bytes.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
@@ -90,7 +89,7 @@ pub(super) struct FileContent {
     /// The digest of its bytes; `None` if it cannot be read.
     pub(super) digest: Option<Digest>,
     /// Its objects, or its error.
-    pub(super) objects: Result<Arc<[PortForward]>, String>,
+    pub(super) objects: Result<Arc<Objects>, String>,
     /// Whether a program has it open for writing.
     pub(super) writers: Writers,
     /// The time since the last change, by the clocks of its file system and of this node.
@@ -183,13 +182,13 @@ fn file(dir: &Path, name: &Path, last: &Reading, check: Check) -> FileContent {
 }
 
 /// The objects in the bytes of one manifest.
-pub(super) fn objects(bytes: &[u8], check: Check) -> Result<Arc<[PortForward]>, String> {
+pub(super) fn objects(bytes: &[u8], check: Check) -> Result<Arc<Objects>, String> {
     // Many programs leave a file empty for a moment while they write it.
     if bytes.is_empty() {
         return Err("is empty; remove the file to withdraw its forwards".to_owned());
     }
     let text = document::text(bytes)?;
-    guarded(|| document::objects(text, check)).map(Into::into)
+    guarded(|| document::objects(text, check)).map(Arc::new)
 }
 
 /// The bytes of a file, whether a program has it open for writing, and the time since its last change.

@@ -1,53 +1,89 @@
 //! The writes of several agents to one object, one after the other, until none has anything to write.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
 use super::*;
 
 /// A small cluster: the object on the API server, and the judgements of the live agents.
-struct Agents {
-    status: PortForwardStatus,
-    says: BTreeMap<String, Judgement>,
+pub(super) struct Agents {
+    pub(super) status: PortForwardStatus,
+    pub(super) says: BTreeMap<String, Judgement>,
+    /// Nodes whose Lease is renewed, but not by an agent.
+    pub(super) held: Vec<String>,
 }
 
 impl Agents {
-    fn new(says: &[(&str, Judgement)]) -> Self {
+    pub(super) fn new(says: &[(&str, Judgement)]) -> Self {
         let says = says.iter().map(|(node, judgement)| ((*node).to_owned(), judgement.clone())).collect();
-        Self { status: PortForwardStatus::default(), says }
+        Self { status: PortForwardStatus::default(), says, held: Vec::new() }
     }
 
     /// Lets every live agent write until none has anything to write. Returns the number of writes.
-    fn settle(&mut self) -> usize {
-        let live = self.says.keys().cloned().collect();
+    pub(super) fn settle(&mut self) -> usize {
         for writes in 0..100 {
-            let next = |(node, judgement): (&String, &Judgement)| {
-                View { node, judgement, status: &self.status, live: &live }.next(at(7))
-            };
-            let Some(write) = self.says.iter().find_map(next) else { return writes };
-            match write {
-                Write::Entry(entry) => {
-                    self.status.nodes.retain(|other| other.node_name != entry.node_name);
-                    self.status.nodes.push(entry);
-                }
-                Write::Withdraw(node) => self.status.nodes.retain(|entry| entry.node_name != node),
-                Write::Summary(summary) => self.status = summary,
-            }
+            let Some(write) = self.says.keys().find_map(|node| self.next(node)) else { return writes };
+            self.take(write);
         }
         panic!("the agents never come to rest: {:?}", self.status);
     }
 
-    fn entries(&self) -> Vec<String> {
+    /// Lets one agent write until it has nothing to write.
+    pub(super) fn settle_of(&mut self, node: &str) {
+        while let Some(write) = self.next(node) {
+            self.take(write);
+        }
+    }
+
+    /// The next write of a node, however long it has to wait.
+    pub(super) fn next(&self, node: &str) -> Option<Write> {
+        let live = self.says.keys().chain(&self.held).cloned().collect();
+        let generation = self.says.values().map(|judgement| judgement.generation).max();
+        View { node, judgement: &self.says[node], status: &self.status, live: &live, generation }.next(at(7))
+    }
+
+    /// What the API server does with a write.
+    pub(super) fn take(&mut self, write: Write) {
+        match write {
+            Write::Entry(entry) => self.forge(entry),
+            Write::Withdraw(node) => self.status.nodes.retain(|entry| entry.node_name != node),
+            Write::Summary(summary) => self.status = summary,
+        }
+    }
+
+    /// Puts an entry into the status.
+    pub(super) fn forge(&mut self, entry: NodeStatus) {
+        self.status.nodes.retain(|other| other.node_name != entry.node_name);
+        self.status.nodes.push(entry);
+    }
+
+    /// Overwrites the summary with these conditions, as somebody else does.
+    pub(super) fn state(&mut self, conditions: &[(&str, &str)], active: Option<&str>) {
+        let condition = |(kind, status): &(&str, &str)| Condition {
+            type_: (*kind).to_owned(),
+            status: (*status).to_owned(),
+            reason: "Forged".to_owned(),
+            message: String::new(),
+            observed_generation: Some(3),
+            last_transition_time: Time(at(1)),
+        };
+        self.status.conditions = conditions.iter().map(condition).collect();
+        self.status.active_node = active.map(str::to_owned);
+    }
+
+    pub(super) fn entries(&self) -> Vec<String> {
         self.status.nodes.iter().map(|entry| format!("{} {:?}", entry.node_name, entry.role)).collect()
     }
 
-    fn ready(&self) -> String {
+    pub(super) fn ready(&self) -> String {
         summary_text(&self.status).into_iter().find(|line| line.starts_with("Ready")).unwrap()
     }
 }
 
-fn as_active() -> Judgement {
+pub(super) fn as_active() -> Judgement {
     judge(&active(), &exact())
 }
 
-fn as_standby() -> Judgement {
+pub(super) fn as_standby() -> Judgement {
     judge(&verdict(Acceptance::Accepted, Some(Role::Standby)), &exact())
 }
 
@@ -55,7 +91,7 @@ fn as_standby() -> Judgement {
 fn an_agent_that_does_not_count_as_alive_writes_nothing() {
     let (judgement, status) = (as_active(), PortForwardStatus::default());
     let live = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect();
-    let next = |live| View { node: "a", judgement: &judgement, status: &status, live: &live }.next(at(7));
+    let next = |live| View { node: "a", judgement: &judgement, status: &status, live: &live, generation: None }.next(at(7));
     assert!(next(live(&["a", "b"])).is_some());
     assert_eq!(next(live(&["b"])), None);
 }
@@ -66,7 +102,8 @@ fn what_is_also_seen_while_things_move_may_pass_and_nothing_else() {
         let mut agents = Agents::new(says);
         agents.settle();
         let (live, write) = (says.iter().map(|(node, _)| (*node).to_owned()).collect(), Write::Summary(agents.status.clone()));
-        View { node: "a", judgement: &says[0].1, status: &agents.status, live: &live }.may_pass(&write)
+        let view = View { node: "a", judgement: &says[0].1, status: &agents.status, live: &live, generation: None };
+        view.patience(&write) != std::time::Duration::ZERO
     };
     assert!(may_pass(&[("a", as_standby()), ("b", as_standby())]), "nobody holds the address");
     assert!(may_pass(&[("a", as_active()), ("b", as_active())]), "two do");
@@ -140,7 +177,7 @@ fn a_refusal_is_not_stalled_any_more_once_its_agent_is_dead() {
 fn disabled_is_true_only_after_every_live_node_has_withdrawn() {
     let mut agents = Agents::new(&[("a", as_active()), ("b", as_standby())]);
     agents.settle();
-    let disabled = judge(&verdict(Acceptance::Disabled, None), &exact());
+    let disabled = Judgement { generation: 4, ..judge(&verdict(Acceptance::Disabled, None), &exact()) };
     agents.says.insert("b".to_owned(), disabled.clone());
     agents.settle();
     assert_eq!(agents.entries(), ["a Active"]);

@@ -1,5 +1,7 @@
 //! Tests with real files and a real watcher. Every wait has a time limit and ends with the event that it waits for.
 
+mod grants;
+mod hostile;
 mod reading;
 mod watching;
 mod writing;
@@ -19,6 +21,11 @@ spec:
 "
     )
 }
+
+const CHECK: Check = Check {
+    forward: check,
+    grant: |decoded| decoded.map_err(|errors| errors.as_slice().iter().map(ToString::to_string).collect()),
+};
 
 /// Refuses one upstream, so that the tests can distinguish a refusal from an error in the text.
 fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<String>> {

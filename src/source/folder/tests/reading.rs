@@ -13,27 +13,27 @@ use crate::source::FileReport;
 use crate::source::folder::{document, reading};
 
 /// A folder that is read when the test asks for it.
-struct Folder {
+pub(super) struct Folder {
     dir: TempDir,
-    contents: Contents,
+    pub(super) contents: Contents,
     last: Reading,
     now: Instant,
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), contents: Contents::default(), last: Reading::default(), now: Instant::now() }
     }
 
-    fn write(&self, file: &str, text: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, file: &str, text: impl AsRef<[u8]>) {
         fs::write(self.dir.path().join(file), text).unwrap();
     }
 
-    fn remove(&self, file: &str) {
+    pub(super) fn remove(&self, file: &str) {
         fs::remove_file(self.dir.path().join(file)).unwrap();
     }
 
-    fn read(&mut self) -> Snapshot {
+    pub(super) fn read(&mut self) -> Snapshot {
         self.look();
         // No program writes, so the content counts a moment later.
         self.now += Duration::from_secs(10);
@@ -42,7 +42,7 @@ impl Folder {
 
     /// One reading of the folder.
     fn look(&mut self) -> Update {
-        self.last = reading::read(self.dir.path(), &self.last, &BTreeSet::new(), check).unwrap();
+        self.last = reading::read(self.dir.path(), &self.last, &BTreeSet::new(), CHECK).unwrap();
         self.contents.update(&self.last, self.now)
     }
 
@@ -220,7 +220,7 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         // Both results are correct; a panic is not.
-        let _ = document::objects(&text, check);
+        let _ = document::objects(&text, CHECK);
     }
 }
 
@@ -253,7 +253,7 @@ fn a_broken_or_refused_file_keeps_its_last_good_content_as_a_whole() {
     assert_eq!(error(&snapshot, "x.yaml"), "");
     assert_eq!(in_force(&snapshot), [forward("a", "4.4.4.4", 2), forward("b", "3.3.3.3", 1)]);
     folder.remove("x.yaml");
-    assert_eq!(folder.read(), Snapshot::default());
+    assert_eq!(folder.read(), Snapshot { grants: Some(Arc::default()), ..Snapshot::default() });
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_path_that_is_not_a_regular_file_is_reported_and_blocks_nothing() {
 fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_generation() {
     let mut folder = Folder::new();
     let remembered = |name: &str, origin: Option<&str>, generation: i64| {
-        let mut object = document::objects(&manifest(name, "3.3.3.3"), check).unwrap().remove(0);
+        let mut object = document::objects(&manifest(name, "3.3.3.3"), CHECK).unwrap().forwards.remove(0);
         object.metadata.generation = Some(generation);
         Sourced { object: Arc::new(object), origin: origin.map(Into::into), trouble: None }
     };
@@ -334,10 +334,10 @@ fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_gen
 #[test]
 fn a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_set() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = format!("{:#}", anyhow::Error::from(read(&dir.path().join("no"), check).unwrap_err()));
+    let missing = format!("{:#}", anyhow::Error::from(read(&dir.path().join("no"), CHECK).unwrap_err()));
     assert!(missing.contains("/no: cannot be read") && missing.contains("No such file"), "{missing}");
     fs::write(dir.path().join("file"), "").unwrap();
-    assert!(read(&dir.path().join("file"), check).is_err());
+    assert!(read(&dir.path().join("file"), CHECK).is_err());
 }
 
 #[test]

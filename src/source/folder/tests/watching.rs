@@ -27,7 +27,7 @@ impl Watched {
         let wake = Arc::new(Notify::new());
         let pace = Pace { quiet: Duration::from_millis(20), again, retry: Duration::from_millis(50), ..Pace::USUAL };
         let mut tasks = Tasks::default();
-        let source = watch_at(pace, dir.path().join("manifests"), Contents::default(), wake.clone(), check, &mut tasks);
+        let source = watch_at(pace, dir.path().join("manifests"), Contents::default(), wake.clone(), CHECK, &mut tasks);
         Self { dir, source, wake, _tasks: tasks }
     }
 

@@ -76,7 +76,7 @@ fn text(names: &[&str]) -> String {
 }
 
 fn content(names: &[&str], writers: Writers) -> FileContent {
-    let objects = document::objects(&text(names), check).map(Into::into);
+    let objects = document::objects(&text(names), CHECK).map(Arc::new);
     let mut digest = [0; 32];
     names.join(" ").bytes().zip(&mut digest).for_each(|(byte, place)| *place = byte);
     FileContent { digest: Some(digest), objects, writers, age: Duration::ZERO, arrival: Arrival::Unknown }
@@ -228,7 +228,7 @@ fn a_real_writer_is_seen_from_its_first_byte_to_its_close() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
     fs::write(&path, text(BOTH)).unwrap();
-    let look = || read_files(dir.path(), &Reading::default(), &BTreeSet::new(), check).unwrap().files[Path::new(FILE)].writers;
+    let look = || read_files(dir.path(), &Reading::default(), &BTreeSet::new(), CHECK).unwrap().files[Path::new(FILE)].writers;
     assert_eq!(look(), Writers::None);
     let mut truncating = File::create(&path).unwrap();
     assert_eq!(look(), Writers::Some);

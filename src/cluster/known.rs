@@ -1,0 +1,191 @@
+//! What the publisher knows: the newest report, the newest set of objects, and which agents live. Finds which objects are
+//! affected if one of them changes, so that the work depends on the number of changes and not on the number of objects.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kube::core::ObjectMeta;
+
+use crate::agent::Report;
+use crate::api::PortForwardStatus;
+use crate::forward::ForwardKey;
+use crate::source::{Snapshot, Sourced, Undecoded};
+use crate::status::Judgement;
+
+/// The inputs of every status.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) report: Arc<Report>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) live: Arc<BTreeSet<String>>,
+}
+
+/// The namespace and name of an object.
+type Name<'a> = (&'a str, &'a str);
+
+impl Known {
+    /// The metadata and the status of an object in the newest set.
+    pub(super) fn object(&self, key: &ForwardKey) -> Option<(&ObjectMeta, Option<&PortForwardStatus>)> {
+        let wanted = (key.namespace.as_str(), key.name.as_str());
+        let Snapshot { forwards, undecoded, .. } = &*self.snapshot;
+        if let Ok(index) = forwards.binary_search_by(|sourced| name(&sourced.object.metadata).cmp(&wanted)) {
+            let object = &forwards[index].object;
+            return Some((&object.metadata, object.status.as_ref()));
+        }
+        let index = undecoded.binary_search_by(|undecoded| name(&undecoded.metadata).cmp(&wanted)).ok()?;
+        Some((&undecoded[index].metadata, undecoded[index].status.as_ref()))
+    }
+
+    /// The objects whose next write may differ from the one that `before` gave, including those that are gone.
+    pub(super) fn affected(&self, before: Option<&Self>) -> BTreeSet<ForwardKey> {
+        let mut affected = BTreeSet::new();
+        let before = before.filter(|before| before.live == self.live);
+        if before.is_none_or(|before| !Arc::ptr_eq(&before.snapshot, &self.snapshot)) {
+            let nothing = Snapshot::default();
+            let (old, new) = (before.map_or(&nothing, |before| &*before.snapshot), &*self.snapshot);
+            differing(old.forwards.iter().map(good), new.forwards.iter().map(good), same_good, &mut affected);
+            differing(old.undecoded.iter().map(unknown), new.undecoded.iter().map(unknown), same_unknown, &mut affected);
+        }
+        if before.is_none_or(|before| !Arc::ptr_eq(&before.report, &self.report)) {
+            let nothing = Report::default();
+            let old = before.map_or(&nothing, |before| &*before.report);
+            let (old, new) = (old.judgements.iter().map(judged), self.report.judgements.iter().map(judged));
+            differing(old, new, |old, new| old == new, &mut affected);
+        }
+        affected
+    }
+}
+
+fn name(metadata: &ObjectMeta) -> Name<'_> {
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+fn judged<'a>((key, judgement): (&'a ForwardKey, &'a Judgement)) -> (Name<'a>, &'a Judgement) {
+    ((&key.namespace, &key.name), judgement)
+}
+
+fn good(sourced: &Sourced) -> (Name<'_>, &Sourced) {
+    (name(&sourced.object.metadata), sourced)
+}
+
+fn unknown(undecoded: &Undecoded) -> (Name<'_>, &Undecoded) {
+    (name(&undecoded.metadata), undecoded)
+}
+
+fn same_good(a: &Sourced, b: &Sourced) -> bool {
+    Arc::ptr_eq(&a.object, &b.object) || version(&a.object.metadata) == version(&b.object.metadata)
+}
+
+fn same_unknown(a: &Undecoded, b: &Undecoded) -> bool {
+    version(&a.metadata) == version(&b.metadata)
+}
+
+/// Every change of an object has another version.
+fn version(metadata: &ObjectMeta) -> (Option<&str>, Option<&str>) {
+    (metadata.uid.as_deref(), metadata.resource_version.as_deref())
+}
+
+/// Adds the names that occur in only one of two sequences, or with different values. Both are ordered by name.
+fn differing<'a, T: 'a>(
+    old: impl Iterator<Item = (Name<'a>, &'a T)>,
+    new: impl Iterator<Item = (Name<'a>, &'a T)>,
+    same: impl Fn(&T, &T) -> bool,
+    names: &mut BTreeSet<ForwardKey>,
+) {
+    let (mut old, mut new) = (old.peekable(), new.peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let old = if order.is_le() { old.next() } else { None };
+        let new = if order.is_ge() { new.next() } else { None };
+        if let (Some((_, old)), Some((_, new))) = (old, new)
+            && same(old, new)
+        {
+            continue;
+        }
+        if let Some(((namespace, name), _)) = old.or(new) {
+            names.insert(ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::PortForward;
+    use crate::status::{Standing, unknown_form};
+
+    fn metadata(key: &str, version: &str) -> ObjectMeta {
+        let (namespace, name) = key.split_once('/').unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        ObjectMeta { namespace: text(namespace), name: text(name), resource_version: text(version), ..ObjectMeta::default() }
+    }
+
+    fn key(text: &str) -> ForwardKey {
+        let (namespace, name) = text.split_once('/').unwrap();
+        ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// Objects with their versions, of which the last one cannot be decoded, and judgements.
+    fn known(good: &[(&str, &str)], unknown: &[(&str, &str)], judged: &[(&str, Standing)]) -> Known {
+        let sourced = |(key, version): &(&str, &str)| {
+            let object = serde_json::json!({
+                "metadata": metadata(key, version),
+                "spec": {"client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
+                    "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}]},
+                "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward",
+            });
+            let object: PortForward = serde_json::from_value(object).unwrap();
+            Sourced { object: Arc::new(object), origin: None, trouble: None }
+        };
+        let undecoded =
+            |(key, version): &(&str, &str)| Undecoded { metadata: metadata(key, version), status: None, error: String::new() };
+        let snapshot = Snapshot {
+            forwards: good.iter().map(sourced).collect(),
+            undecoded: unknown.iter().map(undecoded).collect(),
+            ..Snapshot::default()
+        };
+        let judgement =
+            |(text, standing): &(&str, Standing)| (key(text), Judgement { standing: *standing, ..unknown_form(None, 1, "a") });
+        let report = Report { judgements: judged.iter().map(judgement).collect(), ..Report::default() };
+        Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: Arc::default() }
+    }
+
+    fn affected(now: &Known, before: Option<&Known>) -> String {
+        now.affected(before).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn only_changed_objects_and_judgements_are_affected() {
+        let before = known(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")], &[("a/9", "1")], &[("a/1", Standing::Carried)]);
+        assert_eq!(affected(&before, None), "a/1 a/2 a/9 b/1");
+        assert_eq!(affected(&before, Some(&before)), "");
+        let same = known(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")], &[("a/9", "1")], &[("a/1", Standing::Carried)]);
+        assert_eq!(affected(&same, Some(&before)), "", "a list that was read again");
+        let now = known(&[("a/1", "1"), ("a/3", "1"), ("b/1", "2")], &[("a/9", "2")], &[("a/1", Standing::Elsewhere)]);
+        assert_eq!(affected(&now, Some(&before)), "a/1 a/2 a/3 a/9 b/1");
+        let now = known(&[("a/1", "1"), ("a/2", "1"), ("a/9", "2"), ("b/1", "1")], &[], &[]);
+        assert_eq!(affected(&now, Some(&before)), "a/1 a/9", "it can be decoded now, and the other has no judgement");
+    }
+
+    #[test]
+    fn all_objects_are_affected_if_an_agent_begins_or_ends() {
+        let before = known(&[("a/1", "1"), ("b/1", "1")], &[], &[]);
+        let now = Known { live: Arc::new(BTreeSet::from(["px0".to_owned()])), ..before.clone() };
+        assert_eq!(affected(&now, Some(&before)), "a/1 b/1");
+    }
+
+    #[test]
+    fn an_object_is_found_in_the_newest_set() {
+        let known = known(&[("a/1", "1"), ("b/1", "7")], &[("a/9", "8"), ("c/1", "9")], &[]);
+        let version = |text: &str| known.object(&key(text)).and_then(|(metadata, _)| metadata.resource_version.clone());
+        assert_eq!(version("b/1").as_deref(), Some("7"));
+        assert_eq!(version("c/1").as_deref(), Some("9"));
+        assert_eq!(version("a/2"), None);
+    }
+}
