@@ -151,7 +151,7 @@ fn measure_load(load: Load, percent: usize, rounds: usize) -> Vec<Vec<String>> {
         while goes_on(taken.len()) {
             taken.push(observer.change());
         }
-        note(phase, &taken, (cpu(&fleet) - before).div_duration_f64(begun.elapsed()));
+        note(phase, &taken, cpu(&fleet).saturating_sub(before).div_duration_f64(begun.elapsed()));
     };
     phase(Phase::Absent, &mut observer, &|done| done < rounds);
     thread::scope(|scope| {

@@ -130,7 +130,7 @@ impl Memory {
         let clustered = forwards.iter().any(|sourced| sourced.origin.is_none());
         let sight = if clustered && api_servers.is_empty() { Sight::Partial } else { Sight::Whole };
         let snapshot =
-            Snapshot { forwards, labels, api_servers, sight, node_addresses, services, nodes, grants, ..Snapshot::default() };
+            Snapshot { forwards, grants, labels, api_servers, sight, node_addresses, services, nodes, ..Snapshot::default() };
         (!snapshot.forwards.is_empty()).then(|| Arc::new(snapshot))
     }
 

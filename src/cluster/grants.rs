@@ -124,7 +124,7 @@ struct Objects {
 enum Held {
     Good(SourcedGrant),
     /// No content of the grant could be decoded.
-    Unknown(UndecodedGrant),
+    Unknown(Box<UndecodedGrant>),
 }
 
 impl Objects {
@@ -157,7 +157,7 @@ impl Objects {
         for held in self.complete.as_ref()?.values() {
             match held.clone() {
                 Held::Good(sourced) => set.grants.push(sourced),
-                Held::Unknown(undecoded) => set.undecoded.push(undecoded),
+                Held::Unknown(undecoded) => set.undecoded.push(*undecoded),
             }
         }
         Some(set)
@@ -177,7 +177,7 @@ impl Objects {
                     let metadata = ObjectMeta { generation: last.metadata.generation, ..metadata };
                     sourced(PortForwardGrant { metadata, spec: last.spec.clone(), status }, Some(error))
                 }
-                None => Held::Unknown(UndecodedGrant { metadata, status, error }),
+                None => Held::Unknown(Box::new(UndecodedGrant { metadata, status, error })),
             },
         };
         (name, held)

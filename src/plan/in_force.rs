@@ -92,10 +92,10 @@ impl InForce {
             return;
         }
         if let Some(forward) = forward {
-            let owned = self.owned.entry(forward).or_default();
-            owned.ports.insert((flows.protocol, flows.destination, flows.ports));
-            owned.sources.insert(flows.source);
-            owned.count += 1;
+            let held = self.owned.entry(forward).or_default();
+            held.ports.insert((flows.protocol, flows.destination, flows.ports));
+            held.sources.insert(flows.source);
+            held.count += 1;
         } else {
             self.unknown.insert((flows.protocol, flows.destination));
         }

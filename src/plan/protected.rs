@@ -110,14 +110,11 @@ impl<'a> Protected<'a> {
         let own = self.node.range(range.clone()).next().copied().or_else(|| (client.prefix_len() == 0).then(|| client.network()));
         let mut parties = self.parties.range(range);
         let known = || parties.find(|(_, key)| key.namespace == forward.key.namespace).map(|(address, _)| *address);
-        let (covered, also) = match own.or_else(known) {
-            Some(address) => {
-                (format!("{address}, an address that this node, this forward or an older one needs"), "remove the older forward")
-            }
-            None => {
-                let (_, key) = self.parties.range(client.network()..=client.broadcast()).next()?;
-                (format!("an address that the older forward {key} needs"), "ask the owner of that forward")
-            }
+        let (covered, also) = if let Some(address) = own.or_else(known) {
+            (format!("{address}, an address that this node, this forward or an older one needs"), "remove the older forward")
+        } else {
+            let (_, key) = self.parties.range(client.network()..=client.broadcast()).next()?;
+            (format!("an address that the older forward {key} needs"), "ask the owner of that forward")
         };
         let message = format!(
             "the route to {client} through {gateway} is withheld: it would cover {covered}; write other clients, or {also}"

@@ -138,16 +138,16 @@ mod tests {
         Record {
             labels: [("line".to_owned(), "a".to_owned())].into(),
             api_servers: ["10.0.0.1".parse().unwrap()].into(),
-            forwards: forwards.iter().map(|sourced| Sourced::clone(sourced)).collect(),
+            forwards: forwards.iter().copied().cloned().collect(),
             ..Record::default()
         }
     }
 
     /// The names of the objects that count as closed, if the object `x` has this new content.
-    fn closed(x: Option<Sourced>) -> Vec<String> {
+    fn closed(x: Option<&Sourced>) -> Vec<String> {
         let (before, other) = (sourced("x", |_| {}), sourced("y", |_| {}));
         let old = record(&[&before, &other]);
-        let new = record(&x.iter().chain([&other]).collect::<Vec<_>>());
+        let new = record(&x.into_iter().chain([&other]).collect::<Vec<_>>());
         names(&old, &Closed::between(&old, &new))
     }
 
@@ -159,12 +159,12 @@ mod tests {
     #[test]
     fn an_object_that_is_gone_or_has_another_content_is_closed_and_no_other() {
         assert_eq!(closed(None), ["x"]);
-        assert_eq!(closed(Some(sourced("x", |x| x.spec.mode = crate::api::Mode::Disabled))), ["x"]);
-        assert_eq!(closed(Some(sourced("x", |x| x.spec.client.addresses.push("1.1.1.2".to_owned())))), ["x"]);
-        assert_eq!(closed(Some(sourced("x", |x| x.spec.upstream.targets[0].address = "nowhere".to_owned()))), ["x"]);
-        assert_eq!(closed(Some(sourced("x", |x| x.metadata.uid = Some("another".to_owned())))), ["x"]);
-        assert_eq!(closed(Some(sourced("x", |x| x.metadata.generation = Some(7)))), [""; 0], "only the description changed");
-        assert_eq!(closed(Some(sourced("x", |_| {}))), [""; 0]);
+        assert_eq!(closed(Some(&sourced("x", |x| x.spec.mode = crate::api::Mode::Disabled))), ["x"]);
+        assert_eq!(closed(Some(&sourced("x", |x| x.spec.client.addresses.push("1.1.1.2".to_owned())))), ["x"]);
+        assert_eq!(closed(Some(&sourced("x", |x| x.spec.upstream.targets[0].address = "nowhere".to_owned()))), ["x"]);
+        assert_eq!(closed(Some(&sourced("x", |x| x.metadata.uid = Some("another".to_owned())))), ["x"]);
+        assert_eq!(closed(Some(&sourced("x", |x| x.metadata.generation = Some(7)))), [""; 0], "only the description changed");
+        assert_eq!(closed(Some(&sourced("x", |_| {}))), [""; 0]);
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn damaged() -> Mark {
     Mark { boot: boot(), outdated: Some((String::new(), outdated)) }
 }
 
-/// What a note survives when [`write`] has returned.
+/// What a note survives when [`write()`] has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Survives {
     /// A power failure.

@@ -104,13 +104,13 @@ fn only_the_status_of_a_grant(plane: &Plane, agent: &Agent<'_>) {
     for manager in ["evil", "portforward-summary", "portforward-node-node-a"] {
         agent.refused(&apply(manager), "may not write portforwardgrants as the field manager");
     }
-    let patch = json!({"status": {"forwards": 9}});
+    let count = json!({"status": {"forwards": 9}});
     agent.refused(
-        &Request::merge(format!("{path}/status"), patch.clone()),
+        &Request::merge(format!("{path}/status"), count.clone()),
         "may not write portforwardgrants as the field manager",
     );
     agent.refused(
-        &Request::merge(format!("{path}/status?fieldManager=portforward-grants"), patch),
+        &Request::merge(format!("{path}/status?fieldManager=portforward-grants"), count),
         "may not own these fields of status",
     );
     let long = json!({"status": {"refusals": [{"namespace": LINES, "name": "web", "message": "m".repeat(1025)}]}});

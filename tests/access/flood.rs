@@ -23,9 +23,9 @@ fn large() -> String {
 }
 
 /// The same patch in every form that the resource knows.
-fn patches(path: &str, patch: &Value) -> Vec<Request> {
-    let merge = Request::merge(path, patch.clone());
-    let strategic = Request { body: Some(("application/strategic-merge-patch+json", patch.clone())), ..merge.clone() };
+fn patches(path: &str, change: &Value) -> Vec<Request> {
+    let merge = Request::merge(path, change.clone());
+    let strategic = Request { body: Some(("application/strategic-merge-patch+json", change.clone())), ..merge.clone() };
     vec![merge, strategic]
 }
 
@@ -78,7 +78,9 @@ fn a_lease_holds_a_name_and_times_and_nothing_large() {
             let mut whole = json!({"metadata": metadata, "spec": spec(json!({}))});
             whole["metadata"]["name"] = NODE.into();
             if existing {
-                patches(&own, &json!({"metadata": metadata})).iter().for_each(|request| agent.refused(request, words));
+                for request in patches(&own, &json!({"metadata": metadata})) {
+                    agent.refused(&request, words);
+                }
             } else {
                 agent.refused(&Request::post(leases(None), whole), words);
             }
@@ -89,7 +91,9 @@ fn a_lease_holds_a_name_and_times_and_nothing_large() {
         for part in &specs {
             let words = "an agent may set only holderIdentity, leaseDurationSeconds and renewTime";
             if existing {
-                patches(&own, &json!({"spec": part})).iter().for_each(|request| agent.refused(request, words));
+                for request in patches(&own, &json!({"spec": part})) {
+                    agent.refused(&request, words);
+                }
             }
             let mut request = apply(NODE, NODE, &plain, "");
             request.body.as_mut().unwrap().1["spec"] = spec(part.clone());

@@ -122,9 +122,13 @@ fn the_kubelets_port_is_taken_with_one_leg_neither_from_the_api_server_nor_from_
         ("lines/around", "1.1.1.0/24", "ReservedPort"),
         ("lines/all", "1.0.0.0/8", "ReservedPort"),
     ];
-    tried.iter().for_each(|(key, client, _)| fleet.apply(key, &attack(client)));
+    for (key, client, _) in &tried {
+        fleet.apply(key, &attack(client));
+    }
     fleet.start(0);
-    tried.iter().for_each(|(key, _, reason)| fleet.plane.wait_condition(key, "Accepted", "False", reason));
+    for (key, _, reason) in &tried {
+        fleet.plane.wait_condition(key, "Accepted", "False", reason);
+    }
     assert!(!fleet.holds(0, "DNAT"));
 }
 

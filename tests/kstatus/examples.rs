@@ -130,7 +130,9 @@ fn the_example_grants_are_usable_and_come_from_a_folder_of_their_own() {
     let files = list["resources"].as_array().unwrap().iter().map(|file| file.as_str().unwrap().to_owned());
     let grants: Vec<Value> = files.flat_map(|file| yaml(&format!("deploy/gitops/grants/{file}"))).collect();
     assert!(!grants.is_empty());
-    grants.into_iter().for_each(|object| drop(Grant::parse(&api::decode_grant(object).unwrap()).unwrap()));
+    for object in grants {
+        drop(Grant::parse(&api::decode_grant(object).unwrap()).unwrap());
+    }
     let all = documents();
     let application = document(&all, "Application", "portforward-grants");
     assert_eq!(application["spec"]["sources"][0]["path"], "deploy/gitops/grants");

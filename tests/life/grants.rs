@@ -18,6 +18,7 @@ on_both_variants! {
 const GRANT: &str = "grant.yaml";
 
 /// A grant that contains the forward of the example, with other values in its spec.
+#[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn grant(changes: Value) -> String {
     let mut grant = json!({
         "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForwardGrant", "metadata": {"name": "bank-a"},
@@ -91,10 +92,10 @@ fn a_restart_and_a_restore_plan_with_the_grants_of_the_record() {
     stage.agent.wait_condition("lines/other", "Accepted", "False", "NotGranted");
     let Stage { agent, manifests, options, bed } = stage;
     agent.kill();
-    let state = crate::bed::agent::state_folder(bed.proxy());
+    let folder = crate::bed::agent::state_folder(bed.proxy());
     bed.proxy().iptables(Variant::Nft, "-t nat -F");
     // Also without the flag, restore does not carry what the agent refused.
-    let restore = ["restore", "--node-name", "proxy", "--iptables", "nft", "--state-dir", state.to_str().unwrap()];
+    let restore = ["restore", "--node-name", "proxy", "--iptables", "nft", "--state-dir", folder.to_str().unwrap()];
     let restored = operator(bed.proxy(), restore);
     assert!(String::from_utf8_lossy(&restored.stdout).contains("NotGranted"), "{restored:?}");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));

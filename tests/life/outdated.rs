@@ -217,12 +217,12 @@ fn a_file_system_that_became_read_only_rolls_nothing_back_and_does_not_stop_an_a
     agent.kill();
     // After a reboot with the disk still read-only, nobody knows what was closed meanwhile.
     let after = Bed::new();
-    let state = state_folder(after.proxy());
-    fs::create_dir(&state).unwrap();
-    must(Command::new("mount").args(["--bind", "-o", "ro"]).args([state_folder(bed.proxy()), state.clone()]));
+    let folder = state_folder(after.proxy());
+    fs::create_dir(&folder).unwrap();
+    must(Command::new("mount").args(["--bind", "-o", "ro"]).args([state_folder(bed.proxy()), folder.clone()]));
     let restored = restore(after.proxy(), Variant::Nft);
     let rules = after.proxy().our_rules(Variant::Nft);
-    must(Command::new("umount").arg(&state));
+    must(Command::new("umount").arg(&folder));
     assert!(String::from_utf8_lossy(&restored.stderr).contains("the state directory cannot be written"), "{restored:?}");
     assert_eq!(rules, [""; 0], "nothing is opened that may have been closed");
     drop((after, disk));

@@ -73,7 +73,7 @@ fn eleven_hundred_idle_connections_leave_the_agent_its_files_and_the_scraper_its
     assert!(!stage.agent.log().contains("Too many open files"), "{}", stage.agent.log());
     // Those that were not replaced are closed when they have sent no header in time.
     for mut stream in held {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "an idle connection is closed");
     }
     wait("all files are closed", || files(&stage.agent) <= before);

@@ -14,7 +14,7 @@ use crate::bed::wait::eventually;
 pub(crate) enum Resource {
     /// PortForwards, namespaced.
     Forwards,
-    /// PortForwardGrants, cluster-scoped.
+    /// `PortForwardGrant` objects, cluster-scoped.
     Grants,
     /// Cluster-scoped.
     Nodes,

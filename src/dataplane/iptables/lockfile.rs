@@ -15,10 +15,12 @@ use tracing::{info, warn};
 
 /// The file, unless `XTABLES_LOCKFILE` names another one (iptables(8)).
 const DEFAULT: &str = "/run/xtables.lock";
-/// All locks of the system (proc_locks(5)). The kernel hides those of processes that this PID namespace does not contain.
+/// All locks of the system (`proc_locks(5)`). The kernel hides those of processes that this PID namespace does not contain.
 const LOCKS: &str = "/proc/locks";
 /// The mode of the file: only root may open it.
 const MODE: u32 = 0o600;
+/// The permission bits of the group and of all others (inode(7)).
+const OTHERS: u32 = 0o077;
 
 /// The path of the lock file.
 pub(super) fn path() -> PathBuf {
@@ -60,7 +62,7 @@ pub(super) fn protect(told: &mut Option<String>) {
 
 fn make_private(path: &Path) -> io::Result<Protected> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() && is_ours(&found) && found.mode() & 0o077 == 0 => return Ok(Protected::Before),
+        Ok(found) if found.is_file() && is_ours(&found) && found.mode() & OTHERS == 0 => return Ok(Protected::Before),
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => match create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

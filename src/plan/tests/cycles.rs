@@ -8,6 +8,7 @@ use crate::model::PortRange;
 use crate::plan::cycles::find;
 
 /// A forward that listens at `internal` and leads to `upstream`.
+#[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn hop(name: &str, clients: &[&str], internal: &str, external: Option<&str>, upstream: &str, port: Value) -> Candidate {
     let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
     let mut spec = json!({
@@ -115,6 +116,9 @@ fn a_large_set_is_followed_only_as_far_as_its_namespace_may_cost() {
     assert!(refused.values().any(|refusal| refusal.message.contains("is not known")), "{refused:?}");
 }
 
+/// The port, the width, the target port and the kind of range of an entry, and whether it is UDP.
+type Entry = ((u16, u16, u16, u8), bool);
+
 /// Any forward between six addresses. It may be invalid by itself.
 fn any_hop() -> impl Strategy<Value = Value> {
     let address = || (1u8..=6).prop_map(|n| format!("10.0.0.{n}"));
@@ -123,7 +127,7 @@ fn any_hop() -> impl Strategy<Value = Value> {
     let entries = || prop::collection::vec((ports.clone(), any::<bool>()), 0..3);
     (clients, address(), prop::option::of(address()), address(), entries(), entries()).prop_map(
         |(clients, internal, external, upstream, ports, reverse)| {
-            let entry = |(n, ((port, width, target, kind), udp)): (usize, &((u16, u16, u16, u8), bool))| {
+            let entry = |(n, ((port, width, target, kind), udp)): (usize, &Entry)| {
                 let mut entry = json!({"name": format!("p{n}"), "protocol": if *udp { "UDP" } else { "TCP" }, "port": port});
                 if *width > 0 {
                     entry["endPort"] = json!(port + width);

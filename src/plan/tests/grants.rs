@@ -29,6 +29,7 @@ fn requiring(grants: &[Grant]) -> Policy {
     Policy { require_grants: RequireGrants::Yes, grants: Grants::Read(grants.into()), ..Policy::default() }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 pub(super) fn object_in(namespace: &str, name: &str, spec: Value) -> Candidate {
     let metadata = json!({"namespace": namespace, "name": name, "generation": 3});
     let document = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": metadata, "spec": spec});
@@ -112,7 +113,7 @@ fn one_leg_and_reverse_are_carried_only_if_the_grant_says_so() {
         refusal(only(&plan)).0.is_empty()
     };
     let external = ("external", json!(["192.168.0.2", "2.2.2.0/29"]));
-    assert!(!permits(&one_leg, &[external.clone()]));
+    assert!(!permits(&one_leg, std::slice::from_ref(&external)));
     assert!(permits(&one_leg, &[external, ("oneLeg", json!(true))]));
     let reverse = with(&[(
         "/reverse",

@@ -93,7 +93,7 @@ fn a_longer_prefix_takes_nothing_from_an_older_forward_of_another_namespace() {
     assert_eq!(second(&facts(), &nested(OURS, "a/inner", OTHER)), [], "in one namespace the longest prefix wins");
     assert_eq!(second(&facts(), &nested(None, "a/inner", OTHER)), [], "in one namespace the longest prefix wins");
     let plan = planned(&facts(), &nested(OURS, "b/inner", OTHER));
-    assert!(plan.verdicts.values().all(|verdict| noted(verdict) == ""), "a route that is withheld wins nowhere");
+    assert!(plan.verdicts.values().all(|verdict| noted(verdict).is_empty()), "a route that is withheld wins nowhere");
     // The wider route of a younger forward leaves the older one its own.
     let outer = [line("a/inner", 1, &["10.5.0.7"], OURS), line("b/outer", 2, &["10.0.0.0/8"], OTHER)];
     assert_eq!(second(&facts(), &outer), []);

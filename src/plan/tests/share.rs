@@ -12,6 +12,7 @@ fn sized(namespace: &str, name: &str, second: u32, clients: u32, ports: u16) -> 
     aged(namespace, name, second, spec)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 pub(super) fn aged(namespace: &str, name: &str, second: u32, spec: Value) -> Candidate {
     let created = Some(format!("2026-01-01T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60));
     let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
