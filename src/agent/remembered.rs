@@ -23,7 +23,8 @@ pub struct Memory {
     in_force: BTreeSet<Translation>,
     /// What is not in force, but may come back without being a new claim. The record contains it, so it survives a restart.
     suspended: BTreeSet<Translation>,
-    /// The objects of sets that were applied only in part since the record was written.
+    /// Objects that the record does not contain, but of which something may be in force: those of sets that were applied only in
+    /// part since, and those that must not be restored.
     attempted: BTreeMap<ForwardKey, Sourced>,
     /// The flows that may be in force, with their forwards, for planning.
     flows: InForce,
@@ -70,6 +71,16 @@ impl Memory {
             confirmed: false,
             recorder: None,
         }
+    }
+
+    /// The same, but some of these objects may be in force too. They are not applied again.
+    #[must_use]
+    pub fn holding(mut self, objects: Vec<Sourced>) -> Self {
+        let forwards: Vec<Forward> =
+            self.record.forwards.iter().chain(&objects).filter_map(|it| Forward::parse(&it.object).ok()).collect();
+        self.flows = InForce::recorded(&self.record.in_force, &forwards);
+        self.attempted.extend(objects.into_iter().map(|sourced| (Candidate::key(&sourced.object), sourced)));
+        self
     }
 
     /// The same, but each new record is sent to `recorder`.

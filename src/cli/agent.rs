@@ -24,7 +24,7 @@ use crate::grant::Grant;
 use crate::metrics::{Health, Metrics, RecordAge};
 use crate::node::{NextHops, Observer, Patience, watch};
 use crate::publish::StatusFile;
-use crate::record::{self, Boot, Purpose};
+use crate::record::{self, Boot, Loaded, Purpose};
 use crate::source::folder::{self, Remembered};
 use crate::supervise::Tasks;
 
@@ -92,7 +92,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let keeper = keeper(&state_dir, loaded.as_mut());
     let fallback = Fallback::of(loaded.as_ref().map_or(Boot::This, |loaded| loaded.boot));
     let outdated = loaded.as_ref().is_some_and(|loaded| loaded.outdated.is_some());
-    let memory = Memory::new(&name, loaded.as_ref().map(believed)).recorded_by(records);
+    let withheld = loaded.as_ref().map(Loaded::withheld).unwrap_or_default();
+    let memory = Memory::new(&name, loaded.as_ref().map(believed)).holding(withheld).recorded_by(records);
     let wake = Arc::new(Notify::new());
     let mut tasks = Tasks::default();
     watch(&wake, &mut tasks);

@@ -173,7 +173,7 @@ impl Restorer {
             let asked = NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks);
             self.bound.insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant)))
         };
-        let memory = Memory::new(&self.node, Some(record));
+        let memory = Memory::new(&self.node, Some(record)).holding(loaded.withheld());
         match fallback.allows(&memory, kernel).await {
             Ok(true) => {}
             Ok(false) => return Ok(Round::Withheld),

@@ -69,7 +69,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
             state_dir.display()
         );
     };
-    let memory = Memory::new(&node, Some(believed(&loaded)));
+    let memory = Memory::new(&node, Some(believed(&loaded))).holding(loaded.withheld());
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;

@@ -90,6 +90,13 @@ impl Loaded {
         }
         record
     }
+
+    /// The objects that must not be restored. Something of them may still be in force.
+    #[must_use]
+    pub fn withheld(&self) -> Vec<Sourced> {
+        let closed = self.outdated.iter().map(|outdated| &outdated.closed);
+        closed.flat_map(|closed| self.record.forwards.iter().filter(|it| closed.contains(&it.object))).cloned().collect()
+    }
 }
 
 /// Reads the record of `node` from the state directory `dir`; `None` if there is none.

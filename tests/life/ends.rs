@@ -2,7 +2,7 @@
 //! needs a route any more.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::bed::agent::{AgentOptions, operator, state_folder};
@@ -21,8 +21,18 @@ struct Ends {
 }
 
 impl Ends {
-    fn open(bed: &Bed, from: std::net::Ipv4Addr) -> Self {
+    fn open(bed: &Bed, from: Ipv4Addr) -> Self {
+        let [ends] = Self::open_each(bed, [from]);
+        ends
+    }
+
+    /// One connection from each of these addresses. All of them are accepted by one listener.
+    fn open_each<const N: usize>(bed: &Bed, from: [Ipv4Addr; N]) -> [Self; N] {
         let listener = bed.server.run(|| TcpListener::bind((SERVER, 80)).unwrap());
+        from.map(|from| Self::accepted(bed, from, &listener))
+    }
+
+    fn accepted(bed: &Bed, from: Ipv4Addr, listener: &TcpListener) -> Self {
         let client = bed.client.run(|| {
             use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
             let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -74,8 +84,7 @@ fn a_client_that_is_taken_off_the_list_learns_it_and_the_others_go_on() {
     let both = Manifest::seed().with("/spec/client/addresses", serde_json::json!([CLIENT, SECOND_CLIENT]));
     let stage = Stage::of(Variant::Nft, Bed::new(), &[(FILE, both)]);
     stage.agent.wait_ready(SEED);
-    let kept = Ends::open(&stage.bed, CLIENT);
-    let cut = Ends::open(&stage.bed, SECOND_CLIENT);
+    let [kept, cut] = Ends::open_each(&stage.bed, [CLIENT, SECOND_CLIENT]);
     stage.edit(&Manifest::seed());
     assert_eq!(cut.read(), RESET);
     let Ends { mut client, mut server } = kept;

@@ -339,10 +339,15 @@ fn a_storm_of_routes_and_silent_neighbours_causes_few_syncs_and_delays_no_change
         count("unchanged") + count("written") + count("failed")
     };
     let before = syncs();
-    // Datagrams to neighbours that do not exist, and routes of another program that come and go.
-    let sender = stage.proxy().netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
-    for number in 0..20_000_u32 {
-        let _ = sender.send_to(b"x", (std::net::Ipv4Addr::from(0xc0a8_0000 + 16 + number % 200), 9));
+    // Datagrams to neighbours that do not exist, and routes of another program that come and go. The kernel keeps the datagrams
+    // in the send buffer of their socket for seconds, so each round has its own socket.
+    for _ in 0..100 {
+        let sender = stage.proxy().netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        for number in 0..200 {
+            let neighbour = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(192, 168, 0, 16)) + number);
+            sender.send_to(b"x", (neighbour, 9)).unwrap();
+        }
     }
     let routes = |verb: &str| {
         (0..5_000).map(move |n| format!("route {verb} 10.{}.{}.0/24 dev eth1", n / 250, n % 250)).collect::<Vec<_>>()
