@@ -243,7 +243,8 @@ fn judge<'a>(
             return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None);
         }
     };
-    match given.claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
+    let (priority, translations) = (given.granting.priority(entitlement), wires::translations(facts, &admission.forward).0);
+    match given.claims.claim(&admission.forward, priority, translations) {
         Ok(()) => {
             shares.take(forward, &fitting);
             given.granting.spend(entitlement, forward);

@@ -226,10 +226,9 @@ impl<'a> Granting<'a> {
     }
 
     /// The priority of a forward in conflicts. It counts only if grants are required.
-    fn priority(&self, entitlement: &Result<Entitlement<'a>, NodeRefusal>) -> i32 {
-        let grant = entitlement.as_ref().ok().and_then(|entitlement| entitlement.grants.first());
+    pub(super) fn priority(&self, entitlement: &Entitlement<'a>) -> i32 {
         match self.required {
-            RequireGrants::Yes => grant.map_or(0, |grant| grant.priority),
+            RequireGrants::Yes => entitlement.grants.first().map_or(0, |grant| grant.priority),
             RequireGrants::No | RequireGrants::Report => 0,
         }
     }
