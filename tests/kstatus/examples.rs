@@ -145,11 +145,11 @@ fn the_example_grants_are_usable_and_come_from_a_folder_of_their_own() {
 /// Forwards of examples and their grants, from these folders.
 fn examples(folders: &[&str]) -> (Vec<Candidate>, Vec<Grant>) {
     let files = folders.iter().flat_map(|folder| {
-        let files = fs::read_dir(path(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        files.filter(|file| file.ends_with(".yaml")).map(move |file| format!("{folder}/{file}"))
+        let files = fs::read_dir(path(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"))
     });
     let (mut forwards, mut grants) = (Vec::new(), Vec::new());
-    for object in files.flat_map(|file| yaml(&file)) {
+    for object in files.flat_map(|file| yaml(file.to_str().unwrap())) {
         match object["kind"].as_str() {
             Some("PortForward") => forwards.push(Candidate::of(&api::decode(object).unwrap())),
             Some("PortForwardGrant") => grants.push(Grant::parse(&api::decode_grant(object).unwrap()).unwrap()),

@@ -200,9 +200,8 @@ impl<'a> Granting<'a> {
     pub(super) fn priority_somewhere(&self, forward: &Forward) -> Option<i32> {
         let may_stand = self.standing.is_none_or(|standing| standing.contains_key(&forward.key));
         match (self.required, &self.everywhere) {
-            (RequireGrants::No | RequireGrants::Report, _) => Some(0),
             (RequireGrants::Yes, _) if !may_stand => None,
-            (RequireGrants::Yes, None) => Some(0),
+            (RequireGrants::No | RequireGrants::Report, _) | (RequireGrants::Yes, None) => Some(0),
             (RequireGrants::Yes, Some(scopes)) => scopes.containing(forward).ok()?.first().map(|grant| grant.priority),
         }
     }
