@@ -32,12 +32,21 @@ pub(super) fn find<'a>(
     candidates: &'a [Candidate],
     may_be_carried: impl Fn(&Forward) -> bool,
 ) -> BTreeMap<&'a ForwardKey, NodeRefusal> {
+    find_within(MOST_STEPS, candidates, may_be_carried)
+}
+
+/// The same with another limit of port entries that are looked at.
+pub(super) fn find_within<'a>(
+    most_steps: usize,
+    candidates: &'a [Candidate],
+    may_be_carried: impl Fn(&Forward) -> bool,
+) -> BTreeMap<&'a ForwardKey, NodeRefusal> {
     let enabled = |candidate: &&'a Candidate| candidate.forward.as_ref().is_ok_and(Forward::is_in_force);
     let mut enabled: Vec<&Candidate> = candidates.iter().filter(enabled).collect();
     enabled.sort_by_key(|candidate| (candidate.created, &candidate.key));
     let forwards = || enabled.iter().filter_map(|candidate| candidate.forward.as_ref().ok());
     let destinations: BTreeSet<IpAddr> = forwards().flat_map(leads_to).collect();
-    let mut circles = Circles { destinations, listening: PortIndex::default(), steps: BTreeMap::new() };
+    let mut circles = Circles { destinations, listening: PortIndex::default(), steps: BTreeMap::new(), most_steps };
     let concerned: Vec<&Forward> = forwards().filter(|forward| circles.concern(forward)).collect();
     let concerned = concerned.into_iter().filter(|forward| may_be_carried(forward));
     concerned.filter_map(|forward| Some((&forward.key, circles.add(forward).err()?))).collect()
@@ -57,6 +66,7 @@ struct Circles<'a> {
     listening: PortIndex<(&'a ForwardKey, Rewrite<'a>)>,
     /// What was looked at so far, by namespace.
     steps: BTreeMap<&'a str, usize>,
+    most_steps: usize,
 }
 
 /// Packets that left a forward.
@@ -133,7 +143,7 @@ impl<'a> Circles<'a> {
             }
             for (next, rewrite) in self.listening.overlapping(packets.protocol, packets.destination, packets.ports) {
                 *steps += 1;
-                if *steps > MOST_STEPS {
+                if *steps > self.most_steps {
                     return Err(unknown(forward));
                 }
                 let Some(ports) = packets.taken_by(rewrite) else { continue };
@@ -144,7 +154,7 @@ impl<'a> Circles<'a> {
             }
             place += 1;
         }
-        if *steps > MOST_STEPS { Err(unknown(forward)) } else { Ok(()) }
+        if *steps > self.most_steps { Err(unknown(forward)) } else { Ok(()) }
     }
 }
 

@@ -175,6 +175,16 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_begins_before_its_record_is_written_is_noted_with_that_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(dir.path(), None);
+        keeper.prepare().unwrap();
+        let (both, one) = (record(&["x", "y"]), record(&["y"]));
+        write(&mut keeper, &begun(&both, &one));
+        assert_eq!(restorable(dir.path()), (strings(&["y"]), Some(UNFINISHED.to_owned())));
+    }
+
+    #[test]
     fn a_record_that_cannot_be_written_leaves_a_note_also_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(dir.path(), None);

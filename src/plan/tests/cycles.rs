@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::share::aged;
 use super::*;
 use crate::model::PortRange;
-use crate::plan::cycles::find;
+use crate::plan::cycles::{find, find_within};
 
 /// A forward that listens at `internal` and leads to `upstream`.
 #[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
@@ -36,16 +36,22 @@ fn last(address: IpAddr, number: u8) -> IpAddr {
     [a, b, c, number].into()
 }
 
+/// A node that stands by for two forwards, which are each the other's upstream. On the others, an upstream would be an address
+/// of the node itself.
+pub(super) fn circle_of_two() -> (Facts, Candidate, Candidate) {
+    let l1 = hop("a/l1", &["192.168.0.100", "192.168.0.3"], "192.168.0.2", Some("2.2.2.2"), "192.168.0.3", udp(7777));
+    let l2 = hop("b/l2", &["2.2.2.2"], "192.168.0.3", Some("192.168.0.3"), "192.168.0.2", udp(7777));
+    let mut third = facts();
+    third.addresses =
+        third.addresses.into_iter().map(|local| LocalAddress { address: last(local.address, 77), ..local }).collect();
+    (third, l1, l2)
+}
+
 /// Two forwards on two nodes, each the other's upstream: one packet circulated until its time to live ended, and left a
 /// conntrack entry on each round.
 #[test]
 fn two_forwards_that_are_each_others_upstream_do_not_both_pass() {
-    let l1 = hop("a/l1", &["192.168.0.100", "192.168.0.3"], "192.168.0.2", Some("2.2.2.2"), "192.168.0.3", udp(7777));
-    let l2 = hop("b/l2", &["2.2.2.2"], "192.168.0.3", Some("192.168.0.3"), "192.168.0.2", udp(7777));
-    // A node that stands by for both. On the others, an upstream would be an address of the node itself.
-    let mut third = facts();
-    third.addresses =
-        third.addresses.into_iter().map(|local| LocalAddress { address: last(local.address, 77), ..local }).collect();
+    let (third, l1, l2) = circle_of_two();
     let plan = planned(&third, &[l1.clone(), l2.clone()]);
     assert!(plan.verdicts[&l1.key].is_carried(), "the older one goes on");
     let Acceptance::RefusedHere(refusal) = &plan.verdicts[&l2.key].acceptance else { panic!("{:?}", plan.verdicts[&l2.key]) };
@@ -114,6 +120,23 @@ fn a_large_set_is_followed_only_as_far_as_its_namespace_may_cost() {
     let refused = find(&set, |_| true);
     assert!(refused.keys().all(|key| key.namespace == "evil"), "another namespace does not pay");
     assert!(refused.values().any(|refusal| refusal.message.contains("is not known")), "{refused:?}");
+}
+
+#[test]
+fn what_is_looked_at_is_counted_by_namespace_and_the_forward_that_exceeds_the_limit_is_refused() {
+    let there = |name, port| hop(name, &["10.0.0.9"], "10.0.0.1", Some("10.0.0.5"), "10.0.0.2", udp(port));
+    let back = |name, port| hop(name, &["10.0.0.9"], "10.0.0.2", Some("10.0.0.6"), "10.0.0.1", udp(port));
+    let refused = |most_steps, set: &[Candidate]| -> Vec<String> {
+        find_within(most_steps, set, |_| true).into_keys().map(ToString::to_string).collect()
+    };
+    // Each forward has one entry, and no packet of one has a port of another.
+    let apart = [there("evil/a", 1), back("evil/b", 2), there("evil/c", 3), back("other/d", 4)];
+    assert_eq!(refused(3, &apart), [""; 0]);
+    assert_eq!(refused(2, &apart), ["evil/c"]);
+    // The last two look at the entry of the first one, which does not admit their packets.
+    let together = [there("evil/a", 1), back("evil/b", 1), back("evil/c", 1)];
+    assert_eq!(refused(5, &together), [""; 0]);
+    assert_eq!(refused(4, &together), ["evil/c"]);
 }
 
 /// The port, the width, the target port and the kind of range of an entry, and whether it is UDP.

@@ -156,6 +156,10 @@ fn a_forward_whose_parts_lie_in_two_grants_lies_in_none() {
     let (reason, message) = refusal(only(&plan));
     assert_eq!(reason, "NotGranted");
     assert!(message.starts_with("spec.upstream.targets[0].address 3.3.3.3 is not in upstreams of grant here;"), "{message}");
+    let far = grant("far", &[("upstreams", json!([{"cidrs": ["9.9.9.9"]}])), ("clients", json!(["8.8.8.8"]))]);
+    let near = grant("near", &[("clients", json!(["8.8.8.8"]))]);
+    let plan = with_grants(&[object("one", spec())], &[far, near]);
+    assert!(refusal(only(&plan)).1.contains("of grant near;"), "the one that comes closest: {}", refusal(only(&plan)).1);
 }
 
 #[test]
@@ -224,6 +228,53 @@ fn forwards_together_do_not_get_more_than_their_grant() {
 }
 
 #[test]
+fn reverse_counts_as_a_translation_and_a_forward_without_gateway_needs_no_route() {
+    let reverse = with(&[("/reverse", json!({"ports": [{"name": "r", "port": 8000, "targetPort": 80}]}))]);
+    let permitted = ("reverse", json!([{"port": 8000}]));
+    let of = |spec: &Value, limits: Value| {
+        let grants = [grant("a", &[permitted.clone(), ("limits", limits)])];
+        reasons(&with_grants(&[object("one", spec.clone())], &grants))[0].1
+    };
+    assert_eq!([1, 2].map(|limit| of(&reverse, json!({"translations": limit}))), ["TooMany", ""]);
+    let direct = with(&[("/internal/gateways", json!([]))]);
+    assert_eq!([&spec(), &direct].map(|spec| of(spec, json!({"routes": 0}))), ["TooMany", ""]);
+    // A report counts what it only notes, so what others ask for may exceed the limit.
+    let both = [object("a", spec()), object("b", with(&[("/internal/gateways", json!([])), ("/ports/0/port", json!(81))]))];
+    let policy =
+        Policy { require_grants: RequireGrants::Report, ..requiring(&[grant("a", &[("limits", json!({"routes": 0}))])]) };
+    let plan = plan(&facts(), &both, &policy, &InForce::default());
+    assert_eq!(plan.verdicts.values().map(|verdict| verdict.notes.len()).collect::<Vec<_>>(), [1, 0]);
+}
+
+/// Whether a forward of another node leads on depends on its grants too.
+#[test]
+fn what_no_node_may_carry_closes_no_circle_and_what_another_node_may_carry_does() {
+    let (third, l1, l2) = super::cycles::circle_of_two();
+    let udp = |address: &str| json!([{"cidrs": [address], "protocol": "UDP", "port": 7777}]);
+    let wide = |name: &str, namespace: &str, more: &[(&str, Value)]| {
+        let all = ["192.168.0.100", "192.168.0.3", "192.168.0.2", "2.2.2.2"];
+        let mut changes =
+            vec![("namespaces", json!([namespace])), ("clients", json!(all)), ("external", json!(all)), ("oneLeg", json!(true))];
+        changes.extend([("listen", udp("192.168.0.0/24")), ("upstreams", udp("192.168.0.0/24"))]);
+        changes.extend(more.iter().cloned());
+        grant(name, &changes)
+    };
+    let here = wide("b", "b", &[]);
+    let elsewhere = wide("a", "a", &[("nodeSelector", json!({"matchLabels": {"zone": "b"}}))]);
+    let set = [l1.clone(), l2.clone()];
+    let of_l2 = |grants: Grants| {
+        let policy = Policy { require_grants: RequireGrants::Yes, grants, ..Policy::default() };
+        let plan = plan(&third, &set, &policy, &InForce::default());
+        assert!(!plan.verdicts[&l1.key].is_carried());
+        refusal(&plan.verdicts[&l2.key]).0
+    };
+    assert_eq!(of_l2(Grants::Read([here.clone()].into())), "", "no node may carry the other one");
+    assert_eq!(of_l2(Grants::Read([here, elsewhere].into())), "ForwardLoop", "another node may");
+    let standing = [(l2.key.clone(), Standing::Same)].into();
+    assert_eq!(of_l2(Grants::Unread { standing, recorded: None }), "", "the other one is new, and no node carries it");
+}
+
+#[test]
 fn what_conflicts_uses_nothing_of_its_grant() {
     let all = [object("a", spec()), object("b", spec()), object("c", with(&[("/ports/0/port", json!(81))]))];
     let plan = with_grants(&all, &[grant("a", &[("limits", json!({"forwards": 2}))])]);
@@ -261,7 +312,11 @@ fn a_grant_without_room_gives_its_priority_to_nobody() {
     let on = |namespace, name, port: u16| object_in(namespace, name, with(&[("/ports/0/port", json!(port))]));
     let all = [on("bank", "a", 80), on("bank", "b", 81), on("bank", "c", 82), on("aaa", "x", 80), on("aaa", "y", 81)];
     let expected = [("aaa/x", "Conflict"), ("aaa/y", ""), ("bank/a", ""), ("bank/b", "Conflict"), ("bank/c", "")];
-    assert_eq!(reasons(&with_grants(&all, &grants)), expected.map(|(key, reason)| (key.to_owned(), reason)));
+    for turn in 0..grants.len() {
+        let mut grants = grants.to_vec();
+        grants.rotate_left(turn);
+        assert_eq!(reasons(&with_grants(&all, &grants)), expected.map(|(key, reason)| (key.to_owned(), reason)), "{turn}");
+    }
 }
 
 #[test]

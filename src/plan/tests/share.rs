@@ -102,11 +102,79 @@ fn what_is_in_force_stays_where_an_older_forward_grows_or_comes_back() {
     let shrunk = [sized("a", "old", 1, 1, 4), young];
     let room = plan(&facts(), &shrunk, &limited(10), &InForce::of(&first.verdicts));
     assert_eq!(told(&room), [("old".to_owned(), 4, None), ("young".to_owned(), 4, None)]);
+    let [shrunk, young] = shrunk;
+    let newcomer = [sized("a", "ancient", 0, 2, 1), shrunk, young];
+    let room = plan(&facts(), &newcomer, &limited(10), &InForce::of(&first.verdicts));
+    assert_eq!(carried(&room), ["ancient", "old", "young"], "what a forward gave up is not kept for it");
+}
+
+/// Whatever becomes of a forward that is in force, it keeps room for nothing that it does not have any more.
+#[test]
+fn what_is_in_force_and_is_no_longer_carried_leaves_its_room_to_others() {
+    let (gone, new) = (sized("a", "gone", 1, 2, 2), sized("a", "new", 9, 2, 2));
+    let in_force = InForce::of(&planned(&facts(), std::slice::from_ref(&gone)).verdicts);
+    let winner = Candidate { created: None, ..sized("b", "winner", 1, 2, 2) };
+    let by_conflict = plan(&facts(), &[winner, gone.clone(), new.clone()], &limited(5), &in_force);
+    assert_eq!(carried(&by_conflict), ["new", "winner"]);
+
+    let mut elsewhere = gone.clone();
+    let selecting = aged("a", "x", 1, with(&[("/nodeSelector", json!({"matchLabels": {"zone": "b"}}))]));
+    elsewhere.forward.as_mut().unwrap().node_selector = selecting.forward.unwrap().node_selector;
+    assert_eq!(carried(&plan(&facts(), &[elsewhere, new.clone()], &limited(4), &in_force)), ["new"], "it selects another node");
+
+    let policy = Policy {
+        require_grants: RequireGrants::Yes,
+        grants: Grants::Read([super::grants::grant("g", &[("namespaces", json!(["a"]))])].into()),
+        ..limited(1)
+    };
+    let on = |name, second, port: u16| {
+        aged("a", name, second, with(&[("/ports/0/port", json!(port)), ("/ports/0/targetPort", json!(80))]))
+    };
+    let (refused, granted) = (on("refused", 1, 90), on("granted", 2, 81));
+    let in_force = InForce::of(&planned(&facts(), std::slice::from_ref(&refused)).verdicts);
+    assert_eq!(carried(&plan(&facts(), &[refused, granted], &policy, &in_force)), ["granted"]);
+
+    let (third, l1, l2) = super::cycles::circle_of_two();
+    let in_force = InForce::of(&planned(&third, std::slice::from_ref(&l2)).verdicts);
+    let new = sized("b", "new", 9, 2, 1);
+    assert_eq!(carried(&plan(&third, &[l1, l2, new], &limited(2), &in_force)), ["l1", "new"], "it closes a circle");
+}
+
+#[test]
+fn what_is_in_force_stays_however_much_of_its_namespace_is_refused() {
+    let (winner, young) = (Candidate { created: None, ..sized("b", "winner", 1, 2, 2) }, sized("a", "young", 9, 2, 2));
+    let loser = |name: &str| Candidate {
+        key: ForwardKey { namespace: "a".into(), name: name.into() },
+        forward: sized("a", name, 1, 2, 2).forward,
+        ..sized("a", name, 2, 2, 2)
+    };
+    let in_force = InForce::of(&planned(&facts(), std::slice::from_ref(&young)).verdicts);
+    let set = [winner, loser("l1"), loser("l2"), loser("l3"), young];
+    let plan = plan(&facts(), &set, &limited(8), &in_force);
+    assert_eq!(carried(&plan), ["young", "winner"]);
+    assert!(message(&plan, "l3").contains("no more than 8 are looked at"), "{}", message(&plan, "l3"));
+}
+
+#[test]
+fn disabled_forwards_are_looked_for_in_the_kernel_only_up_to_the_limit() {
+    let disabled = |name, second| {
+        let mut candidate = sized("a", name, second, 2, 2);
+        candidate.forward.as_mut().unwrap().mode = api::Mode::Disabled;
+        candidate
+    };
+    let set = [disabled("d1", 1), disabled("d2", 2)];
+    let held: Vec<Translation> = set.iter().flat_map(|it| it.forward.as_ref().unwrap().translations()).collect();
+    let mut in_force = InForce::default();
+    in_force.find(&held);
+    for (limit, served) in [(4, [true, false]), (5, [true, true])] {
+        let plan = plan(&facts(), &set, &limited(limit), &in_force);
+        assert_eq!(plan.verdicts.values().map(|verdict| verdict.served).collect::<Vec<_>>(), served, "{limit}");
+    }
 }
 
 #[test]
 fn a_lower_limit_withdraws_the_youngest() {
-    let set = [sized("a", "old", 1, 2, 3), sized("a", "middle", 2, 2, 3), sized("a", "young", 3, 2, 3)];
+    let set = [sized("a", "young", 3, 2, 3), sized("a", "middle", 2, 2, 3), sized("a", "old", 1, 2, 3)];
     let first = plan(&facts(), &set, &limited(18), &InForce::default());
     assert_eq!(carried(&first), ["middle", "old", "young"]);
     let lower = plan(&facts(), &set, &limited(12), &InForce::of(&first.verdicts));
