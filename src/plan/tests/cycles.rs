@@ -74,6 +74,9 @@ fn a_circle_is_closed_by_the_youngest_and_names_those_of_its_namespace() {
     assert_eq!(looping(&[a.clone(), b.clone()]), [""; 0], "a chain");
     let circle = [a.clone(), b.clone(), c.clone()];
     assert_eq!(looping(&circle), ["c"]);
+    assert_eq!(looping(&[c.clone(), b.clone(), a.clone()]), ["c"], "in any order");
+    let oldest = Candidate { created: None, ..c.clone() };
+    assert_eq!(looping(&[a.clone(), b.clone(), oldest]), ["b"]);
     let message = find(&circle, |_| true).into_values().next().unwrap().message;
     assert!(message.contains("come back to it through default/a, default/b, to UDP 1 on 10.0.0.3"), "{message}");
     let granted = |forward: &Forward| forward.key.name != "a";
@@ -87,6 +90,20 @@ fn a_circle_is_closed_by_the_youngest_and_names_those_of_its_namespace() {
     let shifted = json!({"name": "a", "protocol": "UDP", "port": 1, "targetPort": 2});
     let back = hop("c", &["10.0.0.2"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", shifted);
     assert_eq!(looping(&[a, b, back]), [""; 0], "it leaves with a port on which nobody listens");
+}
+
+#[test]
+fn a_shifted_range_is_followed_port_by_port() {
+    let a = hop("a", &["10.0.0.9", "10.0.0.3"], "10.0.0.1", Some("10.0.0.1"), "10.0.0.2", udp(2));
+    let shifted = json!({"name": "a", "protocol": "UDP", "port": 1, "endPort": 10, "targetPort": 11, "targetEndPort": 20});
+    let b = hop("b", &["10.0.0.1"], "10.0.0.2", Some("10.0.0.2"), "10.0.0.3", shifted);
+    let back = |port: u16| {
+        let entry = json!({"name": "a", "protocol": "UDP", "port": port, "targetPort": 2});
+        hop("c", &["10.0.0.2"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", entry)
+    };
+    for (port, expected) in [(12, &["c"][..]), (11, &[]), (2, &[])] {
+        assert_eq!(looping(&[a.clone(), b.clone(), back(port)]), expected, "{port}");
+    }
 }
 
 #[test]
@@ -133,6 +150,8 @@ fn what_is_looked_at_is_counted_by_namespace_and_the_forward_that_exceeds_the_li
     let apart = [there("evil/a", 1), back("evil/b", 2), there("evil/c", 3), back("other/d", 4)];
     assert_eq!(refused(3, &apart), [""; 0]);
     assert_eq!(refused(2, &apart), ["evil/c"]);
+    let client = hop("evil/e", &["10.0.0.2"], "10.0.0.7", None, "10.0.0.8", udp(1));
+    assert_eq!(refused(0, &[client, back("evil/b", 2)]), [""; 0], "nothing leads to a client without reverse");
     // The last two look at the entry of the first one, which does not admit their packets.
     let together = [there("evil/a", 1), back("evil/b", 1), back("evil/c", 1)];
     assert_eq!(refused(5, &together), [""; 0]);

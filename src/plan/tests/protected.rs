@@ -61,6 +61,17 @@ fn a_younger_route_takes_no_client_of_an_older_forward_without_a_gateway() {
     assert_eq!(second(&facts, &first), [], "the older one decides");
 }
 
+#[test]
+fn no_route_covers_an_api_server_or_the_gateway_of_an_older_forward() {
+    let own = Facts { api_servers: ["10.0.0.1".parse().unwrap()].into(), ..facts() };
+    assert_eq!(outcome(&own, &[line("a/line", 1, &["10.0.0.0/8"], OURS)])[0].1, [ObstacleReason::RouteCapturesNode]);
+    let older = line("a/older", 1, &["1.1.1.1"], OURS);
+    let set = [older, line("b/younger", 2, &["192.168.0.1"], OTHER)];
+    assert_eq!(second(&facts(), &set), [ObstacleReason::RouteCapturesNode]);
+    let said = &planned(&facts(), &set).verdicts[&set[1].key].obstacles[0].message;
+    assert!(said.contains("an address that the older forward a/older needs"), "{said}");
+}
+
 /// Of the forwards with one entry, not all are remembered.
 #[test]
 fn many_forwards_of_one_namespace_with_one_entry_do_not_hide_that_of_another_one() {

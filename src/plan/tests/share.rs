@@ -203,14 +203,14 @@ fn what_is_not_carried_does_not_count() {
     assert_eq!(plan.verdicts.iter().find(|(key, _)| key.name == "last").unwrap().1.translations.len(), 4);
 }
 
-/// Objects of 64 clients and 64 ports, most of which are refused, each time for another reason. 500 of them have 2 million
-/// translations, and one of them as many as the limit. What the rest costs is seen by how many of them are looked at completely.
+/// Objects of 64 clients and 32 ports, most of which are refused, each time for another reason. 500 of them have a million
+/// translations, and two of them as many as the limit. What the rest costs is seen by how many of them are looked at completely.
 #[test]
-fn hundreds_of_maximal_objects_cost_little() {
+fn hundreds_of_large_objects_cost_little() {
     let clients: Vec<String> = (0..64).map(|n| format!("10.9.{}.1", 2 * n)).collect();
-    let ports: Vec<Value> = (0..64).map(|n| json!({"name": format!("p{n}"), "port": 1024 + n})).collect();
-    let maximal = with(&[("/client/addresses", json!(clients)), ("/ports", json!(ports))]);
-    let parsed = aged("evil", "x", 1, maximal).forward.unwrap();
+    let ports: Vec<Value> = (0..32).map(|n| json!({"name": format!("p{n}"), "port": 1024 + n})).collect();
+    let large = with(&[("/client/addresses", json!(clients)), ("/ports", json!(ports))]);
+    let parsed = aged("evil", "x", 1, large).forward.unwrap();
     let variants: [fn(&mut Forward, u32); 6] = [
         |_, _| {},
         |forward, n| {
@@ -232,21 +232,21 @@ fn hundreds_of_maximal_objects_cost_little() {
             Candidate { key: forward.key.clone(), forward: Ok(forward), ..victim.clone() }
         });
         let set: Vec<Candidate> = evil.chain([victim.clone()]).collect();
-        let policy = limited(64 * 64);
+        let policy = limited(2 * 64 * 32);
         let looked_at = |plan: &Plan| {
             let lost = |verdict: &&Verdict| matches!(verdict.acceptance, Acceptance::Conflict(_));
             carried(plan).len() + plan.verdicts.values().filter(lost).count()
         };
         let first = plan(&facts(), &set, &policy, &InForce::default());
         assert!(first.verdicts[&victim.key].is_carried());
-        assert!(first.desired.translations.len() <= 64 * 64 + 1);
-        assert!(looked_at(&first) <= 3, "one fits, one loses, and one is the victim's: {}", looked_at(&first));
+        assert!(first.desired.translations.len() <= 2 * 64 * 32 + 1);
+        assert!(looked_at(&first) <= 5, "two fit, two lose, and one is the victim's: {}", looked_at(&first));
         let forwards: Vec<Forward> = set.iter().map(|candidate| candidate.forward.clone().unwrap()).collect();
         let translations: Vec<Translation> = first.desired.translations.iter().cloned().collect();
         let mut in_force = InForce::recorded(&translations, &forwards);
         in_force.find(&translations);
         let restarted = plan(&facts(), &set, &policy, &in_force);
         assert_eq!(restarted.desired, first.desired, "after a restart");
-        assert!(looked_at(&restarted) <= 3, "after a restart: {}", looked_at(&restarted));
+        assert!(looked_at(&restarted) <= 5, "after a restart: {}", looked_at(&restarted));
     }
 }
