@@ -104,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_read_up_to_a_limit_and_needs_a_status() {
         let folder = tempfile::tempdir().unwrap();
-        let ask = || ask_health(folder.path(), "/livez", Duration::from_secs(60));
+        let ask = || ask_health(folder.path(), "/livez", Duration::from_mins(1));
         let long = format!("HTTP/1.1 503 x\r\n\r\n{}", "x".repeat(1 << 20));
         let agent = answer(bind(folder.path()).unwrap(), long);
         let (status, text) = ask().unwrap();

@@ -28,10 +28,7 @@ const MOST_STEPS: usize = 200_000;
 /// nothing here either.
 ///
 /// Forwards for which `may_be_carried` is false are not carried by any node.
-pub(super) fn find<'a>(
-    candidates: &'a [Candidate],
-    may_be_carried: impl Fn(&Forward) -> bool,
-) -> BTreeMap<&'a ForwardKey, NodeRefusal> {
+pub(super) fn find(candidates: &[Candidate], may_be_carried: impl Fn(&Forward) -> bool) -> BTreeMap<&ForwardKey, NodeRefusal> {
     find_within(MOST_STEPS, candidates, may_be_carried)
 }
 

@@ -91,7 +91,9 @@ fn while_as_many_writes_run_as_may_only_their_end_allows_another_one() {
     let (mut turns, now) = (marked(&["a/1", "a/2", "a/3"]), Instant::now());
     let first = [turns.begin(now).unwrap(), turns.begin(now).unwrap()];
     assert_eq!(turns.ready(now), None, "two in one namespace");
-    ["b/1", "c/1", "d/1"].iter().for_each(|name| turns.mark(&key(name)));
+    for name in ["b/1", "c/1", "d/1"] {
+        turns.mark(&key(name));
+    }
     assert_eq!(turns.ready(now), Some(now));
     assert!(turns.begin(now).is_some() && turns.begin(now).is_some());
     assert_eq!((turns.begin(now), turns.ready(now)), (None, None), "four at all");

@@ -66,7 +66,8 @@ fn reasons(plan: &Plan) -> Vec<(String, &'static str)> {
 fn what_lies_outside_of_every_grant_is_named_and_nothing_of_it_is_carried() {
     let reverse = |port: u16| json!({"ports": [{"name": "r", "port": port, "targetPort": 80}]});
     let ranges = json!([{"name": "x", "port": 80}, {"name": "y", "port": 85, "endPort": 95}]);
-    let cases: [(&[(&str, Value)], &str); 13] = [
+    let shifted = json!([{"name": "x", "port": 80, "endPort": 81, "targetPort": 180, "targetEndPort": 181}]);
+    let cases: [(&[(&str, Value)], &str); 14] = [
         (
             &[("/client/addresses", json!(["1.1.1.1", "1.2.0.0/16"]))],
             "spec.client.addresses 1.2.0.0/16 is not in clients of grant bank-a",
@@ -76,6 +77,7 @@ fn what_lies_outside_of_every_grant_is_named_and_nothing_of_it_is_carried() {
             &[("/internal/addresses", json!(["192.168.0.2"])), ("/ports", ranges)],
             "spec.ports[1] (y), TCP 90:95 on 192.168.0.2, is not in listen",
         ),
+        (&[("/ports", shifted)], "spec.ports[0] (x), target TCP 180:181 of 3.3.3.3, is not in upstreams"),
         (&[("/ports/0/protocol", json!("UDP"))], "spec.ports[0] (http), UDP 80 on 192.168.0.2, is not in listen"),
         (&[("/ports/0/targetPort", json!(443))], "spec.ports[0] (http), target TCP 443 of 3.3.3.3, is not in upstreams"),
         (&[("/upstream/targets/0/address", json!("9.9.9.9"))], "spec.upstream.targets[0].address 9.9.9.9 is not in upstreams"),
@@ -122,6 +124,15 @@ fn one_leg_and_reverse_are_carried_only_if_the_grant_says_so() {
     let two = json!([{"protocol": "TCP", "port": 8000, "endPort": 8004}, {"port": 8005, "endPort": 8100}]);
     assert!(permits(&reverse, &[("reverse", two)]), "two entries cover the ports together");
     assert!(!permits(&reverse, &[("reverse", json!([{"protocol": "UDP", "port": 1, "endPort": 65535}]))]));
+    let any = ("reverse", json!([{"port": 8000}]));
+    let entry = |protocol: &str| json!({"ports": [{"name": "r", "protocol": protocol, "port": 8000, "targetPort": 80}]});
+    assert!(permits(&with(&[("/reverse", entry("TCP"))]), std::slice::from_ref(&any)));
+    assert!(!permits(&with(&[("/reverse", entry("UDP"))]), std::slice::from_ref(&any)), "no UDP with the upstream");
+    let alone = with(&[("/ports", json!([])), ("/reverse", entry("TCP"))]);
+    assert!(permits(&alone, std::slice::from_ref(&any)));
+    let two = json!([{"cidrs": ["3.3.3.3"], "protocol": "UDP"}, {"cidrs": ["9.9.9.9"]}]);
+    assert!(!permits(&alone, &[any.clone(), ("upstreams", two)]), "no TCP with this upstream");
+    assert!(!permits(&alone, &[any, ("listen", json!([{"cidrs": ["192.168.9.0/24"]}]))]), "its address must be in listen too");
     let masquerade = with(&[("/external", json!({"interface": "eth0"}))]);
     assert!(permits(&masquerade, &[("external", json!([]))]), "masquerade names no address");
 }

@@ -24,8 +24,16 @@ fn a_translation_belongs_to_the_forward_that_asks_for_all_of_it_or_else_for_its_
     assert_eq!(names(&same, std::slice::from_ref(&edited)), ["edited"], "the upstream was edited");
     for changes in [("/client/addresses", json!(["5.5.5.5"])), ("/ports/0/port", json!(81)), ("/ports/0/protocol", json!("UDP"))]
     {
-        assert_eq!(names(&same, &[forward("other", 1, &[changes.clone()])]), [""; 0], "{changes:?}");
+        assert_eq!(names(&same, &[forward("other", 1, std::slice::from_ref(&changes))]), [""; 0], "{changes:?}");
     }
+}
+
+#[test]
+fn translations_of_several_clients_are_told_apart() {
+    let forwards = ["1.1.1.1", "5.5.5.5"].map(|client| forward(client, 1, &[("/client/addresses", json!([client]))]));
+    let translations: Vec<Translation> = forwards.iter().flat_map(Forward::translations).collect();
+    let owners = owners::of(&translations, &forwards);
+    assert_eq!(owners, [vec![&forwards[0].key], vec![&forwards[1].key]]);
 }
 
 #[test]

@@ -211,7 +211,7 @@ fn hundreds_of_large_objects_cost_little() {
     let ports: Vec<Value> = (0..32).map(|n| json!({"name": format!("p{n}"), "port": 1024 + n})).collect();
     let large = with(&[("/client/addresses", json!(clients)), ("/ports", json!(ports))]);
     let parsed = aged("evil", "x", 1, large).forward.unwrap();
-    let variants: [fn(&mut Forward, u32); 6] = [
+    let variants: [fn(&mut Forward, u32); 7] = [
         |_, _| {},
         |forward, n| {
             let other =
@@ -221,6 +221,7 @@ fn hundreds_of_large_objects_cost_little() {
         |forward, n| forward.upstream = std::net::Ipv4Addr::from(0x0303_0000 + n).into(),
         |forward, n| forward.internal.address = std::net::Ipv4Addr::from(0x0a63_0000 + n).into(),
         |forward, _| forward.mode = api::Mode::Disabled,
+        |forward, _| forward.upstream = std::net::Ipv4Addr::new(2, 2, 2, 2).into(),
         |forward, n| forward.external = Some(std::net::Ipv4Addr::from(0x0a63_0000 + n).into()),
     ];
     let victim = aged("victim", "web", 5, spec());
@@ -234,7 +235,10 @@ fn hundreds_of_large_objects_cost_little() {
         let set: Vec<Candidate> = evil.chain([victim.clone()]).collect();
         let policy = limited(2 * 64 * 32);
         let looked_at = |plan: &Plan| {
-            let lost = |verdict: &&Verdict| matches!(verdict.acceptance, Acceptance::Conflict(_));
+            let lost = |verdict: &&Verdict| match &verdict.acceptance {
+                Acceptance::RefusedHere(refusal) => refusal.reason != NodeRefusalReason::TooMany,
+                other => matches!(other, Acceptance::Conflict(_)),
+            };
             carried(plan).len() + plan.verdicts.values().filter(lost).count()
         };
         let first = plan(&facts(), &set, &policy, &InForce::default());
