@@ -86,3 +86,63 @@ impl Contests {
         self.metrics.contested(self.of.values().filter(|kept| kept.contest.is_contested()).count());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{NodeStatus, Role};
+    use crate::cluster::Contact;
+    use crate::dataplane::iptables::Variant;
+    use crate::metrics::{Detail, PerForward};
+
+    const TIMES: usize = 6;
+
+    fn key(name: &str) -> ForwardKey {
+        ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }
+    }
+
+    fn entry() -> Write {
+        let node_name = "px0".to_owned();
+        Write::Entry(NodeStatus { node_name, role: Role::Active, observed_generation: None, conditions: Vec::new() })
+    }
+
+    fn contests() -> Contests {
+        let per_forward = PerForward { detail: Detail::Off, limit: 0 };
+        Contests::new(Arc::new(Metrics::new(Variant::Nft, Some(Contact::none()), per_forward)))
+    }
+
+    /// The numbers of overwritings and of contested forwards in the metrics.
+    fn shown(contests: &Contests) -> [String; 2] {
+        let text = contests.metrics.exposition().unwrap();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        [value("portforward_status_overwritten_total "), value("portforward_status_contested ")]
+    }
+
+    /// Lets another client remove the entry of this agent, and returns what the agent does about it.
+    fn overwritten(contests: &mut Contests, key: &ForwardKey, now: Instant) -> (Option<Write>, Option<Instant>) {
+        contests.wrote(key, &entry());
+        contests.rule(key, &PortForwardStatus::default(), Some(entry()), now)
+    }
+
+    #[test]
+    fn a_contested_object_is_counted_and_looked_at_again_once_and_its_write_waits() {
+        let (mut contests, now, stored) = (contests(), Instant::now(), PortForwardStatus::default());
+        let (contested, calm) = (key("contested"), key("calm"));
+        for _ in 1..TIMES {
+            assert_eq!(overwritten(&mut contests, &contested, now), (Some(entry()), None));
+        }
+        assert_eq!(shown(&contests), ["5", "0"]);
+        let soon = now + LOOK_AGAIN;
+        assert_eq!(overwritten(&mut contests, &contested, now), (None, Some(soon)), "it pauses");
+        assert_eq!(shown(&contests), ["6", "1"]);
+        assert_eq!(contests.rule(&contested, &stored, None, now), (None, None), "one look waits already");
+        assert_eq!(contests.rule(&contested, &stored, None, soon), (None, Some(soon + LOOK_AGAIN)), "that look is over");
+        assert_eq!(contests.rule(&calm, &stored, Some(entry()), now), (Some(entry()), None), "nothing is known of another one");
+        contests.wrote(&calm, &entry());
+        assert_eq!(contests.rule(&calm, &stored, None, now), (None, None));
+        contests.forget(&calm);
+        assert_eq!(shown(&contests), ["6", "1"]);
+        contests.forget(&contested);
+        assert_eq!(shown(&contests), ["6", "0"], "a deleted object is not contested");
+    }
+}

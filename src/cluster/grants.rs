@@ -149,7 +149,6 @@ impl Objects {
             }
             Event::Delete(object) => {
                 let name = object.metadata.name.unwrap_or_default();
-                self.remembered.remove(&name);
                 self.complete.as_mut()?.remove(&name);
             }
         }
@@ -250,6 +249,25 @@ mod tests {
         assert_eq!(take(Event::InitApply(object("b", "2", 1, |_| ()))).as_deref(), Some("a 1, b 1"));
         assert_eq!(take(Event::InitDone).as_deref(), Some("b 1"));
         assert_eq!(take(Event::Delete(object("b", "2", 1, |_| ()))).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_list_that_was_interrupted_begins_again() {
+        let mut objects = Objects::default();
+        objects.take(Event::Init);
+        objects.take(Event::InitApply(object("gone", "1", 1, |_| ())));
+        objects.take(Event::Init);
+        objects.take(Event::InitApply(object("a", "2", 1, |_| ())));
+        assert_eq!(text(objects.take(Event::InitDone)).as_deref(), Some("a 1"));
+    }
+
+    #[test]
+    fn annotations_are_not_kept_and_a_status_of_unknown_form_is_no_trouble() {
+        let mut grant = object("a", "1", 1, |_| ());
+        grant.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
+        grant.data["status"] = serde_json::json!({"forwards": "many"});
+        let (_, Held::Good(SourcedGrant { object, trouble, .. })) = Objects::default().held(grant) else { panic!("it decodes") };
+        assert_eq!((&object.metadata.annotations, &object.status, trouble), (&None, &None, None));
     }
 
     #[test]

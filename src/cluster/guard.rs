@@ -65,7 +65,40 @@ fn policy(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::response::Response;
+    use axum::routing::{patch, post};
+
     use super::*;
+    use crate::cluster::tests::{client, object, refused};
+
+    const AGENT: &str = "system:serviceaccount:lines:agent";
+
+    /// The result for this user, if the API server answers the forged write like this.
+    async fn tried(user: &'static str, answer: fn() -> Response) -> Result<Guard, SurveyError> {
+        let review =
+            move || async move { object(&json!({"metadata": {}, "spec": {}, "status": {"userInfo": {"username": user}}})) };
+        let pages = Router::new()
+            .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(review))
+            .route("/apis/coordination.k8s.io/v1/namespaces/lines/leases/{name}", patch(move || async move { answer() }));
+        guard(client(pages).await, "lines").await
+    }
+
+    #[tokio::test]
+    async fn only_a_refusal_by_a_policy_of_the_write_of_an_agent_proves_that_one_is_in_force() {
+        let taken = || object(&json!({"metadata": {"name": FORGED}, "spec": {}}));
+        let by_policy =
+            || refused(StatusCode::FORBIDDEN, "Forbidden", "x is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b'");
+        let by_rbac =
+            || refused(StatusCode::FORBIDDEN, "Forbidden", "x is forbidden: User \"y\" cannot patch resource \"leases\"");
+        assert_eq!(tried(AGENT, by_policy).await.unwrap(), Guard::Armed("p".to_owned()));
+        assert_eq!(tried(AGENT, taken).await.unwrap(), Guard::NotArmed(AGENT.to_owned()));
+        assert!(tried(AGENT, by_rbac).await.is_err());
+        for other in ["admin", "system:serviceaccount:other:agent"] {
+            assert_eq!(tried(other, taken).await.unwrap(), Guard::Unproven(other.to_owned()));
+        }
+    }
 
     #[test]
     fn the_name_of_the_policy_is_read_from_the_message() {

@@ -174,6 +174,12 @@ mod tests {
     }
 
     #[test]
+    fn another_object_of_the_same_name_and_version_is_another_one() {
+        let with = |uid: &str| ObjectMeta { uid: Some(uid.to_owned()), ..metadata("a/1", "1") };
+        assert_ne!(version(&with("1")), version(&with("2")));
+    }
+
+    #[test]
     fn all_objects_are_affected_if_an_agent_begins_or_ends() {
         let before = known(&[("a/1", "1"), ("b/1", "1")], &[], &[]);
         let now = Known { live: Arc::new(BTreeSet::from(["px0".to_owned()])), ..before.clone() };

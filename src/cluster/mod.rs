@@ -27,6 +27,8 @@ mod reporter;
 mod scrapers;
 mod services;
 pub mod survey;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod turns;
 mod write;

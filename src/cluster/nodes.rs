@@ -237,6 +237,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_was_interrupted_begins_again() {
+        let mut objects = Objects::default();
+        for (name, address) in [("gone", "10.0.0.7"), ("a", "10.0.0.8")] {
+            objects.take(Event::Init);
+            objects.take(Event::InitApply(decoded(node(name, &[address], &[]))));
+        }
+        assert_eq!(text(&objects.take(Event::InitDone).unwrap()), "10.0.0.8");
+    }
+
+    #[test]
     fn a_heartbeat_is_no_change() {
         let mut objects = Objects::default();
         let mut object = node("a", &["10.0.0.7"], &[]);
@@ -257,6 +267,9 @@ mod tests {
         assert!(!format!("{decoded:?}").contains("sizeBytes"));
         let bare: Node = serde_json::from_value(json!({"metadata": {"name": "bare"}})).unwrap();
         assert_eq!(bare.used(), ("bare".to_owned(), Entry::default()));
+        let one: Node =
+            serde_json::from_value(json!({"metadata": {"name": "one"}, "spec": {"podCIDR": "10.244.1.0/24"}})).unwrap();
+        assert_eq!(one.used().1.pods.len(), 1, "without podCIDRs");
     }
 
     #[test]

@@ -130,8 +130,108 @@ const fn type_of(event: &Event) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::body::Bytes;
+    use axum::extract::{Path, State};
+    use axum::http::StatusCode;
+    use axum::response::Response;
+    use axum::routing::{patch, post};
+    use serde_json::Value;
 
     use super::*;
+    use crate::cluster::tests::{client, object, refused};
+
+    /// The events of an API server, by name.
+    type Events = Arc<Mutex<BTreeMap<String, Value>>>;
+
+    async fn create(State(events): State<Events>, body: Bytes) -> Response {
+        let event: Value = serde_json::from_slice(&body).unwrap();
+        let name = event["metadata"]["name"].as_str().unwrap().to_owned();
+        let mut events = events.lock().unwrap();
+        if events.contains_key(&name) {
+            return refused(StatusCode::CONFLICT, "AlreadyExists", "it exists");
+        }
+        events.insert(name, event.clone());
+        object(&event)
+    }
+
+    async fn count(State(events): State<Events>, Path((_, name)): Path<(String, String)>, body: Bytes) -> Response {
+        let change: Value = serde_json::from_slice(&body).unwrap();
+        match events.lock().unwrap().get_mut(&name) {
+            None => refused(StatusCode::NOT_FOUND, "NotFound", "there is none"),
+            Some(event) => {
+                event["series"] = change["series"].clone();
+                object(event)
+            }
+        }
+    }
+
+    /// The writer of events of the node px0, which begins with the first name, and the events of its API server.
+    async fn reporter() -> (Reporter, Events) {
+        let (events, path) = (Events::default(), "/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let one = format!("{path}/{{name}}");
+        let pages = Router::new().route(path, post(create)).route(&one, patch(count)).with_state(Arc::clone(&events));
+        let reporter = Reporter { slot: 0, ..Reporter::new(client(pages).await, "px0") };
+        (reporter, events)
+    }
+
+    async fn publish(reporter: &mut Reporter, type_: EventType) {
+        let event = Event { type_, reason: "Ready".into(), note: None, action: "Judge".into(), secondary: None };
+        let text = |text: &str| Some(text.to_owned());
+        let about = ObjectReference { namespace: text("a"), name: text("web"), uid: text("1"), ..ObjectReference::default() };
+        reporter.publish(&event, &about).await.unwrap();
+    }
+
+    /// The number of each event and how often it is counted.
+    fn counted(events: &Events) -> Vec<(String, i64)> {
+        let events = events.lock().unwrap();
+        let counted = |(name, event): (&String, &Value)| {
+            (name.strip_prefix("px0.portforward-").unwrap().to_owned(), event["series"]["count"].as_i64().unwrap_or(1))
+        };
+        events.iter().map(counted).collect()
+    }
+
+    fn numbers(numbers: &[(&str, i64)]) -> Vec<(String, i64)> {
+        numbers.iter().map(|(number, count)| ((*number).to_owned(), *count)).collect()
+    }
+
+    #[tokio::test]
+    async fn the_same_event_is_counted_up_for_some_minutes_and_another_one_has_the_next_name() {
+        let (mut reporter, events) = reporter().await;
+        for _ in 0..3 {
+            publish(&mut reporter, EventType::Normal).await;
+        }
+        publish(&mut reporter, EventType::Warning).await;
+        assert_eq!(counted(&events), numbers(&[("000", 3), ("001", 1)]));
+        for written in reporter.recent.values_mut() {
+            written.at = written.at.checked_sub(REPEATED_WITHIN).unwrap();
+        }
+        publish(&mut reporter, EventType::Normal).await;
+        assert_eq!(counted(&events), numbers(&[("000", 3), ("001", 1), ("002", 1)]));
+        assert_eq!(reporter.recent.len(), 1, "the others are forgotten");
+    }
+
+    #[tokio::test]
+    async fn an_event_that_was_deleted_is_written_again() {
+        let (mut reporter, events) = reporter().await;
+        publish(&mut reporter, EventType::Normal).await;
+        events.lock().unwrap().clear();
+        publish(&mut reporter, EventType::Normal).await;
+        assert_eq!(counted(&events), numbers(&[("001", 1)]));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_taken_is_passed_over_and_after_some_of_them_the_event_is_not_written() {
+        let (mut reporter, events) = reporter().await;
+        events.lock().unwrap().insert(name("px0", 0), Value::Null);
+        publish(&mut reporter, EventType::Normal).await;
+        assert_eq!(counted(&events), numbers(&[("000", 1), ("101", 1)]));
+        events.lock().unwrap().extend((0..SLOTS).map(|slot| (name("px0", slot), Value::Null)));
+        publish(&mut reporter, EventType::Warning).await;
+        assert_eq!(events.lock().unwrap().len(), usize::from(SLOTS));
+    }
 
     #[test]
     fn the_steps_reach_every_name_and_the_names_are_those_of_the_policy() {

@@ -89,6 +89,35 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
+    /// Answers one request with this text.
+    fn answer(listener: UnixListener, text: String) -> std::thread::JoinHandle<()> {
+        let listener = listener.into_std().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            // The one who asks may leave before the end.
+            let _ = stream.write_all(text.as_bytes());
+        })
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_up_to_a_limit_and_needs_a_status() {
+        let folder = tempfile::tempdir().unwrap();
+        let ask = || ask_health(folder.path(), "/livez", Duration::from_mins(1));
+        let long = format!("HTTP/1.1 503 x\r\n\r\n{}", "x".repeat(1 << 20));
+        let agent = answer(bind(folder.path()).unwrap(), long);
+        let (status, text) = ask().unwrap();
+        assert_eq!((status, text.len() < 64 * 1024), (503, true));
+        agent.join().unwrap();
+        for (said, kind) in [("HTTP/1.1 ok x\r\n\r\nlive", ErrorKind::InvalidData), ("HTTP/1.1 200 OK", ErrorKind::UnexpectedEof)]
+        {
+            let agent = answer(bind(folder.path()).unwrap(), said.to_owned());
+            assert_eq!(ask().unwrap_err().kind(), kind, "{said}");
+            agent.join().unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn an_agent_that_does_not_answer_is_waited_for_only_so_long() {
         let folder = tempfile::tempdir().unwrap();

@@ -29,7 +29,13 @@ const MOST_STEPS: usize = 200_000;
 /// priority, and of several the youngest. They claim nothing here either.
 ///
 /// `priority` is `None` for forwards that no node carries.
-pub(super) fn find<'a>(
+pub(super) fn find(candidates: &[Candidate], priority: impl Fn(&Forward) -> Option<i32>) -> BTreeMap<&ForwardKey, NodeRefusal> {
+    find_within(MOST_STEPS, candidates, priority)
+}
+
+/// The same with another limit of port entries that are looked at.
+pub(super) fn find_within<'a>(
+    most_steps: usize,
     candidates: &'a [Candidate],
     priority: impl Fn(&Forward) -> Option<i32>,
 ) -> BTreeMap<&'a ForwardKey, NodeRefusal> {
@@ -38,7 +44,7 @@ pub(super) fn find<'a>(
     enabled.sort_by_key(|candidate| (candidate.created, &candidate.key));
     let forwards = || enabled.iter().filter_map(|candidate| candidate.forward.as_ref().ok());
     let destinations: BTreeSet<IpAddr> = forwards().flat_map(leads_to).collect();
-    let mut circles = Circles { destinations, listening: PortIndex::default(), steps: BTreeMap::new() };
+    let mut circles = Circles { destinations, listening: PortIndex::default(), steps: BTreeMap::new(), most_steps };
     let concerned: Vec<&Forward> = forwards().filter(|forward| circles.concern(forward)).collect();
     let mut concerned: Vec<_> = concerned.into_iter().filter_map(|forward| Some((priority(forward)?, forward))).collect();
     // Those with one priority keep their order by age.
@@ -60,6 +66,7 @@ struct Circles<'a> {
     listening: PortIndex<(&'a ForwardKey, Rewrite<'a>)>,
     /// What was looked at so far, by namespace.
     steps: BTreeMap<&'a str, usize>,
+    most_steps: usize,
 }
 
 /// Packets that left a forward.
@@ -136,7 +143,7 @@ impl<'a> Circles<'a> {
             }
             for (next, rewrite) in self.listening.overlapping(packets.protocol, packets.destination, packets.ports) {
                 *steps += 1;
-                if *steps > MOST_STEPS {
+                if *steps > self.most_steps {
                     return Err(unknown(forward));
                 }
                 let Some(ports) = packets.taken_by(rewrite) else { continue };
@@ -147,7 +154,7 @@ impl<'a> Circles<'a> {
             }
             place += 1;
         }
-        if *steps > MOST_STEPS { Err(unknown(forward)) } else { Ok(()) }
+        if *steps > self.most_steps { Err(unknown(forward)) } else { Ok(()) }
     }
 }
 

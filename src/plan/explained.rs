@@ -45,6 +45,7 @@ mod tests {
         assert!(explained(&recorded));
         assert!(explained(&forward("1.1.1.0/24", &json!({"port": 82, "endPort": 84}), "3.3.3.3")), "a port in it is reserved");
         assert!(!explained(&forward("1.1.1.0/24", &json!({"port": 80, "endPort": 91}), "3.3.3.3")), "another port");
+        assert!(!explained(&forward("1.1.1.0/24", &json!({"port": 79, "endPort": 90}), "3.3.3.3")), "another port below");
         assert!(!explained(&forward("1.1.1.7", &json!({"port": 80, "endPort": 90}), "3.3.3.3")), "another client");
         assert!(!explained(&forward("1.1.1.0/24", &json!({"port": 80, "endPort": 90}), "3.3.3.4")), "another upstream");
         let shifted = json!({"port": 80, "endPort": 90, "targetPort": 180, "targetEndPort": 190});

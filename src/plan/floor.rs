@@ -105,11 +105,12 @@ impl<'a> Floor<'a> {
         self.networks.iter().any(|(network, kind)| *kind == Kind::Services && network.contains(&address))
     }
 
-    /// Withholds those of the planned `routes` that would cover a forbidden address.
+    /// Withholds those of the planned `routes` that would cover a forbidden address. The client of a route that lies inside of a
+    /// forbidden network was refused already.
     pub(super) fn withhold(&self, routes: &mut [RoutePlan]) {
         for plan in routes {
             if let RoutePlan::Install(route) = plan
-                && let Some(forbidden) = self.around(route.destination).or_else(|| self.within(route.destination))
+                && let Some(forbidden) = self.within(route.destination)
             {
                 let (destination, gateway) = (route.destination, route.gateway);
                 let message = format!(

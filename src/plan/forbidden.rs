@@ -139,6 +139,7 @@ mod tests {
         assert_eq!(list.metadata().count(), 0);
         assert_eq!("metadata".parse::<ForbiddenNetworks>().unwrap().metadata().count(), METADATA.len());
         assert_eq!("".parse::<ForbiddenNetworks>().unwrap(), ForbiddenNetworks::default());
+        assert!(["nodes", "pods"].into_iter().all(|word| word.parse::<ForbiddenNetworks>().unwrap().needs_nodes()));
         assert!(!"services,metadata,10.0.0.0/8".parse::<ForbiddenNetworks>().unwrap().needs_nodes());
     }
 

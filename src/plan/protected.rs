@@ -107,7 +107,7 @@ impl<'a> Protected<'a> {
     /// The route would cover an address that is needed.
     fn captured(&self, forward: &Forward, client: IpNet, gateway: IpAddr) -> Option<Obstacle> {
         let range = client.network()..=client.broadcast();
-        let own = self.node.range(range.clone()).next().copied().or_else(|| (client.prefix_len() == 0).then(|| client.network()));
+        let own = self.node.range(range.clone()).next().copied();
         let mut parties = self.parties.range(range);
         let known = || parties.find(|(_, key)| key.namespace == forward.key.namespace).map(|(address, _)| *address);
         let (covered, also) = if let Some(address) = own.or_else(known) {
@@ -125,8 +125,9 @@ impl<'a> Protected<'a> {
     /// The route would take packets for clients of an older forward, which take another way.
     fn taken(&self, forward: &Forward, client: IpNet, gateway: IpAddr) -> Option<Obstacle> {
         let other_namespace = |key: &ForwardKey| key.namespace != forward.key.namespace;
-        let around = self.routed.around(client).filter(|(network, _)| *network != client);
-        let routed = around.map(|(_, value)| value).find(|(other, key)| *other != gateway && other_namespace(key));
+        // Those of the same entry name the same gateway, so the ones found here have wider networks.
+        let mut around = self.routed.around(client).map(|(_, value)| value);
+        let routed = around.find(|(other, key)| *other != gateway && other_namespace(key));
         let (key, advice) = match routed {
             Some((_, key)) => (*key, "ask its owner to leave these clients out"),
             None => (self.taken_unrouted(forward, client, gateway)?, "let that one name the gateway too"),
@@ -142,16 +143,15 @@ impl<'a> Protected<'a> {
         let elsewhere = |way: &Way| way.gateway != Some(gateway);
         // Clients around this one: the longer prefix takes a part of them.
         let part = || {
-            let mut around = self.unrouted.around(client).filter(|(network, _)| *network != client).map(|(_, key)| *key);
+            let mut around = self.unrouted.around(client).map(|(_, key)| *key);
             around.find(|key| key.namespace != forward.key.namespace).filter(|_| elsewhere(&Way::to(self.facts, client)))
         };
         // Clients inside of it: a route of another program with a longer prefix goes on to win.
-        let whole = self.ways.iter().filter(|(way, _)| elsewhere(way) && way.length <= Some(client.prefix_len())).find_map(
-            |(_, networks)| {
-                let same = networks.at(client).next();
-                same.or_else(|| networks.within(client).next().map(|(_, key)| key)).copied()
-            },
-        );
+        let whole = self
+            .ways
+            .iter()
+            .filter(|(way, _)| elsewhere(way) && way.length <= Some(client.prefix_len()))
+            .find_map(|(_, networks)| networks.within(client).next().map(|(_, key)| *key));
         whole.or_else(part)
     }
 }

@@ -200,6 +200,31 @@ mod tests {
     }
 
     #[test]
+    fn every_address_of_a_forward_may_be_the_protected_one() {
+        let forward = sourced("x", |x| {
+            x.spec.client.addresses = vec!["1.1.0.0/16".to_owned()];
+            x.spec.internal.gateways = vec!["192.168.0.1".to_owned()];
+        });
+        let old = record(&[&forward]);
+        let newer = |services: &str| Record { services: [services.parse().unwrap()].into(), ..old.clone() };
+        for network in ["192.168.0.2/32", "192.168.0.1/32", "3.3.3.3/32", "3.0.0.0/8", "1.1.0.0/16", "1.1.9.9/32", "1.0.0.0/8"] {
+            assert_eq!(names(&old, &Closed::between(&old, &newer(network))), ["x"], "{network}");
+        }
+        for network in ["192.168.0.3/32", "1.2.0.0/16", "3.3.3.4/32"] {
+            assert!(Closed::between(&old, &newer(network)).is_empty(), "{network}");
+        }
+    }
+
+    #[test]
+    fn another_object_of_the_same_name_or_another_generation_of_it_is_not_the_closed_one() {
+        let (object, other) = (sourced("x", |_| {}), sourced("y", |_| {}));
+        let closed = Closed::between(&record(&[&object, &other]), &record(&[&other]));
+        assert!(closed.contains(&object.object));
+        assert!(!closed.contains(&sourced("x", |x| x.metadata.uid = Some("another".to_owned())).object));
+        assert!(!closed.contains(&sourced("x", |x| x.metadata.generation = Some(2)).object));
+    }
+
+    #[test]
     fn other_grants_close_everything_if_grants_are_required() {
         let object = sourced("x", |_| {});
         let without = record(&[&object]);
@@ -220,6 +245,8 @@ mod tests {
         assert!(Closed::between(&with("g"), &with("g")).is_empty());
         assert_eq!(Closed::between(&with("g"), &with("h")), Closed::All);
         assert_eq!(Closed::between(&without, &with("g")), Closed::All, "grants are required now");
+        let ignored = Record { grants_required: false, ..with("g") };
+        assert_eq!(Closed::between(&ignored, &with("g")), Closed::All, "the same grants, which were not required");
         assert!(Closed::between(&with("g"), &without).is_empty(), "grants are no longer required");
     }
 

@@ -85,10 +85,8 @@ impl Keeper {
     fn note(&mut self, newer: &Record, cause: &str, survives: Survives) -> Result<(), RecordError> {
         let Some((written, checksum)) = &self.written else { return Ok(()) };
         let closed = Closed::between(written, newer);
-        let before = self.mark.outdated.as_ref().map(|(_, before)| before);
-        let outdated = match before {
-            Some(before) if before.closed == closed && before.cause == cause && survives == Survives::Process => before.clone(),
-            Some(before) => Outdated { since: before.since, ..Outdated::now(cause, closed) },
+        let outdated = match &self.mark.outdated {
+            Some((_, before)) => Outdated { since: before.since, ..Outdated::now(cause, closed) },
             None => Outdated::now(cause, closed),
         };
         self.put(Mark { boot: mark::boot(), outdated: Some((checksum.clone(), outdated)) }, survives)
@@ -175,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_begins_before_its_record_is_written_is_noted_with_that_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(dir.path(), None);
+        keeper.prepare().unwrap();
+        let (both, one) = (record(&["x", "y"]), record(&["y"]));
+        write(&mut keeper, &begun(&both, &one));
+        assert_eq!(restorable(dir.path()), (strings(&["y"]), Some(UNFINISHED.to_owned())));
+    }
+
+    #[test]
     fn a_record_that_cannot_be_written_leaves_a_note_also_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(dir.path(), None);
@@ -193,6 +201,9 @@ mod tests {
         restarted.prepare().unwrap();
         assert!(restarted.keep(&done(&record(&["z"]))).is_err());
         assert_eq!(restorable(dir.path()).0, ["z"]);
+        assert!(restarted.keep(&begun(&record(&["y", "z"]), &record(&["y"]))).is_err());
+        assert_eq!(restorable(dir.path()).0, ["y"], "what is about to be applied counts");
+        assert!(restarted.keep(&done(&record(&["z"]))).is_err());
         let again = load(dir.path(), "n").unwrap().unwrap();
         assert_eq!(again.outdated.unwrap().since, loaded.unwrap().outdated.unwrap().since, "since the first failure");
         fs::remove_dir(&obstacle).unwrap();

@@ -168,6 +168,43 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let outdated = read(dir.path()).unwrap().unwrap().about("any").unwrap();
         assert_eq!((outdated.closed, outdated.since), (Closed::All, None));
+        write(dir.path(), &mark("x"), Survives::PowerFailure).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(r#""cause":"x""#, r#""cause":"y""#)).unwrap();
+        let outdated = read(dir.path()).unwrap().unwrap().about("any").unwrap();
+        assert_eq!(outdated.closed, Closed::All, "it still has the form of a note");
+    }
+
+    #[test]
+    fn a_note_is_not_written_into_a_file_that_is_not_roots_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join(FILE), dir.path().join("target"));
+        fs::write(&target, "theirs").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(write(dir.path(), &mark("x"), Survives::Process).is_err(), "a symbolic link");
+        fs::remove_file(&path).unwrap();
+        fs::rename(&target, &path).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        assert!(write(dir.path(), &mark("x"), Survives::Process).is_err(), "everybody can write it");
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_note_that_was_created_and_not_written_yet_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.path().join(FILE)).unwrap();
+        file.set_len(SIZE as u64).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_note_about_too_many_objects_is_about_all_and_a_cause_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let these = (0..40_000).map(|number| format!("{number:016x}")).collect();
+        let outdated = Outdated::now(&"x".repeat(10 * CAUSE), Closed::These(these));
+        assert_eq!(outdated.cause.len(), CAUSE);
+        write(dir.path(), &Mark { boot: boot(), outdated: Some(("of".to_owned(), outdated)) }, Survives::Process).unwrap();
+        assert_eq!(read(dir.path()).unwrap().unwrap().about("of").unwrap().closed, Closed::All);
     }
 
     #[test]

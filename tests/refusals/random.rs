@@ -6,7 +6,7 @@ use super::any::{object, objects};
 use super::{apply, grants, own};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_types_refuse_exactly_what_the_api_server_refuses(object in object()) {

@@ -58,6 +58,50 @@ fn an_object_waits_once_and_not_while_it_is_written() {
 }
 
 #[test]
+fn an_object_that_changed_back_takes_no_precedence_and_leaves_nothing() {
+    let (mut turns, now) = (marked(&["a/1", "a/2"]), Instant::now());
+    let first = turns.begin(now).unwrap();
+    turns.end_and_mark(&first, Place::Next);
+    turns.unmark(&first);
+    assert_eq!(order(&mut turns, now, 9), ["a/2"]);
+    assert_eq!((turns.lanes.len(), turns.begin(now + LIMITS.interval * 100)), (1, None));
+    assert!(turns.lanes.is_empty(), "a namespace in which nothing waits is forgotten after its rate allows a whole burst");
+}
+
+#[test]
+fn a_change_that_was_taken_back_during_a_write_asks_for_no_other_one() {
+    let (mut turns, now) = (marked(&["a/1"]), Instant::now());
+    let first = turns.begin(now).unwrap();
+    turns.mark(&first);
+    turns.unmark(&first);
+    assert!(!turns.end(&first));
+}
+
+#[test]
+fn a_namespace_in_which_nothing_waits_has_no_new_burst() {
+    let (mut turns, now) = (marked(&["a/1", "a/2", "a/3", "a/4", "a/5"]), Instant::now());
+    assert_eq!(order(&mut turns, now, 9).len(), 5);
+    assert_eq!(turns.begin(now), None);
+    turns.mark(&key("a/6"));
+    assert_eq!((turns.begin(now), turns.ready(now)), (None, Some(now + LIMITS.interval)));
+}
+
+#[test]
+fn while_as_many_writes_run_as_may_only_their_end_allows_another_one() {
+    let (mut turns, now) = (marked(&["a/1", "a/2", "a/3"]), Instant::now());
+    let first = [turns.begin(now).unwrap(), turns.begin(now).unwrap()];
+    assert_eq!(turns.ready(now), None, "two in one namespace");
+    for name in ["b/1", "c/1", "d/1"] {
+        turns.mark(&key(name));
+    }
+    assert_eq!(turns.ready(now), Some(now));
+    assert!(turns.begin(now).is_some() && turns.begin(now).is_some());
+    assert_eq!((turns.begin(now), turns.ready(now)), (None, None), "four at all");
+    turns.end(&first[0]);
+    assert_eq!(turns.ready(now), Some(now));
+}
+
+#[test]
 fn the_second_write_of_an_object_follows_its_first_but_no_third_does() {
     let (mut turns, now) = (marked(&["a/1", "a/2", "a/3"]), Instant::now());
     let mut written = Vec::new();

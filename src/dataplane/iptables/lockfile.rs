@@ -205,6 +205,23 @@ mod tests {
         assert_eq!((mode(&target), mode(&fifo)), (0o644, 0o644));
     }
 
+    /// Its owner could open it whatever its mode is. Only root can make such a file.
+    #[test]
+    fn a_lock_file_of_another_user_is_left_alone_and_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        for before in [0o600, 0o644] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
+            if std::os::unix::fs::chown(&path, Some(65534), None).is_err() {
+                return;
+            }
+            let error = make_private(&path).unwrap_err().to_string();
+            assert_eq!((error.as_str(), mode(&path)), ("it belongs to user 65534", before));
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
     #[test]
     fn the_process_that_holds_the_lock_is_found() {
         let folder = tempfile::tempdir().unwrap();

@@ -82,12 +82,14 @@ fn permits_all(grant: &Grant, forward: &Forward) -> bool {
     let towards_upstream = translations.len() - reversed;
     translations.iter().enumerate().all(|(place, it)| {
         let direction = if place < towards_upstream { Direction::Forward } else { Direction::Reverse };
-        let clients: Vec<std::net::IpAddr> = match direction {
-            Direction::Forward => it.flows.source.hosts().step_by(97).chain([it.flows.source.broadcast()]).collect(),
-            Direction::Reverse => vec![it.destination.address],
+        // A network may have millions of addresses: they are tried one after the other, up to the first that is not permitted.
+        let network = match direction {
+            Direction::Forward => it.flows.source,
+            Direction::Reverse => it.destination.address.into(),
         };
+        let mut clients = network.hosts().step_by(97).chain([network.broadcast()]);
         let ports = it.flows.ports.first()..=it.flows.ports.last();
-        clients.iter().all(|client| ports.clone().all(|port| permits(grant, forward, direction, it, *client, port)))
+        clients.all(|client| ports.clone().all(|port| permits(grant, forward, direction, it, client, port)))
     })
 }
 
@@ -106,6 +108,11 @@ proptest! {
         let contained = Scopes::of(std::slice::from_ref(&grant), |_| true).containing(&forward).is_ok();
         prop_assert_eq!(contained, permits_all(&grant, &forward), "{:?} in {:?}", forward, grant);
     }
+}
+
+proptest! {
+    // One case has up to 16 forwards and 4 grants, and is planned twice.
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn with_grants_the_order_of_input_never_matters_and_only_contained_forwards_are_carried(
@@ -123,11 +130,13 @@ proptest! {
         shuffled.reverse();
         prop_assert_eq!(&with_grants(&shuffled, &grants), &plan);
         for candidate in &candidates {
-            let carried = !plan.verdicts[&candidate.key].translations.is_empty();
+            if plan.verdicts[&candidate.key].translations.is_empty() {
+                continue;
+            }
             let granted = candidate.forward.as_ref().is_ok_and(|forward| grants.iter().any(|grant| {
                 grant.namespaces.contains(&forward.key.namespace) && permits_all(grant, forward)
             }));
-            prop_assert!(!carried || granted, "{}", candidate.key);
+            prop_assert!(granted, "{}", candidate.key);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::grants::grant;
 use super::share::aged;
 use super::*;
 use crate::model::PortRange;
-use crate::plan::cycles::find;
+use crate::plan::cycles::{find, find_within};
 
 /// A forward that listens at `internal` and leads to `upstream`.
 #[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
@@ -37,16 +37,22 @@ fn last(address: IpAddr, number: u8) -> IpAddr {
     [a, b, c, number].into()
 }
 
+/// A node that stands by for two forwards, which are each the other's upstream. On the others, an upstream would be an address
+/// of the node itself.
+pub(super) fn circle_of_two() -> (Facts, Candidate, Candidate) {
+    let l1 = hop("a/l1", &["192.168.0.100", "192.168.0.3"], "192.168.0.2", Some("2.2.2.2"), "192.168.0.3", udp(7777));
+    let l2 = hop("b/l2", &["2.2.2.2"], "192.168.0.3", Some("192.168.0.3"), "192.168.0.2", udp(7777));
+    let mut third = facts();
+    third.addresses =
+        third.addresses.into_iter().map(|local| LocalAddress { address: last(local.address, 77), ..local }).collect();
+    (third, l1, l2)
+}
+
 /// Two forwards on two nodes, each the other's upstream: one packet circulated until its time to live ended, and left a
 /// conntrack entry on each round.
 #[test]
 fn two_forwards_that_are_each_others_upstream_do_not_both_pass() {
-    let l1 = hop("a/l1", &["192.168.0.100", "192.168.0.3"], "192.168.0.2", Some("2.2.2.2"), "192.168.0.3", udp(7777));
-    let l2 = hop("b/l2", &["2.2.2.2"], "192.168.0.3", Some("192.168.0.3"), "192.168.0.2", udp(7777));
-    // A node that stands by for both. On the others, an upstream would be an address of the node itself.
-    let mut third = facts();
-    third.addresses =
-        third.addresses.into_iter().map(|local| LocalAddress { address: last(local.address, 77), ..local }).collect();
+    let (third, l1, l2) = circle_of_two();
     let plan = planned(&third, &[l1.clone(), l2.clone()]);
     assert!(plan.verdicts[&l1.key].is_carried(), "the older one goes on");
     let Acceptance::RefusedHere(refusal) = &plan.verdicts[&l2.key].acceptance else { panic!("{:?}", plan.verdicts[&l2.key]) };
@@ -69,6 +75,9 @@ fn a_circle_is_closed_by_the_youngest_and_names_those_of_its_namespace() {
     assert_eq!(looping(&[a.clone(), b.clone()]), [""; 0], "a chain");
     let circle = [a.clone(), b.clone(), c.clone()];
     assert_eq!(looping(&circle), ["c"]);
+    assert_eq!(looping(&[c.clone(), b.clone(), a.clone()]), ["c"], "in any order");
+    let oldest = Candidate { created: None, ..c.clone() };
+    assert_eq!(looping(&[a.clone(), b.clone(), oldest]), ["b"]);
     let message = find(&circle, |_| Some(0)).into_values().next().unwrap().message;
     assert!(message.contains("come back to it through default/a, default/b, to UDP 1 on 10.0.0.3"), "{message}");
     let granted = |forward: &Forward| (forward.key.name != "a").then_some(0);
@@ -131,6 +140,20 @@ fn of_two_tenants_the_one_with_the_lower_priority_closes_the_circle_however_old_
 }
 
 #[test]
+fn a_shifted_range_is_followed_port_by_port() {
+    let a = hop("a", &["10.0.0.9", "10.0.0.3"], "10.0.0.1", Some("10.0.0.1"), "10.0.0.2", udp(2));
+    let shifted = json!({"name": "a", "protocol": "UDP", "port": 1, "endPort": 10, "targetPort": 11, "targetEndPort": 20});
+    let b = hop("b", &["10.0.0.1"], "10.0.0.2", Some("10.0.0.2"), "10.0.0.3", shifted);
+    let back = |port: u16| {
+        let entry = json!({"name": "a", "protocol": "UDP", "port": port, "targetPort": 2});
+        hop("c", &["10.0.0.2"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", entry)
+    };
+    for (port, expected) in [(12, &["c"][..]), (11, &[]), (2, &[])] {
+        assert_eq!(looping(&[a.clone(), b.clone(), back(port)]), expected, "{port}");
+    }
+}
+
+#[test]
 fn reverse_takes_part_in_a_circle() {
     let mut there = hop("a", &["10.0.0.9"], "10.0.0.1", Some("10.0.0.2"), "10.0.0.3", udp(5));
     let forward = there.forward.as_mut().unwrap();
@@ -161,6 +184,25 @@ fn a_large_set_is_followed_only_as_far_as_its_namespace_may_cost() {
     let refused = find(&set, |_| Some(0));
     assert!(refused.keys().all(|key| key.namespace == "evil"), "another namespace does not pay");
     assert!(refused.values().any(|refusal| refusal.message.contains("is not known")), "{refused:?}");
+}
+
+#[test]
+fn what_is_looked_at_is_counted_by_namespace_and_the_forward_that_exceeds_the_limit_is_refused() {
+    let there = |name, port| hop(name, &["10.0.0.9"], "10.0.0.1", Some("10.0.0.5"), "10.0.0.2", udp(port));
+    let back = |name, port| hop(name, &["10.0.0.9"], "10.0.0.2", Some("10.0.0.6"), "10.0.0.1", udp(port));
+    let refused = |most_steps, set: &[Candidate]| -> Vec<String> {
+        find_within(most_steps, set, |_| Some(0)).into_keys().map(ToString::to_string).collect()
+    };
+    // Each forward has one entry, and no packet of one has a port of another.
+    let apart = [there("evil/a", 1), back("evil/b", 2), there("evil/c", 3), back("other/d", 4)];
+    assert_eq!(refused(3, &apart), [""; 0]);
+    assert_eq!(refused(2, &apart), ["evil/c"]);
+    let client = hop("evil/e", &["10.0.0.2"], "10.0.0.7", None, "10.0.0.8", udp(1));
+    assert_eq!(refused(0, &[client, back("evil/b", 2)]), [""; 0], "nothing leads to a client without reverse");
+    // The last two look at the entry of the first one, which does not admit their packets.
+    let together = [there("evil/a", 1), back("evil/b", 1), back("evil/c", 1)];
+    assert_eq!(refused(5, &together), [""; 0]);
+    assert_eq!(refused(4, &together), ["evil/c"]);
 }
 
 /// The port, the width, the target port and the kind of range of an entry, and whether it is UDP.

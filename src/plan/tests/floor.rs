@@ -151,6 +151,7 @@ fn a_node_a_pod_and_a_service_are_no_clients_and_no_route_covers_one() {
     for (client, covered) in [
         ("10.55.7.2/31", "10.55.7.2, an address of a Node of this cluster"),
         ("10.244.0.0/16", "10.244.1.0/24, a network of pods of this cluster"),
+        ("10.244.2.0/23", "10.244.2.0/24, a network of pods of this cluster"),
         ("10.64.0.0/10", "10.96.0.0/12, the network of this cluster's Services"),
         ("100.0.0.0/8", "100.100.100.200, a metadata service (Alibaba Cloud)"),
     ] {
@@ -177,7 +178,21 @@ fn an_api_server_is_no_upstream_by_any_address_that_is_known_or_listed() {
         assert_eq!(refused, Some(NodeRefusalReason::ForbiddenUpstream), "{list} {address}");
     }
     assert_eq!(reason(&cluster(), &defaults(), upstream("198.51.100.9")), None);
+    let nested = refusal(&cluster(), &forbidding("198.51.0.0/16,198.51.100.0/24"), upstream("198.51.100.9")).unwrap().message;
+    assert!(nested.contains("lies in 198.51.100.0/24"), "the smallest network is named: {nested}");
+    let node = Facts { api_servers: ["10.55.7.2".parse().unwrap()].into(), ..cluster() };
+    let message = refusal(&node, &defaults(), upstream("10.55.7.2")).unwrap().message;
+    assert!(message.contains("10.55.7.2 is an API server of this cluster"), "also as the address of a Node: {message}");
     let both = Facts { services: ["fd00:10::/108".parse().unwrap(), "10.112.0.0/12".parse().unwrap()].into(), ..cluster() };
+    let by_ipv6 = |address: &str| {
+        let mut forward = object("one", spec()).forward.unwrap();
+        forward.upstream = address.parse().unwrap();
+        Floor::of(&both, &"".parse().unwrap()).refuse(&forward).map(|refusal| refusal.reason)
+    };
+    assert_eq!(by_ipv6("fd00:10::1"), Some(NodeRefusalReason::ForbiddenUpstream));
+    assert_eq!((by_ipv6("fd00:10::"), by_ipv6("fd00:10::2")), (None, None));
+    let single = Facts { services: ["10.112.0.0/32".parse().unwrap()].into(), ..cluster() };
+    assert_eq!(reason(&single, &forbidding(""), upstream("10.112.0.1")), None, "a network of one address has no second one");
     assert_eq!(reason(&both, &forbidding(""), upstream("10.112.0.1")), Some(NodeRefusalReason::ForbiddenUpstream));
     assert_eq!(reason(&both, &forbidding(""), upstream("10.112.0.2")), None);
 }

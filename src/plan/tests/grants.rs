@@ -66,7 +66,8 @@ fn reasons(plan: &Plan) -> Vec<(String, &'static str)> {
 fn what_lies_outside_of_every_grant_is_named_and_nothing_of_it_is_carried() {
     let reverse = |port: u16| json!({"ports": [{"name": "r", "port": port, "targetPort": 80}]});
     let ranges = json!([{"name": "x", "port": 80}, {"name": "y", "port": 85, "endPort": 95}]);
-    let cases: [(&[(&str, Value)], &str); 13] = [
+    let shifted = json!([{"name": "x", "port": 80, "endPort": 81, "targetPort": 180, "targetEndPort": 181}]);
+    let cases: [(&[(&str, Value)], &str); 14] = [
         (
             &[("/client/addresses", json!(["1.1.1.1", "1.2.0.0/16"]))],
             "spec.client.addresses 1.2.0.0/16 is not in clients of grant bank-a",
@@ -76,6 +77,7 @@ fn what_lies_outside_of_every_grant_is_named_and_nothing_of_it_is_carried() {
             &[("/internal/addresses", json!(["192.168.0.2"])), ("/ports", ranges)],
             "spec.ports[1] (y), TCP 90:95 on 192.168.0.2, is not in listen",
         ),
+        (&[("/ports", shifted)], "spec.ports[0] (x), target TCP 180:181 of 3.3.3.3, is not in upstreams"),
         (&[("/ports/0/protocol", json!("UDP"))], "spec.ports[0] (http), UDP 80 on 192.168.0.2, is not in listen"),
         (&[("/ports/0/targetPort", json!(443))], "spec.ports[0] (http), target TCP 443 of 3.3.3.3, is not in upstreams"),
         (&[("/upstream/targets/0/address", json!("9.9.9.9"))], "spec.upstream.targets[0].address 9.9.9.9 is not in upstreams"),
@@ -122,6 +124,15 @@ fn one_leg_and_reverse_are_carried_only_if_the_grant_says_so() {
     let two = json!([{"protocol": "TCP", "port": 8000, "endPort": 8004}, {"port": 8005, "endPort": 8100}]);
     assert!(permits(&reverse, &[("reverse", two)]), "two entries cover the ports together");
     assert!(!permits(&reverse, &[("reverse", json!([{"protocol": "UDP", "port": 1, "endPort": 65535}]))]));
+    let any = ("reverse", json!([{"port": 8000}]));
+    let entry = |protocol: &str| json!({"ports": [{"name": "r", "protocol": protocol, "port": 8000, "targetPort": 80}]});
+    assert!(permits(&with(&[("/reverse", entry("TCP"))]), std::slice::from_ref(&any)));
+    assert!(!permits(&with(&[("/reverse", entry("UDP"))]), std::slice::from_ref(&any)), "no UDP with the upstream");
+    let alone = with(&[("/ports", json!([])), ("/reverse", entry("TCP"))]);
+    assert!(permits(&alone, std::slice::from_ref(&any)));
+    let two = json!([{"cidrs": ["3.3.3.3"], "protocol": "UDP"}, {"cidrs": ["9.9.9.9"]}]);
+    assert!(!permits(&alone, &[any.clone(), ("upstreams", two)]), "no TCP with this upstream");
+    assert!(!permits(&alone, &[any, ("listen", json!([{"cidrs": ["192.168.9.0/24"]}]))]), "its address must be in listen too");
     let masquerade = with(&[("/external", json!({"interface": "eth0"}))]);
     assert!(permits(&masquerade, &[("external", json!([]))]), "masquerade names no address");
 }
@@ -156,6 +167,10 @@ fn a_forward_whose_parts_lie_in_two_grants_lies_in_none() {
     let (reason, message) = refusal(only(&plan));
     assert_eq!(reason, "NotGranted");
     assert!(message.starts_with("spec.upstream.targets[0].address 3.3.3.3 is not in upstreams of grant here;"), "{message}");
+    let far = grant("far", &[("upstreams", json!([{"cidrs": ["9.9.9.9"]}])), ("clients", json!(["8.8.8.8"]))]);
+    let near = grant("near", &[("clients", json!(["8.8.8.8"]))]);
+    let plan = with_grants(&[object("one", spec())], &[far, near]);
+    assert!(refusal(only(&plan)).1.contains("of grant near;"), "the one that comes closest: {}", refusal(only(&plan)).1);
 }
 
 #[test]
@@ -224,6 +239,53 @@ fn forwards_together_do_not_get_more_than_their_grant() {
 }
 
 #[test]
+fn reverse_counts_as_a_translation_and_a_forward_without_gateway_needs_no_route() {
+    let reverse = with(&[("/reverse", json!({"ports": [{"name": "r", "port": 8000, "targetPort": 80}]}))]);
+    let permitted = ("reverse", json!([{"port": 8000}]));
+    let of = |spec: &Value, limits: Value| {
+        let grants = [grant("a", &[permitted.clone(), ("limits", limits)])];
+        reasons(&with_grants(&[object("one", spec.clone())], &grants))[0].1
+    };
+    assert_eq!([1, 2].map(|limit| of(&reverse, json!({"translations": limit}))), ["TooMany", ""]);
+    let direct = with(&[("/internal/gateways", json!([]))]);
+    assert_eq!([&spec(), &direct].map(|spec| of(spec, json!({"routes": 0}))), ["TooMany", ""]);
+    // A report counts what it only notes, so what others ask for may exceed the limit.
+    let both = [object("a", spec()), object("b", with(&[("/internal/gateways", json!([])), ("/ports/0/port", json!(81))]))];
+    let policy =
+        Policy { require_grants: RequireGrants::Report, ..requiring(&[grant("a", &[("limits", json!({"routes": 0}))])]) };
+    let plan = plan(&facts(), &both, &policy, &InForce::default());
+    assert_eq!(plan.verdicts.values().map(|verdict| verdict.notes.len()).collect::<Vec<_>>(), [1, 0]);
+}
+
+/// Whether a forward of another node leads on depends on its grants too.
+#[test]
+fn what_no_node_may_carry_closes_no_circle_and_what_another_node_may_carry_does() {
+    let (third, l1, l2) = super::cycles::circle_of_two();
+    let udp = |address: &str| json!([{"cidrs": [address], "protocol": "UDP", "port": 7777}]);
+    let wide = |name: &str, namespace: &str, more: &[(&str, Value)]| {
+        let all = ["192.168.0.100", "192.168.0.3", "192.168.0.2", "2.2.2.2"];
+        let mut changes =
+            vec![("namespaces", json!([namespace])), ("clients", json!(all)), ("external", json!(all)), ("oneLeg", json!(true))];
+        changes.extend([("listen", udp("192.168.0.0/24")), ("upstreams", udp("192.168.0.0/24"))]);
+        changes.extend(more.iter().cloned());
+        grant(name, &changes)
+    };
+    let here = wide("b", "b", &[]);
+    let elsewhere = wide("a", "a", &[("nodeSelector", json!({"matchLabels": {"zone": "b"}}))]);
+    let set = [l1.clone(), l2.clone()];
+    let of_l2 = |grants: Grants| {
+        let policy = Policy { require_grants: RequireGrants::Yes, grants, ..Policy::default() };
+        let plan = plan(&third, &set, &policy, &InForce::default());
+        assert!(!plan.verdicts[&l1.key].is_carried());
+        refusal(&plan.verdicts[&l2.key]).0
+    };
+    assert_eq!(of_l2(Grants::Read([here.clone()].into())), "", "no node may carry the other one");
+    assert_eq!(of_l2(Grants::Read([here, elsewhere].into())), "ForwardLoop", "another node may");
+    let standing = [(l2.key.clone(), Standing::Same)].into();
+    assert_eq!(of_l2(Grants::Unread { standing, recorded: None }), "", "the other one is new, and no node carries it");
+}
+
+#[test]
 fn what_conflicts_uses_nothing_of_its_grant() {
     let all = [object("a", spec()), object("b", spec()), object("c", with(&[("/ports/0/port", json!(81))]))];
     let plan = with_grants(&all, &[grant("a", &[("limits", json!({"forwards": 2}))])]);
@@ -261,7 +323,11 @@ fn a_grant_without_room_gives_its_priority_to_nobody() {
     let on = |namespace, name, port: u16| object_in(namespace, name, with(&[("/ports/0/port", json!(port))]));
     let all = [on("bank", "a", 80), on("bank", "b", 81), on("bank", "c", 82), on("aaa", "x", 80), on("aaa", "y", 81)];
     let expected = [("aaa/x", "Conflict"), ("aaa/y", ""), ("bank/a", ""), ("bank/b", "Conflict"), ("bank/c", "")];
-    assert_eq!(reasons(&with_grants(&all, &grants)), expected.map(|(key, reason)| (key.to_owned(), reason)));
+    for turn in 0..grants.len() {
+        let mut grants = grants.to_vec();
+        grants.rotate_left(turn);
+        assert_eq!(reasons(&with_grants(&all, &grants)), expected.map(|(key, reason)| (key.to_owned(), reason)), "{turn}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod in_force;
 mod names;
 mod next_hops;
 mod node_ports;
+mod owners;
 mod protected;
 mod rules;
 mod share;

@@ -62,6 +62,57 @@ fn a_younger_route_takes_no_client_of_an_older_forward_without_a_gateway() {
 }
 
 #[test]
+fn no_route_covers_an_api_server_or_the_gateway_of_an_older_forward() {
+    let own = Facts { api_servers: ["10.0.0.1".parse().unwrap()].into(), ..facts() };
+    assert_eq!(outcome(&own, &[line("a/line", 1, &["10.0.0.0/8"], OURS)])[0].1, [ObstacleReason::RouteCapturesNode]);
+    let older = line("a/older", 1, &["1.1.1.1"], OURS);
+    let set = [older, line("b/younger", 2, &["192.168.0.1"], OTHER)];
+    assert_eq!(second(&facts(), &set), [ObstacleReason::RouteCapturesNode]);
+    let said = &planned(&facts(), &set).verdicts[&set[1].key].obstacles[0].message;
+    assert!(said.contains("an address that the older forward a/older needs"), "{said}");
+}
+
+/// Of the forwards with one entry, not all are remembered.
+#[test]
+fn many_forwards_of_one_namespace_with_one_entry_do_not_hide_that_of_another_one() {
+    for gateway in [None, OURS] {
+        let wide = |name: &str, second| line(name, second, &["10.0.0.0/8"], gateway);
+        let inner = line("a/inner", 9, &["10.5.0.7"], OTHER);
+        let last = |older: &[Candidate]| {
+            let set: Vec<Candidate> = older.iter().chain([&inner]).cloned().collect();
+            outcome(&facts(), &set).into_iter().find(|(name, _, _)| name == "inner").unwrap().1
+        };
+        assert_eq!(last(&[wide("a/1", 1), wide("a/2", 2)]), [], "its own namespace: {gateway:?}");
+        assert_eq!(last(&[wide("a/1", 1), wide("a/2", 2), wide("b/3", 3)]), TAKEN, "{gateway:?}");
+    }
+}
+
+#[test]
+fn a_longer_prefix_may_name_the_way_that_the_node_has_for_it_already() {
+    let facts = with_routes([route("10.5.0.0/16", OURS, "eth1")]);
+    for (gateway, expected) in [(OURS, &[][..]), (OTHER, &TAKEN)] {
+        let set = [line("a/wide", 1, &["10.0.0.0/8"], None), line("b/inner", 2, &["10.5.0.7"], gateway)];
+        assert_eq!(second(&facts, &set), expected, "{gateway:?}");
+    }
+}
+
+#[test]
+fn a_default_route_through_the_interface_of_a_container_network_is_no_network_of_pods() {
+    let mut facts = facts();
+    facts.routes = facts
+        .routes
+        .iter()
+        .map(|it| match it.destination.prefix_len() {
+            0 => Route { interface: Some("flannel.1".parse().unwrap()), ..it.clone() },
+            _ => it.clone(),
+        })
+        .collect();
+    let (_, obstacles, routes) = outcome(&facts, &[line("a/line", 1, &["10.9.9.9"], OURS)]).remove(0);
+    assert!(!obstacles.contains(&ObstacleReason::RouteCapturesNode), "{obstacles:?}");
+    assert_eq!(routes.len(), 1);
+}
+
+#[test]
 fn no_route_takes_packets_for_pods() {
     let way = |interface: &str| with_routes([route("10.244.1.0/24", Some("10.244.1.0"), interface)]);
     let line = |client: &str| [line("a/line", 1, &[client], OURS)];
