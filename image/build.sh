@@ -10,7 +10,7 @@
 # PORTFORWARD_COMMIT=NAME          the commit that --version prints; default: the commit of the checkout
 # APT_SOURCES=FILE                 a sources.list(5) for the packages, instead of the sources of this host
 set -euo pipefail
-limit=12000000
+limit=13000000
 name=localhost/portforward-operator
 
 usage() { sed -n 's/^# Usage: /usage: /p' "${BASH_SOURCE[0]}" >&2 && exit 2; }

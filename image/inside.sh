@@ -82,7 +82,7 @@ life() {
     become "$2" /portforward-operator agent --manifests /etc/portforward/manifests --node-name check --iptables "$1" >"$given/log" 2>&1 &
     agent=$!
     eventually holds_examples "$2" || fail "the kernel does not hold the examples: $(cat "$given/log" "$given/status")"
-    rules "$@" | grep -q -- '--to-destination 3.3.3.3:80' || fail "iptables-$1-save shows no rule of the examples: $(rules "$@")"
+    [[ $(rules "$@") == *'--to-destination 3.3.3.3:80'* ]] || fail "iptables-$1-save shows no rule of the examples: $(rules "$@")"
     kill "$agent"
     wait "$agent" || fail "after SIGTERM the agent ended with $?: $(<"$given/log")"
     operator "$2" cleanup --node-name check >/dev/null

@@ -13,21 +13,45 @@ use super::notes::MOST;
 use crate::forward::{Forward, ForwardKey};
 use crate::model::Translation;
 
-/// The older forward that claims the same, and the claim.
+/// The forward that claims the same and comes first, and the claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The older forward.
+    /// The forward that comes first.
     pub winner: ForwardKey,
-    /// The claim of both, and what to do. It tells nothing of a winner in another namespace but its name.
+    /// The claim of both, why the winner comes first, and what to do. Of a winner in another namespace it tells only the name,
+    /// and whether its grant has a higher priority.
     pub message: String,
 }
 
 /// The claims of the forwards accepted so far.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    flows: FlowIndex<(ForwardKey, Translation)>,
-    gateways: NetworkMap<(ForwardKey, IpAddr)>,
+    flows: FlowIndex<(Claimant, Translation)>,
+    gateways: NetworkMap<(Claimant, IpAddr)>,
     nested: Vec<Nested>,
+}
+
+/// A forward, and the priority of its grant in conflicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claimant {
+    key: ForwardKey,
+    priority: i32,
+}
+
+impl Claimant {
+    /// This forward, and why it comes before `loser`.
+    fn before(&self, loser: &Self) -> String {
+        let why = if self.priority > loser.priority {
+            "whose grant has a higher priority"
+        } else {
+            "which is older or comes first by namespace and name"
+        };
+        format!("{}, {why},", self.key)
+    }
+
+    fn shares_namespace(&self, other: &Self) -> bool {
+        self.key.namespace == other.key.namespace
+    }
 }
 
 /// Two forwards with different gateways, of which one client network contains the other.
@@ -56,14 +80,15 @@ impl Nested {
 
 impl Claims {
     /// Claims everything that `forward` asks for (these `translations` on this node), or claims nothing and returns the
-    /// conflict.
-    pub(super) fn claim(&mut self, forward: &Forward, translations: Vec<Translation>) -> Result<(), Conflict> {
+    /// conflict. `priority` is that of its grant.
+    pub(super) fn claim(&mut self, forward: &Forward, priority: i32, translations: Vec<Translation>) -> Result<(), Conflict> {
+        let claimant = Claimant { key: forward.key.clone(), priority };
         for translation in &translations {
-            self.refuse_flow(&forward.key, translation)?;
+            self.refuse_flow(&claimant, translation)?;
         }
         if let Some(gateway) = forward.gateway {
             for client in &forward.clients {
-                self.refuse_gateway(&forward.key, *client, gateway)?;
+                self.refuse_gateway(&claimant, *client, gateway)?;
             }
             for client in &forward.clients {
                 // All forwards name the same gateway for one entry, so the first one stands for all. Their number then does
@@ -71,33 +96,33 @@ impl Claims {
                 if self.gateways.at(*client).next().is_none() {
                     let nested = self.nested_with(&Way { forward: forward.key.clone(), network: *client, gateway });
                     self.nested.extend(nested);
-                    self.gateways.insert(*client, (forward.key.clone(), gateway));
+                    self.gateways.insert(*client, (claimant.clone(), gateway));
                 }
             }
         }
         for translation in translations {
-            self.flows.insert(&translation.flows, (forward.key.clone(), translation.clone()));
+            self.flows.insert(&translation.flows, (claimant.clone(), translation.clone()));
         }
         Ok(())
     }
 
-    fn refuse_flow(&self, loser: &ForwardKey, translation: &Translation) -> Result<(), Conflict> {
+    fn refuse_flow(&self, loser: &Claimant, translation: &Translation) -> Result<(), Conflict> {
         let clash = self.flows.find(&translation.flows, |(_, other)| clash(translation, other));
         let Some((winner, other)) = clash else { return Ok(()) };
-        let message = if winner.namespace == loser.namespace {
+        let first = winner.before(loser);
+        let message = if winner.shares_namespace(loser) {
             format!(
-                "{winner}, which is older or comes first by namespace and name, forwards {} already; \
-                 change the address, the ports or the client of one of the two, or delete one",
+                "{first} forwards {} already; change the address, the ports or the client of one of the two, or delete one",
                 flows(other)
             )
         } else {
             format!(
-                "{winner}, which is older or comes first by namespace and name, forwards a part of {} already; \
+                "{first} forwards a part of {} already; \
                  change the address, the ports or the client, or ask the owner of the other forward",
                 flows(translation)
             )
         };
-        Err(Conflict { winner: winner.clone(), message })
+        Err(Conflict { winner: winner.key.clone(), message })
     }
 
     /// The pairs of forwards with different gateways and overlapping client networks, for notes: not all of them if there are
@@ -111,8 +136,8 @@ impl Claims {
         let others = others.filter(|(network, _)| *network != way.network);
         others
             .take(MOST)
-            .map(|(network, (forward, gateway))| {
-                let other = Way { forward: forward.clone(), network, gateway: *gateway };
+            .map(|(network, (owner, gateway))| {
+                let other = Way { forward: owner.key.clone(), network, gateway: *gateway };
                 let contains = network.contains(&way.network);
                 let (outer, inner) = if contains { (other, way.clone()) } else { (way.clone(), other) };
                 Nested { outer, inner }
@@ -120,15 +145,15 @@ impl Claims {
             .collect()
     }
 
-    fn refuse_gateway(&self, loser: &ForwardKey, client: IpNet, gateway: IpAddr) -> Result<(), Conflict> {
+    fn refuse_gateway(&self, loser: &Claimant, client: IpNet, gateway: IpAddr) -> Result<(), Conflict> {
         let clash = self.gateways.at(client).find(|(_, other)| *other != gateway);
         let Some((winner, other)) = clash else { return Ok(()) };
-        let other = if winner.namespace == loser.namespace { other.to_string() } else { "another gateway".to_owned() };
+        let other = if winner.shares_namespace(loser) { other.to_string() } else { "another gateway".to_owned() };
         let message = format!(
-            "{winner}, which is older or comes first by namespace and name, routes {client} through {other} already, \
-             and this forward asks for {gateway}; one client has one gateway"
+            "{} routes {client} through {other} already, and this forward asks for {gateway}; one client has one gateway",
+            winner.before(loser)
         );
-        Err(Conflict { winner: winner.clone(), message })
+        Err(Conflict { winner: winner.key.clone(), message })
     }
 }
 

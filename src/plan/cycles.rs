@@ -6,6 +6,7 @@
 //! node then comes to the same result. Which node carries a forward, or refuses it, is not known for other nodes, so every
 //! enabled forward counts. A chain of forwards without a circle is fine.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -24,13 +25,13 @@ use crate::model::{PortRange, Protocol, SourceNat, TargetPorts};
 /// need none: nothing listens on their upstreams.
 const MOST_STEPS: usize = 200_000;
 
-/// The forwards of `candidates` that are refused because they would close a circle: the youngest of each circle. They claim
-/// nothing here either.
+/// The forwards of `candidates` that are refused because they would close a circle: of each circle the one with the lowest
+/// priority, and of several the youngest. They claim nothing here either.
 ///
-/// Forwards for which `may_be_carried` is false are not carried by any node.
+/// `priority` is `None` for forwards that no node carries.
 pub(super) fn find<'a>(
     candidates: &'a [Candidate],
-    may_be_carried: impl Fn(&Forward) -> bool,
+    priority: impl Fn(&Forward) -> Option<i32>,
 ) -> BTreeMap<&'a ForwardKey, NodeRefusal> {
     let enabled = |candidate: &&'a Candidate| candidate.forward.as_ref().is_ok_and(Forward::is_in_force);
     let mut enabled: Vec<&Candidate> = candidates.iter().filter(enabled).collect();
@@ -39,8 +40,10 @@ pub(super) fn find<'a>(
     let destinations: BTreeSet<IpAddr> = forwards().flat_map(leads_to).collect();
     let mut circles = Circles { destinations, listening: PortIndex::default(), steps: BTreeMap::new() };
     let concerned: Vec<&Forward> = forwards().filter(|forward| circles.concern(forward)).collect();
-    let concerned = concerned.into_iter().filter(|forward| may_be_carried(forward));
-    concerned.filter_map(|forward| Some((&forward.key, circles.add(forward).err()?))).collect()
+    let mut concerned: Vec<_> = concerned.into_iter().filter_map(|forward| Some((priority(forward)?, forward))).collect();
+    // Those with one priority keep their order by age.
+    concerned.sort_by_key(|(priority, _)| Reverse(*priority));
+    concerned.into_iter().filter_map(|(_, forward)| Some((&forward.key, circles.add(forward).err()?))).collect()
 }
 
 /// The addresses that `forward` sends packets on to.

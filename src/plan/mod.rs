@@ -146,7 +146,7 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
     let mut accepted = Vec::new();
     let granting = Granting::of(policy, &facts.labels);
     let shares = Shares::of(facts, policy, in_force, candidates);
-    let circles = cycles::find(candidates, |forward| granting.permits_somewhere(forward));
+    let circles = cycles::find(candidates, |forward| granting.priority_somewhere(forward));
     let mut queue = Queue::new(candidates, &granting);
     let mut given = Given { granting, circles, shares, claims: Claims::default() };
     while let Some(turn) = queue.next(&given.granting) {
@@ -243,7 +243,8 @@ fn judge<'a>(
             return (suspended(verdict(Acceptance::RefusedHere(refusal), Some(role))), None);
         }
     };
-    match given.claims.claim(&admission.forward, wires::translations(facts, &admission.forward).0) {
+    let (priority, translations) = (given.granting.priority(entitlement), wires::translations(facts, &admission.forward).0);
+    match given.claims.claim(&admission.forward, priority, translations) {
         Ok(()) => {
             shares.take(forward, &fitting);
             given.granting.spend(entitlement, forward);

@@ -114,7 +114,7 @@ impl<'a> Protected<'a> {
             (format!("{address}, an address that this node, this forward or an older one needs"), "remove the older forward")
         } else {
             let (_, key) = self.parties.range(client.network()..=client.broadcast()).next()?;
-            (format!("an address that the older forward {key} needs"), "ask the owner of that forward")
+            (format!("an address that {key} needs, which is older or has the higher priority"), "ask the owner of that forward")
         };
         let message = format!(
             "the route to {client} through {gateway} is withheld: it would cover {covered}; write other clients, or {also}"
@@ -132,7 +132,7 @@ impl<'a> Protected<'a> {
             None => (self.taken_unrouted(forward, client, gateway)?, "let that one name the gateway too"),
         };
         let message = format!(
-            "the route to {client} through {gateway} is withheld: it would take packets for clients of {key}, which is older and reaches them by another way; write other clients, or {advice}"
+            "the route to {client} through {gateway} is withheld: it would take packets for clients of {key}, which is older or has the higher priority, and reaches them by another way; write other clients, or {advice}"
         );
         Some(Obstacle { reason: ObstacleReason::RouteCapturesClient, message })
     }

@@ -1,5 +1,6 @@
 //! Tries to forge the status of forwards with the token of an agent, in every way in which a request can write it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -164,6 +165,53 @@ fn an_agent_cannot_say_that_a_forward_of_another_node_is_ready() {
     agent.refused(&apply("forged", SUMMARY, &nowhere), NOT_READY);
     other.does(&remove("forged", OTHER));
     agent.does(&apply("forged", SUMMARY, &nowhere));
+}
+
+/// A body as text, with which the API server and the policy could disagree about the name of an entry.
+fn text(name: &str, manager: &str, kind: &'static str, nodes: &str) -> Request {
+    let body = format!(
+        r#"{{"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {{"name": "{name}", "namespace": "{LINES}"}}, "status": {{"nodes": {nodes}}}}}"#
+    );
+    Request { body: Some((kind, body.into())), ..apply(name, manager, &Value::Null) }
+}
+
+#[test]
+fn an_entry_of_another_node_is_not_forged_by_doubled_keys_another_case_or_a_blank() {
+    let (agent, other) = (Agent::of(plane(), NODE), Agent::of(plane(), OTHER));
+    add_forward(plane(), "doubled");
+    other.does(&apply_entry("doubled", &entry(OTHER, "Active")));
+    agent.does(&apply_entry("doubled", &entry(NODE, "Standby")));
+    let before = forward(plane(), "doubled")["status"].clone();
+    let forged = format!(r#"{{"nodeName": "{OTHER}", "role": "Standby"}}"#);
+    let own = format!(r#"{{"nodeName": "{NODE}", "role": "Standby"}}"#);
+    let mut statuses = BTreeSet::new();
+    for nodes in [
+        format!(r#"[{{"nodeName": "{NODE}", "nodeName": "{OTHER}", "role": "Standby"}}]"#),
+        format!(r#"[{{"nodeName": "{OTHER}", "nodeName": "{NODE}", "role": "Standby", "role": "Active", "role": "Standby"}}]"#),
+        format!(r#"[{own}], "nodes": [{forged}]"#),
+        format!(r#"[{forged}], "nodes": [{own}], "Nodes": [{forged}]"#),
+        format!(r#"[{own}, {{"NodeName": "{OTHER}", "nodename": "{OTHER}", "role": "Standby"}}]"#),
+    ] {
+        for manager in [manager(NODE), manager(OTHER), SUMMARY.to_owned()] {
+            for kind in ["application/apply-patch+yaml", "application/merge-patch+json"] {
+                statuses.insert(agent.send(&text("doubled", &manager, kind, &nodes)).status);
+                let after = forward(plane(), "doubled")["status"].clone();
+                let of_other =
+                    |status: &Value| status["nodes"].as_array().unwrap().iter().find(|it| it["nodeName"] == OTHER).cloned();
+                assert_eq!(of_other(&after), of_other(&before), "{nodes} as {manager} by {kind}");
+                assert!(entries("doubled").iter().all(|entry| entry.starts_with(NODE) || entry.starts_with(OTHER)));
+            }
+        }
+    }
+    assert!(statuses.contains(&200) && statuses.contains(&403), "the API server reads such texts: {statuses:?}");
+    // A name that only looks like that of the other node, or that no node has.
+    for name in ["Node-b", "NODE-B", "node-b ", " node-b", "node-b\n", "node-b\u{0}", "node-c", ""] {
+        for manager in [manager(NODE), manager(OTHER)] {
+            let answer = agent.send(&apply("doubled", &manager, &json!({"nodes": [{"nodeName": name, "role": "Active"}]})));
+            assert!([400, 403, 422].contains(&answer.status), "{name:?} as {manager}\n{answer:?}");
+        }
+    }
+    assert_eq!(entries("doubled"), ["node-a Standby", "node-b Active"]);
 }
 
 /// Each field manager is an entry of managedFields. With free names, the object would become too large for its owner to write.

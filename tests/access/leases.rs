@@ -47,6 +47,9 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     agent.refused(&Request::merge(path(OTHER), json!({"spec": {"leaseDurationSeconds": 1}})), own);
     agent.refused(&Request::merge(path(NODE), json!({"spec": {"holderIdentity": OTHER}})), own);
     agent.refused(&Request::json_patch(path(NODE), json!([{"op": "remove", "path": "/spec/holderIdentity"}])), own);
+    // Without its label, a Lease is not seen by the other agents.
+    agent.refused(&Request::merge(path(OTHER), json!({"metadata": {"labels": null}})), own);
+    agent.refused(&Request::json_patch(path(OTHER), json!([{"op": "remove", "path": "/metadata/labels"}])), own);
     agent.unentitled(&Request::delete(path(NODE)));
     agent.unentitled(&Request::put(path(NODE), json!({})));
     assert_eq!(plane().get(Resource::Leases, &format!("{SYSTEM}/{OTHER}")).unwrap()["spec"]["holderIdentity"], OTHER);

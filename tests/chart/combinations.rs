@@ -35,6 +35,11 @@ fn what_cannot_work_together_is_refused_with_what_to_do() {
             json!({"agent": {"extraEnv": [{"name": "A", "value": "a"}, {"name": "A", "value": "b"}]}}),
             "agent.extraEnv sets A twice",
         ),
+        (
+            json!({"agent": {"extraArgs": ["--state-dir=/srv/other"]}}),
+            "agent.extraArgs sets --state-dir, but the probes and the cleanup use the directory of the chart: remove it, and set agent.stateDir",
+        ),
+        (json!({"agent": {"extraArgs": ["--state-dir", "/srv/other"]}}), "agent.extraArgs sets --state-dir"),
         (json!({"enabled": false}), "enabled: false works only if this chart is a dependency of a parent chart"),
         (
             json!({"resourceQuota": {"enabled": true}, "priorityClassName": ""}),

@@ -146,6 +146,26 @@ fn a_status_that_is_overwritten_again_and_again_is_not_ready_and_counted() {
     assert!(writes < 20, "{writes}");
 }
 
+/// Attack 22.
+#[test]
+fn an_entry_that_is_removed_hundreds_of_times_is_written_again_with_few_writes() {
+    let mut fleet = Fleet::without_agents(2);
+    fleet.start(0);
+    fleet.apply(WEB, &web());
+    fleet.plane.wait_ready(WEB);
+    let thief = Thief::of(&fleet, 1);
+    let from = fleet.plane.audit().len();
+    for _ in 0..300 {
+        thief.apply("portforward-node-px0", &Value::Null);
+    }
+    fleet.wait_entries(WEB, &["px0 Active Ready"]);
+    let honest = |call: &&crate::plane::audit::AuditEvent| call.source == Some(proxy_address(0).into());
+    let writes = fleet.calls(from).iter().filter(honest).filter(|call| call.subresource == "status" && call.writes()).count();
+    assert!((1..40).contains(&writes), "{writes} writes of the honest agent");
+    // The forward itself is not affected.
+    fleet.reaches(80, crate::bed::SERVER, 80);
+}
+
 /// The CRD of the forwards, and the same with room for invented conditions, as before the types of conditions were limited.
 fn crds() -> [Value; 2] {
     let is_forwards = |crd: &Value| crd["metadata"]["name"] == "portforwards.portforward.dev";

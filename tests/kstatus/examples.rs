@@ -6,6 +6,9 @@ use std::fs;
 use portforward_operator::api;
 use portforward_operator::forward::Forward;
 use portforward_operator::grant::Grant;
+use portforward_operator::plan::{
+    Acceptance, Candidate, Grants, InForce, NodeRefusalReason, Policy, RequireGrants, Verdict, assumed_facts, plan,
+};
 use serde_json::{Value, json};
 
 use crate::argo::{self, Health};
@@ -137,6 +140,46 @@ fn the_example_grants_are_usable_and_come_from_a_folder_of_their_own() {
     let application = document(&all, "Application", "portforward-grants");
     assert_eq!(application["spec"]["sources"][0]["path"], "deploy/gitops/grants");
     assert_eq!(document(&all, "Kustomization", "grants")["spec"]["path"], "./deploy/gitops/grants");
+}
+
+/// Forwards of examples and their grants, from these folders.
+fn examples(folders: &[&str]) -> (Vec<Candidate>, Vec<Grant>) {
+    let files = folders.iter().flat_map(|folder| {
+        let files = fs::read_dir(path(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"))
+    });
+    let (mut forwards, mut grants) = (Vec::new(), Vec::new());
+    for object in files.flat_map(|file| yaml(file.to_str().unwrap())) {
+        match object["kind"].as_str() {
+            Some("PortForward") => forwards.push(Candidate::of(&api::decode(object).unwrap())),
+            Some("PortForwardGrant") => grants.push(Grant::parse(&api::decode_grant(object).unwrap()).unwrap()),
+            _ => {}
+        }
+    }
+    (forwards, grants)
+}
+
+/// The forwards that a node with these grants refuses because of a grant.
+fn refused(forwards: &[Candidate], grants: &[Grant]) -> Vec<String> {
+    let policy = Policy { require_grants: RequireGrants::Yes, grants: Grants::Read(grants.into()), ..Policy::default() };
+    let verdicts = plan(&assumed_facts(BTreeMap::new(), forwards), forwards, &policy, &InForce::default()).verdicts;
+    let reason = |verdict: &Verdict| match &verdict.acceptance {
+        Acceptance::RefusedHere(refusal) => Some(refusal.reason),
+        _ => None,
+    };
+    let grant = |reason| matches!(reason, NodeRefusalReason::NotGranted | NodeRefusalReason::TooMany);
+    assert!(verdicts.values().all(|verdict| verdict.role.is_some()), "the node is a candidate for each of them");
+    verdicts.iter().filter(|(_, verdict)| reason(verdict).is_some_and(grant)).map(|(key, _)| key.to_string()).collect()
+}
+
+#[test]
+fn the_forwards_of_the_examples_lie_inside_the_grants_of_the_examples() {
+    for folders in [&["examples"][..], &["deploy/gitops/forwards", "deploy/gitops/grants"]] {
+        let (forwards, grants) = examples(folders);
+        assert!(!forwards.is_empty() && !grants.is_empty(), "{folders:?}");
+        assert_eq!(refused(&forwards, &grants), Vec::<String>::new(), "{folders:?}");
+        assert_eq!(refused(&forwards, &[]).len(), forwards.len(), "without a grant, each of them is refused");
+    }
 }
 
 /// A wait for a grant must end, also if no agent runs or if the agents do not read grants.

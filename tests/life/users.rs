@@ -21,7 +21,7 @@ use crate::bed::netns::{must, output};
 use crate::bed::{Bed, EXTERNAL, Proxy, SECOND_SERVER, SERVER};
 use crate::exposition::value;
 use crate::metrics::{METRICS, page};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, servers, tcp, wait};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portforward-operator");
 
@@ -361,4 +361,29 @@ fn a_storm_of_routes_and_silent_neighbours_causes_few_syncs_and_delays_no_change
     assert!(during < 200.0, "{during} syncs for 10,000 changes of routes");
     let listed = must(stage.proxy().command("ip").args(["route", "show", "proto", "154"]));
     assert_eq!(listed.lines().count(), 1, "{listed}");
+}
+
+/// Attack 29: a conntrack table that is mostly full of entries of others.
+#[test]
+fn fifty_thousand_connections_of_others_stop_no_change_and_none_of_them_is_cut() {
+    let stage = Stage::seed(Variant::Nft);
+    let _servers = servers(&stage.bed);
+    let other = |number: u32| {
+        let (host, port) = (number / 10_000, 10_000 + number % 10_000);
+        format!(
+            "-I -p udp -t 300 -s 10.50.1.{host} -d 192.168.0.2 --sport {port} --dport 9 \
+             --reply-src 192.168.0.2 --reply-dst 10.50.1.{host} --reply-port-src 9 --reply-port-dst {port}\n"
+        )
+    };
+    let file = stage.proxy().files().join("entries");
+    fs::write(&file, (0..50_000).map(other).collect::<String>()).unwrap();
+    must(stage.proxy().command("conntrack").arg("-R").arg(&file));
+    let entries = || stage.proxy().conntrack("-p udp --dport 9").len();
+    assert_eq!(entries(), 50_000);
+    let _flow = flow(&stage.bed);
+    let carried = || stage.proxy().conntrack(&format!("-p udp --reply-src {SERVER}")).len();
+    assert_eq!(carried(), 1);
+    stage.edit(&Manifest::seed().for_second_server());
+    assert_eq!(tcp(&stage.bed), by(SECOND_SERVER, EXTERNAL));
+    assert_eq!((carried(), entries()), (0, 50_000), "the change finds the one flow that it must cut");
 }

@@ -196,12 +196,13 @@ impl<'a> Granting<'a> {
         }
     }
 
-    /// Whether a grant permits that some node carries `forward`.
-    pub(super) fn permits_somewhere(&self, forward: &Forward) -> bool {
-        let may_stand = || self.standing.is_none_or(|standing| standing.contains_key(&forward.key));
-        match self.required {
-            RequireGrants::No | RequireGrants::Report => true,
-            RequireGrants::Yes => may_stand() && self.everywhere.as_ref().is_none_or(|scopes| scopes.containing(forward).is_ok()),
+    /// The highest priority with which some node may carry `forward`, the same on all nodes; `None` if no grant permits it.
+    pub(super) fn priority_somewhere(&self, forward: &Forward) -> Option<i32> {
+        let may_stand = self.standing.is_none_or(|standing| standing.contains_key(&forward.key));
+        match (self.required, &self.everywhere) {
+            (RequireGrants::Yes, _) if !may_stand => None,
+            (RequireGrants::No | RequireGrants::Report, _) | (RequireGrants::Yes, None) => Some(0),
+            (RequireGrants::Yes, Some(scopes)) => scopes.containing(forward).ok()?.first().map(|grant| grant.priority),
         }
     }
 
@@ -226,10 +227,9 @@ impl<'a> Granting<'a> {
     }
 
     /// The priority of a forward in conflicts. It counts only if grants are required.
-    fn priority(&self, entitlement: &Result<Entitlement<'a>, NodeRefusal>) -> i32 {
-        let grant = entitlement.as_ref().ok().and_then(|entitlement| entitlement.grants.first());
+    pub(super) fn priority(&self, entitlement: &Entitlement<'a>) -> i32 {
         match self.required {
-            RequireGrants::Yes => grant.map_or(0, |grant| grant.priority),
+            RequireGrants::Yes => entitlement.grants.first().map_or(0, |grant| grant.priority),
             RequireGrants::No | RequireGrants::Report => 0,
         }
     }

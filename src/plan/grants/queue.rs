@@ -70,7 +70,8 @@ impl<'a> Queue<'a> {
 
     fn put(&mut self, place: usize, entitlement: Result<Entitlement<'a>, NodeRefusal>, granting: &Granting<'a>) {
         let Some(candidate) = self.candidates.get(place) else { return };
-        let rank = (Reverse(granting.priority(&entitlement)), candidate.created, &candidate.key);
+        let priority = entitlement.as_ref().map_or(0, |entitlement| granting.priority(entitlement));
+        let rank = (Reverse(priority), candidate.created, &candidate.key);
         self.waiting.push(Reverse((rank, place)));
         if let Some(slot) = self.entitlements.get_mut(place) {
             *slot = Some(entitlement);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::grants::grant;
 use super::share::aged;
 use super::*;
 use crate::model::PortRange;
@@ -26,7 +27,7 @@ fn udp(port: u16) -> Value {
 }
 
 fn looping(set: &[Candidate]) -> Vec<String> {
-    find(set, |_| true).into_keys().map(|key| key.name.clone()).collect()
+    find(set, |_| Some(0)).into_keys().map(|key| key.name.clone()).collect()
 }
 
 /// The address with another last number.
@@ -68,10 +69,15 @@ fn a_circle_is_closed_by_the_youngest_and_names_those_of_its_namespace() {
     assert_eq!(looping(&[a.clone(), b.clone()]), [""; 0], "a chain");
     let circle = [a.clone(), b.clone(), c.clone()];
     assert_eq!(looping(&circle), ["c"]);
-    let message = find(&circle, |_| true).into_values().next().unwrap().message;
+    let message = find(&circle, |_| Some(0)).into_values().next().unwrap().message;
     assert!(message.contains("come back to it through default/a, default/b, to UDP 1 on 10.0.0.3"), "{message}");
-    let granted = |forward: &Forward| forward.key.name != "a";
+    let granted = |forward: &Forward| (forward.key.name != "a").then_some(0);
     assert!(find(&circle, granted).is_empty(), "what no grant permits leads nowhere");
+    for (first, closes) in [("a", "c"), ("b", "c"), ("c", "b")] {
+        let prior = |forward: &Forward| Some(i32::from(forward.key.name == first));
+        let refused: Vec<_> = find(&circle, prior).into_keys().map(|key| key.name.as_str()).collect();
+        assert_eq!(refused, [closes], "the priority of a grant comes before age");
+    }
     let others = [a.clone(), b.clone(), hop("c", &["10.0.0.9"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", udp(1))];
     assert_eq!(looping(&others), [""; 0], "it does not admit what comes from the second one");
     let masquerading = [a.clone(), hop("b", &["10.0.0.1"], "10.0.0.2", None, "10.0.0.3", udp(1)), others[2].clone()];
@@ -81,6 +87,47 @@ fn a_circle_is_closed_by_the_youngest_and_names_those_of_its_namespace() {
     let shifted = json!({"name": "a", "protocol": "UDP", "port": 1, "targetPort": 2});
     let back = hop("c", &["10.0.0.2"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", shifted);
     assert_eq!(looping(&[a, b, back]), [""; 0], "it leaves with a port on which nobody listens");
+}
+
+/// A restore from a backup renews every age. The forward of a tenant with a lower priority then does not take the place of one
+/// with a higher priority by closing a circle with it.
+#[test]
+fn of_two_tenants_the_one_with_the_lower_priority_closes_the_circle_however_old_it_is() {
+    let mut third = facts();
+    third.addresses =
+        third.addresses.into_iter().map(|local| LocalAddress { address: last(local.address, 77), ..local }).collect();
+    let l1 = hop("aaa/l1", &["192.168.0.100", "192.168.0.3"], "192.168.0.2", Some("2.2.2.2"), "192.168.0.3", udp(7777));
+    let l2 = hop("bank/l2", &["2.2.2.2"], "192.168.0.3", Some("192.168.0.3"), "192.168.0.2", udp(7777));
+    let wide = |name, namespace: &str, priority: i32, elsewhere: bool| {
+        let all = json!([{"cidrs": ["0.0.0.0/0"]}]);
+        let node = if elsewhere { json!({"matchLabels": {"zone": "b"}}) } else { json!({}) };
+        grant(
+            name,
+            &[
+                ("namespaces", json!([namespace])),
+                ("priority", json!(priority)),
+                ("listen", all.clone()),
+                ("upstreams", all),
+                ("clients", json!(["0.0.0.0/0"])),
+                ("external", json!(["0.0.0.0/0"])),
+                ("oneLeg", json!(true)),
+                ("nodeSelector", node),
+            ],
+        )
+    };
+    for (bank, refused) in [(10, &l1.key), (0, &l2.key)] {
+        let grants = [wide("aaa", "aaa", 0, false), wide("bank", "bank", 0, false), wide("far", "bank", bank, true)];
+        let policy = Policy { require_grants: RequireGrants::Yes, grants: Grants::Read(grants.into()), ..Policy::default() };
+        let verdicts = super::super::plan(&third, &[l1.clone(), l2.clone()], &policy, &InForce::default()).verdicts;
+        let closing: Vec<_> = verdicts
+            .iter()
+            .filter(|(_, verdict)| {
+                matches!(&verdict.acceptance, Acceptance::RefusedHere(refusal) if refusal.reason == NodeRefusalReason::ForwardLoop)
+            })
+            .map(|(key, _)| key)
+            .collect();
+        assert_eq!(closing, [refused], "the priority counts on every node, also where the grant does not hold");
+    }
 }
 
 #[test]
@@ -111,7 +158,7 @@ fn a_large_set_is_followed_only_as_far_as_its_namespace_may_cost() {
         })
     };
     let set: Vec<Candidate> = many(&to, "evil", 0).chain(many(&at, "evil", 2000)).chain(many(&at, "other", 0).take(1)).collect();
-    let refused = find(&set, |_| true);
+    let refused = find(&set, |_| Some(0));
     assert!(refused.keys().all(|key| key.namespace == "evil"), "another namespace does not pay");
     assert!(refused.values().any(|refusal| refusal.message.contains("is not known")), "{refused:?}");
 }
@@ -210,7 +257,7 @@ proptest! {
     fn a_forward_is_refused_exactly_if_a_packet_walks_back_to_it(specs in prop::collection::vec(any_hop(), 2..9)) {
         let set: Vec<Candidate> = specs.into_iter().enumerate().map(|(n, spec)| object(&format!("f{n}"), spec)).collect();
         let forwards: Vec<&Forward> = set.iter().filter_map(|candidate| candidate.forward.as_ref().ok()).collect();
-        let refused = find(&set, |_| true);
+        let refused = find(&set, |_| Some(0));
         let mut passing: Vec<&Forward> = Vec::new();
         for forward in forwards {
             let back = comes_back(forward, &passing);

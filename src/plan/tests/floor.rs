@@ -265,6 +265,38 @@ fn what_is_in_force_is_withdrawn_when_a_node_gets_the_address_and_comes_back_wit
     assert_eq!(decided(&facts(), &defaults(), &in_force(before.0.clone()), spec()).1, before.1);
 }
 
+/// A grant for everything, as an administrator may write it by mistake.
+#[test]
+fn no_grant_lifts_the_floor() {
+    let all = json!([{"cidrs": ["0.0.0.0/0"]}]);
+    let any = json!(["0.0.0.0/0"]);
+    let changes = [
+        ("listen", all.clone()),
+        ("upstreams", all),
+        ("clients", any.clone()),
+        ("external", any.clone()),
+        ("gateways", json!([{"address": "192.168.0.1", "routes": any}])),
+        ("reverse", json!([{}])),
+        ("oneLeg", json!(true)),
+    ];
+    let grants = Grants::Read([super::grants::grant("everything", &changes)].into());
+    let granted = Policy { require_grants: RequireGrants::Yes, grants, ..defaults() };
+    assert_eq!(reason(&cluster(), &granted, spec()), None, "the grant permits what the floor does");
+    for (spec, wanted) in [
+        (upstream("10.55.7.1"), NodeRefusalReason::ForbiddenUpstream),
+        (upstream("10.55.7.3"), NodeRefusalReason::ForbiddenUpstream),
+        (upstream("100.100.100.200"), NodeRefusalReason::ForbiddenUpstream),
+        (client("10.55.7.1", 8080, 2), NodeRefusalReason::ForbiddenClient),
+        (client("1.1.1.1", 10250, 1), NodeRefusalReason::ReservedPort),
+        (client("1.1.1.1", 10250, 2), NodeRefusalReason::ReservedPort),
+    ] {
+        assert_eq!(reason(&cluster(), &granted, spec), Some(wanted));
+    }
+    let around_pods = with(&[("/client/addresses", json!(["10.244.0.0/16"]))]);
+    let (verdict, desired) = decided(&cluster(), &granted, &InForce::default(), around_pods);
+    assert!(verdict.is_carried() && desired.routes.is_empty(), "{:?}", verdict.routes);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

@@ -1,7 +1,14 @@
 //! What a forward is told about forwards of another namespace: their names, and nothing of what they ask for.
 
+use super::grants::{grant, with_grants};
 use super::share::aged;
 use super::*;
+
+/// The clients to which both gateways of these tests may have routes.
+fn routes() -> Value {
+    let gateway = |address: &str| json!({"address": address, "routes": ["1.1.0.0/16"]});
+    json!([gateway("192.168.0.1"), gateway("192.168.0.66")])
+}
 
 /// Everything that a verdict tells.
 fn told(verdict: &Verdict) -> String {
@@ -47,6 +54,31 @@ fn a_lost_conflict_names_the_winner_of_another_namespace_and_only_what_the_loser
     assert!(said.contains("routes 1.1.1.1/32 through another gateway already, and this forward asks for 192.168.0.1"), "{said}");
 }
 
+/// The younger one of two conflicting forwards wins if the grant of its namespace has the higher priority.
+#[test]
+fn a_conflict_that_the_priority_of_a_grant_decided_says_so_and_does_not_call_the_winner_older() {
+    let grants = |bank: i32| {
+        let of = |name, namespace: &str, priority: i32| {
+            grant(name, &[("namespaces", json!([namespace])), ("priority", json!(priority)), ("gateways", routes())])
+        };
+        [of("secret-grant", "bank", bank), of("others", "aaa", 0)]
+    };
+    let gateway = |address: &str| [("/internal/gateways", json!([address])), ("/ports/0/port", json!(81))];
+    for (bank, other) in [(spec(), spec()), (with(&gateway("192.168.0.66")), spec())] {
+        let set = [aged("bank", "younger", 9, bank.clone()), aged("aaa", "older", 1, other.clone())];
+        let plan = with_grants(&set, &grants(10));
+        assert!(plan.verdicts[&set[0].key].is_carried());
+        let said = told(&plan.verdicts[&set[1].key]);
+        assert!(said.starts_with("bank/younger, whose grant has a higher priority, "), "{said}");
+        assert!(!said.contains("older") && !said.contains("secret-grant"), "{said}");
+        // Age decides between equal priorities, and if grants are not required.
+        for plan in [with_grants(&set, &grants(0)), planned(&facts(), &set)] {
+            let said = told(&plan.verdicts[&set[0].key]);
+            assert!(said.starts_with("aaa/older, which is older or comes first by namespace and name, "), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_route_that_would_cover_what_another_namespace_needs_does_not_say_what() {
     let secret = with(&[("/upstream/targets/0/address", json!("5.5.5.5"))]);
@@ -55,7 +87,7 @@ fn a_route_that_would_cover_what_another_namespace_needs_does_not_say_what() {
         let set = [aged(namespace, "older", 1, secret.clone()), aged("b", "wide", 2, wide.clone())];
         let said = told(&planned(&facts(), &set).verdicts[&set[1].key]);
         assert_eq!(said.contains("5.5.5.5"), is_told, "{said}");
-        assert!(is_told || said.contains("an address that the older forward a/older needs"), "{said}");
+        assert!(is_told || said.contains("an address that a/older needs, which is older or has the higher priority;"), "{said}");
     }
 }
 
