@@ -12,14 +12,31 @@ use super::{ChainName, Iptables, Memory, RulesReport, Ruleset, SavedTable, Table
 use crate::dataplane::Look;
 use crate::netlink::{Socket, generation};
 
+/// How much of the tables an apply read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// Nothing: no program has written since the last reading.
+    #[default]
+    Nothing,
+    /// The chains that were written.
+    Written,
+    /// All chains of the operator, and the built-in ones.
+    Everything,
+}
+
 /// The content of each table.
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) tables: Tables,
     /// The generation that the tables show; `None` if another program may have written while they were read.
     generation: Option<u32>,
-    /// Whether the counters are those of an earlier reading.
-    known: bool,
+    extent: Extent,
+}
+
+impl Reading {
+    pub(super) const fn extent(&self) -> Extent {
+        self.extent
+    }
 }
 
 impl Iptables {
@@ -30,23 +47,23 @@ impl Iptables {
         if let Some(last) = last
             && last.generation == now
         {
-            return Reading { known: true, ..last };
+            return Reading { extent: Extent::Nothing, ..last };
         }
         let tables = self.read_all(memory).await;
-        self.as_of(now, tables).await
+        self.as_of(now, tables, Extent::Everything).await
     }
 
     /// `tables` as a reading that began at the generation `begun`.
-    async fn as_of(&self, begun: Option<u32>, tables: Tables) -> Reading {
+    async fn as_of(&self, begun: Option<u32>, tables: Tables, extent: Extent) -> Reading {
         let all = tables.values().all(Result::is_ok);
         let generation = if all && begun.is_some() && self.generation().await == begun { begun } else { None };
-        Reading { tables, generation, known: false }
+        Reading { tables, generation, extent }
     }
 
     /// Takes over the counters of a reading. Before a chain is written, its counters are read once more: writing it resets them.
     pub(super) async fn count(&self, reading: &mut Reading, ruleset: &Ruleset, memory: &mut Memory) {
         let Some(Ok(nat)) = reading.tables.get_mut(&Table::Nat) else { return };
-        if !reading.known {
+        if reading.extent == Extent::Everything {
             return memory.counters.read(nat);
         }
         if self.counting == Counting::Off {
@@ -78,7 +95,7 @@ impl Iptables {
             && own == now
             && let Some(tables) = self.read_written(ruleset, before.tables, memory, report).await
         {
-            let reading = self.as_of(now, tables).await;
+            let reading = self.as_of(now, tables, Extent::Written).await;
             if reading.generation.is_some() {
                 return reading;
             }
@@ -88,7 +105,7 @@ impl Iptables {
         if let Ok(nat) = &tables[&Table::Nat] {
             memory.counters.read_back(nat);
         }
-        self.as_of(now, tables).await
+        self.as_of(now, tables, Extent::Everything).await
     }
 
     /// `tables` with what was written, read back; `None` if it cannot be read.

@@ -40,6 +40,7 @@ use super::Look;
 use crate::model::Translation;
 use crate::words::counted;
 use counters::Counters;
+pub use known::Extent;
 use known::Reading;
 
 /// The operator's chains in the kernel, managed with the programs of one variant.
@@ -98,6 +99,8 @@ pub struct RulesReport {
     pub held: BTreeMap<Table, Held>,
     /// The connections that matched the operator's rules, if they are counted.
     pub met: Met,
+    /// How much of the tables was read.
+    pub read: Extent,
 }
 
 /// How many chains and rules of the operator a table has.
@@ -263,7 +266,7 @@ impl Iptables {
         }
         let mut before = self.look(look, &mut memory).await;
         self.count(&mut before, ruleset, &mut memory).await;
-        let mut report = RulesReport::default();
+        let mut report = RulesReport { read: before.extent(), ..RulesReport::default() };
         if let Ok(nat) = &before.tables[&Table::Nat] {
             report.before = nat.translations();
         }
@@ -296,7 +299,9 @@ impl Iptables {
         }
         memory.wrote(ruleset, report);
         let commits = self.commits().wrapping_sub(commits);
-        self.read_back(ruleset, before, commits, memory, report).await
+        let after = self.read_back(ruleset, before, commits, memory, report).await;
+        report.read = report.read.max(after.extent());
+        after
     }
 
     /// Reads our chains and says how they differ from `ruleset`, with the judgement of [`apply`](Self::apply); writes nothing.
