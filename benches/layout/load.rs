@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Iptables, Ruleset, SavedTable, Table, Variant};
 use portforward_operator::model::Translation;
 
@@ -42,7 +43,7 @@ pub(crate) type Times = BTreeMap<Step, Vec<Duration>>;
 pub(crate) fn apply(variant: Variant, netns: &Netns, forwards: &[Forward]) {
     let translations = translations(forwards);
     within(netns, async || {
-        let report = Iptables::new(variant).apply(&Ruleset::of(&translations)).await;
+        let report = Iptables::new(variant).apply(&Ruleset::of(&translations), Look::Everything).await;
         assert!(report.is_exact(), "read back: {report:?}");
     });
 }
@@ -100,7 +101,7 @@ pub(crate) fn size(forwards: &[Forward]) -> (usize, usize) {
 
 async fn timed_apply(agent: &Iptables, translations: &BTreeSet<Translation>) -> Duration {
     let started = Instant::now();
-    let report = agent.apply(&Ruleset::of(translations)).await;
+    let report = agent.apply(&Ruleset::of(translations), Look::Changes).await;
     let taken = started.elapsed();
     assert!(report.is_exact(), "read back: {report:?}");
     taken

@@ -30,7 +30,7 @@ pub use recording::{Due, Recorder, Records, keep_record, recording};
 pub use remembered::Memory;
 pub use traffic::follow_traffic;
 
-use crate::dataplane::{Applied, Dataplane};
+use crate::dataplane::{Applied, Dataplane, Look};
 use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Desired, Facts, FlowMatch};
@@ -123,10 +123,12 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let health = Arc::clone(&node.health);
     let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
     let started = Instant::now();
-    let (mut pause, mut rested, mut comparison) = (Duration::ZERO, started, Duration::ZERO);
+    let (mut pause, mut rested) = (Duration::ZERO, started);
+    // When the whole kernel was last compared, and how often that is done.
+    let (mut compared, mut every) = (started, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
-        let _ = tokio::time::timeout(pause, node.wake.notified()).await;
+        let woken = tokio::time::timeout(pause, node.wake.notified()).await.is_ok();
         node.health.enter(Phase::Queued { since: Instant::now() });
         node.metrics.queued();
         tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
@@ -137,7 +139,8 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         };
         let begun = Instant::now();
         notes.programming.begin(snapshot.heard);
-        let outcome = progress::watched(Arc::clone(&steps), node.sync(&snapshot, &mut notes)).await;
+        let look = if woken && compared.elapsed() < every * 2 { Look::Changes } else { Look::Everything };
+        let outcome = progress::watched(Arc::clone(&steps), node.sync(&snapshot, look, &mut notes)).await;
         let took = begun.elapsed();
         node.metrics.ended(outcome, took);
         if outcome != SyncOutcome::Failed {
@@ -147,12 +150,13 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
             }
         }
         rested = Instant::now() + took.min(REST);
-        if outcome == SyncOutcome::Unchanged {
-            comparison = took;
+        if look == Look::Everything {
+            compared = Instant::now();
+            // Comparisons without an event take at most 2 percent of the time.
+            every = node.pace.every.max(took * 50);
         }
         pause = match outcome {
-            // Comparisons without an event take at most 2 percent of the time.
-            SyncOutcome::Unchanged | SyncOutcome::Written => node.pace.every.max(comparison * 50),
+            SyncOutcome::Unchanged | SyncOutcome::Written => every.saturating_sub(compared.elapsed()),
             SyncOutcome::Failed => notes.retry,
         };
     }
@@ -171,9 +175,9 @@ impl<D: Dataplane> Node<D> {
         if allowed.unwrap_or_default() { self.memory.snapshot() } else { None }
     }
 
-    async fn sync(&mut self, snapshot: &Arc<Snapshot>, notes: &mut Notes) -> SyncOutcome {
+    async fn sync(&mut self, snapshot: &Arc<Snapshot>, look: Look, notes: &mut Notes) -> SyncOutcome {
         self.memory.intend(self.policy.require_grants, snapshot).await;
-        match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot).await {
+        match sync(&self.observer, &self.dataplane, &self.policy, &self.memory, snapshot, look).await {
             Ok(synced) => self.conclude(snapshot, synced, notes).await,
             Err(error) => {
                 self.metrics.part_failed(Part::Facts);
@@ -262,9 +266,10 @@ pub async fn sync<D: Dataplane>(
     policy: &Policy,
     memory: &Memory,
     snapshot: &Snapshot,
+    look: Look,
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
-    let applied = dataplane.apply(&planned.plan.desired, memory.in_force()).await;
+    let applied = dataplane.apply(&planned.plan.desired, memory.in_force(), look).await;
     let plan = planned.answered(observer).await;
     let mut judgements = judgements(snapshot, &plan, &applied);
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };

@@ -12,6 +12,7 @@ use super::exit::print;
 use super::logging::LogOptions;
 use super::options::{StateOptions, remembered};
 use super::stop::Stop;
+use crate::dataplane::Look;
 use crate::dataplane::conntrack::Purged;
 use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
@@ -59,7 +60,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let (mut found, mut cut) = (before, BTreeSet::new());
     for variant in Variant::ALL {
         if variant.is_in_use().await {
-            let rules = Iptables::new(variant).apply(&Ruleset::default()).await;
+            let rules = Iptables::new(variant).apply(&Ruleset::default(), Look::Everything).await;
             found.extend(rules.before.iter().cloned());
             left.extend(troubles(variant, &rules));
             let connections = conntrack::purge(&found, &Desired::default()).await.context("not all connections are cut");

@@ -18,7 +18,7 @@ use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Fallback, Memory};
 use crate::dataplane::iptables::RulesError;
-use crate::dataplane::{Applied, Kernel};
+use crate::dataplane::{Applied, Kernel, Look};
 use crate::node::{FactsError, NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::table;
@@ -182,7 +182,7 @@ impl Restorer {
         let snapshot = memory.snapshot().unwrap_or_default();
         // Without its flag, this command does not carry what the agent refused.
         let policy = self.policy.requiring_at_least(memory.required_grants());
-        Ok(match agent::sync(observer, kernel, &policy, &memory, &snapshot).await {
+        Ok(match agent::sync(observer, kernel, &policy, &memory, &snapshot, Look::Everything).await {
             Ok(synced) => Round::Synced {
                 table: table(&agent::objects(&self.node, &snapshot, &synced.leaving, &synced.judgements, &BTreeMap::new())),
                 outcome: done(synced.applied),

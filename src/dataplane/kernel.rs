@@ -13,7 +13,7 @@ use super::conntrack::Purger;
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
-use super::{Applied, Dataplane, conntrack, routes};
+use super::{Applied, Dataplane, Look, conntrack, routes};
 use crate::model::{Desired, Translation};
 
 /// The kernel of this node's network namespace.
@@ -69,7 +69,7 @@ impl Kernel {
             return;
         }
         if other.is_in_use().await {
-            let report = Iptables::new(other).apply(&Ruleset::default()).await;
+            let report = Iptables::new(other).apply(&Ruleset::default(), Look::Everything).await;
             if let Some(error) = report.failure() {
                 return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again");
             }
@@ -104,8 +104,8 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
 }
 
 impl Dataplane for Kernel {
-    async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> Applied {
-        let rules = self.iptables.apply(&Ruleset::of(&desired.translations)).await;
+    async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>, look: Look) -> Applied {
+        let rules = self.iptables.apply(&Ruleset::of(&desired.translations), look).await;
         if rules.failed.is_empty() {
             self.sweep_other_variant().await;
         }

@@ -17,13 +17,24 @@ use conntrack::{ConntrackError, Purged};
 use iptables::{RulesError, RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
 
+/// How much of the kernel an apply reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Everything. This finds whatever differs.
+    Everything,
+    /// Only what may have changed since the last reading.
+    Changes,
+}
+
 /// A backend. `apply` takes the whole state; `inspect` shows what `apply` would find.
 pub trait Dataplane: Send + Sync + 'static {
     /// Makes the kernel have exactly `desired`, and reports what it read back. Each part is tried even if another one
     /// failed.
     ///
     /// `before` is what was, or may have been, in force until now: flows that match only `before` are cut.
-    fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>) -> impl Future<Output = Applied> + Send;
+    ///
+    /// With [`Look::Changes`], what no program has changed since the last apply is not read again, as far as the kernel tells.
+    fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>, look: Look) -> impl Future<Output = Applied> + Send;
 
     /// The operator's translations that are now in the kernel. Their new source is not included.
     fn translated(&self) -> impl Future<Output = Result<Vec<Translation>, RulesError>> + Send;

@@ -4,6 +4,7 @@
 //! is an error, never a short answer. Must not interpret the messages.
 
 mod frame;
+mod generation;
 pub(crate) mod route;
 
 use std::future::poll_fn;
@@ -24,6 +25,7 @@ use tracing::warn;
 use crate::progress;
 
 pub(crate) use frame::{Frame, frames};
+pub(crate) use generation::generation;
 
 /// The size of the read buffer, in bytes. The kernel fills at most 32 KiB of it (`netlink_dump`,
 /// `net/netlink/af_netlink.c`).

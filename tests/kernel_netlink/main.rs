@@ -4,6 +4,7 @@
 
 mod conntrack;
 mod facts;
+mod known;
 mod namespace;
 mod next_hops;
 mod routes;

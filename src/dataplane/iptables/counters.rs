@@ -76,6 +76,23 @@ impl Counters {
         add(&mut self.due_after, met);
     }
 
+    /// Takes over the counters of some chains before they are written.
+    pub(super) fn read_part(&mut self, table: &SavedTable) {
+        let (met, chains) = self.advanced(table);
+        self.chains.extend(chains);
+        add(&mut self.due_before, met);
+    }
+
+    /// Takes over the counters of the chains that were written. The chains `deleted` are gone.
+    pub(super) fn read_back_part<'a>(&mut self, table: &SavedTable, deleted: impl IntoIterator<Item = &'a ChainName>) {
+        for name in deleted {
+            self.chains.remove(name);
+        }
+        let (met, chains) = self.advanced(table);
+        self.chains.extend(chains);
+        add(&mut self.due_after, met);
+    }
+
     /// Returns the connections that were not reported yet.
     pub(super) fn told(&mut self) -> Met {
         let [before, after] = [&mut self.due_before, &mut self.due_after].map(|due| std::mem::take(due).into_iter().collect());
@@ -83,6 +100,13 @@ impl Counters {
     }
 
     fn advance(&mut self, table: &SavedTable) -> Vec<(FlowMatch, u64)> {
+        let (met, chains) = self.advanced(table);
+        self.chains = chains;
+        met
+    }
+
+    /// The connections since the last reading of the chains of `table`, and their counters.
+    fn advanced(&self, table: &SavedTable) -> (Vec<(FlowMatch, u64)>, BTreeMap<ChainName, Reading>) {
         let mut met = Vec::new();
         let mut chains = BTreeMap::new();
         for (name, counted) in table.counted() {
@@ -99,8 +123,7 @@ impl Counters {
             }
             chains.insert(name.clone(), Reading::Read(counts));
         }
-        self.chains = chains;
-        met
+        (met, chains)
     }
 }
 

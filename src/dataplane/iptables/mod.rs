@@ -5,6 +5,7 @@ mod chain;
 mod choose;
 mod counters;
 mod jumps;
+mod known;
 mod layout;
 mod listing;
 mod lockfile;
@@ -18,6 +19,7 @@ mod variant;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU32;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -34,20 +36,24 @@ pub use saved::{Builtin, JumpState, SavedTable};
 pub use transaction::{rewrite, whole};
 pub use variant::Variant;
 
+use super::Look;
 use crate::model::Translation;
 use crate::words::counted;
 use counters::Counters;
+pub use known::Extent;
+use known::Reading;
 
 /// The operator's chains in the kernel, managed with the programs of one variant.
 #[derive(Debug)]
 pub struct Iptables {
     variant: Variant,
     counting: Counting,
+    /// The number of transactions that a program committed, apart from those that move a jump.
+    commits: AtomicU32,
     memory: Mutex<Memory>,
 }
 
-/// When operations were last done, which chains were seen, and the counters. Never the state of the kernel, which is read
-/// each time.
+/// When operations were last done, which chains were seen, the counters, and the last reading of the kernel.
 #[derive(Debug, Default)]
 struct Memory {
     moved: BTreeMap<Stage, Instant>,
@@ -55,6 +61,8 @@ struct Memory {
     /// The operator's chains that existed at the last reading of the table.
     seen: BTreeMap<Table, BTreeSet<ChainName>>,
     counters: Counters,
+    /// The last reading of the kernel, after the operator's writes.
+    last: Option<Reading>,
     /// Why the lock file could not be protected, as it was last logged.
     unprotected: Option<String>,
 }
@@ -91,6 +99,8 @@ pub struct RulesReport {
     pub held: BTreeMap<Table, Held>,
     /// The connections that matched the operator's rules, if they are counted.
     pub met: Met,
+    /// How much of the tables was read.
+    pub read: Extent,
 }
 
 /// How many chains and rules of the operator a table has.
@@ -229,7 +239,7 @@ impl Iptables {
     /// The operator's chains, managed with the programs of `variant`.
     #[must_use]
     pub fn new(variant: Variant) -> Self {
-        Self { variant, counting: Counting::Off, memory: Mutex::default() }
+        Self { variant, counting: Counting::Off, commits: AtomicU32::new(0), memory: Mutex::default() }
     }
 
     /// Sets whether the connections that match the rules are counted.
@@ -249,32 +259,34 @@ impl Iptables {
     ///
     /// If another program changes the chains while they are written, they are written once more. If they differ after that
     /// too, the report says so.
-    pub async fn apply(&self, ruleset: &Ruleset) -> RulesReport {
+    pub async fn apply(&self, ruleset: &Ruleset, look: Look) -> RulesReport {
         let mut memory = self.memory.lock().await;
         if self.variant == Variant::Legacy {
             lockfile::protect(&mut memory.unprotected);
         }
-        let before = self.read_all(&mut memory).await;
-        let mut report = RulesReport::default();
-        if let Ok(nat) = &before[&Table::Nat] {
-            memory.counters.read(nat);
+        let mut before = self.look(look, &mut memory).await;
+        self.count(&mut before, ruleset, &mut memory).await;
+        let mut report = RulesReport { read: before.extent(), ..RulesReport::default() };
+        if let Ok(nat) = &before.tables[&Table::Nat] {
             report.before = nat.translations();
         }
-        let after = self.write_all(ruleset, before, &mut memory, &mut report).await;
-        conclude(&mut report, ruleset, &after);
+        let mut after = self.write_all(ruleset, before, &mut memory, &mut report).await;
+        conclude(&mut report, ruleset, &after.tables);
         if report.was_changed_meanwhile() {
             report.disturbed = true;
-            let after = self.write_all(ruleset, after, &mut memory, &mut report).await;
-            conclude(&mut report, ruleset, &after);
+            after = self.write_all(ruleset, after, &mut memory, &mut report).await;
+            conclude(&mut report, ruleset, &after.tables);
         }
+        memory.last = Some(after);
         report.met = memory.counters.told();
         report
     }
 
     /// Writes every table that differs from `ruleset`, and reads all of them back if anything was written.
-    async fn write_all(&self, ruleset: &Ruleset, before: Tables, memory: &mut Memory, report: &mut RulesReport) -> Tables {
+    async fn write_all(&self, ruleset: &Ruleset, before: Reading, memory: &mut Memory, report: &mut RulesReport) -> Reading {
+        let commits = self.commits();
         for table in ruleset.tables() {
-            let written = match &before[&table] {
+            let written = match &before.tables[&table] {
                 Ok(held) => self.write(table, ruleset.chains(table), held, memory, report).await,
                 Err(error) => Err(error.clone()),
             };
@@ -286,10 +298,9 @@ impl Iptables {
             return before;
         }
         memory.wrote(ruleset, report);
-        let after = self.read_all(memory).await;
-        if let Ok(nat) = &after[&Table::Nat] {
-            memory.counters.read_back(nat);
-        }
+        let commits = self.commits().wrapping_sub(commits);
+        let after = self.read_back(ruleset, before, commits, memory, report).await;
+        report.read = report.read.max(after.extent());
         after
     }
 

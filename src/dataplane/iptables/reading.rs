@@ -96,7 +96,7 @@ impl Iptables {
     }
 
     /// The built-in chains and exactly the chains `ours`, with one program.
-    async fn read_chains(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, ProgramError> {
+    pub(super) async fn read_chains(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, ProgramError> {
         let builtins = stages(table).map(|stage| stage.builtin().to_owned());
         let ours = ours.iter().rev().map(|chain| format!("{chain}{}", self.with_counters(table, chain)));
         let list: String = builtins.chain(ours).map(|chain| format!("-S {chain}\n")).collect();

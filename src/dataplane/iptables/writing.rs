@@ -5,6 +5,7 @@
 //! nor closes one.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -244,6 +245,7 @@ impl Iptables {
 
     async fn restore(&self, text: &str) -> Result<(), ProgramError> {
         program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook as HookAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
-    SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, Hook as HookAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use super::is_ours;
 use super::sets::{Set, Sets};
 use crate::dataplane::iptables::Variant;
 use crate::model::{Action, BaseChain, FilterRule, Hook, Policy, Purpose, TableFamily, Tool};
-use crate::netlink::{NetlinkError, Socket};
+use crate::netlink::{NetlinkError, Socket, generation};
 
 /// The maximum number of rules that are read from one base chain on. Further rules count as not interpreted.
 const MOST_RULES: usize = 2000;
@@ -66,21 +66,9 @@ impl Wire {
         self.volatile
     }
 
-    /// The generation of the ruleset, which changes with every write of any program; `None` if the kernel has no
-    /// `nf_tables`.
+    /// The generation of the ruleset; `None` if the kernel has no `nf_tables`.
     pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
-        let request = message(NetfilterProtoFamily::Unspec, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }));
-        let id = |message: NetfilterMessage| match message.inner {
-            NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(found)) => found
-                .attributes
-                .into_iter()
-                .find_map(|attribute| if let GenAttribute::Id(id) = attribute { Some(id) } else { None }),
-            _ => None,
-        };
-        match self.socket.ask(request, id).await {
-            Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
-            asked => Ok(asked?.pop()),
-        }
+        generation(&mut self.socket).await
     }
 
     /// The base chains of other programs that IPv4 packets pass, with their rules.

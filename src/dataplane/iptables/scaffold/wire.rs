@@ -5,7 +5,7 @@
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_NONREC};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook, InetHookNumber, NfTablesMessage, TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, Hook, InetHookNumber, NfTablesMessage, TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::{HeldChain, HeldTable, Step};
 use crate::dataplane::iptables::layout::{Stage, Table};
-use crate::netlink::{Change, NetlinkError, Refusal, Socket};
+use crate::netlink::{Change, NetlinkError, Refusal, Socket, generation};
 
 /// The mark of the operator, in the user data of a table or chain: a type, a length and a name. The types that nft uses are
 /// small numbers (libnftnl, `include/libnftnl/udata.h`). nft ignores other types, does not show them and does not save them
@@ -36,21 +36,9 @@ impl Wire {
         Ok(Self(Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)?))
     }
 
-    /// The generation of the ruleset, which changes with every write of any program; `None` if the kernel has no
-    /// `nf_tables`.
+    /// The generation of the ruleset; `None` if the kernel has no `nf_tables`.
     pub(super) async fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
-        let request = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let id = |message| match message {
-            NfTablesMessage::NewGen(found) => found.attributes.into_iter().find_map(|attribute| match attribute {
-                GenAttribute::Id(id) => Some(id),
-                _ => None,
-            }),
-            _ => None,
-        };
-        match self.ask(request, id).await {
-            Err(NetlinkError::Refused(refusal)) if matches!(refusal.errno, Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
-            asked => asked,
-        }
+        generation(&mut self.0).await
     }
 
     /// The table, if it exists.

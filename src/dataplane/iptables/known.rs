@@ -1,0 +1,152 @@
+//! What the kernel holds, without reading it again while no other program writes.
+//!
+//! `nf_tables` counts the writes of all programs as the generation of its ruleset. As long as the generation is that of the last
+//! reading plus the operator's own writes, only the chains that the operator wrote are read back. Legacy xtables have nothing
+//! like this, so there every table is read each time.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use super::counters::Counting;
+use super::{ChainName, Iptables, Memory, RulesReport, Ruleset, SavedTable, Table, Tables, Variant, listing};
+use crate::dataplane::Look;
+use crate::netlink::{Socket, generation};
+
+/// How much of the tables an apply read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// Nothing: no program has written since the last reading.
+    #[default]
+    Nothing,
+    /// The chains that were written.
+    Written,
+    /// All chains of the operator, and the built-in ones.
+    Everything,
+}
+
+/// The content of each table.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) tables: Tables,
+    /// The generation that the tables show; `None` if another program may have written while they were read.
+    generation: Option<u32>,
+    extent: Extent,
+}
+
+impl Reading {
+    pub(super) const fn extent(&self) -> Extent {
+        self.extent
+    }
+}
+
+impl Iptables {
+    /// The tables. They are not read if `look` allows this and nothing was written since the last reading.
+    pub(super) async fn look(&self, look: Look, memory: &mut Memory) -> Reading {
+        let last = memory.last.take().filter(|last| look == Look::Changes && last.generation.is_some());
+        let now = self.generation().await;
+        if let Some(last) = last
+            && last.generation == now
+        {
+            return Reading { extent: Extent::Nothing, ..last };
+        }
+        let tables = self.read_all(memory).await;
+        self.as_of(now, tables, Extent::Everything).await
+    }
+
+    /// `tables` as a reading that began at the generation `begun`.
+    async fn as_of(&self, begun: Option<u32>, tables: Tables, extent: Extent) -> Reading {
+        let all = tables.values().all(Result::is_ok);
+        let generation = if all && begun.is_some() && self.generation().await == begun { begun } else { None };
+        Reading { tables, generation, extent }
+    }
+
+    /// Takes over the counters of a reading. Before a chain is written, its counters are read once more: writing it resets them.
+    pub(super) async fn count(&self, reading: &mut Reading, ruleset: &Ruleset, memory: &mut Memory) {
+        let Some(Ok(nat)) = reading.tables.get_mut(&Table::Nat) else { return };
+        if reading.extent == Extent::Everything {
+            return memory.counters.read(nat);
+        }
+        if self.counting == Counting::Off {
+            return;
+        }
+        let chains = ruleset.chains(Table::Nat);
+        let changing: BTreeSet<ChainName> = nat.differing(chains).chain(nat.stale(chains)).cloned().collect();
+        let held: BTreeSet<ChainName> = changing.into_iter().filter(|name| nat.chains.contains_key(name)).collect();
+        if held.is_empty() {
+            return;
+        }
+        if let Ok(read) = self.read_chains(Table::Nat, &held).await {
+            memory.counters.read_part(&read);
+        }
+    }
+
+    /// The tables after a write. Reads only what was written, if no other program has written since `before`.
+    pub(super) async fn read_back(
+        &self,
+        ruleset: &Ruleset,
+        before: Reading,
+        commits: u32,
+        memory: &mut Memory,
+        report: &RulesReport,
+    ) -> Reading {
+        let now = self.generation().await;
+        let own = before.generation.map(|generation| generation.wrapping_add(commits));
+        if own.is_some()
+            && own == now
+            && let Some(tables) = self.read_written(ruleset, before.tables, memory, report).await
+        {
+            let reading = self.as_of(now, tables, Extent::Written).await;
+            if reading.generation.is_some() {
+                return reading;
+            }
+        }
+        let now = self.generation().await;
+        let tables = self.read_all(memory).await;
+        if let Ok(nat) = &tables[&Table::Nat] {
+            memory.counters.read_back(nat);
+        }
+        self.as_of(now, tables, Extent::Everything).await
+    }
+
+    /// `tables` with what was written, read back; `None` if it cannot be read.
+    async fn read_written(&self, ruleset: &Ruleset, tables: Tables, memory: &mut Memory, report: &RulesReport) -> Option<Tables> {
+        let mut after = Tables::new();
+        for (table, held) in tables {
+            let mut held = held.ok()?;
+            let chains = ruleset.chains(table);
+            let written: BTreeSet<ChainName> = report.written.iter().filter(|name| chains.contains_key(*name)).cloned().collect();
+            let deleted: Vec<&ChainName> = report.deleted.iter().filter(|name| held.chains.contains_key(*name)).collect();
+            if !written.is_empty() || !deleted.is_empty() {
+                let read = self.read_chains(table, &written).await.ok()?;
+                if table == Table::Nat {
+                    memory.counters.read_back_part(&read, report.deleted.iter());
+                }
+                if !deleted.is_empty() {
+                    let there: BTreeSet<ChainName> = listing::our_chains(table).await.ok()??.into_iter().collect();
+                    held.chains.retain(|name, _| there.contains(name));
+                }
+                let SavedTable { chains, packets: _, builtins } = read;
+                held.chains.extend(chains);
+                held.builtins = builtins;
+            }
+            after.insert(table, Ok(held));
+        }
+        Some(after)
+    }
+
+    /// The generation of the ruleset; `None` on legacy, or if the kernel does not say.
+    pub(super) async fn generation(&self) -> Option<u32> {
+        match self.variant {
+            Variant::Legacy => None,
+            Variant::Nft => {
+                let mut socket = Socket::open(netlink_sys::protocols::NETLINK_NETFILTER).ok()?;
+                generation(&mut socket).await.ok()?
+            }
+        }
+    }
+
+    /// The number of commits so far.
+    pub(super) fn commits(&self) -> u32 {
+        self.commits.load(Ordering::Relaxed)
+    }
+}

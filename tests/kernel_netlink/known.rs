@@ -1,0 +1,92 @@
+//! On nft, only what was written since the last look is read, and what another program changed is found nevertheless.
+
+use std::collections::BTreeSet;
+
+use portforward_operator::dataplane::Look;
+use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Variant};
+use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
+
+use crate::namespace::{inside, run};
+
+fn translation(port: u16, upstream: &str) -> Translation {
+    Translation {
+        flows: FlowMatch {
+            protocol: Protocol::Tcp,
+            destination: "192.168.0.2".parse().unwrap(),
+            ports: port.to_string().parse().unwrap(),
+            source: "1.1.1.1/32".parse().unwrap(),
+            interface: None,
+        },
+        destination: Destination { address: upstream.parse().unwrap(), ports: TargetPorts::Same },
+        source: SourceNat::Address("2.2.2.2".parse().unwrap()),
+    }
+}
+
+/// Translations of a hundred ports to this upstream, the first one to another.
+fn rules(first: &str, upstream: &str) -> Ruleset {
+    let translations: BTreeSet<Translation> =
+        (1000..1100).map(|port| translation(port, if port == 1000 { first } else { upstream })).collect();
+    Ruleset::of(&translations)
+}
+
+async fn applied(agent: &Iptables, ruleset: &Ruleset) -> RulesReport {
+    let report = agent.apply(ruleset, Look::Changes).await;
+    assert!(report.is_exact(), "{report:?}");
+    // Another agent reads everything.
+    assert!(Iptables::new(Variant::Nft).inspect(ruleset).await.is_exact());
+    report
+}
+
+#[test]
+fn only_what_was_written_is_read_back() {
+    inside(|| async {
+        let agent = Iptables::new(Variant::Nft).counting(Counting::On);
+        assert_eq!(applied(&agent, &rules("3.3.3.3", "3.3.3.3")).await.read, Extent::Everything);
+        // The first apply also moved the jumps, which are not counted as its own writes.
+        agent.apply(&rules("3.3.3.3", "3.3.3.3"), Look::Changes).await;
+        assert_eq!(applied(&agent, &rules("3.3.3.3", "3.3.3.3")).await.read, Extent::Nothing);
+        for upstream in ["3.3.3.4", "3.3.3.5"] {
+            let changed = applied(&agent, &rules(upstream, "3.3.3.3")).await;
+            assert!(changed.read == Extent::Written && changed.written.len() <= 3, "{:?}", changed.written);
+        }
+        // Chains come and go.
+        let many = rules("3.3.3.5", "3.3.3.3");
+        let few = Ruleset::of(&[translation(1000, "3.3.3.5")].into());
+        for ruleset in [&few, &many, &few] {
+            let changed = applied(&agent, ruleset).await;
+            assert!(changed.read == Extent::Written && changed.changed(), "{changed:?}");
+        }
+        let all = agent.apply(&few, Look::Everything).await;
+        assert!(all.is_exact() && all.read == Extent::Everything, "{all:?}");
+    });
+}
+
+#[test]
+fn what_another_program_wrote_is_found_although_only_changes_are_read() {
+    inside(|| async {
+        let agent = Iptables::new(Variant::Nft).counting(Counting::On);
+        let ruleset = rules("3.3.3.3", "3.3.3.3");
+        for _ in 0..2 {
+            applied(&agent, &ruleset).await;
+        }
+        for damage in [
+            "iptables-nft -t nat -F PF-PRE",
+            "iptables-nft -t nat -D POSTROUTING -j PF-POST",
+            "iptables-nft -t filter -F",
+            "iptables-nft -t nat -I PF-PRE -p tcp -j ACCEPT",
+            "nft flush ruleset",
+        ] {
+            run(damage);
+            let repaired = agent.apply(&ruleset, Look::Changes).await;
+            assert!(repaired.changed() && repaired.is_exact() && repaired.read == Extent::Everything, "{damage}: {repaired:?}");
+            assert!(Iptables::new(Variant::Nft).inspect(&ruleset).await.is_exact(), "{damage}");
+        }
+        // A write of another program that does not concern the operator is a reason to look, and changes nothing.
+        run("nft add table ip other");
+        let looked = agent.apply(&ruleset, Look::Changes).await;
+        assert!(!looked.changed() && looked.read == Extent::Everything, "{looked:?}");
+        // Together with a change: the agent does not take the other program's write for its own.
+        run("iptables-nft -t nat -F PF-PRE");
+        assert_eq!(applied(&agent, &rules("3.3.3.4", "3.3.3.3")).await.read, Extent::Everything);
+    });
+}
