@@ -89,6 +89,8 @@ pub struct Node<D> {
     pub fallback: Fallback,
     /// Starts a new sync.
     pub wake: Arc<Notify>,
+    /// Starts a new sync if another program has written rules.
+    pub rules: Arc<Notify>,
     /// Receives the newest report.
     pub reports: watch::Sender<Option<Arc<Report>>>,
     /// How often to compare when no event arrives.
@@ -128,7 +130,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let (mut compared, mut every) = (started, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
-        let woken = tokio::time::timeout(pause, node.wake.notified()).await.is_ok();
+        let woken = node.woken(pause).await;
         node.health.enter(Phase::Queued { since: Instant::now() });
         node.metrics.queued();
         tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
@@ -163,6 +165,20 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
 }
 
 impl<D: Dataplane> Node<D> {
+    /// Waits for an event, at most for `pause`. Returns whether there was one. The agent's own rules are no event.
+    async fn woken(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => return true,
+                () = self.rules.notified() => if !self.dataplane.is_untouched().await {
+                    return true;
+                },
+                () = tokio::time::sleep_until(until) => return false,
+            }
+        }
+    }
+
     /// The newest complete set. If there is none after [`PATIENCE`], the set that this node last applied, unless the kernel is
     /// newer.
     async fn snapshot(&mut self, waited: Duration, changes: &mut Changes) -> Option<Arc<Snapshot>> {

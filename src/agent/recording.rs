@@ -9,18 +9,22 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::SourceText;
 use crate::metrics::{Metrics, RecordAge, Written};
-use crate::record::{Keeper, Lock, RecordError, Step, Stored};
+use crate::record::{Haste, Keeper, Kept, Lock, RecordError, Step};
 
 /// The maximum time that a sync waits for the disk. A working disk writes the record within this time, so that the record is
 /// up to date before the next change is applied.
 const MOMENT: Duration = Duration::from_millis(500);
 /// The duration of a write after which a warning is logged.
 const SLOW: Duration = Duration::from_secs(30);
+/// A record of at most this number of bytes is written after each change.
+const SMALL: u64 = 1024 * 1024;
+/// The average speed of writing larger ones: 4 MB in a second. A record of 10 MB is then written at most every 2.5 seconds.
+const BYTES_PER_MICROSECOND: u64 = 4;
 
 /// A step with its number.
 type Numbered = (u64, Option<Step>);
@@ -94,9 +98,9 @@ pub struct Recorder {
 pub async fn keep_record<T: Send>(recorder: Recorder, due: Due, kept: T) {
     let Recorder { keeper, lock, metrics } = recorder;
     let keeper = Arc::new(Mutex::new(keeper));
-    let store = move |step: &Step| {
+    let store = move |step: &Step, haste: Haste| {
         let _held = Arc::clone(&lock);
-        keeper.lock().unwrap_or_else(PoisonError::into_inner).keep(step)
+        keeper.lock().unwrap_or_else(PoisonError::into_inner).keep(step, haste)
     };
     keep(store, &metrics, due).await;
     drop(kept);
@@ -104,15 +108,31 @@ pub async fn keep_record<T: Send>(recorder: Recorder, due: Due, kept: T) {
 
 async fn keep<S>(store: S, metrics: &Metrics, mut due: Due)
 where
-    S: Fn(&Step) -> Result<Stored, RecordError> + Clone + Send + 'static,
+    S: Fn(&Step, Haste) -> Result<Kept, RecordError> + Clone + Send + 'static,
 {
     let mut pauses = retries();
     let mut failing = false;
+    // When the next large record may be written.
+    let mut rested = Instant::now();
     while due.next.changed().await.is_ok() {
         loop {
             let (number, Some(newest)) = due.next.borrow_and_update().clone() else { break };
-            let written = write(store.clone(), newest, metrics).await;
+            let begun = Instant::now();
+            let haste = if begun < rested { Haste::Later } else { Haste::Now };
+            let written = write(store.clone(), newest, haste, metrics).await;
             due.done.send_replace(number);
+            if matches!(written, Ok(Kept::Noted)) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(rested) => {}
+                    newer = due.next.changed() => if newer.is_err() { rested = Instant::now() },
+                }
+                continue;
+            }
+            if let Ok(Kept::Written(bytes)) = written
+                && bytes > SMALL
+            {
+                rested = begun + Duration::from_micros(bytes / BYTES_PER_MICROSECOND);
+            }
             let Err(error) = written else {
                 metrics.record_is(RecordAge::Current);
                 if std::mem::take(&mut failing) {
@@ -150,11 +170,11 @@ fn retries() -> ExponentialBackoff {
 }
 
 /// Writes one record. Waits for the disk without a time limit, and logs a warning if it is slow.
-async fn write<S>(store: S, step: Step, metrics: &Metrics) -> Result<Stored, RecordError>
+async fn write<S>(store: S, step: Step, haste: Haste, metrics: &Metrics) -> Result<Kept, RecordError>
 where
-    S: Fn(&Step) -> Result<Stored, RecordError> + Send + 'static,
+    S: Fn(&Step, Haste) -> Result<Kept, RecordError> + Send + 'static,
 {
-    let mut writing = spawn_blocking(move || store(&step));
+    let mut writing = spawn_blocking(move || store(&step, haste));
     let written = tokio::select! {
         written = &mut writing => written,
         () = tokio::time::sleep(SLOW) => {
@@ -194,16 +214,16 @@ mod tests {
     /// A disk on which each write waits for the test, and then ends with the result that the test gives.
     struct Disk {
         begun: Receiver<String>,
-        ends: Sender<Result<Stored, RecordError>>,
+        ends: Sender<Result<Kept, RecordError>>,
     }
 
     impl Disk {
         /// The disk, and the function that writes to it.
-        fn new() -> (Self, impl Fn(&Step) -> Result<Stored, RecordError> + Clone + Send + 'static) {
+        fn new() -> (Self, impl Fn(&Step, Haste) -> Result<Kept, RecordError> + Clone + Send + 'static) {
             let (starts, begun) = channel();
             let (ends, end) = channel();
             let end = Arc::new(Mutex::new(end));
-            let store = move |step: &Step| {
+            let store = move |step: &Step, _: Haste| {
                 starts.send(step.record.labels["set"].clone()).unwrap();
                 end.lock().unwrap().recv().unwrap()
             };
@@ -238,9 +258,9 @@ mod tests {
             for later in ["second", "third", "fourth"] {
                 memory.advance(&set(later), &Desired::default());
             }
-            disk.ends.send(Ok(Stored::Written)).unwrap();
+            disk.ends.send(Ok(Kept::Written(1))).unwrap();
             assert_eq!(disk.begun(), "fourth");
-            disk.ends.send(Ok(Stored::Written)).unwrap();
+            disk.ends.send(Ok(Kept::Written(1))).unwrap();
         });
         assert_eq!(rest.await, Vec::<String>::new());
     }
@@ -278,10 +298,10 @@ mod tests {
             disk.ends.send(refused()).unwrap();
             memory.advance(&set("second"), &Desired::default());
             let begun = disk.begun();
-            disk.ends.send(Ok(Stored::Written)).unwrap();
+            disk.ends.send(Ok(Kept::Written(1))).unwrap();
             if begun == "first" {
                 assert_eq!(disk.begun(), "second");
-                disk.ends.send(Ok(Stored::Written)).unwrap();
+                disk.ends.send(Ok(Kept::Written(1))).unwrap();
             }
         });
         rest.await;
@@ -290,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_record_is_written_before_the_writer_ends() {
         let rest = beside(|memory, disk| {
-            disk.ends.send(Ok(Stored::Written)).unwrap();
+            disk.ends.send(Ok(Kept::Written(1))).unwrap();
             memory.advance(&set("last"), &Desired::default());
             // The loop ends here, possibly before the writer has read anything.
             *memory = Memory::new("a", None);

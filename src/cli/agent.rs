@@ -94,9 +94,9 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let outdated = loaded.as_ref().is_some_and(|loaded| loaded.outdated.is_some());
     let withheld = loaded.as_ref().map(Loaded::withheld).unwrap_or_default();
     let memory = Memory::new(&name, loaded.as_ref().map(believed)).holding(withheld).recorded_by(records);
-    let wake = Arc::new(Notify::new());
+    let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut tasks = Tasks::default();
-    watch(&wake, &mut tasks);
+    watch(&wake, &rules, &mut tasks);
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
@@ -110,6 +110,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         memory,
         fallback,
         wake: Arc::clone(&wake),
+        rules: Arc::clone(&rules),
         reports,
         pace: pace(variant),
         metrics: Arc::clone(metrics),

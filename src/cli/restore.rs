@@ -125,7 +125,7 @@ impl Restorer {
     /// Holds the lock for one round at a time, so that a starting agent can take over between two rounds.
     async fn stay(mut self, stop: &mut Stop) -> anyhow::Result<Exit> {
         let wake = Arc::clone(&self.wake);
-        watch(&wake, &mut self.tasks);
+        watch(&wake, &wake, &mut self.tasks);
         let mut told = None;
         loop {
             match record::lock(&self.state_dir, Purpose::Restore) {

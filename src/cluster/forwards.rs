@@ -24,6 +24,9 @@ use crate::supervise::guarded;
 
 /// How long a change waits for further changes, so that a burst of them becomes one set.
 const COALESCE: Duration = Duration::from_millis(20);
+/// A change of status alone also waits for this number of times the duration of making the last set, so that a large set is not
+/// made anew for each status that an agent writes.
+const STATUS_SHARE: u32 = 10;
 
 /// Sends the complete set of forwards whenever a forward or a value in `around` changes.
 pub(super) async fn follow(
@@ -36,17 +39,19 @@ pub(super) async fn follow(
 ) {
     let api: Api<Received> = Api::all(client);
     let objects = Mutex::new(Objects::remembering(remembered));
-    let changed = Notify::new();
-    let take = |event| {
-        if locked(&objects).take(event) {
-            changed.notify_one();
-        }
+    let (changed, status_changed) = (Notify::new(), Notify::new());
+    let take = |event| match locked(&objects).take(event) {
+        Some(Change::Content) => changed.notify_one(),
+        Some(Change::Status) => status_changed.notify_one(),
+        None => {}
     };
     let join = async {
+        let mut rest = Duration::ZERO;
         loop {
             let goes_on = tokio::select! {
                 () = changed.notified() => Ok(()),
                 changed = around.changed() => changed,
+                () = async { status_changed.notified().await; tokio::time::sleep(rest).await } => Ok(()),
             };
             if goes_on.is_err() {
                 return;
@@ -54,10 +59,12 @@ pub(super) async fn follow(
             let heard = Heard::of(Instant::now());
             // A burst of events becomes one set.
             tokio::time::sleep(COALESCE).await;
+            let begun = Instant::now();
             let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
                 offer(Snapshot { heard, ..snapshot }, &snapshots, &wake);
             }
+            rest = begun.elapsed() * STATUS_SHARE;
         }
     };
     tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);
@@ -79,14 +86,16 @@ fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, w
     }
 }
 
+/// Whether two contents of an object ask for the same state of the kernel.
+fn same_object(a: &PortForward, b: &PortForward) -> bool {
+    fn of(object: &PortForward) -> (Option<&String>, Option<i64>, bool) {
+        (object.metadata.uid.as_ref(), object.metadata.generation, object.metadata.deletion_timestamp.is_some())
+    }
+    of(a) == of(b) && key(a) == key(b)
+}
+
 /// Whether two sets ask for the same state of the kernel.
 pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
-    let same_object = |a: &PortForward, b: &PortForward| {
-        let of = |object: &PortForward| {
-            (object.metadata.uid.clone(), object.metadata.generation, object.metadata.deletion_timestamp.clone())
-        };
-        key(a) == key(b) && of(a) == of(b)
-    };
     let same_forward = |(a, b): (&Sourced, &Sourced)| {
         Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
@@ -100,6 +109,15 @@ pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
             .iter()
             .zip(&b.undecoded)
             .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
+}
+
+/// What an event changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// What an object asks for, or which objects there are.
+    Content,
+    /// Only the status of an object.
+    Status,
 }
 
 /// Decodes one object, with its status.
@@ -134,37 +152,50 @@ enum Held {
     Unknown(Arc<Undecoded>),
 }
 
+impl Held {
+    /// Whether at most the status differs.
+    fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Good(a), Self::Good(b)) => same_object(a, b),
+            (Self::Good(_) | Self::Outdated(..) | Self::Unknown(_), _) => false,
+        }
+    }
+}
+
 impl Objects {
     fn remembering(remembered: Snapshot) -> Self {
         let remembered = remembered.forwards.into_iter().map(|sourced| (key(&sourced.object), sourced.object)).collect();
         Self { remembered, ..Self::default() }
     }
 
-    /// Applies an event. Returns whether the complete set changed.
-    fn take(&mut self, event: Event<Received>) -> bool {
+    /// Applies an event. Returns what it changed in the complete set.
+    fn take(&mut self, event: Event<Received>) -> Option<Change> {
         match event {
             Event::Init => {
                 self.coming = Some(BTreeMap::new());
-                false
+                None
             }
             Event::InitApply(object) => {
                 let (key, held) = self.held(object);
                 self.coming.get_or_insert_default().insert(key, held);
-                false
+                None
             }
             Event::InitDone => {
                 self.complete = self.coming.take().unwrap_or_default();
                 self.listed = true;
-                true
+                Some(Change::Content)
             }
             Event::Apply(object) => {
                 let (key, held) = self.held(object);
+                let before = self.complete.get(&key);
+                let change =
+                    if before.is_some_and(|before| before.asks_the_same(&held)) { Change::Status } else { Change::Content };
                 self.complete.insert(key, held);
-                true
+                Some(change)
             }
             Event::Delete(object) => {
                 self.remembered.remove(&object.key());
-                self.complete.remove(&object.key()).is_some()
+                self.complete.remove(&object.key()).map(|_| Change::Content)
             }
         }
     }
@@ -197,6 +228,7 @@ impl Objects {
             return None;
         }
         let mut snapshot = around;
+        snapshot.forwards.reserve(self.complete.len());
         for held in self.complete.values() {
             let sourced = |object: &Arc<PortForward>, trouble| Sourced { object: Arc::clone(object), origin: None, trouble };
             match held {
@@ -262,13 +294,13 @@ mod tests {
         objects.take(Event::InitApply(object("x", "1", 1, "Enabled")));
         objects.take(Event::InitApply(object("y", "2", 1, "Enabled")));
         assert!(objects.snapshot(Snapshot::default()).is_none(), "an incomplete list is no set");
-        assert!(objects.take(Event::InitDone));
-        assert!(!objects.take(Event::Init));
-        assert!(!objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))));
+        assert!(objects.take(Event::InitDone).is_some());
+        assert!(objects.take(Event::Init).is_none());
+        assert!(objects.take(Event::InitApply(object("y", "2", 1, "Enabled"))).is_none());
         assert_eq!(text(&objects), ["x 1", "y 1"], "an incomplete list removes nothing");
-        assert!(objects.take(Event::InitDone));
+        assert!(objects.take(Event::InitDone).is_some());
         assert_eq!(text(&objects), ["y 1"]);
-        assert!(objects.take(Event::Delete(object("y", "2", 1, "Enabled"))));
+        assert!(objects.take(Event::Delete(object("y", "2", 1, "Enabled"))).is_some());
         assert_eq!(text(&objects), Vec::<String>::new());
     }
 

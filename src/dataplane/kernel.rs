@@ -130,6 +130,10 @@ impl Dataplane for Kernel {
         Applied { rules, routes, conntrack, forwarding }
     }
 
+    async fn is_untouched(&self) -> bool {
+        self.iptables.is_untouched().await
+    }
+
     async fn translated(&self) -> Result<Vec<Translation>, RulesError> {
         self.iptables.translated().await
     }

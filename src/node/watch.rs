@@ -21,15 +21,17 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mi
 /// Every change of `nf_tables`, by any program (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// Subscribes at once, in the network namespace of the calling thread, and notifies `wake` at every change from now on.
-/// Adds two tasks to `tasks`.
+/// Subscribes at once, in the network namespace of the calling thread, and notifies at every change from now on: `rules` if
+/// `nf_tables` changed, otherwise `wake`. Adds two tasks to `tasks`.
 ///
-/// It may wake without a change. It never misses a change, except where it logs this.
+/// It may notify without a change. It never misses a change, except where it logs this.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
-pub fn watch(wake: &Arc<Notify>, tasks: &mut Tasks) {
-    for (name, source) in [("events of the network", Source::Network), ("events of nf_tables", Source::NfTables)] {
+pub fn watch(wake: &Arc<Notify>, rules: &Arc<Notify>, tasks: &mut Tasks) {
+    for (name, source, wake) in
+        [("events of the network", Source::Network, wake), ("events of nf_tables", Source::NfTables, rules)]
+    {
         let first = source.subscribe();
         tasks.spawn(name, source.follow(first, Arc::clone(wake)));
     }

@@ -60,6 +60,18 @@ impl Closed {
         if closed.len() > MOST { Self::All } else { Self::These(closed) }
     }
 
+    /// The objects of both.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::These(mut these), Self::These(others)) => {
+                these.extend(others.iter().cloned());
+                if these.len() > MOST { Self::All } else { Self::These(these) }
+            }
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
+    }
+
     /// Whether it contains nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

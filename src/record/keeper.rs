@@ -10,6 +10,28 @@ use super::{Closed, Loaded, Outdated, Record, RecordError, Stored, disk};
 
 /// The cause of a note that is written before a change and removed after it.
 const UNFINISHED: &str = "a change was not finished";
+/// The cause of a note that takes the place of a record for some seconds.
+const DEFERRED: &str = "the record of the last changes was not written yet";
+
+/// Whether a record is written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// It is.
+    Now,
+    /// Only the note is written: what of the record on the disk must not be restored. The record is written later.
+    Later,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The record, of this number of bytes.
+    Written(u64),
+    /// The record on the disk has this content already.
+    Unchanged,
+    /// Only the note.
+    Noted,
+}
 
 /// One step of the agent, for the disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +49,8 @@ pub struct Keeper {
     /// The record on the disk and its checksum; `None` if there is none, or none that can be used.
     written: Option<(Arc<Record>, String)>,
     mark: Mark,
+    /// Whether the note takes the place of a record that was not written yet.
+    deferred: bool,
 }
 
 impl Keeper {
@@ -35,7 +59,7 @@ impl Keeper {
     pub fn new(dir: &Path, loaded: Option<&Loaded>) -> Self {
         let written = loaded.map(|loaded| (Arc::new(loaded.record.clone()), loaded.checksum.clone()));
         let mark = mark::read(dir).ok().flatten().unwrap_or_default();
-        Self { dir: dir.to_owned(), written, mark }
+        Self { dir: dir.to_owned(), written, mark, deferred: false }
     }
 
     /// Creates the note beside the record, or writes it again, so that a later write of it needs no space.
@@ -49,30 +73,41 @@ impl Keeper {
 
     /// Writes what changed with `step`.
     ///
+    /// With [`Haste::Later`], only the note is written, if there is a record on the disk.
+    ///
     /// A step that is not finished is noted before the record is written. The note of a finished step is removed after its
     /// record was written. If that fails, the note says what must not be restored from the record on the disk.
     ///
     /// # Errors
     /// When the record could not be written.
-    pub fn keep(&mut self, step: &Step) -> Result<Stored, RecordError> {
+    pub fn keep(&mut self, step: &Step, haste: Haste) -> Result<Kept, RecordError> {
         let Step { record, next } = step;
         let is_written = self.written.as_ref().is_some_and(|(written, _)| Arc::ptr_eq(written, record));
         if let Some(next) = next {
             let noted = self.note(next, UNFINISHED, Survives::Process);
             if is_written {
-                return noted.map(|()| Stored::Unchanged).map_err(|unnoted| RecordError::Unnoted(unnoted.cause()));
+                return noted.map(|()| Kept::Unchanged).map_err(|unnoted| RecordError::Unnoted(unnoted.cause()));
             }
         } else if is_written {
-            return self.note_nothing().map(|()| Stored::Unchanged);
+            return self.note_nothing().map(|()| Kept::Unchanged);
+        }
+        if haste == Haste::Later && self.written.is_some() {
+            self.deferred = true;
+            let noted = self.note(next.as_ref().unwrap_or(record), DEFERRED, Survives::Process);
+            return noted.map(|()| Kept::Noted).map_err(|unnoted| RecordError::Unnoted(unnoted.cause()));
         }
         match super::store_checked(&self.dir, record) {
-            Ok((stored, checksum)) => {
+            Ok((stored, checksum, bytes)) => {
                 self.written = Some((Arc::clone(record), checksum));
+                self.deferred = false;
                 match next {
                     Some(next) => self.note(next, UNFINISHED, Survives::Process)?,
                     None => self.note_nothing()?,
                 }
-                Ok(stored)
+                Ok(match stored {
+                    Stored::Written => Kept::Written(bytes),
+                    Stored::Unchanged => Kept::Unchanged,
+                })
             }
             Err(error) => match self.note(next.as_ref().unwrap_or(record), &error.cause(), Survives::PowerFailure) {
                 Ok(()) => Err(error),
@@ -84,7 +119,13 @@ impl Keeper {
     /// Notes what of the record on the disk is closed in `newer`.
     fn note(&mut self, newer: &Record, cause: &str, survives: Survives) -> Result<(), RecordError> {
         let Some((written, checksum)) = &self.written else { return Ok(()) };
-        let closed = Closed::between(written, newer);
+        let mut closed = Closed::between(written, newer);
+        // What was closed since the record on the disk may be open again in `newer`, which is not in force yet.
+        if self.deferred
+            && let Some((_, before)) = &self.mark.outdated
+        {
+            closed = closed.and(&before.closed);
+        }
         let outdated = match &self.mark.outdated {
             Some((_, before)) => Outdated { since: before.since, ..Outdated::now(cause, closed) },
             None => Outdated::now(cause, closed),
@@ -148,7 +189,7 @@ mod tests {
     /// Writes a step that changes the record.
     #[track_caller]
     fn write(keeper: &mut Keeper, step: &Step) {
-        assert_eq!(keeper.keep(step).unwrap(), Stored::Written);
+        assert!(matches!(keeper.keep(step, Haste::Now).unwrap(), Kept::Written(_)));
     }
 
     fn strings(names: &[&str]) -> Vec<String> {
@@ -161,14 +202,14 @@ mod tests {
         let mut keeper = Keeper::new(dir.path(), None);
         keeper.prepare().unwrap();
         let (both, one) = (record(&["x", "y"]), record(&["y"]));
-        assert_eq!(keeper.keep(&done(&both)).unwrap(), Stored::Written);
+        assert!(matches!(keeper.keep(&done(&both), Haste::Now).unwrap(), Kept::Written(_)));
         assert_eq!(restorable(dir.path()), (strings(&["x", "y"]), None));
-        assert_eq!(keeper.keep(&begun(&both, &one)).unwrap(), Stored::Unchanged);
+        assert_eq!(keeper.keep(&begun(&both, &one), Haste::Now).unwrap(), Kept::Unchanged);
         assert_eq!(restorable(dir.path()), (strings(&["y"]), Some(UNFINISHED.to_owned())), "a crash here opens nothing again");
-        assert_eq!(keeper.keep(&done(&one)).unwrap(), Stored::Written);
+        assert!(matches!(keeper.keep(&done(&one), Haste::Now).unwrap(), Kept::Written(_)));
         assert_eq!(restorable(dir.path()), (strings(&["y"]), None));
-        assert_eq!(keeper.keep(&begun(&one, &both)).unwrap(), Stored::Unchanged);
-        assert_eq!(keeper.keep(&done(&one)).unwrap(), Stored::Unchanged, "the change was taken back");
+        assert_eq!(keeper.keep(&begun(&one, &both), Haste::Now).unwrap(), Kept::Unchanged);
+        assert_eq!(keeper.keep(&done(&one), Haste::Now).unwrap(), Kept::Unchanged, "the change was taken back");
         assert_eq!(restorable(dir.path()), (strings(&["y"]), None));
     }
 
@@ -191,7 +232,7 @@ mod tests {
         // The temporary file of the record cannot be made.
         let obstacle = dir.path().join(".record.json.tmp");
         fs::create_dir(&obstacle).unwrap();
-        assert!(keeper.keep(&done(&record(&["y", "z"]))).is_err());
+        assert!(keeper.keep(&done(&record(&["y", "z"])), Haste::Now).is_err());
         let (names, cause) = restorable(dir.path());
         assert_eq!(names, ["y", "z"]);
         assert!(cause.as_ref().unwrap().contains("record.json: cannot write it: "), "{cause:?}");
@@ -199,11 +240,11 @@ mod tests {
         let loaded = load(dir.path(), "n").unwrap();
         let mut restarted = Keeper::new(dir.path(), loaded.as_ref());
         restarted.prepare().unwrap();
-        assert!(restarted.keep(&done(&record(&["z"]))).is_err());
+        assert!(restarted.keep(&done(&record(&["z"])), Haste::Now).is_err());
         assert_eq!(restorable(dir.path()).0, ["z"]);
-        assert!(restarted.keep(&begun(&record(&["y", "z"]), &record(&["y"]))).is_err());
+        assert!(restarted.keep(&begun(&record(&["y", "z"]), &record(&["y"])), Haste::Now).is_err());
         assert_eq!(restorable(dir.path()).0, ["y"], "what is about to be applied counts");
-        assert!(restarted.keep(&done(&record(&["z"]))).is_err());
+        assert!(restarted.keep(&done(&record(&["z"])), Haste::Now).is_err());
         let again = load(dir.path(), "n").unwrap().unwrap();
         assert_eq!(again.outdated.unwrap().since, loaded.unwrap().outdated.unwrap().since, "since the first failure");
         fs::remove_dir(&obstacle).unwrap();
@@ -234,5 +275,25 @@ mod tests {
         assert!(names.is_empty() && cause.unwrap().contains("is a symbolic link"));
         let loaded = load(dir.path(), "n").unwrap();
         assert!(Keeper::new(dir.path(), loaded.as_ref()).prepare().is_err());
+    }
+
+    #[test]
+    fn a_record_that_is_written_later_is_noted_and_what_was_closed_meanwhile_stays_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(dir.path(), None);
+        keeper.prepare().unwrap();
+        let (all, some, other) = (record(&["x", "y", "z"]), record(&["y", "z"]), record(&["x", "y"]));
+        let later = |keeper: &mut Keeper, step: &Step| keeper.keep(step, Haste::Later).unwrap();
+        assert!(matches!(later(&mut keeper, &done(&all)), Kept::Written(_)), "there is no record that a note could be about");
+        assert_eq!(later(&mut keeper, &begun(&all, &some)), Kept::Unchanged);
+        assert_eq!(later(&mut keeper, &done(&some)), Kept::Noted);
+        assert_eq!(restorable(dir.path()), (strings(&["y", "z"]), Some(DEFERRED.to_owned())));
+        // The next change opens again what the previous one closed. It may not have been made when the agent ends.
+        assert_eq!(later(&mut keeper, &begun(&some, &other)), Kept::Noted);
+        assert_eq!(restorable(dir.path()).0, strings(&["y"]));
+        assert_eq!(later(&mut keeper, &done(&other)), Kept::Noted);
+        assert_eq!(restorable(dir.path()).0, strings(&["y"]), "until the record is written");
+        write(&mut keeper, &done(&other));
+        assert_eq!(restorable(dir.path()), (strings(&["x", "y"]), None));
     }
 }

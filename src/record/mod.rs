@@ -27,7 +27,7 @@ use crate::source::{GrantSet, Sourced};
 pub use crate::durable::Stored;
 pub use closed::Closed;
 pub use error::RecordError;
-pub use keeper::{Keeper, Step};
+pub use keeper::{Haste, Keeper, Kept, Step};
 pub use lock::{Holder, Lock, Numbering, Purpose, lock};
 pub use mark::Outdated;
 
@@ -133,13 +133,13 @@ pub fn written(dir: &Path) -> Option<SystemTime> {
 /// # Errors
 /// When other users can write the directory, or when the system returns an error.
 pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
-    store_checked(dir, record).map(|(stored, _)| stored)
+    store_checked(dir, record).map(|(stored, _, _)| stored)
 }
 
-/// As [`store`]; also returns the checksum of the record.
-fn store_checked(dir: &Path, record: &Record) -> Result<(Stored, String), RecordError> {
+/// As [`store`]; also returns the checksum of the record, and its size in bytes.
+fn store_checked(dir: &Path, record: &Record) -> Result<(Stored, String, u64), RecordError> {
     let (bytes, checksum) = content::render(record)?;
-    Ok((disk::write(dir, &bytes)?, checksum))
+    Ok((disk::write(dir, &bytes)?, checksum, bytes.len() as u64))
 }
 
 /// Removes the record, and the note about it, from the state directory `dir`. It is no error if there is none.

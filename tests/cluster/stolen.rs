@@ -109,9 +109,16 @@ fn a_forged_active_entry_that_comes_first_silences_no_honest_agent() {
     thief.apply("portforward-node-px1", &Value::Null);
     let _ = thief.apply("portforward-summary", &forged);
     fleet.plane.patch(Resource::Forwards, WEB, json!({"spec": {"mode": "Disabled"}}));
-    thief.wait("False", "Pending");
+    fleet.agent(1).wait_log("forward disabled");
+    // Which of the two summaries was the last one does not matter. Neither says for long that traffic flows.
+    let denied = eventually(PATIENCE, || {
+        thief.renew();
+        fleet.plane.condition(WEB, "Ready").is_some_and(|(status, _)| status == "False")
+    });
+    assert!(denied, "{:#}", fleet.plane.forward(WEB).unwrap_or_default()["status"]);
     // When the Lease of the node has expired, its entry does not count any more, and the honest node removes it.
     fleet.wait_entries(WEB, &[]);
+    fleet.plane.wait_condition(WEB, "Ready", "True", "Disabled");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn wakes_on(before: &str, change: &str) {
         run_all(before);
         let wake = Arc::new(Notify::new());
         let mut tasks = Tasks::default();
-        watch(&wake, &mut tasks);
+        watch(&wake, &wake, &mut tasks);
         settle(&wake).await;
         run(change);
         timeout(LIMIT, wake.notified()).await.unwrap_or_else(|_| panic!("no wake on {change}"));
@@ -106,7 +106,7 @@ fn more_changes_than_the_socket_holds_wake_and_the_watch_goes_on() {
         run_all(LINK);
         let wake = Arc::new(Notify::new());
         let mut tasks = Tasks::default();
-        watch(&wake, &mut tasks);
+        watch(&wake, &wake, &mut tasks);
         settle(&wake).await;
         let flood: Vec<_> = (0..20_000).map(|n| format!("route add 10.{}.{}.1/32 dev eth1", n / 250, n % 250)).collect();
         let batch = tempfile::NamedTempFile::new().unwrap();

@@ -134,6 +134,12 @@ impl Iptables {
         Some(after)
     }
 
+    /// Whether no program has written to `nf_tables` since the last apply. `false` if this is not known.
+    pub async fn is_untouched(&self) -> bool {
+        let last = self.memory.lock().await.last.as_ref().and_then(|last| last.generation);
+        last.is_some() && last == self.generation().await
+    }
+
     /// The generation of the ruleset; `None` on legacy, or if the kernel does not say.
     pub(super) async fn generation(&self) -> Option<u32> {
         match self.variant {

@@ -1,8 +1,10 @@
 //! Runs the iptables programs: with a deadline, no shell, an environment of our choosing and bounded output.
 
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::Access;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
@@ -17,6 +19,8 @@ pub(super) const LOCK_WAIT_SECS: &str = "5";
 const RESOURCE_PROBLEM: i32 = 4;
 /// A part of the message of the legacy programs if another process holds the lock (`xtables_lock_main`, iptables/xshared.c).
 const LOCK_HELD: &str = "holding the xtables lock";
+/// Where programs are searched if the variable PATH is not set.
+const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The maximum size of a program's error output that is kept, in bytes.
 const ERROR_BYTES: u64 = 4096;
 
@@ -113,9 +117,11 @@ pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) 
 /// # Errors
 /// When it is missing, does not exit in time, or cannot be run.
 pub(super) async fn try_run(program: &'static str, arguments: &[&str], input: &str) -> Result<Ran, ProgramError> {
-    let mut command = Command::new(program);
+    // With a path, the process is started without a copy of the memory of this one (posix_spawn(3)). For a name without a
+    // path, `Command` would copy it, because the search uses the environment of the new process.
+    let mut command = Command::new(located(program).ok_or(ProgramError::Missing { program })?);
     command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // PATH finds the program. XTABLES_LOCKFILE moves the lock (iptables(8)), which hosts with several namespaces need.
+    // XTABLES_LOCKFILE moves the lock (iptables(8)), which hosts with several namespaces need.
     for name in ["PATH", "XTABLES_LOCKFILE", "XTABLES_LIBDIR"] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
@@ -126,6 +132,13 @@ pub(super) async fn try_run(program: &'static str, arguments: &[&str], input: &s
     let ended = tokio::time::timeout(DEADLINE, converse(program, child, input)).await;
     progress::step();
     ended.unwrap_or(Err(ProgramError::Hangs { program }))
+}
+
+/// The path of a program, by the variable PATH.
+fn located(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let may_run = |file: &PathBuf| rustix::fs::access(file, Access::EXEC_OK).is_ok() && file.is_file();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(may_run)
 }
 
 async fn converse(program: &'static str, mut child: Child, input: &str) -> Result<Ran, ProgramError> {
