@@ -2,7 +2,7 @@
 //!
 //! Decides which parts of the text are accepted. Must not access the disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api;
-use crate::model::Nodes;
+use crate::api::{self, PortForward};
+use crate::model::{Nodes, Translation};
 use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
@@ -30,90 +30,158 @@ const WITHOUT_GRANTS_AND_NETWORKS: u64 = 3;
 /// The newest format that this program writes and reads. It may also contain grants, and the networks of Services, nodes and pods.
 const FORMAT: u64 = 4;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope {
-    format: u64,
+    #[serde(rename = "format")]
+    _format: u64,
     sha256: String,
     content: Value,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Content {
     node: String,
     labels: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     api_servers: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     node_addresses: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     services: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     nodes: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pods: Vec<Value>,
     forwards: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     grants: Option<Vec<Value>>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     grants_required: bool,
     in_force: Vec<Value>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     object: Value,
     origin: Option<PathBuf>,
 }
 
-/// The text of `record`, and its checksum. Equal records have equal texts.
-pub(super) fn render(record: &Record) -> Result<(Vec<u8>, String), RecordError> {
-    let forward = |sourced: &Sourced| entry(&*sourced.object, sourced.origin.as_ref());
+/// The texts of the forwards of the last record, by the address of the object. An object that is still the same is not rendered
+/// again.
+#[derive(Debug, Default)]
+pub(super) struct Rendered(HashMap<usize, (Arc<PortForward>, String)>);
+
+/// The text of a record.
+pub(super) struct Text {
+    pub(super) bytes: Vec<u8>,
+    pub(super) checksum: String,
+}
+
+/// The text of `record`: compact JSON with the keys of every object in order, so equal records have equal texts.
+pub(super) fn render(record: &Record, rendered: &mut Rendered) -> Result<Text, RecordError> {
     let grant = |sourced: &SourcedGrant| entry(&*sourced.object, sourced.origin.as_ref());
-    let grants = |set: &Arc<GrantSet>| set.grants.iter().map(grant).collect::<Result<_, _>>();
-    let content = Content {
-        node: record.node.clone(),
-        labels: record.labels.clone(),
-        api_servers: texts(&record.api_servers),
-        node_addresses: texts(&record.node_addresses),
-        services: texts(&record.services),
-        nodes: texts(&record.nodes.addresses),
-        pods: texts(&record.nodes.pods),
-        forwards: record.forwards.iter().map(forward).collect::<Result<_, _>>()?,
-        grants: record.grants.as_ref().map(grants).transpose()?,
-        grants_required: record.grants_required,
-        in_force: record.in_force.iter().map(|it| serde_json::to_value(Written::from(it))).collect::<Result<_, _>>()?,
-    };
-    // The oldest format that can hold the content, so that older programs can read it where possible.
-    let with_grants = content.grants.is_some() || content.grants_required;
-    let with_networks = [&content.services, &content.nodes, &content.pods].into_iter().any(|list| !list.is_empty());
-    let format = match (content.api_servers.is_empty(), content.node_addresses.is_empty()) {
+    let in_force = |it: &Translation| serde_json::to_string(&Written::from(it));
+    let mut fields = Fields::default();
+    fields.texts("apiServers", &record.api_servers)?;
+    fields.list("forwards", rendered.forwards(&record.forwards))?;
+    if let Some(set) = &record.grants {
+        fields.list("grants", set.grants.iter().map(grant))?;
+    }
+    if record.grants_required {
+        fields.add("grantsRequired", "true");
+    }
+    fields.list("inForce", record.in_force.iter().map(in_force))?;
+    fields.add("labels", &serde_json::to_string(&record.labels)?);
+    fields.add("node", &serde_json::to_string(&record.node)?);
+    fields.texts("nodeAddresses", &record.node_addresses)?;
+    fields.texts("nodes", &record.nodes.addresses)?;
+    fields.texts("pods", &record.nodes.pods)?;
+    fields.texts("services", &record.services)?;
+    let content = fields.object();
+    let sha256 = hash(&content);
+    let format = format(record);
+    let text = format!("{{\"format\":{format},\"sha256\":\"{sha256}\",\"content\":{content}}}");
+    Ok(Text { bytes: text.into_bytes(), checksum: sha256 })
+}
+
+/// The oldest format that can hold the content, so that older programs can read it where possible.
+fn format(record: &Record) -> u64 {
+    let with_grants = record.grants.is_some() || record.grants_required;
+    let with_networks = !(record.services.is_empty() && record.nodes.addresses.is_empty() && record.nodes.pods.is_empty());
+    match (record.api_servers.is_empty(), record.node_addresses.is_empty()) {
         _ if with_grants || with_networks => FORMAT,
         (_, false) => WITHOUT_GRANTS_AND_NETWORKS,
         (false, true) => WITHOUT_NODE_ADDRESSES,
         (true, true) => WITHOUT_API_SERVERS,
-    };
-    let content = serde_json::to_value(content)?;
-    let sha256 = checksum(&content);
-    Ok((serde_json::to_vec(&Envelope { format, sha256: sha256.clone(), content })?, sha256))
+    }
+}
+
+impl Rendered {
+    /// The text of each of `forwards`.
+    fn forwards(&mut self, forwards: &[Sourced]) -> impl Iterator<Item = serde_json::Result<String>> {
+        let mut before = std::mem::take(&mut self.0);
+        forwards.iter().map(move |sourced| {
+            let place = Arc::as_ptr(&sourced.object).addr();
+            // The entry holds the object, so no other object can have its address.
+            let text = match before.remove(&place) {
+                Some((_, text)) => text,
+                None => entry(&*sourced.object, sourced.origin.as_ref())?,
+            };
+            self.0.insert(place, (Arc::clone(&sourced.object), text.clone()));
+            Ok(text)
+        })
+    }
+}
+
+/// The fields of a JSON object. They are added in the order of their names.
+#[derive(Default)]
+struct Fields(String);
+
+impl Fields {
+    fn add(&mut self, name: &str, value: &str) {
+        let comma = if self.0.is_empty() { "" } else { "," };
+        // Writing to a `String` never fails.
+        let _ = write!(self.0, "{comma}\"{name}\":{value}");
+    }
+
+    fn list(&mut self, name: &str, items: impl Iterator<Item = serde_json::Result<String>>) -> serde_json::Result<()> {
+        self.add(name, "[");
+        for (place, item) in items.enumerate() {
+            if place > 0 {
+                self.0.push(',');
+            }
+            self.0 += &item?;
+        }
+        self.0.push(']');
+        Ok(())
+    }
+
+    /// Adds addresses or networks, unless there are none.
+    fn texts<T: ToString>(&mut self, name: &str, values: &BTreeSet<T>) -> serde_json::Result<()> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.list(name, values.iter().map(|value| serde_json::to_string(&value.to_string())))
+    }
+
+    fn object(self) -> String {
+        format!("{{{}}}", self.0)
+    }
 }
 
 /// An object as the record holds it.
-fn entry(object: &impl Serialize, origin: Option<&PathBuf>) -> Result<Value, serde_json::Error> {
+fn entry(object: &impl Serialize, origin: Option<&PathBuf>) -> serde_json::Result<String> {
     let mut object = serde_json::to_value(object)?;
     // These fields are not part of what was asked for. They change with every status update, and each change would rewrite the
     // record.
     for (parent, field) in [("", "status"), ("/metadata", "resourceVersion"), ("/metadata", "managedFields")] {
         object.pointer_mut(parent).and_then(Value::as_object_mut).map(|fields| fields.remove(field));
     }
-    serde_json::to_value(Entry { object, origin: origin.cloned() })
-}
-
-/// Addresses or networks as texts.
-fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<Value> {
-    values.iter().map(|value| value.to_string().into()).collect()
+    let origin = serde_json::to_string(&origin)?;
+    Ok(format!("{{\"object\":{object},\"origin\":{origin}}}"))
 }
 
 /// Reads the text of a record for `node`. `path` is the file that it was read from, for error messages.
@@ -223,9 +291,14 @@ fn grant(entry: Value) -> Result<SourcedGrant, String> {
     Ok(SourcedGrant { object, origin, trouble: None })
 }
 
-/// SHA-256 of the compact JSON of `content`, in hexadecimal.
+/// The checksum of `content`: that of its compact JSON.
 pub(super) fn checksum(content: &Value) -> String {
-    let digest = Sha256::digest(content.to_string());
+    hash(&content.to_string())
+}
+
+/// SHA-256 in hexadecimal.
+fn hash(text: &str) -> String {
+    let digest = Sha256::digest(text);
     digest.iter().fold(String::new(), |mut text, byte| {
         // Writing to a `String` never fails.
         let _ = write!(text, "{byte:02x}");

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::content::Rendered;
 use super::mark::{self, Mark, Survives};
 use super::{Closed, Loaded, Outdated, Record, RecordError, Stored, disk};
 
@@ -51,6 +52,7 @@ pub struct Keeper {
     mark: Mark,
     /// Whether the note takes the place of a record that was not written yet.
     deferred: bool,
+    rendered: Rendered,
 }
 
 impl Keeper {
@@ -59,7 +61,7 @@ impl Keeper {
     pub fn new(dir: &Path, loaded: Option<&Loaded>) -> Self {
         let written = loaded.map(|loaded| (Arc::new(loaded.record.clone()), loaded.checksum.clone()));
         let mark = mark::read(dir).ok().flatten().unwrap_or_default();
-        Self { dir: dir.to_owned(), written, mark, deferred: false }
+        Self { dir: dir.to_owned(), written, mark, deferred: false, rendered: Rendered::default() }
     }
 
     /// Creates the note beside the record, or writes it again, so that a later write of it needs no space.
@@ -96,7 +98,7 @@ impl Keeper {
             let noted = self.note(next.as_ref().unwrap_or(record), DEFERRED, Survives::Process);
             return noted.map(|()| Kept::Noted).map_err(|unnoted| RecordError::Unnoted(unnoted.cause()));
         }
-        match super::store_checked(&self.dir, record) {
+        match super::store_checked(&self.dir, record, &mut self.rendered) {
             Ok((stored, checksum, bytes)) => {
                 self.written = Some((Arc::clone(record), checksum));
                 self.deferred = false;

@@ -21,6 +21,8 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use content::{Rendered, Text};
+
 use crate::model::{Nodes, Translation};
 use crate::source::{GrantSet, Sourced};
 
@@ -133,12 +135,12 @@ pub fn written(dir: &Path) -> Option<SystemTime> {
 /// # Errors
 /// When other users can write the directory, or when the system returns an error.
 pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
-    store_checked(dir, record).map(|(stored, _, _)| stored)
+    store_checked(dir, record, &mut Rendered::default()).map(|(stored, _, _)| stored)
 }
 
 /// As [`store`]; also returns the checksum of the record, and its size in bytes.
-fn store_checked(dir: &Path, record: &Record) -> Result<(Stored, String, u64), RecordError> {
-    let (bytes, checksum) = content::render(record)?;
+fn store_checked(dir: &Path, record: &Record, rendered: &mut Rendered) -> Result<(Stored, String, u64), RecordError> {
+    let Text { bytes, checksum } = content::render(record, rendered)?;
     Ok((disk::write(dir, &bytes)?, checksum, bytes.len() as u64))
 }
 

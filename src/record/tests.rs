@@ -47,6 +47,11 @@ fn translation(interface: Option<&str>, ports: TargetPorts, source: SourceNat) -
     }
 }
 
+/// The text of a record.
+fn rendered(record: &Record) -> Vec<u8> {
+    content::render(record, &mut content::Rendered::default()).unwrap().bytes
+}
+
 fn grant(name: &str) -> SourcedGrant {
     let object = json!({
         "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForwardGrant", "metadata": {"name": name, "generation": 2},
@@ -100,6 +105,19 @@ fn mode(path: &Path) -> u32 {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn the_texts_of_unchanged_objects_are_taken_over_and_the_whole_is_the_same() {
+    let mut kept = content::Rendered::default();
+    let all = record();
+    let fewer = Record { forwards: all.forwards[1..].to_vec(), ..all.clone() };
+    let mut changed = all.clone();
+    Arc::make_mut(&mut changed.forwards[0].object).spec.description = Some("another".to_owned());
+    for record in [&all, &changed, &fewer, &changed, &all] {
+        let text = content::render(record, &mut kept).unwrap();
+        assert_eq!(String::from_utf8(text.bytes), String::from_utf8(rendered(record)));
+    }
 }
 
 #[test]
@@ -194,14 +212,14 @@ fn a_record_of_another_node_or_format_is_refused() {
 #[test]
 fn a_record_with_less_is_of_an_older_format() {
     let without_networks = Record { services: BTreeSet::new(), nodes: Arc::default(), ..record() };
-    let text = content::render(&without_networks).unwrap().0;
+    let text = rendered(&without_networks);
     assert!(text.starts_with(b"{\"format\":4,"), "grants need the newest format");
     let without_grants = Record { grants: None, grants_required: false, ..without_networks };
     let without_addresses = Record { node_addresses: BTreeSet::new(), ..without_grants.clone() };
     let without_all = Record { api_servers: BTreeSet::new(), ..without_addresses.clone() };
     let older = [(without_grants, 3, "pods"), (without_addresses, 2, "nodeAddresses"), (without_all, 1, "apiServers")];
     for (record, format, absent) in older {
-        let text = String::from_utf8(content::render(&record).unwrap().0).unwrap();
+        let text = String::from_utf8(rendered(&record)).unwrap();
         assert!(text.starts_with(&format!("{{\"format\":{format},")) && !text.contains(absent), "{text}");
         let loaded = content::parse(Path::new("record.json"), text.as_bytes(), NODE).unwrap();
         assert_eq!((loaded.record, loaded.lost), (record, Vec::new()));
@@ -211,7 +229,7 @@ fn a_record_with_less_is_of_an_older_format() {
 /// A record with changed content and a matching checksum.
 fn forged(change: impl FnOnce(&mut Value)) -> Loaded {
     let path = Path::new("record.json");
-    let mut document: Value = serde_json::from_slice(&content::render(&record()).unwrap().0).unwrap();
+    let mut document: Value = serde_json::from_slice(&rendered(&record())).unwrap();
     change(&mut document["content"]);
     document["sha256"] = content::checksum(&document["content"]).into();
     content::parse(path, &serde_json::to_vec(&document).unwrap(), NODE).unwrap()
@@ -360,7 +378,7 @@ proptest! {
 
     #[test]
     fn a_damaged_record_is_refused_or_reads_as_it_was(damages in prop::collection::vec(damage(), 1..4)) {
-        let mut bytes = content::render(&record()).unwrap().0;
+        let mut bytes = rendered(&record());
         for damage in &damages {
             damage.apply(&mut bytes);
         }

@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Destination, Family, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
-/// A [`Translation`] as it is written to the record.
+/// A [`Translation`] as it is written to the record. The fields are in the order of their names.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Written {
-    protocol: String,
     address: String,
-    ports: String,
+    /// If absent: masquerade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_address: Option<String>,
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<String>,
+    ports: String,
+    protocol: String,
     to_address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_port: Option<u16>,
     /// The target ports of a shifted range; `toPort` is absent then.
     #[serde(skip_serializing_if = "Option::is_none")]
     to_ports: Option<String>,
-    /// If absent: masquerade.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    as_address: Option<String>,
 }
 
 impl From<&Translation> for Written {
