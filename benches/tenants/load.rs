@@ -57,15 +57,15 @@ impl Load {
         }
     }
 
-    /// Waits until the agent has written about every object once.
+    /// Waits until the last object is in force.
     pub(crate) fn wait_in_force(self, fleet: &Fleet, count: usize) {
-        let rules = || fleet.proxy(0).our_rules(crate::bed::kernel::Variant::Nft).len();
-        let enough = match self {
-            Self::Tiny => count,
-            Self::Wide => count * 64 * 64,
-            Self::Annotated | Self::Conflicts => 1,
+        let last = match self {
+            Self::Tiny | Self::Wide => format!("{TENANT}/{}", name(count - 1)),
+            Self::Annotated | Self::Conflicts => return,
         };
-        assert!(eventually(PROCESSED, || rules() >= enough), "{} rules instead of {enough}", rules());
+        let state = || fleet.plane.condition(&last, "Ready");
+        let ready = || state().is_some_and(|(status, _)| status == "True");
+        assert!(eventually(PROCESSED, ready), "{last}: {:?}", state());
     }
 
     /// Changes one object after the other until `ends`.
@@ -113,7 +113,7 @@ fn tiny(index: usize) -> Value {
 
 fn wide(index: usize) -> Value {
     let clients: Vec<String> = (1..=64).map(|last| format!("10.1.0.{last}")).collect();
-    let port = |number: usize| json!({"name": format!("p{number}"), "port": 20_000 + 64 * index + number});
+    let port = |number: usize| json!({"name": format!("p{number}"), "port": 20_000 + 2 * (64 * index + number)});
     object(&name(index), &json!(clients), &json!((0..64).map(port).collect::<Vec<_>>()))
 }
 
