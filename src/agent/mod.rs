@@ -126,8 +126,8 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
     let steps: progress::Watcher = Arc::new(move || health.step(Instant::now()));
     let started = Instant::now();
     let (mut pause, mut rested) = (Duration::ZERO, started);
-    // When the whole kernel was last compared, and how often that is done.
-    let (mut compared, mut every) = (started, Duration::ZERO);
+    // When the whole kernel was last compared, how long that took, and how often it is done.
+    let (mut compared, mut comparison, mut every) = (started, Duration::ZERO, Duration::ZERO);
     loop {
         node.health.enter(Phase::Waiting { until: Instant::now() + pause });
         let woken = node.woken(pause).await;
@@ -154,8 +154,11 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         rested = Instant::now() + took.min(REST);
         if look == Look::Everything {
             compared = Instant::now();
+            if outcome == SyncOutcome::Unchanged {
+                comparison = took;
+            }
             // Comparisons without an event take at most 2 percent of the time.
-            every = node.pace.every.max(took * 50);
+            every = node.pace.every.max(comparison * 50);
         }
         pause = match outcome {
             SyncOutcome::Unchanged | SyncOutcome::Written => every.saturating_sub(compared.elapsed()),
