@@ -5,6 +5,7 @@
 
 pub(crate) mod address;
 mod consistency;
+mod networks;
 mod parse;
 pub(crate) mod ports;
 mod refusal;
@@ -24,6 +25,7 @@ use kube::core::{Selector, SelectorExt};
 pub use crate::api::Mode;
 use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 
+pub(crate) use networks::networks;
 pub(crate) use parse::description;
 pub(crate) use refusal::Found;
 pub use refusal::{Refusal, RefusalReason, Refusals};

@@ -1,12 +1,11 @@
 //! Reads a `PortForward` into a [`Forward`]. Each field by itself; `consistency` looks at them together.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::refusal::{Found, Refusals};
-use super::{Forward, ForwardKey, Leg, Lifecycle, Refusal, RefusalReason, address, consistency, ports, selector};
+use super::{Forward, ForwardKey, Leg, Lifecycle, Refusal, RefusalReason, address, consistency, networks, ports, selector};
 use crate::api::{self, PortForward};
 use crate::model::InterfaceName;
 
@@ -113,23 +112,7 @@ fn clients(found: &mut Found, path: &str, texts: &[String]) -> Option<Vec<IpNet>
         found.push(Refusal::new(RefusalReason::TooMany, path, what));
         return None;
     }
-    let mut seen = BTreeSet::new();
-    let mut valid = true;
-    for (index, text) in texts.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        match found.take(address::client(&path, text)) {
-            Some(client) if !seen.insert(client) => {
-                let what = "is there already; remove one of the two";
-                found.push(Refusal::of(RefusalReason::DuplicateClient, &path, text, what));
-                valid = false;
-            }
-            Some(_) => {}
-            None => valid = false,
-        }
-    }
-    let mut merged = IpNet::aggregate(&seen.into_iter().collect());
-    merged.sort();
-    valid.then_some(merged)
+    networks(found, path, texts, address::client, RefusalReason::DuplicateClient)
 }
 
 fn one(path: &str, texts: &[String]) -> Result<IpAddr, Refusal> {

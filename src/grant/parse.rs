@@ -132,23 +132,7 @@ fn namespaces(found: &mut Found, path: &str, names: &[String]) -> Option<BTreeSe
 /// Addresses and networks, merged and sorted.
 fn networks(found: &mut Found, path: &str, texts: &[String], least: Least) -> Option<Vec<IpNet>> {
     found.take(sized(path, texts, least, "addresses, such as 192.0.2.7, or networks, such as 192.0.2.0/24"))?;
-    let mut seen = BTreeSet::new();
-    let mut valid = true;
-    for (index, text) in texts.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        match found.take(address::bound(&path, text)) {
-            Some(network) if !seen.insert(network) => {
-                let what = "is there already; remove one of the two";
-                found.push(Refusal::of(RefusalReason::DuplicateNetwork, &path, text, what));
-                valid = false;
-            }
-            Some(_) => {}
-            None => valid = false,
-        }
-    }
-    let mut merged = IpNet::aggregate(&seen.into_iter().collect());
-    merged.sort();
-    valid.then_some(merged)
+    forward::networks(found, path, texts, address::bound, RefusalReason::DuplicateNetwork)
 }
 
 fn sockets(found: &mut Found, path: &str, list: &[wire::Sockets], wanted: &str) -> Option<Vec<Sockets>> {
