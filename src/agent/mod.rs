@@ -50,6 +50,8 @@ const COALESCE: Duration = Duration::from_millis(50);
 /// The maximum pause between two syncs while events arrive all the time. The pause is as long as the last sync, so syncs take at
 /// most half of the time, if they are not longer than this.
 const REST: Duration = Duration::from_millis(500);
+/// The maximum time between two comparisons of the whole kernel.
+const RAREST: Duration = Duration::from_secs(30);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -157,8 +159,8 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
             if outcome == SyncOutcome::Unchanged {
                 comparison = took;
             }
-            // Comparisons without an event take at most 2 percent of the time.
-            every = node.pace.every.max(comparison * 50);
+            // Comparisons without an event take at most 2 percent of the time, unless one takes very long.
+            every = node.pace.every.max(RAREST.min(comparison * 50));
         }
         pause = match outcome {
             SyncOutcome::Unchanged | SyncOutcome::Written => every.saturating_sub(compared.elapsed()),
