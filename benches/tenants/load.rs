@@ -112,7 +112,8 @@ fn tiny(index: usize) -> Value {
 }
 
 fn wide(index: usize) -> Value {
-    let clients: Vec<String> = (1..=64).map(|last| format!("10.1.0.{last}")).collect();
+    // No two of them can be merged into one network.
+    let clients: Vec<String> = (0..64).map(|number| format!("10.1.0.{}", 2 * number + 1)).collect();
     let port = |number: usize| json!({"name": format!("p{number}"), "port": 20_000 + 2 * (64 * index + number)});
     object(&name(index), &json!(clients), &json!((0..64).map(port).collect::<Vec<_>>()))
 }
