@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 . image/lib.sh
 root=$(realpath "$1")
 given=$root.d
+# After a failure, no agent stays behind.
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 # become CAPABILITIES PROGRAM ARGUMENT...: replaces this shell with the program.
 become() {

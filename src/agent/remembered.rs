@@ -76,6 +76,9 @@ impl Memory {
     /// The same, but some of these objects may be in force too. They are not applied again.
     #[must_use]
     pub fn holding(mut self, objects: Vec<Sourced>) -> Self {
+        if objects.is_empty() {
+            return self;
+        }
         let forwards: Vec<Forward> =
             self.record.forwards.iter().chain(&objects).filter_map(|it| Forward::parse(&it.object).ok()).collect();
         self.flows = InForce::recorded(&self.record.in_force, &forwards);

@@ -36,7 +36,8 @@ pub trait Dataplane: Send + Sync + 'static {
     /// With [`Look::Changes`], what no program has changed since the last apply is not read again, as far as the kernel tells.
     fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>, look: Look) -> impl Future<Output = Applied> + Send;
 
-    /// Whether no program has written rules since the last apply. `false` if this is not known.
+    /// Whether no other program has written rules since the apply before the last one, so that a new sync would find nothing. `false`
+    /// if this is not known.
     fn is_untouched(&self) -> impl Future<Output = bool> + Send;
 
     /// The operator's translations that are now in the kernel. Their new source is not included.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api::{self, PortForward};
+use crate::api;
 use crate::model::{Nodes, Translation};
 use crate::source::{GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
@@ -72,7 +72,7 @@ struct Entry {
 /// The texts of the forwards of the last record, by the address of the object. An object that is still the same is not rendered
 /// again.
 #[derive(Debug, Default)]
-pub(super) struct Rendered(HashMap<usize, (Arc<PortForward>, String)>);
+pub(super) struct Rendered(HashMap<usize, (Sourced, String)>);
 
 /// The text of a record.
 pub(super) struct Text {
@@ -127,10 +127,10 @@ impl Rendered {
             let place = Arc::as_ptr(&sourced.object).addr();
             // The entry holds the object, so no other object can have its address.
             let text = match before.remove(&place) {
-                Some((_, text)) => text,
-                None => entry(&*sourced.object, sourced.origin.as_ref())?,
+                Some((known, text)) if known.origin == sourced.origin => text,
+                Some(_) | None => entry(&*sourced.object, sourced.origin.as_ref())?,
             };
-            self.0.insert(place, (Arc::clone(&sourced.object), text.clone()));
+            self.0.insert(place, (sourced.clone(), text.clone()));
             Ok(text)
         })
     }

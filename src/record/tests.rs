@@ -114,7 +114,9 @@ fn the_texts_of_unchanged_objects_are_taken_over_and_the_whole_is_the_same() {
     let fewer = Record { forwards: all.forwards[1..].to_vec(), ..all.clone() };
     let mut changed = all.clone();
     Arc::make_mut(&mut changed.forwards[0].object).spec.description = Some("another".to_owned());
-    for record in [&all, &changed, &fewer, &changed, &all] {
+    let mut moved = all.clone();
+    moved.forwards[0].origin = Some("moved.yaml".into());
+    for record in [&all, &changed, &fewer, &changed, &all, &moved] {
         let text = content::render(record, &mut kept).unwrap();
         assert_eq!(String::from_utf8(text.bytes), String::from_utf8(rendered(record)));
     }

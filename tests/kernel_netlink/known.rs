@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::Look;
-use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Variant};
+use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Table, Variant};
 use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
 
 use crate::namespace::{inside, run};
@@ -85,8 +85,32 @@ fn what_another_program_wrote_is_found_although_only_changes_are_read() {
         run("nft add table ip other");
         let looked = agent.apply(&ruleset, Look::Changes).await;
         assert!(!looked.changed() && looked.read == Extent::Everything, "{looked:?}");
+        // The facts that were read before this look may be older than that write, so there is a reason for one more sync.
+        assert!(!agent.is_untouched().await);
+        assert_eq!(applied(&agent, &ruleset).await.read, Extent::Nothing);
+        assert!(agent.is_untouched().await);
         // Together with a change: the agent does not take the other program's write for its own.
         run("iptables-nft -t nat -F PF-PRE");
         assert_eq!(applied(&agent, &rules("3.3.3.4", "3.3.3.3")).await.read, Extent::Everything);
+    });
+}
+
+/// A chain that cannot be deleted is emptied. The report names neither this nor what was written before a failure.
+#[test]
+fn after_a_write_that_was_not_complete_everything_is_read() {
+    inside(|| async {
+        let agent = Iptables::new(Variant::Nft);
+        let (many, few) = (rules("3.3.3.3", "3.3.3.3"), Ruleset::of(&[translation(2000, "3.3.3.5")].into()));
+        applied(&agent, &many).await;
+        let stale = many.chains(Table::Nat).keys().find(|name| !few.chains(Table::Nat).contains_key(*name)).unwrap();
+        run("iptables-nft -t nat -N OTHER");
+        run(&format!("iptables-nft -t nat -A OTHER -j {stale}"));
+        for _ in 0..2 {
+            agent.apply(&many, Look::Changes).await;
+        }
+        let stuck = agent.apply(&few, Look::Changes).await;
+        assert!(stuck.stuck.contains(stale) && stuck.read == Extent::Everything, "{stuck:?}");
+        assert!(stuck.left.is_empty() && !stuck.disturbed, "it is empty, and read as such at once: {stuck:?}");
+        applied(&agent, &many).await;
     });
 }

@@ -30,22 +30,17 @@ pub(super) struct Reading {
     pub(super) tables: Tables,
     /// The generation that the tables show; `None` if another program may have written while they were read.
     generation: Option<u32>,
-    extent: Extent,
-}
-
-impl Reading {
-    pub(super) const fn extent(&self) -> Extent {
-        self.extent
-    }
+    pub(super) extent: Extent,
 }
 
 impl Iptables {
     /// The tables. They are not read if `look` allows this and nothing was written since the last reading.
     pub(super) async fn look(&self, look: Look, memory: &mut Memory) -> Reading {
-        let last = memory.last.take().filter(|last| look == Look::Changes && last.generation.is_some());
         let now = self.generation().await;
+        let last = memory.last.take().filter(|last| last.generation.is_some() && last.generation == now);
+        memory.foreign = last.is_none();
         if let Some(last) = last
-            && last.generation == now
+            && look == Look::Changes
         {
             return Reading { extent: Extent::Nothing, ..last };
         }
@@ -80,7 +75,9 @@ impl Iptables {
         }
     }
 
-    /// The tables after a write. Reads only what was written, if no other program has written since `before`.
+    /// The tables after a write. Reads only what was written, if no other program has written since `before`, and if everything
+    /// could be written. After a failure or a refusal, the report does not name each chain that was touched, and the kernel does not
+    /// count a commit that changed nothing.
     pub(super) async fn read_back(
         &self,
         ruleset: &Ruleset,
@@ -91,8 +88,11 @@ impl Iptables {
     ) -> Reading {
         let now = self.generation().await;
         let own = before.generation.map(|generation| generation.wrapping_add(commits));
+        let all_named = report.failed.is_empty() && report.refused.is_empty() && report.stuck.is_empty();
+        memory.foreign |= own.is_none() || own != now;
         if own.is_some()
             && own == now
+            && all_named
             && let Some(tables) = self.read_written(ruleset, before.tables, memory, report).await
         {
             let reading = self.as_of(now, tables, Extent::Written).await;
@@ -134,10 +134,12 @@ impl Iptables {
         Some(after)
     }
 
-    /// Whether no program has written to `nf_tables` since the last apply. `false` if this is not known.
+    /// Whether no other program has written to `nf_tables` since the apply before the last one. What the caller read of the node
+    /// before the last apply is then as new as that apply. `false` if this is not known.
     pub async fn is_untouched(&self) -> bool {
-        let last = self.memory.lock().await.last.as_ref().and_then(|last| last.generation);
-        last.is_some() && last == self.generation().await
+        let memory = self.memory.lock().await;
+        let last = memory.last.as_ref().and_then(|last| last.generation);
+        !memory.foreign && last.is_some() && last == self.generation().await
     }
 
     /// The generation of the ruleset; `None` on legacy, or if the kernel does not say.

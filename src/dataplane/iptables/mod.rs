@@ -63,6 +63,8 @@ struct Memory {
     counters: Counters,
     /// The last reading of the kernel, after the operator's writes.
     last: Option<Reading>,
+    /// Whether another program may have written between the last two readings.
+    foreign: bool,
     /// Why the lock file could not be protected, as it was last logged.
     unprotected: Option<String>,
 }
@@ -266,7 +268,7 @@ impl Iptables {
         }
         let mut before = self.look(look, &mut memory).await;
         self.count(&mut before, ruleset, &mut memory).await;
-        let mut report = RulesReport { read: before.extent(), ..RulesReport::default() };
+        let mut report = RulesReport { read: before.extent, ..RulesReport::default() };
         if let Ok(nat) = &before.tables[&Table::Nat] {
             report.before = nat.translations();
         }
@@ -300,7 +302,7 @@ impl Iptables {
         memory.wrote(ruleset, report);
         let commits = self.commits().wrapping_sub(commits);
         let after = self.read_back(ruleset, before, commits, memory, report).await;
-        report.read = report.read.max(after.extent());
+        report.read = report.read.max(after.extent);
         after
     }
 
