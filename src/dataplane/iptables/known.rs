@@ -89,7 +89,6 @@ impl Iptables {
         let now = self.generation().await;
         let own = before.generation.map(|generation| generation.wrapping_add(commits));
         let all_named = report.failed.is_empty() && report.refused.is_empty() && report.stuck.is_empty();
-        memory.foreign |= own.is_none() || own != now;
         if own.is_some()
             && own == now
             && all_named
@@ -100,6 +99,8 @@ impl Iptables {
                 return reading;
             }
         }
+        // Everything could be written, and yet the tables are not as the operator left them.
+        memory.foreign |= all_named || own != now;
         let now = self.generation().await;
         let tables = self.read_all(memory).await;
         if let Ok(nat) = &tables[&Table::Nat] {
