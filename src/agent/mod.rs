@@ -44,12 +44,12 @@ use changes::{Changes, Repaired};
 use programming::Programming;
 use retries::{Failure, Retries};
 
-/// The time that a sync waits for further events after the first one, so that a burst of events causes only one sync. Events
-/// that follow do not lengthen it.
-const COALESCE: Duration = Duration::from_millis(50);
-/// The maximum pause between two syncs while events arrive all the time. The pause is as long as the last sync, so syncs take at
-/// most half of the time, if they are not longer than this.
-const REST: Duration = Duration::from_millis(500);
+/// The shortest pause between two syncs. The first event after it is served at once; what comes during a sync or the pause is
+/// served by the next sync.
+const REST: Duration = Duration::from_millis(20);
+/// The longest pause between two syncs while events arrive all the time. The pause is half as long as the last sync, so syncs take
+/// at most two thirds of the time, if they are not longer than twice this.
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// The maximum time between two comparisons of the whole kernel.
 const RAREST: Duration = Duration::from_secs(30);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
@@ -135,7 +135,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
         let woken = node.woken(pause).await;
         node.health.enter(Phase::Queued { since: Instant::now() });
         node.metrics.queued();
-        tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)).await;
+        tokio::time::sleep_until(rested).await;
         let listed = node.source.complete().is_some();
         let Some(snapshot) = node.snapshot(started.elapsed(), &mut notes.changes).await else {
             pause = PATIENCE;
@@ -153,7 +153,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
                 node.health.complete();
             }
         }
-        rested = Instant::now() + took.min(REST);
+        rested = Instant::now() + (took / 2).clamp(REST, LONGEST_REST);
         if look == Look::Everything {
             compared = Instant::now();
             if outcome == SyncOutcome::Unchanged {

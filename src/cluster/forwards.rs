@@ -22,8 +22,8 @@ use crate::forward::Forward;
 use crate::source::{GrantSet, Heard, Key, Snapshot, Sourced, Undecoded, key};
 use crate::supervise::guarded;
 
-/// How long a change waits for further changes, so that a burst of them becomes one set.
-const COALESCE: Duration = Duration::from_millis(20);
+/// The shortest time between two sets. The first change after it becomes a set at once, and a burst of changes becomes few sets.
+const APART: Duration = Duration::from_millis(20);
 /// A change of status alone also waits for this number of times the duration of making the last set, so that a large set is not
 /// made anew for each status that an agent writes.
 const STATUS_SHARE: u32 = 10;
@@ -46,7 +46,7 @@ pub(super) async fn follow(
         None => {}
     };
     let join = async {
-        let mut rest = Duration::ZERO;
+        let (mut rest, mut last) = (Duration::ZERO, None::<Instant>);
         loop {
             let goes_on = tokio::select! {
                 () = changed.notified() => Ok(()),
@@ -57,14 +57,16 @@ pub(super) async fn follow(
                 return;
             }
             let heard = Heard::of(Instant::now());
-            // A burst of events becomes one set.
-            tokio::time::sleep(COALESCE).await;
+            if let Some(last) = last {
+                tokio::time::sleep_until(last + APART).await;
+            }
             let begun = Instant::now();
             let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
                 offer(Snapshot { heard, ..snapshot }, &snapshots, &wake);
             }
             rest = begun.elapsed() * STATUS_SHARE;
+            last = Some(Instant::now());
         }
     };
     tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);

@@ -4,6 +4,7 @@
 //! the rules that a chain should not have, then adds the missing ones. So a refused rule neither keeps another flow open
 //! nor closes one.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use super::{
 
 /// The minimum time between two moves of a jump back to the first position, after another program put a rule before it.
 const MOVE_INTERVAL: Duration = Duration::from_mins(1);
+/// The number of COMMITs that one program gets. A program that deleted rules waits at its end until the kernel has freed them, about
+/// 100 ms for 2,000 rules, so a program for each COMMIT takes several times as long.
+const COMMITS_PER_PROGRAM: usize = 16;
 
 impl Iptables {
     /// Makes the operator's chains in `table` exactly `chains`. `before` is the current content of the table.
@@ -76,8 +80,8 @@ impl Iptables {
         names: &[ChainName],
         before: &SavedTable,
     ) -> Result<Vec<RefusedRule>, RulesError> {
-        for text in rewrite(self.variant, table, chains, names) {
-            match self.restore(&text).await {
+        for texts in rewrite(self.variant, table, chains, names).chunks(COMMITS_PER_PROGRAM) {
+            match self.restore_all(texts).await {
                 Ok(()) => {}
                 Err(error) if is_refusal(&error) => return self.rewrite_singly(table, chains, names, before).await,
                 Err(error) => return Err(error.into()),
@@ -244,8 +248,13 @@ impl Iptables {
     }
 
     async fn restore(&self, text: &str) -> Result<(), ProgramError> {
-        program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], text).await?;
-        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.restore_all(std::slice::from_ref(&text)).await
+    }
+
+    /// Passes several inputs, each with one COMMIT, to one program.
+    async fn restore_all<T: Borrow<str>>(&self, texts: &[T]) -> Result<(), ProgramError> {
+        program::run(self.variant.restore(), &["--noflush", "-w", LOCK_WAIT_SECS], &texts.concat()).await?;
+        self.commits.fetch_add(u32::try_from(texts.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
         Ok(())
     }
 }

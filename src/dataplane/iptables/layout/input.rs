@@ -3,11 +3,12 @@
 //! Such a packet misses the translation and comes to the node itself, which knows no such connection: its reset would end a
 //! connection that is well. Lost, it is sent again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::runs::merged;
 use super::stage::{host, narrowed};
 use super::trie::FANOUT;
 use crate::dataplane::iptables::rule::{Matches, Rule, Target};
@@ -16,18 +17,18 @@ use crate::model::{PortRange, Protocol, SourceNat, Translation};
 /// The verdicts of INPUT: from those who open flows of TCP, to what they open; and from those to whom the flows go, to whom
 /// they answer.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> BTreeSet<Rule> {
-    let (mut rules, mut masqueraded) = (BTreeSet::new(), BTreeSet::new());
+    let (mut rules, mut opened, mut masqueraded) = (BTreeSet::new(), BTreeMap::<_, Opened>::new(), BTreeSet::new());
     for Translation { flows, destination, source } in translations {
         if flows.protocol != Protocol::Tcp {
             continue;
         }
-        let ports = (flows.ports != PortRange::ALL).then_some(flows.ports);
-        rules.insert(rule(Some(flows.source), Some(flows.destination), ports));
+        opened.entry(flows.destination).or_default().entry(flows.source).or_default().push(flows.ports);
         match source {
             SourceNat::Address(external) => drop(rules.insert(rule(Some(host(destination.address)), Some(*external), None))),
             SourceNat::Masquerade => drop(masqueraded.insert(destination.address)),
         }
     }
+    rules.extend(opened.into_iter().flat_map(|(address, opened)| to_listen_address(address, opened)));
     // To whichever address of the node. Who answers cannot be looked up by it, so of many nobody is named.
     if masqueraded.len() <= FANOUT {
         rules.extend(masqueraded.into_iter().map(|upstream| rule(Some(host(upstream)), None, None)));
@@ -35,6 +36,22 @@ pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>)
         rules.insert(rule(None, None, None));
     }
     rules
+}
+
+/// What opens flows to one listen address, and to which ports.
+type Opened = BTreeMap<IpNet, Vec<PortRange>>;
+
+/// The rules for one listen address. Of many clients nobody is named: the rules would be as many as clients times ports. What is
+/// invalid then ends there whoever sends it, at the ports of forwards only.
+fn to_listen_address(address: IpAddr, opened: Opened) -> Vec<Rule> {
+    let rules = |client: Option<IpNet>, ports: Vec<PortRange>| {
+        let ports = merged(ports).into_iter().map(|ports| (ports != PortRange::ALL).then_some(ports));
+        ports.map(|ports| rule(client, Some(address), ports)).collect::<Vec<_>>()
+    };
+    if opened.len() > FANOUT {
+        return rules(None, opened.into_values().flatten().collect());
+    }
+    opened.into_iter().flat_map(|(client, ports)| rules(Some(client), ports)).collect()
 }
 
 fn rule(source: Option<IpNet>, destination: Option<IpAddr>, ports: Option<PortRange>) -> Rule {
