@@ -51,7 +51,7 @@ impl Load {
         let part = |full: usize| 0..(full * percent / 100).max(2);
         match self {
             Self::Tiny => part(10_000).map(tiny).collect(),
-            Self::Wide => part(4).map(wide).collect(),
+            Self::Wide => part(2).map(wide).collect(),
             Self::Annotated => part(1100).map(annotated).collect(),
             Self::Conflicts => std::iter::once(old()).chain(part(1500).map(young)).collect(),
         }

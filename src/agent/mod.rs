@@ -47,9 +47,8 @@ use retries::{Failure, Retries};
 /// The shortest pause between two syncs. The first event after it is served at once; what comes during a sync or the pause is
 /// served by the next sync.
 const REST: Duration = Duration::from_millis(20);
-/// The longest pause between two syncs while events arrive all the time. The pause is half as long as the last sync, so syncs take
-/// at most two thirds of the time, if they are not longer than twice this.
-const LONGEST_REST: Duration = Duration::from_millis(250);
+/// The longest pause between two syncs while events arrive all the time. The pause is a quarter of the last sync.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// The maximum time between two comparisons of the whole kernel.
 const RAREST: Duration = Duration::from_secs(30);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
@@ -153,7 +152,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
                 node.health.complete();
             }
         }
-        rested = Instant::now() + (took / 2).clamp(REST, LONGEST_REST);
+        rested = Instant::now() + (took / 4).clamp(REST, LONGEST_REST);
         if look == Look::Everything {
             compared = Instant::now();
             if outcome == SyncOutcome::Unchanged {

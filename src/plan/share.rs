@@ -156,9 +156,9 @@ impl TranslationLimit {
 }
 
 impl Default for TranslationLimit {
-    /// 20,000: a change of one namespace's forwards then delays those of others by about a second at most.
+    /// 10,000: a change of all forwards of one namespace then delays those of others by less than a second.
     fn default() -> Self {
-        const { Self(NonZeroU32::new(20_000).unwrap()) }
+        const { Self(NonZeroU32::new(10_000).unwrap()) }
     }
 }
 
