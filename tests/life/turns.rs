@@ -5,6 +5,7 @@ use std::process::Output;
 
 use crate::bed::agent::{Agent, AgentOptions, operator, state_folder};
 use crate::bed::kernel::Variant;
+use crate::bed::wait::{PATIENCE, eventually};
 use crate::bed::{Bed, EXTERNAL, Proxy, SERVER};
 use crate::stage::{FILE, Manifest, SEED, Stage, by, servers, tcp};
 
@@ -29,7 +30,9 @@ fn a_new_agent_waits_for_the_old_one_and_goes_on_where_that_ended() {
     assert_eq!(new.log().matches("agent starts").count(), 1, "the old agent keeps the lock");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
     assert!(old.stop().success());
-    new.wait_ready(SEED);
+    // Both agents write to one log. The status file is that of the old agent until the new one has judged the forward.
+    let judged = eventually(PATIENCE, || new.log().matches("forward ready").count() == 2);
+    assert!(judged, "the new agent did not go on: {}", new.log());
     assert_eq!(new.log().matches("agent starts").count(), 2);
     assert_eq!(new.log().matches("waiting for its end").count(), 1, "logged once");
     assert_eq!(new.log().matches("kernel state updated").count(), 1, "only the old agent wrote");
