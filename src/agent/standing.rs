@@ -156,6 +156,27 @@ mod tests {
         assert_eq!((memory.required_grants(), restarted.grants.is_some()), (RequireGrants::Yes, true));
     }
 
+    /// The record holds its content, but nothing of it is in the kernel: it was refused, for example.
+    #[test]
+    fn without_grants_a_recorded_forward_that_is_not_in_force_is_not_carried_and_keeps_its_recorded_content() {
+        // The generation decides the port.
+        let before = [("carried", 1), ("changed", 3), ("same", 5)]
+            .map(|(name, generation)| sourced(name, generation, name, "3.3.3.3", "Enabled"));
+        let in_force = Forward::parse(&before[0].object).unwrap().translations();
+        let (node, grants) = ("a".to_owned(), Some(Arc::default()));
+        let record = Record { node, forwards: before.to_vec(), in_force, grants, ..Record::default() };
+        let mut memory = Memory::new("a", Some(record));
+        let now = set(vec![before[0].clone(), sourced("changed", 4, "changed", "9.9.9.9", "Enabled"), before[2].clone()]);
+        let (grants, candidates) = memory.grants(RequireGrants::Yes, &now);
+        let Grants::Unread { standing, .. } = grants else { panic!("they were not read") };
+        let standing: Vec<_> = standing.keys().map(|key| key.name.as_str()).collect();
+        assert_eq!(standing, ["carried"]);
+        assert_eq!(candidates[1].generation, 3, "no content that no grant was asked about");
+        let lasting = memory.lasting(RequireGrants::Yes, &now);
+        let recorded: Vec<_> = lasting.forwards.iter().map(|it| it.object.metadata.generation).collect();
+        assert_eq!(recorded, [Some(1), Some(3), Some(5)], "it stays in the record");
+    }
+
     #[test]
     fn once_the_grants_are_read_or_not_needed_the_newest_content_counts() {
         let memory = memory(&[sourced("a", 1, "a", "3.3.3.3", "Enabled")], None);

@@ -284,6 +284,48 @@ fn the_status_names_a_process_that_holds_the_lock_of_legacy_from_before() {
     assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
 }
 
+/// The agent in a container of its own. In a pod, a process of the node may hold the lock.
+#[test]
+fn the_status_says_that_a_process_outside_of_the_container_holds_the_lock_of_legacy() {
+    let bed = Bed::new();
+    made_by_the_kubelet(bed.proxy());
+    let holding = Holding::take(&bed.proxy().lock_file());
+    let mounts = Some("exec unshare --pid --fork --kill-child --mount-proc \"$@\"".to_owned());
+    let options = AgentOptions { mounts, ..AgentOptions::new(Variant::Legacy) };
+    let stage = Stage::with(options, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_condition(SEED, "Programmed", "False", "ApplyFailed");
+    let words = "a process outside of this container holds it; lslocks on the node shows which one";
+    wait("the status says so", || stage.message(SEED, "Programmed").contains(words));
+    drop(holding);
+    stage.agent.wait_ready(SEED);
+}
+
+#[test]
+fn a_lock_file_that_cannot_be_protected_is_logged_once_until_it_is_protected() {
+    let bed = Bed::new();
+    let lock = bed.proxy().lock_file();
+    let replace_by_a_link = || {
+        let link = lock.with_extension("link");
+        std::os::unix::fs::symlink("elsewhere.lock", &link).unwrap();
+        fs::rename(link, &lock).unwrap();
+    };
+    replace_by_a_link();
+    let stage = Stage::of(Variant::Legacy, bed, &[(FILE, Manifest::seed())]);
+    let _servers = servers(&stage.bed);
+    stage.agent.wait_ready(SEED);
+    let logged = || stage.agent.log().matches("other users may be able to hold the lock of iptables-legacy").count();
+    for manifest in [Manifest::seed().for_second_server(), Manifest::seed()] {
+        stage.edit(&manifest);
+    }
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "the programs work with the link");
+    assert_eq!(logged(), 1, "not with every change");
+    fs::remove_file(&lock).unwrap();
+    made_by_the_kubelet(stage.proxy());
+    wait("the file is protected", || mode(stage.proxy()) == 0o600);
+    replace_by_a_link();
+    wait("the next failure is logged", || logged() == 2);
+}
+
 #[test]
 fn nft_has_no_lock_that_another_user_could_hold() {
     let bed = Bed::new();

@@ -194,15 +194,18 @@ mod tests {
     #[test]
     fn what_is_no_file_is_left_alone_and_does_not_stop_the_agent() {
         let folder = tempfile::tempdir().unwrap();
-        let [target, link, fifo] = ["target", "link", "fifo"].map(|name| folder.path().join(name));
+        let [target, link, fifo, private] = ["target", "link", "fifo", "private"].map(|name| folder.path().join(name));
         fs::write(&target, "").unwrap();
         fs::set_permissions(&target, Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
-        for path in [&link, &fifo, &folder.path().to_owned()] {
+        for (fifo, mode) in [(&fifo, 0o644), (&private, 0o600)] {
+            rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, mode.into(), 0).unwrap();
+        }
+        // Nobody else can open the second FIFO, but it is no lock file either.
+        for path in [&link, &fifo, &private, &folder.path().to_owned()] {
             assert!(make_private(path).is_err(), "{}", path.display());
         }
-        assert_eq!((mode(&target), mode(&fifo)), (0o644, 0o644));
+        assert_eq!([&target, &fifo, &private].map(|path| mode(path)), [0o644, 0o644, 0o600]);
     }
 
     /// Its owner could open it whatever its mode is. Only root can make such a file.

@@ -154,6 +154,26 @@ fn a_shifted_range_is_followed_port_by_port() {
 }
 
 #[test]
+fn of_a_wide_shifted_range_only_the_ports_that_a_packet_has_are_followed() {
+    let range = |first: u16, last: u16, target: u16| {
+        json!({"name": "a", "protocol": "UDP", "port": first, "endPort": last, "targetPort": target, "targetEndPort": target + (last - first)})
+    };
+    // Ports 7 to 9 leave `a` as 100 to 102, and `b` as 20100 to 20102.
+    let a = hop("a", &["10.0.0.9", "10.0.0.3"], "10.0.0.1", Some("10.0.0.1"), "10.0.0.2", range(7, 9, 100));
+    let b = hop("b", &["10.0.0.1"], "10.0.0.2", Some("10.0.0.2"), "10.0.0.3", range(1, 40000, 20001));
+    let back = |first: u16, last: u16| {
+        let entry = range(first, last, 9 - (last - first));
+        hop("c", &["10.0.0.2"], "10.0.0.3", Some("10.0.0.3"), "10.0.0.1", entry)
+    };
+    let circle = &["c"][..];
+    let cases =
+        [(20100, 20102, circle), (20102, 20104, circle), (20098, 20100, circle), (20103, 20105, &[]), (20097, 20099, &[])];
+    for (first, last, expected) in cases {
+        assert_eq!(looping(&[a.clone(), b.clone(), back(first, last)]), expected, "{first} to {last}");
+    }
+}
+
+#[test]
 fn reverse_takes_part_in_a_circle() {
     let mut there = hop("a", &["10.0.0.9"], "10.0.0.1", Some("10.0.0.2"), "10.0.0.3", udp(5));
     let forward = there.forward.as_mut().unwrap();
