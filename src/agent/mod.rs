@@ -7,6 +7,8 @@
 mod attribution;
 mod changes;
 mod fallback;
+mod parsed;
+mod planned;
 mod programming;
 mod publisher;
 mod recording;
@@ -15,7 +17,6 @@ mod retries;
 mod standing;
 mod traffic;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +34,15 @@ pub use traffic::follow_traffic;
 use crate::dataplane::{Applied, Dataplane, Look};
 use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
-use crate::model::{Desired, Facts, FlowMatch};
+use crate::model::{Desired, FlowMatch};
 use crate::node::{FactsError, Observer};
-use crate::plan::{Candidate, InForce, Plan, Policy, plan};
+use crate::plan::{Candidate, Plan, Policy};
 use crate::progress;
 use crate::source::{Snapshot, Source, Sourced, Undecoded};
 use crate::status::{Judgement, judge, leave, unknown_form};
 use attribution::Attribution;
 use changes::{Changes, Repaired};
+use planned::Planned;
 use programming::Programming;
 use retries::{Failure, Retries};
 
@@ -290,7 +292,7 @@ pub async fn sync<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force(), look).await;
-    let plan = planned.answered(observer).await;
+    let plan = planned.answered(observer, memory).await;
     let mut judgements = judgements(snapshot, &plan, &applied);
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
     judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
@@ -327,59 +329,9 @@ pub async fn inspect<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
-    let plan = planned.answered(observer).await;
+    let plan = planned.answered(observer, memory).await;
     let judgements = judgements(snapshot, &plan, &applied);
     Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
-}
-
-/// A plan and its inputs.
-struct Planned<'a> {
-    facts: Facts,
-    candidates: Vec<Candidate>,
-    policy: Policy,
-    in_force: Cow<'a, InForce>,
-    plan: Plan,
-}
-
-impl<'a> Planned<'a> {
-    async fn of<D: Dataplane>(
-        observer: &Observer,
-        dataplane: &D,
-        policy: &Policy,
-        memory: &'a Memory,
-        snapshot: &Snapshot,
-    ) -> Result<Self, FactsError> {
-        let mut facts = Facts { labels: snapshot.labels.clone(), ..observer.facts().await? };
-        facts.api_servers.extend(&snapshot.api_servers);
-        facts.sight = snapshot.sight;
-        if !snapshot.node_addresses.is_empty() {
-            facts.node_addresses.clone_from(&snapshot.node_addresses);
-            facts.maybe_node_addresses.clear();
-        }
-        facts.services.clone_from(&snapshot.services);
-        facts.nodes = Arc::clone(&snapshot.nodes);
-        let (grants, candidates) = memory.grants(policy.require_grants, snapshot);
-        let policy = Policy { grants, ..policy.clone() };
-        let mut in_force = Cow::Borrowed(memory.flows());
-        if memory.is_fresh() {
-            // The record may be lost, or older than the rules. A translation in the kernel is in force even if the record does
-            // not contain it.
-            in_force.to_mut().find(&dataplane.translated().await.unwrap_or_default());
-        }
-        let plan = plan(&facts, &candidates, &policy, &in_force);
-        Ok(Self { facts, candidates, policy, in_force, plan })
-    }
-
-    /// Plans again, with the answers of the next hops. They affect only the verdicts and not the desired state, so the kernel
-    /// is written before they are known.
-    async fn answered(self, observer: &Observer) -> Plan {
-        let Self { mut facts, candidates, policy, in_force, plan: before } = self;
-        if !observer.want(&before.next_hops()).await {
-            return before;
-        }
-        facts.answers = observer.answers();
-        plan(&facts, &candidates, &policy, &in_force)
-    }
 }
 
 /// The judgement of this node on every object, including objects whose newest content cannot be decoded.

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::parsed::Parsed;
 use super::recording::Records;
 use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
@@ -43,6 +44,8 @@ pub struct Memory {
     /// Whether the writer was told since the start that the kernel is as the record says.
     confirmed: bool,
     recorder: Option<Records>,
+    /// The parsed objects of the last plan.
+    parsed: Mutex<Parsed>,
 }
 
 impl Memory {
@@ -70,6 +73,7 @@ impl Memory {
             next: None,
             confirmed: false,
             recorder: None,
+            parsed: Mutex::default(),
         }
     }
 
@@ -162,8 +166,14 @@ impl Memory {
 
     /// The grants for a plan from `snapshot`, and the objects to plan with.
     #[must_use]
-    pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Vec<Candidate>) {
-        standing::grants(required, &self.record, &self.flows, snapshot)
+    pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Parsed) {
+        let parsed = std::mem::take(&mut *self.parsed.lock().unwrap_or_else(PoisonError::into_inner));
+        standing::grants(required, &self.record, &self.flows, snapshot, parsed)
+    }
+
+    /// Keeps the parsed objects for the next plan.
+    pub(super) fn keep_parsed(&self, parsed: Parsed) {
+        *self.parsed.lock().unwrap_or_else(PoisonError::into_inner) = parsed;
     }
 
     /// The part of `snapshot` that may get into the record, and notes that this agent requires grants.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::parsed::Parsed;
 use crate::forward::ForwardKey;
 use crate::grant::Grant;
 use crate::plan::{Candidate, Grants, InForce, RequireGrants, Standing};
@@ -28,20 +29,21 @@ enum Kept {
     New,
 }
 
-/// The grants for the plan, and the objects to plan with.
+/// The grants for the plan, and the objects to plan with. Takes over what `parsed` has of them.
 pub(super) fn grants(
     required: RequireGrants,
     record: &Record,
     in_force: &InForce,
     snapshot: &Snapshot,
-) -> (Grants, Vec<Candidate>) {
-    let as_read = || snapshot.forwards.iter().map(|sourced| Candidate::of(&sourced.object)).collect();
+    parsed: Parsed,
+) -> (Grants, Parsed) {
+    let as_read = || snapshot.forwards.iter().map(|sourced| &sourced.object);
     match (required, &snapshot.grants) {
-        (RequireGrants::No, _) | (RequireGrants::Report, None) => (Grants::default(), as_read()),
-        (RequireGrants::Report | RequireGrants::Yes, Some(set)) => (Grants::Read(usable(set)), as_read()),
+        (RequireGrants::No, _) | (RequireGrants::Report, None) => (Grants::default(), parsed.renewed(as_read())),
+        (RequireGrants::Report | RequireGrants::Yes, Some(set)) => (Grants::Read(usable(set)), parsed.renewed(as_read())),
         (RequireGrants::Yes, None) => {
             let held = held(record, in_force, snapshot);
-            let candidates = held.iter().map(|held| Candidate::of(&held.sourced.object)).collect();
+            let candidates = parsed.renewed(held.iter().map(|held| &held.sourced.object));
             let standing = held.iter().filter_map(|held| match held.kept {
                 Kept::Stays(standing) => Some((Candidate::key(&held.sourced.object), standing)),
                 Kept::Closes | Kept::New => None,
