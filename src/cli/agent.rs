@@ -17,7 +17,7 @@ use super::turn::{self, Turn};
 use super::{Exit, files};
 use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
-use crate::cluster::{self, DEFAULT_NAMESPACE, Member, Scrapers, connect};
+use crate::cluster::{self, DEFAULT_NAMESPACE, ForwardSelector, Member, Scrapers, connect};
 use crate::dataplane::iptables::Variant;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
@@ -31,6 +31,7 @@ use crate::supervise::Tasks;
 /// The names of the tasks that this command starts itself.
 const LOOP: &str = "sync loop";
 const PUBLISHER: &str = "publisher of status";
+const LEAVING: &str = "remover of entries from forwards that are not followed any more";
 /// How long the agent waits at its end until the last record is on the disk.
 const LAST_RECORD: Duration = Duration::from_secs(3);
 
@@ -40,7 +41,7 @@ const LAST_RECORD: Duration = Duration::from_secs(3);
 )]
 pub(super) struct AgentOptions {
     /// Folder with PortForward manifests (*.yaml, *.yml, *.json), watched for changes; used instead of an API server
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "namespace"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "namespace", "forward_selector"])]
     manifests: Option<PathBuf>,
     /// With --manifests: file for the status of all forwards, as JSON [default: status.json in the state directory]
     #[arg(long, value_name = "FILE", requires = "manifests")]
@@ -54,6 +55,11 @@ pub(super) struct AgentOptions {
     /// Namespace of the agents, where each agent renews its Lease
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
+    /// Label selector of the PortForwards that this agent follows, as for kubectl get -l: 'pool=edge', 'pool in (a,b),!test';
+    /// empty for all of them. The API server sends only these. What is not selected is withdrawn. Each forward needs one pool of
+    /// agents: the selectors of agents with Leases in different namespaces must not overlap
+    #[arg(long, value_name = "SELECTOR", default_value_t, hide_default_value = true, env = "PORTFORWARD_FORWARD_SELECTOR")]
+    forward_selector: ForwardSelector,
     #[command(flatten)]
     serving: ServingOptions,
     #[command(flatten)]
@@ -142,10 +148,13 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         tasks.spawn(LOOP, agent::run(node))
     } else {
         let connection = connect(options.kubeconfig.as_deref()).await?;
-        info!(node = name, %variant, %state, server = connection.url, namespace = options.namespace, "agent starts");
+        let namespace = &options.namespace;
+        info!(node = name, %variant, %state, server = connection.url, namespace, forwards = %options.forward_selector, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
         let required = options.policy.policy().require_grants;
-        let member = Member { node: &name, namespace: &options.namespace, others: options.policy.other_nodes() };
+        let selector = &options.forward_selector;
+        let (namespace, others) = (options.namespace.as_str(), options.policy.other_nodes());
+        let member = Member { node: &name, namespace, others, forwards: selector };
         let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
         let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
@@ -154,6 +163,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let api_servers = connection.api_servers.into_iter().chain(connection.service).collect();
         let observer = Observer::new(api_servers).beside(variant).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
+        let cluster = Arc::new(cluster);
+        if !selector.selects_all() {
+            let (cluster, node, selector, reports) = (Arc::clone(&cluster), name.clone(), selector.clone(), newest.clone());
+            tasks.spawn(LEAVING, async move { cluster::leave(&cluster, (&node, selector), remembered, reports).await });
+        }
         tasks.spawn(PUBLISHER, async move { cluster::publish(&cluster, &name, metrics, newest).await });
         tasks.spawn(LOOP, agent::run(node))
     };

@@ -31,7 +31,7 @@ impl Contact {
     /// The number of agents that live; 0 until the Leases were read once.
     #[must_use]
     pub fn live_agents(&self) -> usize {
-        self.live.borrow().as_ref().map_or(0, |live| live.len())
+        self.live.borrow().as_ref().map_or(0, |live| live.all.len())
     }
 
     /// Whether the API server answered when it was last asked.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::around::Around;
 use super::follow::follow as follow_resource;
 use super::received::Received;
+use super::selector::ForwardSelector;
 use super::trouble::{Outage, Trouble};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::Forward;
@@ -28,10 +29,11 @@ const APART: Duration = Duration::from_millis(20);
 /// made anew for each status that an agent writes.
 const STATUS_SHARE: u32 = 10;
 
-/// Sends the complete set of forwards whenever a forward or a value in `around` changes.
+/// Sends the complete set of the forwards that `selector` selects whenever a forward or a value in `around` changes.
 pub(super) async fn follow(
     client: Client,
     outage: Outage,
+    selector: ForwardSelector,
     remembered: Snapshot,
     mut around: Around,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -69,7 +71,9 @@ pub(super) async fn follow(
             last = Some(Instant::now());
         }
     };
-    tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, Config::default(), take), join);
+    // The API server selects, so that an agent of a pool hears of no other forward.
+    let config = if selector.selects_all() { Config::default() } else { Config::default().labels(&selector.to_string()) };
+    tokio::join!(follow_resource(Trouble::new("PortForwards", outage), api, config, take), join);
 }
 
 fn locked(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {

@@ -1,4 +1,5 @@
-//! Writes the status of the grants. The first live agent by name does it, as for a forward without an active node.
+//! Writes the status of the grants. The first live agent by name does it, of those that follow all forwards if there are any.
+//! An agent that follows only some of the forwards does not count them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,15 @@ const MANAGER: &str = "portforward-grants";
 /// The time that a change waits for further changes, so that many changes of forwards cause few writes.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Whether an agent can count the forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    /// It follows all of them.
+    All,
+    /// It follows only those of its pool.
+    Unknown,
+}
+
 /// The counts of one set of forwards and grants.
 struct Counted {
     of: Arc<Snapshot>,
@@ -46,6 +56,7 @@ pub(super) async fn publish(
     client: Client,
     outage: Outage,
     node: String,
+    counting: Counting,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     mut live: watch::Receiver<Live>,
 ) {
@@ -80,7 +91,7 @@ pub(super) async fn publish(
             Some(same) => same,
             None => count(&snapshot, &grants),
         };
-        for Due { metadata, status } in due(&grants, &current.census) {
+        for Due { metadata, status } in due(&grants, &current.census, counting) {
             let name = metadata.name.clone().unwrap_or_default();
             if settled.get(&name) == Some(&metadata.resource_version) {
                 continue;
@@ -107,7 +118,7 @@ pub(super) async fn publish(
 
 /// The node that writes.
 fn first(live: &Live) -> Option<String> {
-    live.as_ref().and_then(|live| live.first().cloned())
+    live.as_ref().and_then(|live| live.counting.clone())
 }
 
 fn count(snapshot: &Arc<Snapshot>, grants: &GrantSet) -> Counted {
@@ -118,11 +129,14 @@ fn count(snapshot: &Arc<Snapshot>, grants: &GrantSet) -> Counted {
 }
 
 /// The grants whose status is not as it should be.
-fn due<'a>(grants: &'a GrantSet, census: &BTreeMap<String, Census>) -> Vec<Due<'a>> {
+fn due<'a>(grants: &'a GrantSet, census: &BTreeMap<String, Census>, counting: Counting) -> Vec<Due<'a>> {
     let now = Timestamp::now();
     let known = grants.grants.iter().map(|sourced| {
         let object = &sourced.object;
-        let counted = || census.get(object.metadata.name.as_deref().unwrap_or_default()).cloned().unwrap_or_default();
+        let counted = || match counting {
+            Counting::All => Some(census.get(object.metadata.name.as_deref().unwrap_or_default()).cloned().unwrap_or_default()),
+            Counting::Unknown => None,
+        };
         let usable = match (&sourced.trouble, Grant::parse(object)) {
             (_, Err(refusals)) => Usable::Refused(refusals.summary()),
             (Some(error), Ok(_)) => Usable::Outdated(counted(), error.clone()),

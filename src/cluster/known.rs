@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kube::core::ObjectMeta;
 
+use super::Alive;
 use crate::agent::Report;
 use crate::api::PortForwardStatus;
 use crate::forward::ForwardKey;
@@ -18,23 +19,17 @@ use crate::status::Judgement;
 pub(super) struct Known {
     pub(super) report: Arc<Report>,
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) live: Arc<BTreeSet<String>>,
+    pub(super) live: Arc<Alive>,
 }
 
 /// The namespace and name of an object.
-type Name<'a> = (&'a str, &'a str);
+pub(super) type Name<'a> = (&'a str, &'a str);
 
 impl Known {
     /// The metadata and the status of an object in the newest set.
     pub(super) fn object(&self, key: &ForwardKey) -> Option<(&ObjectMeta, Option<&PortForwardStatus>)> {
         let wanted = (key.namespace.as_str(), key.name.as_str());
-        let Snapshot { forwards, undecoded, .. } = &*self.snapshot;
-        if let Ok(index) = forwards.binary_search_by(|sourced| name(&sourced.object.metadata).cmp(&wanted)) {
-            let object = &forwards[index].object;
-            return Some((&object.metadata, object.status.as_ref()));
-        }
-        let index = undecoded.binary_search_by(|undecoded| name(&undecoded.metadata).cmp(&wanted)).ok()?;
-        Some((&undecoded[index].metadata, undecoded[index].status.as_ref()))
+        object(&self.snapshot, wanted)
     }
 
     /// The objects whose next write may differ from the one that `before` gave, including those that are gone.
@@ -57,7 +52,23 @@ impl Known {
     }
 }
 
-fn name(metadata: &ObjectMeta) -> Name<'_> {
+/// The metadata and the status of an object in a set.
+fn object<'a>(snapshot: &'a Snapshot, wanted: Name<'_>) -> Option<(&'a ObjectMeta, Option<&'a PortForwardStatus>)> {
+    let Snapshot { forwards, undecoded, .. } = snapshot;
+    if let Ok(index) = forwards.binary_search_by(|sourced| name(&sourced.object.metadata).cmp(&wanted)) {
+        let object = &forwards[index].object;
+        return Some((&object.metadata, object.status.as_ref()));
+    }
+    let index = undecoded.binary_search_by(|undecoded| name(&undecoded.metadata).cmp(&wanted)).ok()?;
+    Some((&undecoded[index].metadata, undecoded[index].status.as_ref()))
+}
+
+/// Whether a set contains an object of this name.
+pub(super) fn contains(snapshot: &Snapshot, wanted: Name<'_>) -> bool {
+    object(snapshot, wanted).is_some()
+}
+
+pub(super) fn name(metadata: &ObjectMeta) -> Name<'_> {
     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
@@ -182,7 +193,8 @@ mod tests {
     #[test]
     fn all_objects_are_affected_if_an_agent_begins_or_ends() {
         let before = known(&[("a/1", "1"), ("b/1", "1")], &[], &[]);
-        let now = Known { live: Arc::new(BTreeSet::from(["px0".to_owned()])), ..before.clone() };
+        let now =
+            Known { live: Arc::new(Alive { all: BTreeSet::from(["px0".to_owned()]), ..Alive::default() }), ..before.clone() };
         assert_eq!(affected(&now, Some(&before)), "a/1 b/1");
     }
 

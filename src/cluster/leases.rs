@@ -27,6 +27,8 @@ use crate::metrics::{Health, Liveness};
 
 /// The label of the Leases of agents.
 pub(super) const LABEL: &str = "portforward.dev/agent";
+/// The label that names the pool of an agent that does not follow all forwards.
+const POOL: &str = "portforward.dev/pool";
 /// The field manager of a Lease.
 pub(super) const MANAGER: &str = "portforward-agent";
 /// The longest name of a node, in bytes (RFC 1123). A stolen token may write any text into its own Lease, and every agent
@@ -37,9 +39,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The longest normal time without an event: the agent's own Lease alone is renewed twice in this time.
 const HEARS_WITHIN: Duration = Duration::from_secs(20);
 
+/// The nodes whose agents live, of those with Leases in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alive {
+    /// All of them.
+    pub all: BTreeSet<String>,
+    /// Those that follow the same forwards as this agent, including its own.
+    pub peers: BTreeSet<String>,
+    /// The one that writes the status of grants: the first one that follows all forwards, else the first one.
+    pub counting: Option<String>,
+}
+
+/// Where an agent renews its Lease, and its pool.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The namespace of the agents.
+    pub(super) namespace: String,
+    /// The pool of this agent; `None` if it follows all forwards.
+    pub(super) pool: Option<String>,
+}
+
 /// Renews the Lease of `node` as long as the sync loop runs. The other agents trust the status of this node only while its
 /// Lease is young.
-pub(super) async fn renew(client: Client, outage: Outage, node: String, namespace: String, health: Arc<Health>) {
+pub(super) async fn renew(client: Client, outage: Outage, place: Place, node: String, health: Arc<Health>) {
+    let Place { namespace, pool } = place;
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let manager = PatchParams::apply(MANAGER).force();
     let mut trouble = Trouble::new("the Lease of this agent", outage);
@@ -65,7 +88,8 @@ pub(super) async fn renew(client: Client, outage: Outage, node: String, namespac
                 continue;
             }
         }
-        let renewed = tokio::time::timeout(DEADLINE, api.patch(&node, &manager, &Patch::Apply(&lease(&node)))).await;
+        let renewed =
+            tokio::time::timeout(DEADLINE, api.patch(&node, &manager, &Patch::Apply(&lease(&node, pool.as_deref())))).await;
         match renewed {
             Ok(Ok(_)) => trouble.worked(),
             Ok(Err(error)) => trouble.failed(&error),
@@ -74,11 +98,15 @@ pub(super) async fn renew(client: Client, outage: Outage, node: String, namespac
     }
 }
 
-fn lease(node: &str) -> serde_json::Value {
+fn lease(node: &str, pool: Option<&str>) -> serde_json::Value {
+    let mut labels = json!({LABEL: "true"});
+    if let Some(pool) = pool {
+        labels[POOL] = json!(pool);
+    }
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": node, "labels": {LABEL: "true"}},
+        "metadata": {"name": node, "labels": labels},
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": ALIVE_FOR.as_secs(),
@@ -89,9 +117,9 @@ fn lease(node: &str) -> serde_json::Value {
 }
 
 /// Sends the names of the nodes with a live agent whenever they change. This node is among them if its Lease could be renewed.
-pub(super) async fn follow(client: Client, outage: Outage, namespace: String, live: watch::Sender<Live>) {
-    let api: Api<Lease> = Api::namespaced(client, &namespace);
-    let leases = std::sync::Mutex::new(Leases::default());
+pub(super) async fn follow(client: Client, outage: Outage, place: Place, live: watch::Sender<Live>) {
+    let api: Api<Lease> = Api::namespaced(client, &place.namespace);
+    let leases = std::sync::Mutex::new(Leases { pool: place.pool, ..Leases::default() });
     let with = |act: &mut dyn FnMut(&mut Leases)| {
         let mut leases = leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         act(&mut leases);
@@ -126,6 +154,8 @@ pub(super) async fn follow(client: Client, outage: Outage, namespace: String, li
 /// The Leases that were seen, by name.
 #[derive(Debug, Default)]
 struct Leases {
+    /// The pool of this agent.
+    pool: Option<String>,
     seen: BTreeMap<String, Seen>,
     coming: Option<BTreeMap<String, Seen>>,
     complete: bool,
@@ -136,6 +166,7 @@ struct Leases {
 #[derive(Clone, Debug)]
 struct Seen {
     node: String,
+    pool: Option<String>,
     renewed: Option<Timestamp>,
     /// The time at which its last change was seen.
     at: Instant,
@@ -181,6 +212,7 @@ impl Leases {
     /// A Lease whose renewal time is unchanged keeps its age.
     fn seen(&self, lease: Lease, now: Instant) -> Option<(String, Seen)> {
         let name = lease.metadata.name?;
+        let pool = lease.metadata.labels.and_then(|mut labels| labels.remove(POOL));
         let spec = lease.spec?;
         let (node, renewed) = (spec.holder_identity?, spec.renew_time.map(|time| time.0));
         if node.len() > LONGEST_NAME {
@@ -188,13 +220,18 @@ impl Leases {
         }
         let same = self.seen.get(&name).filter(|before| before.renewed == renewed);
         let at = same.map_or(now, |before| before.at);
-        Some((name, Seen { node, renewed, at }))
+        Some((name, Seen { node, pool, renewed, at }))
     }
 
-    fn live(&self, now: Instant) -> BTreeSet<String> {
+    fn live(&self, now: Instant) -> Alive {
         let now = self.heard.map_or(now, |heard| now.min(heard + HEARS_WITHIN));
-        let young = self.seen.values().filter(|seen| now.saturating_duration_since(seen.at) < ALIVE_FOR);
-        young.map(|seen| seen.node.clone()).collect()
+        let young = || self.seen.values().filter(|seen| now.saturating_duration_since(seen.at) < ALIVE_FOR);
+        let names = |which: &dyn Fn(&&Seen) -> bool| young().filter(which).map(|seen| seen.node.clone()).collect();
+        let all: BTreeSet<String> = names(&|_| true);
+        let peers = names(&|seen| seen.pool == self.pool);
+        let unlimited: BTreeSet<String> = names(&|seen| seen.pool.is_none());
+        let counting = unlimited.first().or(all.first()).cloned();
+        Alive { all, peers, counting }
     }
 }
 
@@ -203,7 +240,7 @@ mod tests {
     use super::*;
 
     fn renewed(node: &str, second: i64) -> Lease {
-        let mut lease: Lease = serde_json::from_value(lease(node)).unwrap();
+        let mut lease: Lease = serde_json::from_value(lease(node, None)).unwrap();
         lease.spec.as_mut().unwrap().renew_time.as_mut().unwrap().0 = Timestamp::from_second(second).unwrap();
         lease
     }
@@ -246,7 +283,7 @@ mod tests {
 
         /// Which agents live at this second if no event arrives.
         fn live_unheard(&self, second: u64) -> String {
-            self.leases.live(self.start + Duration::from_secs(second)).into_iter().collect::<Vec<_>>().join(" ")
+            self.leases.live(self.start + Duration::from_secs(second)).all.into_iter().collect::<Vec<_>>().join(" ")
         }
     }
 
@@ -255,7 +292,7 @@ mod tests {
     fn a_name_longer_than_any_node_has_is_not_held() {
         let (longest, longer) = ("n".repeat(LONGEST_NAME), "n".repeat(LONGEST_NAME + 1));
         let seen = Seen::listing(&[renewed(&longest, 1), renewed(&longer, 1)]);
-        assert_eq!(seen.leases.live(seen.start), BTreeSet::from([longest]));
+        assert_eq!(seen.leases.live(seen.start).all, BTreeSet::from([longest]));
     }
 
     #[test]
@@ -276,6 +313,26 @@ mod tests {
     #[test]
     fn an_agent_without_a_lease_does_not_count_as_alive() {
         assert_eq!(Seen::listing(&[renewed("a", 5)]).live_unheard(1), "a");
+    }
+
+    /// The agents of a pool agree on who reports on a forward that no node carries.
+    #[test]
+    fn the_agents_of_a_pool_know_their_peers_and_who_counts_forwards_for_grants() {
+        let of = |node: &str, pool: Option<&str>| {
+            let mut lease: Lease = serde_json::from_value(lease(node, pool)).unwrap();
+            lease.spec.as_mut().unwrap().renew_time.as_mut().unwrap().0 = Timestamp::UNIX_EPOCH;
+            lease
+        };
+        let leases = [of("a", Some("edge")), of("b", None), of("c", Some("core")), of("d", Some("edge")), of("e", None)];
+        let seen = |pool: Option<&str>, leases: &[Lease]| {
+            let mut seen = Seen::listing(leases);
+            seen.leases.pool = pool.map(str::to_owned);
+            let Alive { all, peers, counting } = seen.leases.live(seen.start);
+            (all.len(), peers.into_iter().collect::<Vec<_>>().join(" "), counting.unwrap())
+        };
+        assert_eq!(seen(Some("edge"), &leases), (5, "a d".to_owned(), "b".to_owned()));
+        assert_eq!(seen(None, &leases), (5, "b e".to_owned(), "b".to_owned()));
+        assert_eq!(seen(Some("core"), &[leases[0].clone(), leases[2].clone()]), (2, "c".to_owned(), "a".to_owned()));
     }
 
     #[test]

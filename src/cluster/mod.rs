@@ -16,6 +16,7 @@ mod grants;
 pub mod guard;
 mod known;
 mod leases;
+mod leaving;
 mod leftovers;
 mod nodes;
 mod own_node;
@@ -25,6 +26,7 @@ mod received;
 mod recorder;
 mod reporter;
 mod scrapers;
+mod selector;
 mod services;
 pub mod survey;
 #[cfg(test)]
@@ -33,7 +35,6 @@ mod trouble;
 mod turns;
 mod write;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +43,12 @@ use tokio::sync::{Notify, watch};
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
 pub use contact::{Contact, Reached};
+pub use leases::Alive;
+pub use leaving::leave;
 pub use nodes::OtherNodes;
 pub use publisher::publish;
 pub use scrapers::Scrapers;
+pub use selector::{ForwardSelector, SelectorError};
 
 use crate::metrics::Health;
 use crate::plan::RequireGrants;
@@ -52,6 +56,8 @@ use crate::source::{Snapshot, Source};
 use crate::supervise::Tasks;
 use around::Around;
 use endpoints::Known;
+use grant_status::Counting;
+use leases::Place;
 use recorder::Events;
 use trouble::Outage;
 
@@ -62,8 +68,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long an agent counts as alive after the last renewal of its Lease.
 const ALIVE_FOR: Duration = Duration::from_secs(40);
 
-/// The names of the nodes whose agents live; `None` until the Leases were read once.
-pub type Live = Option<Arc<BTreeSet<String>>>;
+/// The nodes whose agents live; `None` until the Leases were read once.
+pub type Live = Option<Arc<Alive>>;
 
 /// The cluster, as this node sees it.
 pub struct Cluster {
@@ -96,6 +102,8 @@ pub struct Member<'a> {
     pub namespace: &'a str,
     /// Whether it needs to know the other nodes.
     pub others: OtherNodes,
+    /// The forwards that it follows.
+    pub forwards: &'a ForwardSelector,
 }
 
 /// Starts in `tasks`: the watchers of the forwards, of this Node, of all Nodes, of the API servers, of `ServiceCIDRs`, of the
@@ -115,14 +123,14 @@ pub fn join(
     tasks: &mut Tasks,
 ) -> Cluster {
     let client = to.client.clone();
-    let Member { node, namespace, others } = member;
+    let Member { node, namespace, others, forwards: selector } = member;
     let (own_sender, own) = watch::channel(None);
     let (api_server_sender, api_servers) = watch::channel(None);
     let (sender, snapshots) = watch::channel(None);
     let (live_sender, live) = watch::channel(None);
     let outage = Outage::default();
     let events = Events::new(client.clone(), outage.clone(), node, tasks);
-    let (node, namespace) = (node.to_owned(), namespace.to_owned());
+    let (node, place) = (node.to_owned(), Place { namespace: namespace.to_owned(), pool: selector.pool() });
     let own_name = node.clone();
     tasks.spawn("watcher of this Node", own_node::follow(client.clone(), outage.clone(), node.clone(), own_sender));
     let known = Known { host: to.host.clone(), own: to.api_servers.clone(), remembered: remembered.api_servers.clone() };
@@ -135,10 +143,11 @@ pub fn join(
     tasks.spawn("watcher of Nodes", nodes::follow(client.clone(), outage.clone(), others, known, nodes_sender));
     let (grant_sender, grants) = watch::channel(grants::Known::at_first(require_grants));
     let around = Around { own, api_servers, services, nodes, grants };
-    let forwards = forwards::follow(client.clone(), outage.clone(), remembered.clone(), around, sender, Arc::clone(wake));
+    let forwards =
+        forwards::follow(client.clone(), outage.clone(), selector.clone(), remembered.clone(), around, sender, Arc::clone(wake));
     tasks.spawn("watcher of PortForwards", forwards);
-    tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), namespace.clone(), live_sender));
-    tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), node, namespace, Arc::clone(health)));
+    tasks.spawn("watcher of Leases", leases::follow(client.clone(), outage.clone(), place.clone(), live_sender));
+    tasks.spawn("renewal of the Lease", leases::renew(client.clone(), outage.clone(), place, node, Arc::clone(health)));
     match require_grants {
         // The sets of forwards end with the last sender of a value, so this one is kept.
         RequireGrants::No => drop(tasks.spawn("keeper of no grants", async move {
@@ -148,7 +157,9 @@ pub fn join(
         RequireGrants::Report | RequireGrants::Yes => {
             let follow = grants::follow(client.clone(), outage.clone(), remembered.grants.clone(), grant_sender);
             tasks.spawn("watcher of PortForwardGrants", follow);
-            let publish = grant_status::publish(client.clone(), outage.clone(), own_name, snapshots.clone(), live.clone());
+            let counting = if selector.selects_all() { Counting::All } else { Counting::Unknown };
+            let publish =
+                grant_status::publish(client.clone(), outage.clone(), own_name, counting, snapshots.clone(), live.clone());
             tasks.spawn("publisher of the status of grants", publish);
         }
     }

@@ -217,7 +217,8 @@ impl Publisher {
         let Known { report, live, .. } = self.known.as_ref()?;
         let (metadata, status) = self.newest(key)?;
         let judgement = report.judgements.get(key).filter(|judgement| is_about(judgement, metadata))?;
-        let view = View { node: &self.node, judgement, status, live, generation: metadata.generation };
+        let (live, peers) = (&live.all, &live.peers);
+        let view = View { node: &self.node, judgement, status, live, peers, generation: metadata.generation };
         let write = view.next(Timestamp::now())?;
         let patience = view.patience(&write);
         Some((write, patience))

@@ -58,14 +58,18 @@ fn check_requirement(path: &str, requirement: &LabelSelectorRequirement) -> Resu
 }
 
 /// A name of at most 63 characters, optionally after a DNS subdomain of at most 253 characters and a '/'.
-fn check_key(path: &str, key: &str) -> Result<(), Refusal> {
+pub(crate) fn is_label_key(key: &str) -> bool {
     let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let domain_ok = domain.is_none_or(|domain| {
         let ends = domain.bytes().next().is_some_and(plain) && domain.bytes().last().is_some_and(plain);
         ends && domain.len() <= 253 && domain.bytes().all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
     });
-    if domain_ok && !name.is_empty() && is_label_value(name) {
+    domain_ok && !name.is_empty() && is_label_value(name)
+}
+
+fn check_key(path: &str, key: &str) -> Result<(), Refusal> {
+    if is_label_key(key) {
         return Ok(());
     }
     let what = format_args!("{} is not the key of a label; write it as kubectl get nodes --show-labels shows it", quoted(key));
@@ -82,7 +86,7 @@ fn check_value(path: &str, value: &str) -> Result<(), Refusal> {
 }
 
 /// At most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends; or empty.
-fn is_label_value(text: &str) -> bool {
+pub(crate) fn is_label_value(text: &str) -> bool {
     let ends = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 63
         && ends(text.bytes().next())

@@ -68,6 +68,8 @@ words! {
         AddressOnSeveralNodes,
         /// The agent of the only active node does not renew its Lease.
         AgentUnavailable,
+        /// The agents that followed the forward do not select its labels any more.
+        NotFollowed,
         /// Another client keeps overwriting the status.
         StatusContested,
         /// The agent is older than the API version of the object.

@@ -34,10 +34,10 @@ pub struct Census {
 /// What the agents know about one grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Usable {
-    /// It permits what it says.
-    Yes(Census),
+    /// It permits what it says. The forwards are counted if all are known.
+    Yes(Option<Census>),
     /// Its newest content cannot be decoded, for this reason. What it said before stays in force.
-    Outdated(Census, String),
+    Outdated(Option<Census>, String),
     /// No content could be decoded, for this reason. It permits nothing.
     Unknown(String),
     /// It has a mistake. It permits nothing.
@@ -85,11 +85,11 @@ pub fn grant_status(
     let unknown = |message| refused(Circumstance::UnsupportedSchema.into(), message);
     let (accepted, census) = match usable {
         Usable::Yes(census) => {
-            (Judged::new(Type::Accepted, State::True, Circumstance::Accepted, "the grant is usable"), Some(census))
+            (Judged::new(Type::Accepted, State::True, Circumstance::Accepted, "the grant is usable"), census.as_ref())
         }
         Usable::Outdated(census, error) => (
             unknown(format!("{}; its last good content, of generation {generation}, stays in force", upgrade(error))),
-            Some(census),
+            census.as_ref(),
         ),
         Usable::Unknown(error) => (unknown(format!("{}; until then it permits nothing", upgrade(error))), None),
         Usable::Refused(refusal) => {
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn equal_content_gives_an_equal_status_and_a_grant_that_permits_nothing_says_so() {
         let early = Timestamp::UNIX_EPOCH;
-        let usable = Usable::Yes(Census { inside: 3, ..Census::default() });
+        let usable = Usable::Yes(Some(Census { inside: 3, ..Census::default() }));
         let first = grant_status(&usable, 2, &PortForwardGrantStatus::default(), early);
         let again = grant_status(&usable, 2, &first, Timestamp::MAX);
         assert_eq!((&first, first.forwards, first.refused), (&again, Some(3), Some(0)));

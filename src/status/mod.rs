@@ -9,6 +9,7 @@ mod here;
 mod judge;
 mod judgement;
 mod summary;
+mod unfollowed;
 mod writes;
 
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use here::here;
 pub use judge::{judge, leave, unknown_form};
 pub use judgement::{Judgement, Standing};
 pub use summary::{merge, node_status, summary};
+pub use unfollowed::{is_left_to, unfollowed};
 pub use writes::{SETTLE, View, Write};

@@ -47,6 +47,8 @@ pub struct View<'a> {
     pub generation: Option<i64>,
     /// The nodes with live agents, including its own node if its agent counts as live.
     pub live: &'a BTreeSet<String>,
+    /// Those of them whose agents follow the same forwards as this one.
+    pub peers: &'a BTreeSet<String>,
 }
 
 impl View<'_> {
@@ -69,7 +71,7 @@ impl View<'_> {
     pub fn patience(&self, write: &Write) -> Duration {
         match (write, self.duty()) {
             (Write::Summary(_), Duty::Watcher) => {
-                let earlier = self.live.iter().take_while(|node| node.as_str() < self.node).count();
+                let earlier = self.peers.iter().take_while(|node| node.as_str() < self.node).count();
                 STEP_IN.saturating_mul(u32::try_from(earlier).unwrap_or(u32::MAX).saturating_add(1))
             }
             (Write::Summary(_), Duty::Writer | Duty::Active) if self.may_pass(write) => SETTLE,
@@ -113,13 +115,14 @@ impl View<'_> {
         }
     }
 
-    /// The first active node by name writes the summary. If there is no live one, the first live agent by name does. Another
+    /// The first active node by name writes the summary. If there is no live one, the first live agent by name does that
+    /// follows the same forwards. Another
     /// active node and the other agents correct it if the responsible agent does not: its entry and its Lease may be forged.
     fn duty(&self) -> Duty {
         let mut active: Vec<&str> =
             self.alive().filter(|entry| entry.role == Role::Active).map(|entry| entry.node_name.as_str()).collect();
         active.sort_unstable();
-        if active.first().copied().or_else(|| self.live.first().map(String::as_str)) == Some(self.node) {
+        if active.first().copied().or_else(|| self.peers.first().map(String::as_str)) == Some(self.node) {
             Duty::Writer
         } else if self.judgement.role == Some(Role::Active) && self.judgement.is_wanted() {
             Duty::Active

@@ -39,6 +39,7 @@ fn a_lease_holds_a_name_and_times_and_nothing_large() {
         (json!({"annotations": {"a": large()}}), METADATA),
         (json!({"labels": {"portforward.dev/agent": "true", "a": "b"}}), METADATA),
         (json!({"labels": {"portforward.dev/agent": "more"}}), METADATA),
+        (json!({"labels": {"portforward.dev/agent": "true", "portforward.dev/pool": "any-other-text"}}), METADATA),
         (json!({"generateName": "node"}), METADATA),
         (json!({"finalizers": [format!("example.com/{}", "x".repeat(60))]}), "finalizers or owner references"),
         (

@@ -39,6 +39,12 @@ fn an_agent_makes_and_renews_the_lease_of_its_own_node_and_no_other() {
     for (node, name) in [(&agent, NODE), (&agent, NODE), (&other, OTHER), (&other, OTHER)] {
         node.does(&apply(name, name, &plain, ""));
     }
+    // An agent that follows only some forwards names its pool, and takes the name back.
+    let pool = json!({"labels": {"portforward.dev/agent": "true", "portforward.dev/pool": "0123456789abcdef"}});
+    for metadata in [&pool, &pool, &plain] {
+        let lease = agent.does(&apply(NODE, NODE, metadata, ""));
+        assert_eq!(lease["metadata"]["labels"], metadata["labels"]);
+    }
     // Once it has a Lease: an agent cannot renew it, take it over, give it away or end it.
     let path = |name| leases(Some(name));
     agent.refused(&apply(OTHER, OTHER, &plain, ""), own);

@@ -237,6 +237,7 @@ fn the_settings_of_the_agent_reach_it() {
         json!([
             "agent",
             "--set-ip-forward",
+            "--forward-selector=pool in (edge,core),!test",
             "--reserved-ports=22,30000:32767",
             "--forbidden-networks=nodes,pods,services,metadata,10.0.0.100",
             "--require-grants=report",
@@ -265,6 +266,9 @@ fn the_settings_of_the_agent_reach_it() {
     let required = |when: Value| self::agent(&json!({"agent": {"requireGrants": when}}))["args"].clone();
     assert_eq!(required(json!(true)), json!(["agent", "--require-grants=true"]));
     assert_eq!((required(json!(false)), required(Value::Null)), (json!(["agent"]), json!(["agent"])));
+    let selecting = |selector: Value| self::agent(&json!({"agent": {"forwardSelector": selector}}))["args"].clone();
+    assert_eq!(selecting(json!("pool in (a,b), !test")), json!(["agent", "--forward-selector=pool in (a,b), !test"]));
+    assert_eq!((selecting(json!("")), selecting(Value::Null)), (json!(["agent"]), json!(["agent"])));
     let limited = self::agent(&json!({"agent": {"maxTranslations": 1_000_000}}));
     assert_eq!(limited["args"], json!(["agent", "--max-translations=1000000"]));
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::helm::{CHART, Helm, NAME, NAMESPACE, objects, read, render};
+use crate::plane::http::Request;
 use crate::plane::objects::PATIENCE;
 use crate::plane::{Plane, Resource};
 use crate::versions::cases;
@@ -102,8 +103,14 @@ impl Cluster {
     /// Runs Helm as the administrator; must succeed.
     #[track_caller]
     fn helm(&self, helm: Helm, arguments: &[&str]) -> String {
+        self.helm_in(NAMESPACE, helm, arguments)
+    }
+
+    /// The same in another namespace.
+    #[track_caller]
+    fn helm_in(&self, namespace: &str, helm: Helm, arguments: &[&str]) -> String {
         let mut command = self.plane.netns().command(helm.program());
-        command.args(arguments).args(["--namespace", NAMESPACE]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.args(arguments).args(["--namespace", namespace]).current_dir(env!("CARGO_MANIFEST_DIR"));
         command
             .env("KUBECONFIG", self.plane.kubeconfig("helm", crate::plane::access::ADMIN).path)
             .env("HOME", self.folder.path());
@@ -218,4 +225,83 @@ fn the_values_of_a_release_may_change_and_the_agents_follow() {
     cluster.helm(Helm::Four, &["rollback", NAME, "1"]);
     let container = set()["spec"]["template"]["spec"]["containers"][0].clone();
     assert_eq!(container["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
+}
+
+/// A release for each pool: both policies apply to the agents of both.
+#[test]
+fn releases_side_by_side_hold_their_agents_to_their_nodes_and_let_them_name_their_pools() {
+    let cluster = Cluster::new();
+    let (edge, core) = (("proxies-edge", "pool-edge"), ("proxies-core", "pool-core"));
+    let names = |(namespace, release): (&str, &str)| (namespace.to_owned(), format!("{release}-{NAME}"));
+    for ((namespace, release), crds) in [(edge, "true"), (core, "false")] {
+        let selector = format!("agent.forwardSelector=pool={namespace}");
+        let crds = format!("crds.enabled={crds}");
+        let options = ["install", release, CHART, "--create-namespace", "--set", &selector, "--set", &crds];
+        cluster.helm_in(namespace, Helm::Four, &options);
+    }
+    // A further release in the same namespace.
+    cluster.helm_in(
+        core.0,
+        Helm::Four,
+        &["install", "pool-spare", CHART, "--set", "crds.enabled=false,agent.forwardSelector=pool=spare"],
+    );
+    cluster.make_forward();
+    let plane = &cluster.plane;
+    let agents: Vec<_> = [edge, core, (core.0, "pool-spare")]
+        .map(names)
+        .into_iter()
+        .enumerate()
+        .map(|(index, (namespace, account))| {
+            let node = format!("node-{index}");
+            plane.add_node(&node, &json!({}));
+            let token = plane.bound_token((&namespace, &account), &node, std::time::Duration::from_hours(1));
+            (namespace, node, token)
+        })
+        .collect();
+    let send = |token: &str, request: &Request| plane.send_as(token, std::slice::from_ref(request)).remove(0);
+    let lease = |namespace: &str, node: &str, pool: &str| {
+        let labels = json!({"portforward.dev/agent": "true", "portforward.dev/pool": pool});
+        let body = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": node, "labels": labels},
+            "spec": {"holderIdentity": node, "leaseDurationSeconds": 40},
+        });
+        let path = Resource::Leases.path(Some(namespace), Some(node));
+        Request::apply(format!("{path}?fieldManager=portforward-agent&force=true"), body)
+    };
+    let entry = |node: &str, nodes: &Value| {
+        let (namespace, name) = FORWARD.split_once('/').unwrap();
+        let mut body = json!({"apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": name, "namespace": namespace}});
+        if !nodes.is_null() {
+            body["status"] = json!({"nodes": nodes});
+        }
+        let path = Resource::Forwards.path(Some(namespace), Some(name));
+        Request::apply(format!("{path}/status?fieldManager=portforward-node-{node}&force=true"), body)
+    };
+    let standby = |node: &str| json!([{"nodeName": node, "role": "Standby"}]);
+    let refused = |token: &str, request: &Request| {
+        let answer = send(token, request);
+        answer.status == 403 && answer.body["message"].as_str().is_some_and(|said| said.contains("ValidatingAdmissionPolicy"))
+    };
+    let pool = "0123456789abcdef";
+    // The API server reads a new policy a moment later.
+    let enforced = |(namespace, _, token): &(String, String, String)| refused(token, &lease(namespace, "another", pool));
+    assert!(eventually(PATIENCE, || agents.iter().all(enforced)), "the policies never came into force");
+    for (index, (namespace, node, token)) in agents.iter().enumerate() {
+        let other = &agents[(index + 1) % agents.len()].1;
+        let answer = send(token, &lease(namespace, node, pool));
+        assert!(answer.done(), "{answer:?}");
+        assert!(refused(token, &lease(namespace, node, "free-text")), "the pool is a hash");
+        assert!(refused(token, &lease(namespace, other, pool)), "the Lease of another node");
+        let answer = send(token, &entry(node, &standby(node)));
+        assert!(answer.done(), "{answer:?}");
+        assert!(
+            refused(token, &entry(node, &standby(other))) && refused(token, &entry(other, &standby(other))),
+            "an entry of another node"
+        );
+    }
+    // An agent of another pool removes the entry of a node that does not follow the forward any more.
+    let answer = send(&agents[1].2, &entry(&agents[0].1, &Value::Null));
+    assert!(answer.done(), "{answer:?}");
+    let nodes = plane.forward(FORWARD).unwrap()["status"]["nodes"].clone();
+    assert_eq!(nodes.as_array().unwrap().len(), 2, "{nodes}");
 }

@@ -17,6 +17,7 @@ mod limits;
 mod newer;
 mod nodes;
 mod outages;
+mod pools;
 mod rest;
 mod scrape;
 mod servers;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use portforward_operator::api::{self, PortForwardStatus};
-use portforward_operator::status::{Contest, Judgement, Ruling, View, Write};
+use portforward_operator::status::{Contest, Judgement, Ruling, View, Write, unfollowed};
 use serde_json::{Value, json};
 
 /// One object and its live agents.
@@ -70,6 +70,15 @@ impl Agents {
         self.object["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
     }
 
+    /// Its labels change, so that none of the agents follows it any more. Returns the object after their last write.
+    pub(crate) fn left(mut self) -> Value {
+        self.course(First::Lowest);
+        self.status.nodes.clear();
+        let generation = self.object["metadata"]["generation"].as_i64().expect("an object has a generation");
+        self.status = unfollowed(&self.status, generation, Timestamp::UNIX_EPOCH);
+        self.object()
+    }
+
     /// The object as the API server holds it.
     pub(crate) fn object(&self) -> Value {
         let mut object = self.object.clone();
@@ -124,7 +133,7 @@ impl Agents {
         let generation = self.object["metadata"]["generation"].as_i64();
         let mut due: Vec<(Duration, Write)> = Vec::new();
         for (node, judgement) in &self.says {
-            let view = View { node, judgement, status: &self.status, live: &live, generation };
+            let view = View { node, judgement, status: &self.status, live: &live, peers: &live, generation };
             due.extend(view.next(Timestamp::UNIX_EPOCH).map(|write| (view.patience(&write), write)));
         }
         if matches!(first, First::Highest) {

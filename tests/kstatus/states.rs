@@ -92,7 +92,9 @@ impl Row {
             Self::Nowhere => "no node holds the internal address",
             Self::Twice => "several nodes hold the internal address",
             Self::Contested => "another client keeps overwriting the status",
-            Self::Unknown => "not known: the agent of the active node does not run, or cannot read its node",
+            Self::Unknown => {
+                "not known: the agent of the active node does not run, or cannot read its node, or no agent follows the forward any more"
+            }
             Self::Outdated => "changed, and the agent cannot decode the change; the last good content is in force",
             Self::Lost => "an older forward claims the same traffic",
             Self::RefusedHere => "the node refuses it",
@@ -303,6 +305,10 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("so is one that had lost a conflict", Row::Unknown, gone(lost(1, Role::Active))),
             ]
         }
+        Circumstance::NotFollowed => vec![
+            state("no agent follows it any more", Row::Unknown, Agents::new(&[("a", ready(1)), ("b", standby(1))]).left()),
+            state("so is one that had lost a conflict", Row::Unknown, Agents::new(&[("a", lost(1, Role::Active))]).left()),
+        ],
         Circumstance::StatusContested => {
             let forged = PortForwardStatus { active_node: Some("evil".to_owned()), ..PortForwardStatus::default() };
             vec![state("overwritten again and again", Row::Contested, Agents::new(&[("a", ready(1))]).contested(&forged))]

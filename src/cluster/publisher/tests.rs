@@ -4,6 +4,7 @@ use kube::core::Status;
 
 use super::*;
 use crate::api::{NodeStatus, Role};
+use crate::cluster::Alive;
 use crate::dataplane::iptables::Variant;
 use crate::metrics::{Detail, PerForward};
 use crate::source::{Snapshot, Undecoded};
@@ -66,8 +67,14 @@ impl Store {
         let snapshot = Snapshot { undecoded: self.objects.values().map(undecoded).collect(), ..Snapshot::default() };
         let judgements = self.objects.keys().map(|key| (key.clone(), judgement.clone())).collect();
         let report = Report { judgements, ..Report::default() };
-        Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: Arc::new(BTreeSet::from(["px0".to_owned()])) }
+        Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: px0() }
     }
+}
+
+/// Only this agent lives.
+fn px0() -> Arc<Alive> {
+    let all = BTreeSet::from(["px0".to_owned()]);
+    Arc::new(Alive { peers: all.clone(), all, counting: None })
 }
 
 fn key(text: &str) -> ForwardKey {

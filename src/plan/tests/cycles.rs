@@ -155,9 +155,7 @@ fn a_shifted_range_is_followed_port_by_port() {
 
 #[test]
 fn of_a_wide_shifted_range_only_the_ports_that_a_packet_has_are_followed() {
-    let range = |first: u16, last: u16, target: u16| {
-        json!({"name": "a", "protocol": "UDP", "port": first, "endPort": last, "targetPort": target, "targetEndPort": target + (last - first)})
-    };
+    let range = |first: u16, last: u16, target: u16| json!({"name": "a", "protocol": "UDP", "port": first, "endPort": last, "targetPort": target, "targetEndPort": target + (last - first)});
     // Ports 7 to 9 leave `a` as 100 to 102, and `b` as 20100 to 20102.
     let a = hop("a", &["10.0.0.9", "10.0.0.3"], "10.0.0.1", Some("10.0.0.1"), "10.0.0.2", range(7, 9, 100));
     let b = hop("b", &["10.0.0.1"], "10.0.0.2", Some("10.0.0.2"), "10.0.0.3", range(1, 40000, 20001));

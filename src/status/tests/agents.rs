@@ -1,5 +1,7 @@
 //! The writes of several agents to one object, one after the other, until none has anything to write.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::*;
@@ -38,7 +40,7 @@ impl Agents {
     pub(super) fn next(&self, node: &str) -> Option<Write> {
         let live = self.says.keys().chain(&self.held).cloned().collect();
         let generation = self.says.values().map(|judgement| judgement.generation).max();
-        View { node, judgement: &self.says[node], status: &self.status, live: &live, generation }.next(at(7))
+        View { node, judgement: &self.says[node], status: &self.status, live: &live, peers: &live, generation }.next(at(7))
     }
 
     /// What the API server does with a write.
@@ -91,7 +93,9 @@ pub(super) fn as_standby() -> Judgement {
 fn an_agent_that_does_not_count_as_alive_writes_nothing() {
     let (judgement, status) = (as_active(), PortForwardStatus::default());
     let live = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect();
-    let next = |live| View { node: "a", judgement: &judgement, status: &status, live: &live, generation: None }.next(at(7));
+    let next = |live| {
+        View { node: "a", judgement: &judgement, status: &status, live: &live, peers: &live, generation: None }.next(at(7))
+    };
     assert!(next(live(&["a", "b"])).is_some());
     assert_eq!(next(live(&["b"])), None);
 }
@@ -102,7 +106,7 @@ fn what_is_also_seen_while_things_move_may_pass_and_nothing_else() {
         let mut agents = Agents::new(says);
         agents.settle();
         let (live, write) = (says.iter().map(|(node, _)| (*node).to_owned()).collect(), Write::Summary(agents.status.clone()));
-        let view = View { node: "a", judgement: &says[0].1, status: &agents.status, live: &live, generation: None };
+        let view = View { node: "a", judgement: &says[0].1, status: &agents.status, live: &live, peers: &live, generation: None };
         view.patience(&write) != std::time::Duration::ZERO
     };
     assert!(may_pass(&[("a", as_standby()), ("b", as_standby())]), "nobody holds the address");
@@ -218,4 +222,15 @@ fn the_summary_shows_the_ports_of_the_object_whatever_was_decided_about_it() {
         assert_eq!(agents.settle(), 1, "an edit that changes nothing else is written");
         assert_eq!(agents.status.ports.as_deref(), Some("TCP 81"));
     }
+}
+
+/// An agent of another pool does not see the forward.
+#[test]
+fn of_the_agents_that_follow_a_forward_without_an_active_node_the_first_one_reports() {
+    let judgement = judge(&verdict(Acceptance::Refused(refusal()), None), &exact());
+    let (status, names) = (PortForwardStatus::default(), |nodes: &[&str]| nodes.iter().map(|&node| node.to_owned()).collect());
+    let (live, peers): (BTreeSet<String>, BTreeSet<String>) = (names(&["a", "b", "c"]), names(&["b", "c"]));
+    let view = |node| View { node, judgement: &judgement, status: &status, live: &live, peers: &peers, generation: None };
+    assert!(matches!(view("b").next(at(7)), Some(Write::Summary(_))));
+    assert_eq!(view("c").next(at(7)), None);
 }

@@ -103,13 +103,15 @@ fn an_agent_that_has_not_judged_the_newest_content_corrects_nobody() {
     let next = |generation: i64| {
         let entry = node_status("b", &judgement, None, at(7)).unwrap();
         let status = PortForwardStatus { nodes: vec![ready("a"), entry], ..status.clone() };
-        View { node: "b", judgement: &judgement, status: &status, live: &live, generation: Some(generation) }.next(at(7))
+        View { node: "b", judgement: &judgement, status: &status, live: &live, peers: &live, generation: Some(generation) }
+            .next(at(7))
     };
     assert_eq!((next(4), next(3)), (None, None), "the entry of a says that it is active, and b cannot know better");
     let alone = |generation: i64| {
         let entry = node_status("b", &judgement, None, at(7)).unwrap();
         let status = PortForwardStatus { nodes: vec![entry], ..status.clone() };
-        View { node: "b", judgement: &judgement, status: &status, live: &live, generation: Some(generation) }.next(at(7))
+        View { node: "b", judgement: &judgement, status: &status, live: &live, peers: &live, generation: Some(generation) }
+            .next(at(7))
     };
     assert_eq!(alone(4), None);
     assert!(matches!(alone(3), Some(Write::Summary(_))));
@@ -120,6 +122,8 @@ fn the_responsible_agent_writes_at_once_and_each_further_one_waits_longer() {
     let (judgement, live) = (as_standby(), ["a", "b", "c"].map(str::to_owned).into());
     let status = PortForwardStatus::default();
     let write = Write::Summary(PortForwardStatus::default());
-    let patience = |node| View { node, judgement: &judgement, status: &status, live: &live, generation: None }.patience(&write);
+    let patience = |node| {
+        View { node, judgement: &judgement, status: &status, live: &live, peers: &live, generation: None }.patience(&write)
+    };
     assert_eq!(["a", "b", "c"].map(patience), [0, 20, 30].map(Duration::from_secs));
 }
