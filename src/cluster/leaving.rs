@@ -192,7 +192,9 @@ impl Leaving {
             std::mem::take(&mut self.closing).into_iter().partition(|key| report.judgements.contains_key(key));
         self.closing = closing;
         let closed: BTreeSet<ForwardKey> = closed;
-        closed.iter().for_each(|key| self.turns.mark(key));
+        for key in &closed {
+            self.turns.mark(key);
+        }
     }
 
     /// The object whose turn it is.

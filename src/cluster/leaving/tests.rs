@@ -58,9 +58,9 @@ fn set(objects: &[(&str, &[&str])]) -> Arc<Snapshot> {
     Arc::new(Snapshot { undecoded: objects.iter().map(object).collect(), ..Snapshot::default() })
 }
 
-fn live(names: &[&str]) -> Live {
+fn live(names: &[&str]) -> Arc<Alive> {
     let all: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    Some(Arc::new(Alive { peers: all.clone(), all, counting: None }))
+    Arc::new(Alive { peers: all.clone(), all, counting: None })
 }
 
 /// A report on these objects, with this role.
@@ -148,9 +148,9 @@ fn an_entry_that_comes_late_is_removed_at_the_last_look() {
 fn an_object_is_looked_at_once_the_kernel_holds_nothing_of_it() {
     let now = Instant::now();
     let mut leaving = Leaving::new("px1", selector(), Arc::default());
-    leaving.learn(&set(&[("x", &["px1"]), ("y", &["px1"])]), None, &live(&["px0", "px1"]), now);
+    leaving.learn(&set(&[("x", &["px1"]), ("y", &["px1"])]), None, &Some(live(&["px0", "px1"])), now);
     let active = report(&["x", "y"], Some(Role::Active));
-    leaving.learn(&set(&[("y", &["px1"])]), Some(&active), &live(&["px0", "px1"]), now);
+    leaving.learn(&set(&[("y", &["px1"])]), Some(&active), &Some(live(&["px0", "px1"])), now);
     leaving.closed(&active);
     assert_eq!(turns(&mut leaving, now), [""; 0], "the report still has it");
     leaving.closed(&report(&["y"], Some(Role::Active)));
@@ -159,7 +159,7 @@ fn an_object_is_looked_at_once_the_kernel_holds_nothing_of_it() {
     assert_eq!(turns(&mut leaving, now), [""; 0]);
     assert_eq!(turns(&mut leaving, now + SETTLE), ["x"], "the next look");
     leaving.conclude(&key("x"), Ok(Next::Wait(now)), &mut Trouble::new("a", super::super::Outage::default()), now);
-    leaving.learn(&set(&[("x", &[]), ("y", &["px1"])]), Some(&active), &live(&["px0", "px1"]), now);
+    leaving.learn(&set(&[("x", &[]), ("y", &["px1"])]), Some(&active), &Some(live(&["px0", "px1"])), now);
     assert_eq!(turns(&mut leaving, now + SETTLE), [""; 0], "it is selected again");
 }
 
@@ -169,8 +169,8 @@ fn a_node_that_cannot_have_an_entry_asks_nothing() {
     let now = Instant::now();
     let asks = |nodes: &[&str], role, agents: &[&str]| {
         let mut leaving = Leaving::new("px1", selector(), Arc::default());
-        leaving.learn(&set(&[("x", nodes)]), None, &live(agents), now);
-        leaving.learn(&set(&[]), Some(&report(&["x"], role)), &live(agents), now);
+        leaving.learn(&set(&[("x", nodes)]), None, &Some(live(agents)), now);
+        leaving.learn(&set(&[]), Some(&report(&["x"], role)), &Some(live(agents)), now);
         leaving.closed(&Report::default());
         !turns(&mut leaving, now).is_empty()
     };
@@ -179,7 +179,7 @@ fn a_node_that_cannot_have_an_entry_asks_nothing() {
     assert!(asks(&["px0"], Some(Role::Standby), &["px0", "px1"]), "it may be about to write one");
     assert!(asks(&[], None, &["px1", "px2"]), "it may have to correct the summary");
     let mut restarted = Leaving::new("px1", selector(), set(&[("x", &[])]));
-    restarted.learn(&set(&[]), None, &live(&["px0", "px1"]), now);
+    restarted.learn(&set(&[]), None, &Some(live(&["px0", "px1"])), now);
     restarted.closed(&Report::default());
     assert_eq!(turns(&mut restarted, now), ["x"], "the record has no status");
 }
