@@ -127,7 +127,7 @@ fn a_changed_selector_and_a_label_that_changed_while_the_agent_was_away_take_eff
     assert!(eventually(PATIENCE, || lease_pool(&fleet, "px0").is_none()), "its Lease names no pool");
 }
 
-/// During an update of the DaemonSet, agents with the old and the new selector follow the same forward.
+/// During an update of the `DaemonSet`, agents with the old and the new selector follow the same forward.
 #[test]
 fn agents_with_different_selectors_that_follow_the_same_forward_agree_on_its_status() {
     let mut fleet = Fleet::without_agents(3);

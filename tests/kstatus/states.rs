@@ -264,17 +264,7 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
                 state("lost a conflict where no node is active", Row::Lost, standbys),
             ]
         }
-        Circumstance::ApplyFailed => {
-            let mut stuck = Agents::new(&[("a", ready(1))]);
-            stuck.course(First::Lowest);
-            stuck.edit();
-            stuck.say(&[("a", withdrawn(2, &hanging()))]);
-            let broken = settled(&[("a", judge(&verdict(1, Acceptance::Accepted, Some(Role::Active)), &hanging()))]);
-            vec![
-                state("iptables fails", Row::NotProgrammed, broken),
-                state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
-            ]
-        }
+        Circumstance::ApplyFailed => apply_failed(),
         // Only an object of a deleted folder has it.
         Circumstance::Leaving => Vec::new(),
         Circumstance::Drifted => {
@@ -331,6 +321,18 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
             ]
         }
     }
+}
+
+fn apply_failed() -> Vec<State> {
+    let mut stuck = Agents::new(&[("a", ready(1))]);
+    stuck.course(First::Lowest);
+    stuck.edit();
+    stuck.say(&[("a", withdrawn(2, &hanging()))]);
+    let broken = Agents::new(&[("a", judge(&verdict(1, Acceptance::Accepted, Some(Role::Active)), &hanging()))]).settle();
+    vec![
+        state("iptables fails", Row::NotProgrammed, broken),
+        state("disabled, and iptables fails", Row::Withdrawing, stuck.settle()),
+    ]
 }
 
 pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Verdict {
