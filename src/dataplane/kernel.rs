@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 
-use super::conntrack::Purger;
+use super::conntrack::{Judged, Purger};
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
@@ -115,10 +115,12 @@ impl Dataplane for Kernel {
         let settled = self.settled().take().is_some_and(|held| held == desired.held);
         let conntrack = if settled && rules.is_closed() && !rules.changed() && *before == desired.translations {
             Ok(conntrack::Purged::default())
+        } else if settled && rules.is_known_change() {
+            self.history.lock().await.purger.purge(before, desired, Judged::Changes).await
         } else {
             // The rules that were read are the best source for what was in force. The caller may know of more.
             let before: BTreeSet<Translation> = before.iter().chain(&rules.before).cloned().collect();
-            self.history.lock().await.purger.purge(&before, &in_force(desired, &rules)).await
+            self.history.lock().await.purger.purge(&before, &in_force(desired, &rules), Judged::All).await
         };
         // The route to a client is removed last, after both ends of the cut connections were notified.
         let keep = match &conntrack {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::conntrack::table::{Entry, Table};
-use portforward_operator::dataplane::conntrack::{Purged, purge};
+use portforward_operator::dataplane::conntrack::{Judged, Purged, Purger, purge};
 use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
 
 use crate::namespace::{inside, run};
@@ -65,6 +65,40 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         assert_eq!(source_ports().await, [1004, 1003], "entries of another protocol and of another client stay");
         assert_eq!(purge(&now.translations, &Desired::default()).await.unwrap(), Purged { count: 0, ..Purged::default() });
         assert_eq!(source_ports().await, [1004, 1003]);
+    });
+}
+
+/// A translation of another listen address and port, otherwise as [`translation`].
+fn elsewhere(address: &str, port: &str, upstream: &str) -> Translation {
+    let mut translation = translation(upstream);
+    (translation.flows.destination, translation.flows.ports) = (address.parse().unwrap(), port.parse().unwrap());
+    translation
+}
+
+#[test]
+fn a_change_is_judged_by_the_connections_to_its_ports_and_no_others() {
+    inside(|| async {
+        insert(1001, "1.1.1.1", "3.3.3.3", "");
+        for (source_port, address, port) in [(1002, "192.168.0.2", 54), (1003, "192.168.0.3", 53)] {
+            run(&format!(
+                "conntrack -I -p udp -t 300 -s 1.1.1.1 -d {address} --sport {source_port} --dport {port} \
+                 --reply-src 3.3.3.3 --reply-dst 2.2.2.2 --reply-port-src 53 --reply-port-dst {source_port}"
+            ));
+        }
+        let others = [elsewhere("192.168.0.2", "54", "9.9.9.9"), elsewhere("192.168.0.3", "53", "9.9.9.9")];
+        let set = |upstream: &str| others.iter().cloned().chain([translation(upstream)]).collect::<BTreeSet<_>>();
+        let before = set("3.3.3.3");
+        let now = Desired { translations: set("4.4.4.4"), ..in_force(translation("4.4.4.4")) };
+        let purged = Purger::default().purge(&before, &now, Judged::Changes).await.unwrap();
+        assert_eq!(purged, Purged { count: 1, ..Purged::default() });
+        assert_eq!(source_ports().await, [1002, 1003], "nothing has changed for the others");
+        let purged = Purger::default().purge(&before, &now, Judged::All).await.unwrap();
+        assert_eq!(purged, Purged { count: 2, ..Purged::default() });
+
+        insert(1001, "1.1.1.1", "4.4.4.4", "");
+        let gone = Desired { translations: others.iter().cloned().collect(), ..now.clone() };
+        let purged = Purger::default().purge(&now.translations, &gone, Judged::Changes).await.unwrap();
+        assert_eq!(purged, Purged { count: 1, ..Purged::default() }, "what was removed is a change too");
     });
 }
 

@@ -3,6 +3,7 @@
 //! Runs after the rules are in place: an entry that is removed earlier would be created again by the old rules. [`verdict`]
 //! decides, [`table`] reads and deletes. Independently of that, [`flows`] reports the traffic of entries.
 
+mod concerned;
 pub mod flows;
 mod prod;
 pub mod table;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::model::{Desired, Protocol, Translation};
 use crate::netlink::{NetlinkError, Refusal};
 use crate::words::counted;
+use concerned::Concerned;
 use table::{Entry, Tuple};
 use verdict::Index;
 
@@ -58,6 +60,16 @@ pub struct Purged {
     pub ends: BTreeSet<IpAddr>,
 }
 
+/// Which connections are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// All of them.
+    All,
+    /// Only those to the listen ports of translations that differ between what was in force and what is. The others were judged
+    /// before, and nothing has changed for them since.
+    Changes,
+}
+
 /// How long the removal of an entry is remembered if the entry does not come back.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
@@ -84,7 +96,7 @@ struct Removed {
 /// When the table cannot be read, or when the kernel does not remove an entry. Calling it again with the same arguments is
 /// safe.
 pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
-    Purger::default().purge(before, now).await
+    Purger::default().purge(before, now, Judged::All).await
 }
 
 impl Purger {
@@ -92,21 +104,47 @@ impl Purger {
     ///
     /// # Errors
     /// As for [`purge`].
-    pub async fn purge(&mut self, before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
+    pub async fn purge(
+        &mut self,
+        before: &BTreeSet<Translation>,
+        now: &Desired,
+        judged: Judged,
+    ) -> Result<Purged, ConntrackError> {
         if before.is_empty() && now.translations.is_empty() {
             return Ok(Purged::default());
         }
         let mut table = table::Table::open()?;
-        let entries = table.entries().await?;
-        let index = Index::new(&now.translations);
-        let stale = verdict::stale(&entries, &Index::new(before), &index, &now.held);
-        let stale = self.worth_removing(stale, &index, Instant::now());
+        match judged {
+            Judged::All => {
+                let entries = table.entries().await?;
+                let (before, index) = (Index::new(before), Index::new(&now.translations));
+                self.remove(&mut table, &entries, &before, &index, &now.held).await
+            }
+            Judged::Changes => {
+                let concerned = Concerned::of(before, &now.translations);
+                let entries = table.entries_that(|entry| concerned.contains(entry)).await?;
+                let (before, index) = (Index::new(concerned.among(before)), Index::new(concerned.among(&now.translations)));
+                self.remove(&mut table, &entries, &before, &index, &now.held).await
+            }
+        }
+    }
+
+    async fn remove(
+        &mut self,
+        table: &mut table::Table,
+        entries: &[Entry],
+        before: &Index<'_>,
+        now: &Index<'_>,
+        held: &BTreeSet<IpAddr>,
+    ) -> Result<Purged, ConntrackError> {
+        let stale = verdict::stale(entries, before, now, held);
+        let stale = self.worth_removing(stale, now, Instant::now());
         let count = table.remove(&stale).await?;
         // An entry that still matches a rule begins anew by that rule. An entry that matches none has ended, and both ends
         // are notified.
-        let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
+        let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !now.matches(entry);
         let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
-        Ok(Purged { count, ends: prod::tell(&mut table, &cut).await })
+        Ok(Purged { count, ends: prod::tell(table, &cut).await })
     }
 
     /// The entries of `stale`, without those that came back unchanged after they were removed for the same rules.

@@ -80,8 +80,16 @@ impl Table {
     /// # Errors
     /// When the table cannot be listed.
     pub async fn entries(&mut self) -> Result<Vec<Entry>, NetlinkError> {
+        self.entries_that(|_| true).await
+    }
+
+    /// Those of the [`entries`](Self::entries) that are `wanted`. The others are not collected.
+    ///
+    /// # Errors
+    /// When the table cannot be listed.
+    pub async fn entries_that(&mut self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, NetlinkError> {
         let keep = |inner| match inner {
-            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes),
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes).filter(&wanted),
             _ => None,
         };
         self.list(Vec::new(), keep).await

@@ -203,6 +203,13 @@ impl RulesReport {
         all_written && !self.is_written()
     }
 
+    /// Whether the rules were as the operator had left them, and are now as desired. What was in force before is then what was
+    /// desired before.
+    #[must_use]
+    pub fn is_known_change(&self) -> bool {
+        self.read != Extent::Everything && !self.disturbed && self.is_written()
+    }
+
     /// Whether the kernel, read back, has exactly the desired rules.
     #[must_use]
     pub fn is_exact(&self) -> bool {
