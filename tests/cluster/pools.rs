@@ -1,7 +1,10 @@
 //! Pools of nodes: agents with `--forward-selector`, which follow only the forwards whose labels match.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
+use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{SECOND_SERVER, SERVER};
 use crate::fleet::{Fleet, LINES, REFUSED, WEB, manifest, spec, web};
@@ -203,5 +206,27 @@ fn a_forward_moves_between_pools_whose_leases_are_in_different_namespaces() {
     }
     for node in 0..2 {
         assert_eq!(fleet.agent(node).complaints(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_selector_with_a_mistake_or_beside_a_folder_is_refused_at_the_start() {
+    let refused = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portforward-operator"));
+        command.arg("agent").args(arguments);
+        command.envs(variable.map(|selector| ("PORTFORWARD_FORWARD_SELECTOR", selector)));
+        let output = output(&mut command);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&["--forward-selector", "pool in edge"], None);
+    assert!(said.contains("( with the values is missing before \"edge\""), "{said}");
+    let said = refused(&[], Some("pool>1"));
+    assert!(said.contains("> is not supported"), "{said}");
+    for (arguments, variable) in
+        [(&["--manifests", "/none", "--forward-selector", "a=b"][..], None), (&["--manifests", "/none"][..], Some("a=b"))]
+    {
+        let said = refused(arguments, variable);
+        assert!(said.contains("--manifests <DIR>' cannot be used with '--forward-selector <SELECTOR>'"), "{said}");
     }
 }
