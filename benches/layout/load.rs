@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::num::NonZeroU16;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
 use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Iptables, Ruleset, SavedTable, Table, Variant};
-use portforward_operator::model::Translation;
+use portforward_operator::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation};
 
 use crate::netns::{Netns, must};
-use crate::shapes::{Forward, by_hand};
+use crate::shared::linear;
+use crate::shared::shapes::{Forward, Transport};
 
 /// The operation that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,8 +54,8 @@ pub(crate) fn apply(variant: Variant, netns: &Netns, forwards: &[Forward]) {
 /// tracking.
 pub(crate) fn write_by_hand(variant: Variant, netns: &Netns, forwards: &[Forward]) {
     // Connection tracking is active if any rule needs it, even if no packet reaches that rule.
-    let aside = ":ASIDE - [0:0]\n-A ASIDE -p udp -j DNAT --to-destination 3.3.0.1\nCOMMIT\n";
-    restore(variant, netns, &by_hand(forwards).replace("COMMIT\n", aside));
+    let aside = ":ASIDE - [0:0]\n-A ASIDE -p udp -j DNAT --to-destination 3.4.0.1\nCOMMIT\n";
+    restore(variant, netns, &linear::table(forwards).replace("COMMIT\n", aside));
 }
 
 /// Measures one round: the rules of the operator in one namespace, and the rules written by hand in another.
@@ -87,9 +89,9 @@ pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Fo
     for (step, time) in taken {
         note(step, time);
     }
-    note(Step::ByHandFromEmpty, restore(variant, hand, &by_hand(forwards)));
-    note(Step::ByHandAgain, restore(variant, hand, &by_hand(&changed)));
-    restore(variant, hand, &by_hand(&[]));
+    note(Step::ByHandFromEmpty, restore(variant, hand, &linear::table(forwards)));
+    note(Step::ByHandAgain, restore(variant, hand, &linear::table(&changed)));
+    restore(variant, hand, &linear::table(&[]));
 }
 
 /// The number of rules and chains that the operator makes of these forwards.
@@ -108,7 +110,7 @@ async fn timed_apply(agent: &Iptables, translations: &BTreeSet<Translation>) -> 
 }
 
 fn translations(forwards: &[Forward]) -> BTreeSet<Translation> {
-    forwards.iter().map(Forward::translation).collect()
+    forwards.iter().map(translation).collect()
 }
 
 /// Runs `task` in a namespace. The programs that it starts run there too.
@@ -120,12 +122,30 @@ fn within<T: Send>(netns: &Netns, task: impl AsyncFnOnce() -> T + Send) -> T {
 }
 
 fn restore(variant: Variant, netns: &Netns, text: &str) -> Duration {
-    let started = Instant::now();
-    let mut child = netns.command(variant.restore()).arg("-w").stdin(Stdio::piped()).spawn().expect("nsenter is installed");
-    child.stdin.take().expect("the input is piped").write_all(text.as_bytes()).expect("iptables-restore reads");
-    let status = child.wait().expect("iptables-restore can be waited for");
-    assert!(status.success(), "{}: {status}", variant.restore());
-    started.elapsed()
+    linear::restore(&mut netns.command(variant.restore()), text)
+}
+
+/// The translation that the plan makes of a forward.
+fn translation(forward: &Forward) -> Translation {
+    let port = |number| NonZeroU16::new(number).expect("no shape has port 0");
+    let (first, last) = (forward.listen.port(), forward.listen.port() + forward.ports - 1);
+    Translation {
+        flows: FlowMatch {
+            protocol: match forward.transport {
+                Transport::Tcp => Protocol::Tcp,
+                Transport::Udp => Protocol::Udp,
+            },
+            destination: (*forward.listen.ip()).into(),
+            ports: PortRange::new(port(first), port(last)).expect("a range has ports"),
+            source: Ipv4Net::new_assert(forward.network(), forward.prefix).into(),
+            interface: None,
+        },
+        destination: Destination {
+            address: (*forward.upstream.ip()).into(),
+            ports: TargetPorts::One(forward.upstream.port()),
+        },
+        source: SourceNat::Address(forward.external.into()),
+    }
 }
 
 impl Step {
@@ -136,6 +156,13 @@ impl Step {
             Self::NothingToDo | Self::OneChanged | Self::AfterRestart => Some(Self::ByHandAgain),
             Self::LayOut | Self::ReadBack | Self::Remove | Self::ByHandFromEmpty | Self::ByHandAgain => None,
         }
+    }
+}
+
+impl Step {
+    /// Whether it is a step with rules written by hand.
+    pub(crate) const fn is_by_hand(self) -> bool {
+        matches!(self, Self::ByHandFromEmpty | Self::ByHandAgain)
     }
 }
 

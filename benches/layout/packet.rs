@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto, socket_with};
 
 use crate::netns::Netns;
@@ -67,6 +67,13 @@ impl Receiver {
         let socket = raw(netns, ipproto::UDP);
         set_socket_timeout(&socket, Timeout::Recv, Some(ARRIVAL)).expect("a socket takes a timeout");
         Self(socket)
+    }
+
+    /// A receiver that keeps many packets until they are read.
+    pub(crate) fn large(netns: &Netns) -> Self {
+        let receiver = Self::new(netns);
+        set_socket_recv_buffer_size_force(&receiver.0, 64 << 20).expect("root may have large buffers");
+        receiver
     }
 
     /// The source and destination of the next packet, or `None` if no packet arrives in time.

@@ -9,7 +9,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::network::{Network, forget_connections};
 use crate::packet::{Packet, Receiver, Sender};
-use crate::shapes::Forward;
+use crate::shared::shapes::Forward;
 
 /// The number of packets that are timed together. They take about a millisecond, so that most batches run without an
 /// interruption.

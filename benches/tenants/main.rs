@@ -18,22 +18,20 @@ mod plane;
 #[allow(dead_code, reason = "the benchmark uses only a part of the module")]
 #[path = "../layout/report.rs"]
 mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
 
-use std::fs;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use change::{Observer, Taken};
 use fleet::Fleet;
 use load::Load;
 use report::{Rounds, print_table};
+use shared::{number, process, progress, supervise};
 
-/// The argument with which this program starts itself for the measurement.
-const MEASURE: &str = "measure";
 /// The limit of the time from a change to the kernel.
 const KERNEL: Duration = Duration::from_secs(1);
 /// The limit of the time from a change to the status.
@@ -53,35 +51,7 @@ enum Phase {
 }
 
 fn main() -> ExitCode {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("the benchmark makes network namespaces and needs root, for example: sudo make bench-tenants");
-        return ExitCode::from(2);
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if arguments.first().is_some_and(|first| first == MEASURE) { measure(&arguments[1..]) } else { supervise(&arguments) }
-}
-
-/// Runs the measurement as a separate process. If it is stopped, removes its namespaces.
-fn supervise(arguments: &[String]) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-    let status = runtime.block_on(async {
-        let mut measuring = tokio::process::Command::new(std::env::current_exe()?).arg(MEASURE).args(arguments).spawn()?;
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        tokio::select! {
-            status = measuring.wait() => status,
-            _ = interrupt.recv() => { measuring.start_kill()?; measuring.wait().await }
-            _ = terminate.recv() => { measuring.start_kill()?; measuring.wait().await }
-        }
-    });
-    bed::netns::remove_leftovers();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("the measurement cannot be started: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    supervise::run(measure, bed::netns::remove_leftovers)
 }
 
 fn measure(names: &[String]) -> ExitCode {
@@ -116,14 +86,6 @@ fn measure(names: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A number in an environment variable.
-fn number(name: &str, otherwise: usize) -> usize {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is {text}; write a number")),
-        Err(_) => otherwise,
-    }
-}
-
 /// Measures one load on its own cluster. Returns a row for each phase.
 fn measure_load(load: Load, percent: usize, rounds: usize) -> Vec<Vec<String>> {
     progress(&format!("{load}: starting a cluster"));
@@ -146,12 +108,12 @@ fn measure_load(load: Load, percent: usize, rounds: usize) -> Vec<Vec<String>> {
     };
     let mut phase = |phase: Phase, observer: &mut Observer<'_>, goes_on: &dyn Fn(usize) -> bool| {
         progress(&format!("{load}: tenant A {phase}"));
-        let (before, begun) = (cpu(&fleet), Instant::now());
+        let (before, begun) = (process::cpu(fleet.agent(0).id()), Instant::now());
         let mut taken = Vec::new();
         while goes_on(taken.len()) {
             taken.push(observer.change());
         }
-        note(phase, &taken, cpu(&fleet).saturating_sub(before).div_duration_f64(begun.elapsed()));
+        note(phase, &taken, process::cpu(fleet.agent(0).id()).saturating_sub(before).div_duration_f64(begun.elapsed()));
     };
     phase(Phase::Absent, &mut observer, &|done| done < rounds);
     thread::scope(|scope| {
@@ -180,26 +142,9 @@ fn times(rounds: &Rounds, limit: Duration) -> [String; 2] {
 
 /// The resident memory of the agent now and at most, in MB.
 fn memory(fleet: &Fleet) -> (String, String) {
-    let status = fs::read_to_string(format!("/proc/{}/status", fleet.agent(0).id())).unwrap_or_default();
-    let value = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default();
-        (kilobytes * 1024 / 1_000_000).to_string()
-    };
-    (value("VmRSS:"), value("VmHWM:"))
-}
-
-/// The CPU time that the agent and the programs that it has run have used.
-fn cpu(fleet: &Fleet) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", fleet.agent(0).id())).unwrap_or_default();
-    // utime, stime, cutime and cstime (proc(5)) are in ticks of 10 ms.
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(4);
-    Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
-}
-
-/// Prints the current step.
-fn progress(text: &str) {
-    eprintln!("... {text}");
+    let (now, most) = process::memory(fleet.agent(0).id());
+    let text = |mebibytes: f64| format!("{:.0}", mebibytes * 1.048_576);
+    (text(now), text(most))
 }
 
 impl std::fmt::Display for Phase {
