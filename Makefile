@@ -53,9 +53,14 @@ check: tools ## Checks formatting, lints, documentation and, if cargo-deny is in
 	@if cargo deny --version >/dev/null 2>&1; then $(step) "Dependencies" cargo deny check bans licenses sources; \
 	else echo "==> Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny)"; fi
 
-bench: prepare ## Measures the time of packets and of changes with 1 and 10,000 forwards; needs root
-	@$(step) "Compile the benchmark for release (minutes the first time)" cargo bench --locked --bench layout --no-run
-	@$(step) "Measure (about 4 minutes; results vary less on an idle machine)" cargo bench --locked --bench layout
+bench: ## Measures packets, changes, starts and rates with up to 10,000 forwards, beside kube-proxy and others; QUICK=1 measures less; needs root
+	@hack/prepare.sh bench
+	@$(step) "Find the programs of a cluster, or build them (15 minutes the first time)" hack/kubernetes.sh cluster
+	@$(step) "Compile the benchmarks for release (minutes the first time)" cargo bench --locked --bench layout --bench product --bench goals --no-run
+	@status=0; export KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh cluster); \
+	for part in layout product; do $(step) "Measure: $$part" cargo bench --locked --bench $$part || status=1; done; \
+	$(step) "Compare with the goals" cargo bench --locked --bench goals || status=1; \
+	exit $$status
 
 bench-tenants: prepare ## Measures what a tenant at its limits costs another one, with a real API server; needs root
 	@$(step) "Find etcd, kube-apiserver and kubectl, or build them (minutes the first time)" hack/kubernetes.sh api

@@ -2,12 +2,13 @@
 # Prepares this machine for the recipes of the Makefile: Debian packages, Rust, Go, and a check of the kernel. Installs what
 # is missing, if it runs as root and there is apt-get. Otherwise it prints what to install. If nothing is missing, it changes
 # nothing. It asks no questions.
-# Usage: hack/prepare.sh [tools|image|test|e2e]
-#   (none)  what the demos and the benchmark need
+# Usage: hack/prepare.sh [tools|image|test|e2e|bench]
+#   (none)  what the demos need
 #   tools   what `make check` needs; does not need root and does not check the kernel
 #   image   what the build of the image needs
 #   test    what all tests need
 #   e2e     what the tests on real nodes need
+#   bench   what the benchmarks need: also the proxies that they are compared with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,8 +27,14 @@ fail() {
 }
 
 packages() {
-    local need missing=()
+    local need missing=() libraries=(libc6-dev ca-certificates)
     case ${1:-} in
+    bench)
+        needs+=(haproxy=haproxy nginx=nginx-light)
+        libraries+=(libnginx-mod-stream)
+        # The services of these packages are not started (invoke-rc.d(8)).
+        export RUNLEVEL=1
+        ;;
     image) needs+=(buildah=buildah readelf=binutils) ;;
     test) needs+=(python3=python3 pip3=python3-pip) ;;
     e2e) needs+=(python3=python3 buildah=buildah readelf=binutils capsh=libcap2-bin containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins) ;;
@@ -37,7 +44,7 @@ packages() {
     done
     # The compiler needs the headers and start files of the C library, and curl needs the certificates.
     if has dpkg; then
-        for need in libc6-dev ca-certificates; do
+        for need in "${libraries[@]}"; do
             dpkg -s "$need" >/dev/null 2>&1 || missing+=("$need")
         done
     fi
@@ -97,7 +104,7 @@ go() {
     local folder=${XDG_CACHE_HOME:-$HOME/.cache}/portforward-operator/go-bin group groups=(api)
     case ${1:-} in
     test) groups+=(helm) ;;
-    e2e) groups=(cluster) ;;
+    e2e | bench) groups=(cluster) ;;
     esac
     for group in "${groups[@]}"; do
         hack/kubernetes.sh "$group" check >/dev/null 2>&1 && continue
