@@ -56,9 +56,9 @@ check: tools ## Checks formatting, lints, documentation and, if cargo-deny is in
 bench: ## Measures packets, changes, starts and rates with up to 10,000 forwards, beside kube-proxy and others; QUICK=1 measures less; needs root
 	@hack/prepare.sh bench
 	@$(step) "Find the programs of a cluster, or build them (15 minutes the first time)" hack/kubernetes.sh cluster
-	@$(step) "Compile the benchmarks for release (minutes the first time)" cargo bench --locked --bench layout --bench product --bench goals --no-run
+	@$(step) "Compile the benchmarks for release (minutes the first time)" cargo bench --locked --bench layout --bench product --bench rates --bench goals --no-run
 	@status=0; export KUBEBUILDER_ASSETS=$$(hack/kubernetes.sh cluster); \
-	for part in layout product; do $(step) "Measure: $$part" cargo bench --locked --bench $$part || status=1; done; \
+	for part in layout product rates; do $(step) "Measure: $$part" cargo bench --locked --bench $$part || status=1; done; \
 	$(step) "Compare with the goals" cargo bench --locked --bench goals || status=1; \
 	exit $$status
 

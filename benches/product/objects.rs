@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde_json::{Value, json};
 
 use crate::prober::Path;
+use crate::shared::manifest;
 use crate::shared::shapes::{Forward, Transport};
 
 /// The first address of the Services.
@@ -51,24 +52,7 @@ pub(crate) fn name(index: usize) -> String {
 
 /// The object of a forward.
 pub(crate) fn forward(index: usize, forward: &Forward) -> Value {
-    let client =
-        if forward.prefix == 32 { forward.client.to_string() } else { format!("{}/{}", forward.network(), forward.prefix) };
-    let mut port = json!({
-        "name": "one", "protocol": forward.transport.name().to_uppercase(), "port": forward.listen.port(),
-        "targetPort": forward.upstream.port(),
-    });
-    if forward.ports > 1 {
-        port["endPort"] = json!(forward.listen.port() + forward.ports - 1);
-        port["targetEndPort"] = json!(forward.upstream.port());
-    }
-    json!({
-        "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"name": name(index)},
-        "spec": {
-            "client": {"addresses": [client]}, "internal": {"addresses": [forward.listen.ip()]},
-            "external": {"addresses": [forward.external]}, "upstream": {"targets": [{"address": forward.upstream.ip()}]},
-            "ports": [port],
-        },
-    })
+    manifest::object(&name(index), forward)
 }
 
 /// The change that leads a forward to one of its upstreams.

@@ -3,6 +3,7 @@
 
 pub(crate) mod figures;
 pub(crate) mod linear;
+pub(crate) mod manifest;
 pub(crate) mod process;
 pub(crate) mod shapes;
 pub(crate) mod supervise;
