@@ -41,7 +41,11 @@ pub(crate) fn draw(title: &str, unit: &str, series: &[Series]) -> String {
         add(format_args!("<line x1=\"{}\" y1=\"{at:.1}\" x2=\"{}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/>", FRAME.0, FRAME.2));
         add(format_args!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", FRAME.0 - 6.0, at + 4.0, label(tick)));
     }
-    add(format_args!("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">forwards</text>", f64::midpoint(FRAME.0, FRAME.2), FRAME.3 + 38.0));
+    add(format_args!(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">forwards</text>",
+        f64::midpoint(FRAME.0, FRAME.2),
+        FRAME.3 + 38.0
+    ));
     add(format_args!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{unit}</text>", FRAME.0 - 6.0, FRAME.1 - 8.0));
     for ((index, one), colour) in series.iter().enumerate().zip(COLOURS.iter().cycle()) {
         let points: Vec<String> =
@@ -53,7 +57,9 @@ pub(crate) fn draw(title: &str, unit: &str, series: &[Series]) -> String {
         }
         let row = FRAME.1 + 14.0 + 22.0 * f64::from(u32::try_from(index).unwrap_or_default());
         let (left, right) = (FRAME.2 + 12.0, FRAME.2 + 32.0);
-        add(format_args!("<line x1=\"{left}\" y1=\"{row}\" x2=\"{right}\" y2=\"{row}\" stroke=\"{colour}\" stroke-width=\"3\"/>"));
+        add(format_args!(
+            "<line x1=\"{left}\" y1=\"{row}\" x2=\"{right}\" y2=\"{row}\" stroke=\"{colour}\" stroke-width=\"3\"/>"
+        ));
         add(format_args!("<text x=\"{}\" y=\"{}\">{}</text>", right + 6.0, row + 4.0, one.name));
     }
     svg + "</svg>\n"
@@ -67,9 +73,9 @@ struct Scale {
 
 impl Scale {
     fn of(values: impl Iterator<Item = f64>) -> Self {
-        let (low, high) = values.filter(|value| *value > 0.0).fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+        let (low, high) = values
+            .filter(|value| *value > 0.0)
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
         let (low, high) = if low.is_finite() { (low.log10().floor(), high.log10().ceil()) } else { (0.0, 1.0) };
         Self { low, high: if high > low { high } else { low + 1.0 } }
     }
@@ -81,7 +87,9 @@ impl Scale {
 
     fn ticks(&self) -> impl Iterator<Item = f64> + use<> {
         let (low, high) = (self.low, self.high);
-        std::iter::successors(Some(low), |power| Some(power + 1.0)).take_while(move |power| *power <= high).map(|power| 10_f64.powf(power))
+        std::iter::successors(Some(low), |power| Some(power + 1.0))
+            .take_while(move |power| *power <= high)
+            .map(|power| 10_f64.powf(power))
     }
 }
 

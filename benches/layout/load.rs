@@ -140,10 +140,7 @@ fn translation(forward: &Forward) -> Translation {
             source: Ipv4Net::new_assert(forward.network(), forward.prefix).into(),
             interface: None,
         },
-        destination: Destination {
-            address: (*forward.upstream.ip()).into(),
-            ports: TargetPorts::One(forward.upstream.port()),
-        },
+        destination: Destination { address: (*forward.upstream.ip()).into(), ports: TargetPorts::One(forward.upstream.port()) },
         source: SourceNat::Address(forward.external.into()),
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
@@ -121,7 +123,7 @@ impl Api {
 fn is_ready(object: &DynamicObject) -> bool {
     let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
     let generation = object.metadata.generation;
-    conditions.into_iter().any(|one| {
-        one["type"] == "Ready" && one["status"] == "True" && one["observedGeneration"].as_i64() == generation
-    })
+    conditions
+        .into_iter()
+        .any(|one| one["type"] == "Ready" && one["status"] == "True" && one["observedGeneration"].as_i64() == generation)
 }

@@ -11,8 +11,8 @@ use crate::objects;
 use crate::rounds::Rounds;
 use crate::shared::figures::{Figure, Figures};
 use crate::shared::process::memory;
-use crate::shared::shapes::{Forward, Shape, Transport};
 use crate::shared::progress;
+use crate::shared::shapes::{Forward, Shape, Transport};
 use crate::subject::{OURS, Program, Subject, peer};
 use crate::{heal, load, start};
 

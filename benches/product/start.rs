@@ -62,8 +62,7 @@ pub(crate) fn kube_proxy(field: &Field, index: usize, mode: Mode, variant: Varia
 
 /// The paths of a sample by their upstreams.
 fn sample(forwards: &[Forward], path: impl Fn(usize) -> Path) -> BTreeMap<Ipv4Addr, Probed> {
-    let usable: Vec<usize> =
-        (0..forwards.len()).filter(|&index| forwards[index].transport == Transport::Tcp).collect();
+    let usable: Vec<usize> = (0..forwards.len()).filter(|&index| forwards[index].transport == Transport::Tcp).collect();
     let step = (usable.len() / SAMPLE).max(1);
     let chosen = usable.iter().step_by(step).chain(usable.last());
     chosen.map(|&index| (*forwards[index].upstream.ip(), Probed::new(path(index)))).collect()
@@ -97,7 +96,8 @@ fn complete(field: &Field, sample: BTreeMap<Ipv4Addr, Probed>) -> Instant {
 fn listed(field: &Field, since: SystemTime) -> Option<Duration> {
     let text = fs::read_to_string(field.plane.file("audit.log")).unwrap_or_default();
     let lists = text.lines().filter(|line| line.contains(AGENT_USER) && line.contains(r#""resource":"portforwards""#));
-    let lists = lists.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|call| call["verb"] == "list");
+    let lists =
+        lists.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|call| call["verb"] == "list");
     let ends = lists.filter_map(|call| call["stageTimestamp"].as_str()?.parse::<jiff::Timestamp>().ok());
     let last = SystemTime::from(ends.max()?);
     last.duration_since(since).ok()

@@ -92,7 +92,7 @@ fn agent(netns: &Netns, folder: &Path, variant: &str, forwards: &[Forward]) -> C
 }
 
 fn haproxy(netns: &Netns, folder: &Path, forwards: &[Forward]) -> Command {
-    let mut text = "global\n  nbthread 2\n  maxconn 20000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  \
+    let mut text = "global\n  nbthread 2\n  maxconn 1000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  \
                     timeout server 60s\n"
         .to_owned();
     for (index, Forward { listen, upstream, .. }) in forwards.iter().enumerate() {
@@ -107,8 +107,8 @@ fn nginx(netns: &Netns, folder: &Path, forwards: &[Forward]) -> Command {
     let place = folder.display();
     let mut text = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\nworker_processes 2;\ndaemon off;\n\
-         pid {place}/pid;\nerror_log {place}/error.log;\nworker_rlimit_nofile 200000;\n\
-         events {{ worker_connections 60000; }}\nstream {{\n"
+         pid {place}/pid;\nerror_log {place}/error.log;\n\
+         events {{ worker_connections 12000; }}\nstream {{\n"
     );
     for Forward { listen, upstream, .. } in forwards {
         let _ = writeln!(text, "server {{ listen {listen}; proxy_pass {upstream}; }}");
@@ -118,9 +118,9 @@ fn nginx(netns: &Netns, folder: &Path, forwards: &[Forward]) -> Command {
     unlimited(netns, &["nginx", "-c", &file.display().to_string()])
 }
 
-/// A command that may open many files.
+/// A command that may open as many files as the limit of the system allows.
 fn unlimited(netns: &Netns, words: &[&str]) -> Command {
     let mut command = netns.command("sh");
-    command.args(["-c", "ulimit -n 200000 && exec \"$@\"", "sh"]).args(words);
+    command.args(["-c", "ulimit -n \"$(ulimit -H -n)\" && exec \"$@\"", "sh"]).args(words);
     command
 }

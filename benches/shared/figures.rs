@@ -103,8 +103,8 @@ impl Figures {
     fn write(&self) {
         let folder = folder();
         let text = serde_json::to_string_pretty(self).expect("figures are finite numbers and text");
-        let written = fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(folder.join(format!("{}.json", self.benchmark)), text + "\n"));
+        let written =
+            fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(format!("{}.json", self.benchmark)), text + "\n"));
         written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     }
 }
