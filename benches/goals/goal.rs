@@ -114,7 +114,7 @@ impl Table<'_> {
         // The limits are absolute; kube-proxy is the comparison.
         let peer = packet.what("start: all forwards work").of(NFTABLES);
         if let (Some(peer), Some(line)) = (self.book.find(peer), self.lines.iter_mut().rev().find(|line| line.goal == 4)) {
-            line.detail += &format!("; kube-proxy nftables, first sync: {}", shown(peer));
+            line.detail = format!("{}; kube-proxy nftables, first sync: {}", line.detail, shown(peer));
         }
     }
 

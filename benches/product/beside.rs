@@ -22,7 +22,7 @@ pub(crate) fn measure(figures: &mut Figures, rounds: &Rounds, services: u32) {
     let field = Field::new(run.shape);
     field.plane.netns().run(|| {
         let (api, forwards) = (field.api(), run.forwards());
-        field.create_forwards(&api, &forwards);
+        Field::create_forwards(&api, &forwards);
         let (agent, _) = start::agent(&field, run.variant, &forwards);
         let mut ours = Subject::agent(agent, &forwards, objects::middle(&forwards));
         let mut note = |what: &str, ours: &mut Subject| {
@@ -38,7 +38,7 @@ pub(crate) fn measure(figures: &mut Figures, rounds: &Rounds, services: u32) {
         };
         note("change alone", &mut ours);
         let foreign = Shape::OwnPort.forwards(services, Transport::Tcp);
-        field.create_services(&api, &foreign);
+        Field::create_services(&api, &foreign);
         let (kube_proxy, _) = start::kube_proxy(&field, AGENT_NODE, Mode::Iptables, run.variant, &foreign);
         note(&format!("change beside {services} Services"), &mut ours);
         drop(kube_proxy);

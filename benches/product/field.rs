@@ -71,13 +71,13 @@ impl Field {
     }
 
     /// Creates the forwards.
-    pub(crate) fn create_forwards(&self, api: &Api, forwards: &[Forward]) {
+    pub(crate) fn create_forwards(api: &Api, forwards: &[Forward]) {
         progress(&format!("creating {} forwards", forwards.len()));
         api.create(Kind::Forward, forwards.iter().enumerate().map(|(index, each)| objects::forward(index, each)).collect());
     }
 
     /// Creates a Service for each forward.
-    pub(crate) fn create_services(&self, api: &Api, forwards: &[Forward]) {
+    pub(crate) fn create_services(api: &Api, forwards: &[Forward]) {
         progress(&format!("creating {} Services", forwards.len()));
         api.create(Kind::Service, (0..forwards.len()).map(objects::service).collect());
         api.create(Kind::Slice, forwards.iter().enumerate().map(|(index, each)| objects::slice(index, each)).collect());

@@ -38,10 +38,10 @@ pub(crate) fn measure(run: Run, figures: &mut Figures, changes: u32) {
         wait(side);
         for _ in 0..changes {
             side = side.other();
-            let mut changed = forwards[middle];
-            changed.upstream.set_ip(side.upstream(&forwards[middle]));
+            let mut edited = forwards[middle];
+            edited.upstream.set_ip(side.upstream(&forwards[middle]));
             field.sink.forget();
-            manifests.put(&file(middle), &objects::forward(middle, &changed).to_string());
+            manifests.put(&file(middle), &objects::forward(middle, &edited).to_string());
             let written = Instant::now();
             packets.push(wait(side).saturating_duration_since(written).as_secs_f64() * 1e3);
         }

@@ -97,7 +97,7 @@ pub(crate) fn service_path(index: usize) -> Path {
 /// The index of a forward in the middle of a set that probes can use: one port of TCP.
 pub(crate) fn middle(forwards: &[Forward]) -> usize {
     let usable = |index: &usize| forwards[*index].transport == Transport::Tcp && forwards[*index].ports == 1;
-    (forwards.len() / 2..forwards.len()).chain(0..).find(usable).expect("every set has such a forward")
+    (forwards.len() / 2..forwards.len()).chain(0..forwards.len()).find(usable).expect("every set has such a forward")
 }
 
 fn service_address(index: usize) -> Ipv4Addr {

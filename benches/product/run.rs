@@ -65,9 +65,9 @@ impl Run {
         let (api, forwards) = (field.api(), self.forwards());
         let middle = objects::middle(&forwards);
         let modes = self.peers(rounds);
-        field.create_forwards(&api, &forwards);
+        Field::create_forwards(&api, &forwards);
         if !modes.is_empty() {
-            field.create_services(&api, &forwards);
+            Field::create_services(&api, &forwards);
         }
         let (agent, taken) = start::agent(field, self.variant, &forwards);
         let mut subjects = vec![Subject::agent(agent, &forwards, middle)];

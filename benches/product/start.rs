@@ -35,7 +35,7 @@ pub(crate) struct Taken {
 /// Starts the agent.
 pub(crate) fn agent(field: &Field, variant: Variant, forwards: &[Forward]) -> (Agent, Taken) {
     progress(&format!("starting the agent with {} forwards", forwards.len()));
-    let version = field.beside_api(|api| api.version());
+    let version = field.beside_api(super::api::Api::version);
     let sample = sample(forwards, |index| objects::forward_path(&forwards[index]));
     let (begun, clock) = (Instant::now(), SystemTime::now());
     let agent = field.start_agent(variant);

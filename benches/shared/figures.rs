@@ -44,6 +44,7 @@ pub(crate) struct Figures {
     /// Whether it is a run with `QUICK=1`.
     pub(crate) quick: bool,
     /// The figures.
+    #[expect(clippy::struct_field_names, reason = "the name in the JSON file")]
     pub(crate) figures: Vec<Figure>,
 }
 
