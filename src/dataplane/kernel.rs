@@ -21,14 +21,24 @@ use crate::model::{Desired, Translation};
 pub struct Kernel {
     iptables: Iptables,
     forwarding: Forwarding,
-    /// The listen addresses that this node had when the connections were last checked, if the rules have not changed since.
-    /// `None` at first: the process that wrote the existing rules may have stopped before it checked the connections.
-    settled: Mutex<Option<BTreeSet<IpAddr>>>,
+    /// How the connections were last checked, if the rules have not changed since. `None` at first: the process that wrote the
+    /// existing rules may have stopped before it checked the connections.
+    settled: Mutex<Option<Settled>>,
     /// The connections that were cut, and the routes that stay for them.
     history: AsyncMutex<History>,
     /// Whether the other variant was checked. Rules of the operator in the other variant, from an earlier choice, would be
     /// a second set.
     swept: AtomicBool,
+}
+
+/// A check of the connections.
+#[derive(Debug)]
+struct Settled {
+    /// The listen addresses that this node had.
+    held: BTreeSet<IpAddr>,
+    /// Whether all desired rules were in force. If not, flows that began since then may be untranslated although no translation
+    /// changes any more.
+    whole: bool,
 }
 
 /// The state about cut connections that is kept from one apply to the next.
@@ -57,7 +67,7 @@ impl Kernel {
         Self { iptables: self.iptables.counting(counting), ..self }
     }
 
-    fn settled(&self) -> MutexGuard<'_, Option<BTreeSet<IpAddr>>> {
+    fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,10 +122,10 @@ impl Dataplane for Kernel {
         let forwarding = self.enable_forwarding(desired);
         // A flow that began while the rule or the address was missing is not translated. It would not be checked again
         // otherwise.
-        let settled = self.settled().take().is_some_and(|held| held == desired.held);
-        let conntrack = if settled && rules.is_closed() && !rules.changed() && *before == desired.translations {
+        let settled = self.settled().take().filter(|settled| settled.held == desired.held);
+        let conntrack = if settled.is_some() && rules.is_closed() && !rules.changed() && *before == desired.translations {
             Ok(conntrack::Purged::default())
-        } else if settled && rules.is_known_change() {
+        } else if settled.is_some_and(|settled| settled.whole) && rules.is_known_change() {
             self.history.lock().await.purger.purge(before, desired, Judged::Changes).await
         } else {
             // The rules that were read are the best source for what was in force. The caller may know of more.
@@ -128,7 +138,8 @@ impl Dataplane for Kernel {
             Ok(_) | Err(_) => Keep::All,
         };
         let routes = self.history.lock().await.lingering.apply(&desired.routes, &keep).await;
-        *self.settled() = (conntrack.is_ok() && rules.is_closed()).then(|| desired.held.clone());
+        let checked = conntrack.is_ok() && rules.is_closed();
+        *self.settled() = checked.then(|| Settled { held: desired.held.clone(), whole: rules.is_written() });
         Applied { rules, routes, conntrack, forwarding }
     }
 

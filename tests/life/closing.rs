@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::bed::agent::{AgentOptions, operator, state_folder};
-use crate::bed::client::{ANSWER, Connection, Silence, tcp_ask};
+use crate::bed::client::{ANSWER, Connection, Silence, UdpFlow, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::server::Server;
@@ -16,6 +16,7 @@ use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_both_variants, serv
 on_both_variants! {
     what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
     a_rule_that_is_refused_stops_its_own_forward_and_no_other,
+    a_flow_that_began_while_its_rule_was_refused_is_translated_once_the_rule_is_taken,
     a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again,
 }
 
@@ -145,15 +146,19 @@ fn a_built_in_chain_that_cannot_be_printed_still_tells_where_our_jump_stands() {
     assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
 }
 
+/// The folder with the extensions of iptables.
+fn installed() -> PathBuf {
+    let from =
+        ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables", "/usr/lib64/xtables"];
+    let from = from.into_iter().map(PathBuf::from).find(|from| from.is_dir());
+    from.expect("the folder with the extensions of iptables exists")
+}
+
 /// The extensions of iptables except those in `without`, which rules of the operator or of another program may need.
 fn extensions(proxy: &Proxy, without: &[&str]) -> PathBuf {
     let folder = proxy.files().join("xtables");
     std::fs::create_dir(&folder).unwrap();
-    let from =
-        ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables", "/usr/lib64/xtables"];
-    let from =
-        from.iter().find(|from| std::path::Path::new(from).is_dir()).expect("the folder with the extensions of iptables exists");
-    for file in std::fs::read_dir(from).unwrap() {
+    for file in std::fs::read_dir(installed()).unwrap() {
         let file = file.unwrap();
         if !without.iter().any(|name| file.file_name() == format!("lib{name}.so").as_str()) {
             std::os::unix::fs::symlink(file.path(), folder.join(file.file_name())).unwrap();
@@ -219,6 +224,29 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
     assert!(agent.stop().success());
     cleanup(bed.proxy(), Some(&folder));
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
+}
+
+fn a_flow_that_began_while_its_rule_was_refused_is_translated_once_the_rule_is_taken(variant: Variant) {
+    let bed = Bed::new();
+    let _udp = Server::udp(&bed.server, SERVER, [514]);
+    let missing = ["xt_udp", "xt_multiport"];
+    let (options, folder) = lacking(variant, &bed, &missing);
+    let ports = |name: &str, protocol: &str, port: u16| serde_json::json!([{"name": name, "protocol": protocol, "port": port}]);
+    let files = [
+        (FILE, Manifest::seed().with("/spec/ports", ports("web", "TCP", 80))),
+        ("u.yaml", Manifest::seed().named("u").with("/spec/ports", ports("log", "UDP", 514))),
+    ];
+    let stage = Stage::with(options, bed, &files);
+    stage.agent.wait_condition("lines/u", "Programmed", "False", "ApplyFailed");
+    let mut flow = UdpFlow::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 514)).unwrap();
+    assert!(flow.ask(ANSWER).is_err(), "the node itself gets the packet");
+    for name in missing.map(|name| format!("lib{name}.so")) {
+        std::os::unix::fs::symlink(installed().join(&name), folder.join(&name)).unwrap();
+    }
+    // With this event the next sync reads only what may have changed.
+    stage.manifests.put("b.yaml", &second("b", 82).text());
+    stage.agent.wait_ready("lines/u");
+    wait("the same flow is translated", || way(flow.ask(ANSWER)) == by(SERVER, EXTERNAL));
 }
 
 fn a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again(variant: Variant) {
