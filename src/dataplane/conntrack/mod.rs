@@ -114,37 +114,22 @@ impl Purger {
             return Ok(Purged::default());
         }
         let mut table = table::Table::open()?;
-        match judged {
-            Judged::All => {
-                let entries = table.entries().await?;
-                let (before, index) = (Index::new(before), Index::new(&now.translations));
-                self.remove(&mut table, &entries, &before, &index, &now.held).await
-            }
+        let (entries, before, index) = match judged {
+            Judged::All => (table.entries().await?, Index::new(before), Index::new(&now.translations)),
             Judged::Changes => {
                 let concerned = Concerned::of(before, &now.translations);
                 let entries = table.entries_that(|entry| concerned.contains(entry)).await?;
-                let (before, index) = (Index::new(concerned.among(before)), Index::new(concerned.among(&now.translations)));
-                self.remove(&mut table, &entries, &before, &index, &now.held).await
+                (entries, Index::new(concerned.among(before)), Index::new(concerned.among(&now.translations)))
             }
-        }
-    }
-
-    async fn remove(
-        &mut self,
-        table: &mut table::Table,
-        entries: &[Entry],
-        before: &Index<'_>,
-        now: &Index<'_>,
-        held: &BTreeSet<IpAddr>,
-    ) -> Result<Purged, ConntrackError> {
-        let stale = verdict::stale(entries, before, now, held);
-        let stale = self.worth_removing(stale, now, Instant::now());
+        };
+        let stale = verdict::stale(&entries, &before, &index, &now.held);
+        let stale = self.worth_removing(stale, &index, Instant::now());
         let count = table.remove(&stale).await?;
         // An entry that still matches a rule begins anew by that rule. An entry that matches none has ended, and both ends
         // are notified.
-        let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !now.matches(entry);
+        let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
         let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
-        Ok(Purged { count, ends: prod::tell(table, &cut).await })
+        Ok(Purged { count, ends: prod::tell(&mut table, &cut).await })
     }
 
     /// The entries of `stale`, without those that came back unchanged after they were removed for the same rules.
