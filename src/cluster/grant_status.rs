@@ -11,11 +11,12 @@ use kube::core::ObjectMeta;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::follow::retries;
 use super::forwards::same_but_status;
+use super::later::until;
 use super::trouble::{Outage, Trouble, retry_after};
 use super::{DEADLINE, Live};
 use crate::api::{PortForwardGrant, PortForwardGrantStatus};
@@ -68,12 +69,7 @@ pub(super) async fn publish(
     let mut settled: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut retry: Option<Duration> = None;
     loop {
-        let again = async {
-            match retry {
-                Some(pause) => sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
+        let again = until(retry.map(|pause| Instant::now() + pause));
         let goes_on = tokio::select! {
             changed = snapshots.changed() => changed.is_ok(),
             changed = live.changed() => changed.is_ok(),

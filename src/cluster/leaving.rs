@@ -20,6 +20,7 @@ use tracing::{debug, info};
 
 use super::follow::retries;
 use super::known::{contains, name};
+use super::later::{Later, until};
 use super::recorder::Events;
 use super::selector::ForwardSelector;
 use super::trouble::{Trouble, is_about_one, retry_after};
@@ -82,7 +83,7 @@ struct Leaving {
     left: BTreeMap<ForwardKey, Left>,
     /// Those of which this node's kernel may still hold something.
     closing: BTreeSet<ForwardKey>,
-    later: BTreeSet<(Instant, ForwardKey)>,
+    later: Later,
     pauses: ExponentialBackoff,
 }
 
@@ -122,17 +123,11 @@ pub async fn leave(
             continue;
         }
         let wakes = leaving.wakes(now);
-        let alarm = async {
-            match wakes {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         let goes_on = tokio::select! {
             changed = snapshots.changed() => changed.is_ok(),
             changed = reports.changed() => changed.is_ok(),
             changed = live.changed() => changed.is_ok(),
-            () = alarm => true,
+            () = until(wakes) => true,
         };
         if !goes_on {
             return;
@@ -149,7 +144,7 @@ impl Leaving {
             followed: Followed::Remembered(remembered),
             left: BTreeMap::new(),
             closing: BTreeSet::new(),
-            later: BTreeSet::new(),
+            later: Later::default(),
             pauses: retries(),
         }
     }
@@ -188,21 +183,14 @@ impl Leaving {
 
     /// Lets the objects wait for their turn of which the kernel holds nothing, by the newest report.
     fn closed(&mut self, report: &Report) {
-        let (closing, closed) =
-            std::mem::take(&mut self.closing).into_iter().partition(|key| report.judgements.contains_key(key));
-        self.closing = closing;
-        let closed: BTreeSet<ForwardKey> = closed;
-        for key in &closed {
-            self.turns.mark(key);
+        for key in self.closing.extract_if(.., |key| !report.judgements.contains_key(key)) {
+            self.turns.mark(&key);
         }
     }
 
     /// The object whose turn it is.
     fn begin(&mut self, now: Instant) -> Option<ForwardKey> {
-        while let Some((at, key)) = self.later.first().cloned()
-            && at <= now
-        {
-            self.later.pop_first();
+        while let Some(key) = self.later.due(now) {
             if self.left.contains_key(&key) {
                 self.turns.mark(&key);
             }
@@ -211,7 +199,7 @@ impl Leaving {
     }
 
     fn wakes(&self, now: Instant) -> Option<Instant> {
-        self.later.first().map(|(at, _)| *at).into_iter().chain(self.turns.ready(now)).min()
+        self.later.first().into_iter().chain(self.turns.ready(now)).min()
     }
 
     /// Reads the object and makes the write that it needs.
@@ -259,7 +247,7 @@ impl Leaving {
             }
         };
         match next {
-            Next::Wait(until) => drop(self.later.insert((until, key.clone()))),
+            Next::Wait(until) => self.later.put(until, key.clone()),
             Next::Done | Next::Write(_) => {
                 debug!(forward = %key, "this forward is left");
                 self.left.remove(key);

@@ -15,6 +15,7 @@ mod grant_status;
 mod grants;
 pub mod guard;
 mod known;
+mod later;
 mod leases;
 mod leaving;
 mod leftovers;

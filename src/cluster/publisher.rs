@@ -22,6 +22,7 @@ use super::Cluster;
 use super::contests::Contests;
 use super::follow::retries;
 use super::known::Known;
+use super::later::{Later, until};
 use super::recorder::Events;
 use super::trouble::{Outage, Trouble, retry_after};
 use super::turns::{Limits, Place, Turns};
@@ -68,7 +69,7 @@ struct Publisher {
     contests: Contests,
     failing: BTreeMap<ForwardKey, Failing>,
     /// When an object is looked at again although nothing changes.
-    later: BTreeSet<(Instant, ForwardKey)>,
+    later: Later,
     /// The pauses of an outage.
     pauses: ExponentialBackoff,
     /// Whether the pause ends early if another task reaches the API server.
@@ -100,12 +101,6 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
             });
         }
         let wakes = publisher.wakes(now);
-        let alarm = async {
-            match wakes {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         let changed = tokio::select! {
             changed = reports.changed() => changed.is_ok(),
             changed = snapshots.changed() => changed.is_ok(),
@@ -114,7 +109,7 @@ pub async fn publish(cluster: &Cluster, node: &str, metrics: Arc<Metrics>, mut r
                 publisher.conclude(done, Instant::now());
                 continue;
             }
-            () = alarm => continue,
+            () = until(wakes) => continue,
         };
         if !changed {
             return;
@@ -137,7 +132,7 @@ impl Publisher {
             unsettled: BTreeMap::new(),
             contests: Contests::new(Arc::clone(&metrics)),
             failing: BTreeMap::new(),
-            later: BTreeSet::new(),
+            later: Later::default(),
             pauses: retries(),
             until_answered: false,
             trouble: Trouble::new("status", outage.clone()),
@@ -168,10 +163,7 @@ impl Publisher {
 
     /// Looks again at the objects whose time has come.
     fn expire(&mut self, now: Instant) {
-        while let Some((at, key)) = self.later.first().cloned()
-            && at <= now
-        {
-            self.later.pop_first();
+        while let Some(key) = self.later.due(now) {
             if !self.turns.is_running(&key) {
                 self.look(&key, now);
             }
@@ -202,7 +194,7 @@ impl Publisher {
 
     /// When something is to be done although nothing changes.
     fn wakes(&self, now: Instant) -> Option<Instant> {
-        self.later.first().map(|(at, _)| *at).into_iter().chain(self.turns.ready(now)).min()
+        self.later.first().into_iter().chain(self.turns.ready(now)).min()
     }
 
     /// The object in its newest version, from the watch or from an answer.
@@ -243,7 +235,7 @@ impl Publisher {
         let failing = self.failing.get(key).map(|failing| failing.until);
         let begins = settled.max(failing).filter(|begins| *begins > now);
         if let Some(begins) = begins {
-            self.later.insert((begins, key.clone()));
+            self.later.put(begins, key.clone());
             return None;
         }
         Some(write)
@@ -257,7 +249,9 @@ impl Publisher {
         };
         let stored = stored.clone();
         let (write, again) = self.contests.rule(key, &stored, due, now);
-        self.later.extend(again.map(|again| (again, key.clone())));
+        if let Some(again) = again {
+            self.later.put(again, key.clone());
+        }
         write
     }
 
@@ -276,7 +270,7 @@ impl Publisher {
                     self.look(&key, now);
                 } else {
                     // Usually the watch shows it before.
-                    self.later.insert((now + SETTLE, key));
+                    self.later.put(now + SETTLE, key);
                 }
             }
             Outcome::Failed(error) if outage => {
@@ -295,7 +289,7 @@ impl Publisher {
                 self.turns.end(&key);
                 let failing = self.failing.entry(key.clone()).or_insert_with(|| Failing { pauses: retries(), until: now });
                 failing.until = now + failing.pauses.next().unwrap_or_default();
-                self.later.insert((failing.until, key));
+                self.later.put(failing.until, key);
             }
         }
     }
