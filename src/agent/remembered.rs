@@ -164,7 +164,8 @@ impl Memory {
         if self.record.grants_required { RequireGrants::Yes } else { RequireGrants::No }
     }
 
-    /// The grants for a plan from `snapshot`, and the objects to plan with.
+    /// The grants for a plan from `snapshot`, and the objects to plan with. What was parsed for the last plan is moved into them, and
+    /// comes back by `keep_parsed`; without that, the next plan parses every object.
     #[must_use]
     pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Parsed) {
         let parsed = std::mem::take(&mut *self.parsed.lock().unwrap_or_else(PoisonError::into_inner));

@@ -149,10 +149,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     } else {
         let connection = connect(options.kubeconfig.as_deref()).await?;
         let namespace = &options.namespace;
-        info!(node = name, %variant, %state, server = connection.url, namespace, forwards = %options.forward_selector, "agent starts");
+        let selector = &options.forward_selector;
+        let followed = if selector.selects_all() { "all".to_owned() } else { selector.to_string() };
+        info!(node = name, %variant, %state, server = connection.url, namespace, forwards = followed, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
         let required = options.policy.policy().require_grants;
-        let selector = &options.forward_selector;
         let (namespace, others) = (options.namespace.as_str(), options.policy.other_nodes());
         let member = Member { node: &name, namespace, others, forwards: selector };
         let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
