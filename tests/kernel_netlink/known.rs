@@ -56,6 +56,12 @@ fn only_what_was_written_is_read_back() {
             let changed = applied(&agent, ruleset).await;
             assert!(changed.read == Extent::Written && changed.changed(), "{changed:?}");
         }
+        // Several COMMITs by one program: each has 2,000 rules at most.
+        let large = |upstream: &str| Ruleset::of(&(1000..6000).map(|port| translation(port, upstream)).collect());
+        for ruleset in [&large("3.3.3.3"), &large("3.3.3.4"), &few] {
+            let changed = applied(&agent, ruleset).await;
+            assert_eq!((changed.read, changed.changed()), (Extent::Written, true));
+        }
         let all = agent.apply(&few, Look::Everything).await;
         assert!(all.is_exact() && all.read == Extent::Everything, "{all:?}");
     });
