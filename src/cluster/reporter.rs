@@ -29,6 +29,9 @@ const SLOTS: u16 = 1024;
 const TRIES: usize = 8;
 /// The distance to the next name that is tried. It has no factor in common with [`SLOTS`].
 const STEP: u16 = 257;
+/// For this time, no new event is written in a namespace in which the tried names were taken. The names become free one by one,
+/// an hour after each event.
+const FULL_FOR: Duration = Duration::from_mins(1);
 /// For this time, the same event is counted up.
 const REPEATED_WITHIN: Duration = Duration::from_mins(6);
 
@@ -51,13 +54,21 @@ pub(super) struct Reporter {
     node: String,
     slot: u16,
     recent: BTreeMap<Same, Written>,
+    /// The namespaces without a free name, and since when.
+    full: BTreeMap<String, Instant>,
 }
 
 impl Reporter {
     /// A writer of events of `node`.
     pub(super) fn new(client: Client, node: &str) -> Self {
         let seconds = Timestamp::now().as_second().rem_euclid(SLOTS.into());
-        Self { client, node: node.to_owned(), slot: u16::try_from(seconds).unwrap_or(0), recent: BTreeMap::new() }
+        Self {
+            client,
+            node: node.to_owned(),
+            slot: u16::try_from(seconds).unwrap_or(0),
+            recent: BTreeMap::new(),
+            full: BTreeMap::new(),
+        }
     }
 
     /// Creates the event about the object, or counts it up if the same one was written a short time ago.
@@ -66,9 +77,10 @@ impl Reporter {
     /// When the API server refuses the event or does not answer.
     pub(super) async fn publish(&mut self, event: &Event, about: &ObjectReference) -> Result<(), kube::Error> {
         self.recent.retain(|_, written| written.at.elapsed() < REPEATED_WITHIN);
+        self.full.retain(|_, since| since.elapsed() < FULL_FOR);
         let namespace = about.namespace.clone().unwrap_or_default();
         let api: Api<Stored> = Api::namespaced(self.client.clone(), &namespace);
-        let same = ((namespace, about.name.clone(), about.uid.clone()), type_of(event), event.reason.clone());
+        let same = ((namespace.clone(), about.name.clone(), about.uid.clone()), type_of(event), event.reason.clone());
         if let Some(written) = self.recent.get_mut(&same) {
             let series = json!({"series": {"count": written.count + 1, "lastObservedTime": MicroTime(Timestamp::now())}});
             let manager = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
@@ -81,6 +93,9 @@ impl Reporter {
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(error) => return Err(error),
             }
+        }
+        if self.full.contains_key(&namespace) {
+            return Ok(());
         }
         let manager = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         for _ in 0..TRIES {
@@ -95,7 +110,8 @@ impl Reporter {
                 Err(error) => return Err(error),
             }
         }
-        debug!(namespace = about.namespace, name = about.name, "the namespace has too many events; this one is not written");
+        debug!(namespace, name = about.name, "the namespace has too many events; this one is not written");
+        self.full.insert(namespace, Instant::now());
         Ok(())
     }
 
@@ -231,6 +247,14 @@ mod tests {
         events.lock().unwrap().extend((0..SLOTS).map(|slot| (name("px0", slot), Value::Null)));
         publish(&mut reporter, EventType::Warning).await;
         assert_eq!(events.lock().unwrap().len(), usize::from(SLOTS));
+        events.lock().unwrap().clear();
+        publish(&mut reporter, EventType::Warning).await;
+        assert_eq!(counted(&events), [], "the API server is not asked again at once");
+        for since in reporter.full.values_mut() {
+            *since = since.checked_sub(FULL_FOR).unwrap();
+        }
+        publish(&mut reporter, EventType::Warning).await;
+        assert_eq!(counted(&events).len(), 1);
     }
 
     #[test]
