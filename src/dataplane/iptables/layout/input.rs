@@ -17,23 +17,27 @@ use crate::model::{PortRange, Protocol, SourceNat, Translation};
 /// The verdicts of INPUT: from those who open flows of TCP, to what they open; and from those to whom the flows go, to whom
 /// they answer.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> BTreeSet<Rule> {
-    let (mut rules, mut opened, mut masqueraded) = (BTreeSet::new(), BTreeMap::<_, Opened>::new(), BTreeSet::new());
+    let (mut opened, mut answering) = (BTreeMap::<_, Opened>::new(), BTreeMap::<_, BTreeSet<IpAddr>>::new());
     for Translation { flows, destination, source } in translations {
         if flows.protocol != Protocol::Tcp {
             continue;
         }
         opened.entry(flows.destination).or_default().entry(flows.source).or_default().push(flows.ports);
-        match source {
-            SourceNat::Address(external) => drop(rules.insert(rule(Some(host(destination.address)), Some(*external), None))),
-            SourceNat::Masquerade => drop(masqueraded.insert(destination.address)),
-        }
+        let external = match source {
+            SourceNat::Address(external) => Some(*external),
+            // To whichever address of the node.
+            SourceNat::Masquerade => None,
+        };
+        answering.entry(external).or_default().insert(destination.address);
     }
-    rules.extend(opened.into_iter().flat_map(|(address, opened)| to_listen_address(address, opened)));
-    // To whichever address of the node. Who answers cannot be looked up by it, so of many nobody is named.
-    if masqueraded.len() <= FANOUT {
-        rules.extend(masqueraded.into_iter().map(|upstream| rule(Some(host(upstream)), None, None)));
-    } else {
-        rules.insert(rule(None, None, None));
+    let mut rules: BTreeSet<Rule> = opened.into_iter().flat_map(|(address, opened)| to_listen_address(address, opened)).collect();
+    for (external, upstreams) in answering {
+        // Of many upstreams nobody is named, so that a change of one changes no rule here.
+        if upstreams.len() <= FANOUT {
+            rules.extend(upstreams.into_iter().map(|upstream| rule(Some(host(upstream)), external, None)));
+        } else {
+            rules.insert(rule(None, external, None));
+        }
     }
     rules
 }
