@@ -114,24 +114,28 @@ where
     let mut failing = false;
     // When the next large record may be written.
     let mut rested = Instant::now();
+    // A large record is noted before it is written, so that no sync waits for it.
+    let (mut large, mut noted) = (false, None);
     while due.next.changed().await.is_ok() {
         loop {
             let (number, Some(newest)) = due.next.borrow_and_update().clone() else { break };
             let begun = Instant::now();
-            let haste = if begun < rested { Haste::Later } else { Haste::Now };
+            let haste = if begun < rested || large && noted != Some(number) { Haste::Later } else { Haste::Now };
             let written = write(store.clone(), newest, haste, metrics).await;
             due.done.send_replace(number);
             if matches!(written, Ok(Kept::Noted)) {
+                noted = Some(number);
                 tokio::select! {
                     () = tokio::time::sleep_until(rested) => {}
                     newer = due.next.changed() => if newer.is_err() { rested = Instant::now() },
                 }
                 continue;
             }
-            if let Ok(Kept::Written(bytes)) = written
-                && bytes > SMALL
-            {
-                rested = begun + Duration::from_micros(bytes / BYTES_PER_MICROSECOND);
+            if let Ok(Kept::Written(bytes)) = written {
+                large = bytes > SMALL;
+                if large {
+                    rested = begun + Duration::from_micros(bytes / BYTES_PER_MICROSECOND);
+                }
             }
             let Err(error) = written else {
                 metrics.record_is(RecordAge::Current);
