@@ -1,6 +1,6 @@
 //! Compares a record with a newer state: which of its objects must not be restored from it any more. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub enum Closed {
 }
 
 impl Closed {
-    /// The objects of `record` that `newer` does not ask for in the same way.
+    /// The objects of `record` that `newer` does not ask for in the same way. The objects of `newer` are ordered by namespace and name.
     ///
     /// A larger generation alone is no difference: the description may have changed. An object also counts if one of its
     /// addresses is protected in `newer` but not in `record`, because it was accepted without this. If other grants are
@@ -42,12 +42,15 @@ impl Closed {
             return Self::All;
         }
         let protected = newly_protected(record, newer);
-        let now: BTreeMap<_, &Sourced> = newer.forwards.iter().map(|sourced| (name(&sourced.object), sourced)).collect();
+        let others = if record.labels == newer.labels && protected.is_empty() {
+            not_in(newer, record)
+        } else {
+            record.forwards.iter().collect()
+        };
         let stays = |old: &&Sourced| {
-            let Some(new) = now.get(&name(&old.object)) else { return false };
-            if Arc::ptr_eq(&old.object, &new.object) && record.labels == newer.labels && protected.is_empty() {
-                return true;
-            }
+            let wanted = name(&old.object);
+            let Ok(place) = newer.forwards.binary_search_by(|new| name(&new.object).cmp(&wanted)) else { return false };
+            let Some(new) = newer.forwards.get(place) else { return false };
             // What cannot be parsed is not restored anyway.
             let Ok(before) = Forward::parse(&old.object) else { return true };
             let Ok(after) = Forward::parse(&new.object) else { return false };
@@ -55,8 +58,7 @@ impl Closed {
                 && !touches(&before, &protected)
                 && Forward { generation: 0, ..before } == Forward { generation: 0, ..after }
         };
-        let closed: BTreeSet<String> =
-            record.forwards.iter().filter(|old| !stays(old)).map(|old| fingerprint(&old.object)).collect();
+        let closed: BTreeSet<String> = others.into_iter().filter(|old| !stays(old)).map(|old| fingerprint(&old.object)).collect();
         if closed.len() > MOST { Self::All } else { Self::These(closed) }
     }
 
@@ -89,6 +91,21 @@ impl Closed {
             Self::All => true,
         }
     }
+}
+
+/// The objects of `record` without those that are the same ones in `newer`. If `record` is not ordered by name, some of those are
+/// included.
+fn not_in<'a>(newer: &Record, record: &'a Record) -> Vec<&'a Sourced> {
+    let mut new = newer.forwards.iter().peekable();
+    let mut is_not = |old: &&Sourced| {
+        if new.next_if(|new| Arc::ptr_eq(&new.object, &old.object)).is_some() {
+            return false;
+        }
+        let wanted = name(&old.object);
+        while new.next_if(|new| name(&new.object) < wanted).is_some() {}
+        new.next_if(|new| name(&new.object) == wanted).is_none_or(|new| !Arc::ptr_eq(&new.object, &old.object))
+    };
+    record.forwards.iter().filter(|old| is_not(old)).collect()
 }
 
 /// What no forward may reach or cover according to `newer`, but not yet according to `record`.
