@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::Api;
-use kube::api::{Patch, PatchParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use portforward_operator::api::PortForward;
 use portforward_operator::cluster::connect;
 use serde_json::json;
@@ -30,6 +30,8 @@ const EVERY: Duration = Duration::from_millis(5);
 /// The times from the request of a change to its effects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
+    /// Until the API server answers that the change is stored. This part is not up to the agent.
+    pub(crate) answered: Duration,
     /// Until a connection of the client reaches the new port of the server.
     pub(crate) kernel: Duration,
     /// Until `Ready` is `True` for the new generation.
@@ -66,8 +68,8 @@ impl<'a> Observer<'a> {
                 thread::sleep(EVERY);
             }
             let kernel = begun.elapsed();
-            let status = status.join().expect("the status is watched") - begun;
-            Taken { kernel, status }
+            let (answered, ready) = status.join().expect("the status is watched");
+            Taken { answered: answered - begun, kernel, status: ready - begun }
         })
     }
 
@@ -77,25 +79,27 @@ impl<'a> Observer<'a> {
         seen.map(|seen| seen.local.port())
     }
 
-    /// Changes the target, says when, and returns when the status was ready.
-    fn change_status(&self, target: u16, begun: &mpsc::Sender<Instant>) -> Instant {
+    /// Changes the target, says when, and returns when the API server had answered and when the status was ready.
+    fn change_status(&self, target: u16, begun: &mpsc::Sender<Instant>) -> (Instant, Instant) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
         let changed = async {
             let client = connect(Some(&self.kubeconfig.path)).await.expect("the kubeconfig is valid").client;
             let api: Api<PortForward> = Api::namespaced(client, TENANT);
-            let before = api.get("web").await.expect("tenant B has a forward");
+            // The version of the object may be too old for a watch, if it did not change for some minutes.
+            let before = api.list(&ListParams::default()).await.expect("tenant B has a forward");
             let version = before.metadata.resource_version.unwrap_or_default();
             let mut events = api.watch(&WatchParams::default(), &version).await.expect("a watch can begin").boxed();
             begun.send(Instant::now()).expect("the other side waits");
             let patch = Patch::Merge(json!({"spec": {"ports": [{"name": "web", "port": PORT, "targetPort": target}]}}));
             let after = api.patch("web", &PatchParams::default(), &patch).await.expect("the forward can be changed");
+            let answered = Instant::now();
             let wanted = after.metadata.generation;
             while let Some(event) = events.next().await {
                 if let WatchEvent::Modified(object) = event.expect("the watch goes on") {
                     let conditions = object.status.map(|status| status.conditions).unwrap_or_default();
                     let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
                     if ready.is_some_and(|ready| ready.status == "True" && ready.observed_generation == wanted) {
-                        return Instant::now();
+                        return (answered, Instant::now());
                     }
                 }
             }

@@ -69,6 +69,8 @@ fn measure(names: &[String]) -> ExitCode {
     let head = [
         "tenant A",
         "meanwhile it",
+        "API server, median ms",
+        "API server, worst ms",
         "kernel, median ms",
         "kernel, worst ms",
         "status, median ms",
@@ -97,10 +99,12 @@ fn measure_load(load: Load, percent: usize, rounds: usize) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     let mut note = |phase: Phase, taken: &[Taken], cpus: f64| {
         let (now, most) = memory(&fleet);
+        let answered = Rounds(taken.iter().map(|taken| taken.answered).collect());
         let kernel = Rounds(taken.iter().map(|taken| taken.kernel).collect());
         let status = Rounds(taken.iter().map(|taken| taken.status).collect());
         let name = format!("{count} x {load}");
         let mut row = vec![name, phase.to_string()];
+        row.extend(times(&answered, Duration::MAX));
         row.extend(times(&kernel, KERNEL));
         row.extend(times(&status, STATUS));
         row.extend([now, most, format!("{cpus:.2}")]);
