@@ -31,7 +31,7 @@ use portforward_operator::metrics::{
 };
 use portforward_operator::model::HostRoute;
 use portforward_operator::netlink::NetlinkError;
-use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
+use portforward_operator::status::{Circumstance, Judged, Judgement, Judgements, Standing, State, Type};
 use tokio::time::Instant;
 
 const PAGE: &str = "docs/metrics.md";
@@ -192,8 +192,8 @@ fn a_thousand_forwards_of_another_namespace_leave_a_forward_its_series() {
     let many = (1..=1000).map(|number| forward("aaa", &format!("n{number}"), number));
     let verdicts: BTreeMap<_, _> = many.chain([forward("victim", "web", 2000)]).collect();
     counted(&metrics, &verdicts, 7, 0);
-    metrics
-        .judged(&verdicts.keys().map(|key| (key.clone(), judged(Standing::Carried, Some(Role::Active), State::True))).collect());
+    let ready = |key: &ForwardKey| (key.clone(), Arc::new(judged(Standing::Carried, Some(Role::Active), State::True)));
+    metrics.judged(&Arc::new(verdicts.keys().map(ready).collect()));
     let text = metrics.exposition().unwrap();
     for series in [
         "portforward_forward_ready{namespace=\"victim\",name=\"web\",role=\"Active\"}",
@@ -212,9 +212,9 @@ fn readiness(metrics: &Metrics) -> Vec<String> {
     family.map_or(Vec::new(), |family| family.samples.iter().map(line).collect())
 }
 
-fn named(judgements: Vec<(&str, Judgement)>) -> BTreeMap<ForwardKey, Judgement> {
+fn named(judgements: Vec<(&str, Judgement)>) -> Arc<Judgements> {
     let key = |name: &str| ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
-    judgements.into_iter().map(|(name, judgement)| (key(name), judgement)).collect()
+    Arc::new(judgements.into_iter().map(|(name, judgement)| (key(name), Arc::new(judgement))).collect())
 }
 
 #[test]
@@ -383,9 +383,9 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
         (Standing::Elsewhere, State::False),
     ];
     let keyed = forwards.into_iter().enumerate().map(|(number, (standing, state))| {
-        (ForwardKey { namespace: "a".to_owned(), name: number.to_string() }, judgement(standing, state))
+        (ForwardKey { namespace: "a".to_owned(), name: number.to_string() }, Arc::new(judgement(standing, state)))
     });
-    let judgements: BTreeMap<ForwardKey, Judgement> = keyed.collect();
+    let judgements: Arc<Judgements> = Arc::new(keyed.collect());
     metrics.judged(&judgements);
     let alone = Metrics::new(Variant::Nft, None, ALL);
     alone.judged(&judgements);

@@ -1,6 +1,8 @@
 //! Logs what changed since the last sync, once for each change: repairs, failures and the state of each forward.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
@@ -11,14 +13,15 @@ use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::node::FactsError;
 use crate::plan::Plan;
-use crate::status::{Circumstance, Judged, Judgement, Reason, State, Type};
+use crate::status::{Circumstance, Judged, Judgement, Judgements, Reason, State, Type};
 
 /// What was logged last.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     applied: Option<Desired>,
     troubles: BTreeMap<&'static str, String>,
-    told: BTreeMap<ForwardKey, String>,
+    /// The judgements that were logged last.
+    told: Arc<Judgements>,
     repairs: u64,
 }
 
@@ -58,7 +61,7 @@ impl Changes {
     }
 
     /// Logs what is new, and returns what was repaired.
-    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>) -> Repaired {
+    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &Arc<Judgements>) -> Repaired {
         let repaired = self.note_writes(plan, applied);
         self.note_troubles(applied);
         self.note_forwards(judgements);
@@ -131,20 +134,31 @@ impl Changes {
         }
     }
 
-    fn note_forwards(&mut self, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        for (forward, judgement) in judgements {
+    fn note_forwards(&mut self, judgements: &Arc<Judgements>) {
+        let told = std::mem::replace(&mut self.told, Arc::clone(judgements));
+        if Arc::ptr_eq(&told, judgements) {
+            return;
+        }
+        // Both are in the order of the names.
+        let mut before = told.iter().peekable();
+        for (forward, judgement) in judgements.iter() {
+            let mut known = None;
+            while let Some((key, former)) = before.next_if(|(key, _)| *key <= forward) {
+                match key.cmp(forward) {
+                    Ordering::Equal => known = Some(former),
+                    Ordering::Less | Ordering::Greater => info!(forward = %key, "forward removed"),
+                }
+            }
+            if known.is_some_and(|former| Arc::ptr_eq(former, judgement)) {
+                continue;
+            }
             let Some(ready) = judgement.condition(Type::Ready) else { continue };
-            let text = format!("{:?} {} {}", ready.state, ready.reason, ready.message);
-            if self.told.insert(forward.clone(), text.clone()).as_ref() != Some(&text) {
+            if known.and_then(|former| former.condition(Type::Ready)) != Some(ready) {
                 tell(forward, judgement, ready);
             }
         }
-        self.told.retain(|forward, _| {
-            let present = judgements.contains_key(forward);
-            if !present {
-                info!(%forward, "forward removed");
-            }
-            present
-        });
+        for (forward, _) in before {
+            info!(%forward, "forward removed");
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod attribution;
 mod changes;
 mod fallback;
+mod judging;
 mod parsed;
 mod planned;
 mod programming;
@@ -36,13 +37,14 @@ use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Desired, FlowMatch};
 use crate::node::{FactsError, Observer};
-use crate::plan::{Candidate, Plan, Policy};
+use crate::plan::{Plan, Policy};
 use crate::progress;
 use crate::source::{Snapshot, Source, Sourced, Undecoded};
-use crate::status::{Judgement, judge, leave, unknown_form};
+use crate::status::Judgements;
 use attribution::Attribution;
 use changes::{Changes, Repaired};
-use planned::Planned;
+use judging::Judging;
+use planned::{Former, Last, Origin, Planned};
 use programming::Programming;
 use retries::{Failure, Retries};
 
@@ -71,7 +73,7 @@ pub struct Report {
     /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
     /// The judgement of this node on each object, including deleted ones in `leaving`.
-    pub judgements: BTreeMap<ForwardKey, Judgement>,
+    pub judgements: Arc<Judgements>,
     /// The number of syncs since the start of the agent that repaired what another program had changed.
     pub repairs: u64,
 }
@@ -216,8 +218,8 @@ impl<D: Dataplane> Node<D> {
         let text = format!("the state of the node cannot be read: {error}: {}", error.source_text());
         self.reports.send_if_modified(|report| {
             let Some(before) = report.take() else { return false };
-            let judgements: BTreeMap<ForwardKey, Judgement> =
-                before.judgements.iter().map(|(key, judgement)| (key.clone(), judgement.unseen(&text))).collect();
+            let unseen = before.judgements.iter().map(|(key, judgement)| (key.clone(), Arc::new(judgement.unseen(&text))));
+            let judgements = Arc::new(unseen.collect());
             self.metrics.judged(&judgements);
             *report = Some(Arc::new(Report { judgements, ..Report::clone(&before) }));
             true
@@ -226,15 +228,15 @@ impl<D: Dataplane> Node<D> {
 
     /// Updates the memory with the result of the sync and reports it.
     async fn conclude(&mut self, snapshot: &Arc<Snapshot>, synced: Synced, notes: &mut Notes) -> SyncOutcome {
-        let Synced { plan, applied, judgements, leaving } = synced;
+        let Synced { plan, applied, judgements, leaving, kept: Kept { former, origin, judging } } = synced;
         let changes = &mut notes.changes;
         changes.note_facts(None);
         let repaired = changes.note(&plan, &applied, &judgements);
         self.count(&applied, &judgements, repaired);
-        notes.attribution.note(snapshot, &plan, &applied);
+        notes.attribution.note(&plan, &former, &applied);
         let lasting = self.memory.lasting(self.policy.require_grants, snapshot);
         if applied.is_done() {
-            self.memory.programmed(&plan);
+            self.memory.programmed(&plan, &former, &origin);
             self.memory.advance(&lasting, &plan.desired);
         } else {
             self.memory.may_hold(&plan);
@@ -247,6 +249,7 @@ impl<D: Dataplane> Node<D> {
             notes.retry = notes.retries.after(Failure::of(&applied), &plan.desired);
         }
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
+        self.memory.keep(Last::of(plan, former, origin, judging, applied.is_done()));
         let report = Report { snapshot: Arc::clone(snapshot), leaving, judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
         match (applied.is_complete(), applied.changed()) {
@@ -256,7 +259,7 @@ impl<D: Dataplane> Node<D> {
         }
     }
 
-    fn count(&self, applied: &Applied, judgements: &BTreeMap<ForwardKey, Judgement>, repaired: Repaired) {
+    fn count(&self, applied: &Applied, judgements: &Arc<Judgements>, repaired: Repaired) {
         self.metrics.applied(applied);
         self.metrics.judged(judgements);
         self.metrics.repaired(Repair::Rules, repaired.chains);
@@ -273,9 +276,19 @@ pub struct Synced {
     /// The state of the kernel after the apply, or as found by the inspection.
     pub applied: Applied,
     /// The judgement of this node on each forward, including deleted ones in `leaving`.
-    pub judgements: BTreeMap<ForwardKey, Judgement>,
+    pub judgements: Arc<Judgements>,
     /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
+    /// What the next sync needs of this one.
+    pub kept: Kept,
+}
+
+/// What the next sync needs of this one, so that its work depends on the number of changes.
+#[derive(Debug, Default)]
+pub struct Kept {
+    former: Former,
+    origin: Origin,
+    judging: Judging,
 }
 
 /// Syncs once: plans the node from `snapshot`, applies the plan to its kernel and judges the result.
@@ -292,11 +305,12 @@ pub async fn sync<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.apply(&planned.plan.desired, memory.in_force(), look).await;
-    let plan = planned.answered(observer, memory).await;
-    let mut judgements = judgements(snapshot, &plan, &applied);
+    let (plan, former, origin, judging) = planned.answered(observer).await;
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
-    judgements.extend(leaving.iter().map(|(forward, sourced)| (forward.clone(), leave(&sourced.object, &applied))));
-    Ok(Synced { plan, applied, judgements, leaving: leaving.into_values().collect() })
+    let judging = judging.renewed((&plan, &former), &applied, snapshot, &leaving);
+    let judgements = Arc::clone(judging.judgements());
+    let kept = Kept { former, origin, judging };
+    Ok(Synced { plan, applied, judgements, leaving: leaving.into_values().collect(), kept })
 }
 
 /// Those of the objects `gone` that may still be in force. Such a forward must not be reported as closed.
@@ -329,28 +343,9 @@ pub async fn inspect<D: Dataplane>(
 ) -> Result<Synced, FactsError> {
     let planned = Planned::of(observer, dataplane, policy, memory, snapshot).await?;
     let applied = dataplane.inspect(&planned.plan.desired).await;
-    let plan = planned.answered(observer, memory).await;
-    let judgements = judgements(snapshot, &plan, &applied);
-    Ok(Synced { plan, applied, judgements, leaving: Vec::new() })
-}
-
-/// The judgement of this node on every object, including objects whose newest content cannot be decoded.
-fn judgements(snapshot: &Snapshot, plan: &Plan, applied: &Applied) -> BTreeMap<ForwardKey, Judgement> {
-    let mut judgements: BTreeMap<ForwardKey, Judgement> =
-        plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, applied))).collect();
-    for sourced in &snapshot.forwards {
-        let key = Candidate::key(&sourced.object);
-        if let Some(error) = &sourced.trouble
-            && let Some(judgement) = judgements.remove(&key)
-        {
-            judgements.insert(key, judgement.outdated(error));
-        }
-    }
-    for undecoded in &snapshot.undecoded {
-        let Undecoded { metadata, error, .. } = undecoded;
-        judgements.insert(key_of(undecoded), unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
-    }
-    judgements
+    let (plan, former, _, judging) = planned.answered(observer).await;
+    let judging = judging.renewed((&plan, &former), &applied, snapshot, &BTreeMap::new());
+    Ok(Synced { plan, applied, judgements: Arc::clone(judging.judgements()), leaving: Vec::new(), kept: Kept::default() })
 }
 
 /// The name of an object that cannot be decoded.

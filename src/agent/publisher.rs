@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, Written};
 use crate::plan::Candidate;
 use crate::publish::{StatusFile, table};
 use crate::source::{Snapshot, Sourced};
-use crate::status::{Judgement, merge};
+use crate::status::{Judgements, merge};
 
 /// The status of each forward, by its name.
 pub type Statuses = BTreeMap<ForwardKey, PortForwardStatus>;
@@ -96,7 +96,7 @@ pub fn objects(
     node: &str,
     snapshot: &Snapshot,
     leaving: &[Sourced],
-    judgements: &BTreeMap<ForwardKey, Judgement>,
+    judgements: &Judgements,
     previous: &Statuses,
 ) -> Vec<PortForward> {
     let now = Timestamp::now();

@@ -16,8 +16,8 @@ use super::SourceText;
 use crate::metrics::{Metrics, RecordAge, Written};
 use crate::record::{Haste, Keeper, Kept, Lock, RecordError, Step};
 
-/// The maximum time that a sync waits for the disk. A working disk writes the record within this time, so that the record is
-/// up to date before the next change is applied.
+/// The maximum time that a sync waits for the disk. A working disk writes a small record, or the note about a large one, within this
+/// time, so that the record or the note is up to date before the next change is applied.
 const MOMENT: Duration = Duration::from_millis(500);
 /// The duration of a write after which a warning is logged.
 const SLOW: Duration = Duration::from_secs(30);

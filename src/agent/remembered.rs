@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::parsed::Parsed;
+use super::planned::{Former, Last, Origin};
 use super::recording::Records;
 use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
@@ -44,8 +45,8 @@ pub struct Memory {
     /// Whether the writer was told since the start that the kernel is as the record says.
     confirmed: bool,
     recorder: Option<Records>,
-    /// The parsed objects of the last plan.
-    parsed: Mutex<Parsed>,
+    /// The last plan.
+    last: Mutex<Last>,
 }
 
 impl Memory {
@@ -73,7 +74,7 @@ impl Memory {
             next: None,
             confirmed: false,
             recorder: None,
-            parsed: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
@@ -114,9 +115,13 @@ impl Memory {
         !self.settled
     }
 
-    /// Notes that the kernel holds exactly the flows of `plan`.
-    pub fn programmed(&mut self, plan: &Plan) {
-        self.flows = InForce::of(&plan.verdicts);
+    /// Notes that the kernel holds exactly the flows of `plan`, and that the verdicts in `former` are those of the plan before that differ.
+    pub(super) fn programmed(&mut self, plan: &Plan, former: &Former, origin: &Origin) {
+        if origin.exact {
+            self.flows.amend(former, &plan.verdicts);
+        } else {
+            self.flows = InForce::of(&plan.verdicts);
+        }
         self.suspended = plan.suspended().cloned().collect();
         self.settled = true;
     }
@@ -164,17 +169,19 @@ impl Memory {
         if self.record.grants_required { RequireGrants::Yes } else { RequireGrants::No }
     }
 
-    /// The grants for a plan from `snapshot`, and the objects to plan with. What was parsed for the last plan is moved into them, and
-    /// comes back by `keep_parsed`; without that, the next plan parses every object.
-    #[must_use]
-    pub fn grants(&self, required: RequireGrants, snapshot: &Snapshot) -> (Grants, Parsed) {
-        let parsed = std::mem::take(&mut *self.parsed.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The grants for a plan from `snapshot`, and the objects to plan with. Takes over what `parsed` has of them.
+    pub(super) fn grants(&self, required: RequireGrants, snapshot: &Snapshot, parsed: Parsed) -> (Grants, Parsed) {
         standing::grants(required, &self.record, &self.flows, snapshot, parsed)
     }
 
-    /// Keeps the parsed objects for the next plan.
-    pub(super) fn keep_parsed(&self, parsed: Parsed) {
-        *self.parsed.lock().unwrap_or_else(PoisonError::into_inner) = parsed;
+    /// Takes the last plan out. Without [`Self::keep`], the next plan is made anew.
+    pub(super) fn last(&self) -> Last {
+        std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the last plan for the next one.
+    pub(super) fn keep(&mut self, last: Last) {
+        *self.last.get_mut().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
     /// The part of `snapshot` that may get into the record, and notes that this agent requires grants.

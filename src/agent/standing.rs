@@ -142,7 +142,7 @@ mod tests {
             sourced("other", 1, "another object", "9.9.9.9", "Enabled"),
             before[4].clone(),
         ]);
-        let (grants, candidates) = memory.grants(RequireGrants::Yes, &now);
+        let (grants, candidates) = memory.grants(RequireGrants::Yes, &now, Parsed::default());
         let Grants::Unread { standing, recorded } = grants else { panic!("they were not read") };
         let standing: Vec<_> = standing.into_iter().map(|(key, standing)| (key.name, standing)).collect();
         assert_eq!(standing, [("changed".to_owned(), Standing::Changed { to: 2 }), ("same".to_owned(), Standing::Same)]);
@@ -169,7 +169,7 @@ mod tests {
         let record = Record { node, forwards: before.to_vec(), in_force, grants, ..Record::default() };
         let mut memory = Memory::new("a", Some(record));
         let now = set(vec![before[0].clone(), sourced("changed", 4, "changed", "9.9.9.9", "Enabled"), before[2].clone()]);
-        let (grants, candidates) = memory.grants(RequireGrants::Yes, &now);
+        let (grants, candidates) = memory.grants(RequireGrants::Yes, &now, Parsed::default());
         let Grants::Unread { standing, .. } = grants else { panic!("they were not read") };
         let standing: Vec<_> = standing.keys().map(|key| key.name.as_str()).collect();
         assert_eq!(standing, ["carried"]);
@@ -185,7 +185,7 @@ mod tests {
         let read =
             Snapshot { grants: Some(Arc::default()), ..Snapshot::clone(&set(vec![sourced("a", 2, "a", "9.9.9.9", "Enabled")])) };
         for (required, read_grants) in [(RequireGrants::Yes, true), (RequireGrants::Report, true), (RequireGrants::No, false)] {
-            let (grants, candidates) = memory.grants(required, &read);
+            let (grants, candidates) = memory.grants(required, &read, Parsed::default());
             assert_eq!((matches!(grants, Grants::Read(_)), candidates[0].generation), (read_grants, 2), "{required:?}");
         }
     }

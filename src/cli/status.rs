@@ -1,6 +1,6 @@
 //! `status`: shows the state of each forward on this node, read from its kernel. Writes nothing and takes no lock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::similar;
 use crate::source::Snapshot;
-use crate::status::{Judgement, Standing, State, Type, here};
+use crate::status::{Judgement, Judgements, Standing, State, Type, here};
 use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
@@ -147,12 +147,7 @@ fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
 }
 
 /// The chosen objects, each with its status on this node.
-fn objects(
-    node: &str,
-    snapshot: &Snapshot,
-    chosen: &BTreeSet<ForwardKey>,
-    judgements: &BTreeMap<ForwardKey, Judgement>,
-) -> Vec<PortForward> {
+fn objects(node: &str, snapshot: &Snapshot, chosen: &BTreeSet<ForwardKey>, judgements: &Judgements) -> Vec<PortForward> {
     let now = Timestamp::now();
     let with_status = |object: &PortForward| {
         let key = chosen.get(&Candidate::key(object))?;
@@ -164,7 +159,7 @@ fn objects(
 
 /// Whether the kernel holds all chosen forwards that are carried here, and no withdrawn ones.
 fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
-    let holds = |judgement: &Judgement| match judgement.standing {
+    let holds = |judgement: &Arc<Judgement>| match judgement.standing {
         Standing::Carried | Standing::Withdrawn => {
             judgement.condition(Type::Programmed).is_some_and(|programmed| programmed.state == State::True)
         }
@@ -176,9 +171,12 @@ fn verdict(chosen: &BTreeSet<ForwardKey>, seen: &Synced) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
+    use crate::agent::Kept;
     use crate::api::decode;
     use crate::dataplane::conntrack::Purged;
     use crate::dataplane::iptables::{RulesReport, Stage};
@@ -218,8 +216,9 @@ mod tests {
             conntrack: Ok(Purged::default()),
             forwarding: Ok(Forwarded::default()),
         };
-        let judgements = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), judge(verdict, &applied))).collect();
-        Synced { plan, applied, judgements, leaving: Vec::new() }
+        let judged = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), Arc::new(judge(verdict, &applied))));
+        let judgements = Arc::new(judged.collect());
+        Synced { plan, applied, judgements, leaving: Vec::new(), kept: Kept::default() }
     }
 
     fn named(names: &[&str], snapshot: &Snapshot) -> Result<Vec<String>, String> {

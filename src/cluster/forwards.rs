@@ -27,7 +27,7 @@ use crate::supervise::guarded;
 const APART: Duration = Duration::from_millis(20);
 /// A change of status alone also waits for this number of times the duration of making the last set, so that a large set is not
 /// made anew for each status that an agent writes.
-const STATUS_SHARE: u32 = 10;
+const STATUS_SHARE: u32 = 20;
 
 /// Sends the complete set of the forwards that `selector` selects whenever a forward or a value in `around` changes.
 pub(super) async fn follow(

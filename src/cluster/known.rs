@@ -39,14 +39,14 @@ impl Known {
         if before.is_none_or(|before| !Arc::ptr_eq(&before.snapshot, &self.snapshot)) {
             let nothing = Snapshot::default();
             let (old, new) = (before.map_or(&nothing, |before| &*before.snapshot), &*self.snapshot);
-            differing(old.forwards.iter().map(good), new.forwards.iter().map(good), same_good, &mut affected);
-            differing(old.undecoded.iter().map(unknown), new.undecoded.iter().map(unknown), same_unknown, &mut affected);
+            differing((&old.forwards, &new.forwards), good, is_same_object, same_good, &mut affected);
+            differing((&old.undecoded, &new.undecoded), unknown, |_, _| false, same_unknown, &mut affected);
         }
         if before.is_none_or(|before| !Arc::ptr_eq(&before.report, &self.report)) {
             let nothing = Report::default();
             let old = before.map_or(&nothing, |before| &*before.report);
-            let (old, new) = (old.judgements.iter().map(judged), self.report.judgements.iter().map(judged));
-            differing(old, new, |old, new| old == new, &mut affected);
+            let both = (&*old.judgements, &*self.report.judgements);
+            differing(both, judged, is_same_judgement, |(_, old), (_, new)| old == new, &mut affected);
         }
         affected
     }
@@ -72,20 +72,31 @@ pub(super) fn name(metadata: &ObjectMeta) -> Name<'_> {
     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn judged<'a>((key, judgement): (&'a ForwardKey, &'a Judgement)) -> (Name<'a>, &'a Judgement) {
-    ((&key.namespace, &key.name), judgement)
+/// A judgement with its object.
+type Named<'a> = (&'a ForwardKey, &'a Arc<Judgement>);
+
+fn judged((key, _): Named<'_>) -> Name<'_> {
+    (&key.namespace, &key.name)
 }
 
-fn good(sourced: &Sourced) -> (Name<'_>, &Sourced) {
-    (name(&sourced.object.metadata), sourced)
+fn is_same_judgement((_, a): Named<'_>, (_, b): Named<'_>) -> bool {
+    Arc::ptr_eq(a, b)
 }
 
-fn unknown(undecoded: &Undecoded) -> (Name<'_>, &Undecoded) {
-    (name(&undecoded.metadata), undecoded)
+fn good(sourced: &Sourced) -> Name<'_> {
+    name(&sourced.object.metadata)
+}
+
+fn is_same_object(a: &Sourced, b: &Sourced) -> bool {
+    Arc::ptr_eq(&a.object, &b.object)
 }
 
 fn same_good(a: &Sourced, b: &Sourced) -> bool {
-    Arc::ptr_eq(&a.object, &b.object) || version(&a.object.metadata) == version(&b.object.metadata)
+    version(&a.object.metadata) == version(&b.object.metadata)
+}
+
+fn unknown(undecoded: &Undecoded) -> Name<'_> {
+    name(&undecoded.metadata)
 }
 
 fn same_unknown(a: &Undecoded, b: &Undecoded) -> bool {
@@ -97,29 +108,35 @@ fn version(metadata: &ObjectMeta) -> (Option<&str>, Option<&str>) {
     (metadata.uid.as_deref(), metadata.resource_version.as_deref())
 }
 
-/// Adds the names that occur in only one of two sequences, or with different values. Both are ordered by name.
-fn differing<'a, T: 'a>(
-    old: impl Iterator<Item = (Name<'a>, &'a T)>,
-    new: impl Iterator<Item = (Name<'a>, &'a T)>,
-    same: impl Fn(&T, &T) -> bool,
+/// Adds the names that occur in only one of two sequences, or with different values. Both are ordered by name. Of values that are
+/// `identical`, neither the names nor the contents are compared.
+fn differing<'a, T, S>(
+    (old, new): (S, S),
+    name: impl Fn(T) -> Name<'a>,
+    identical: impl Fn(T, T) -> bool,
+    same: impl Fn(T, T) -> bool,
     names: &mut BTreeSet<ForwardKey>,
-) {
-    let (mut old, mut new) = (old.peekable(), new.peekable());
+) where
+    T: Copy + 'a,
+    S: IntoIterator<Item = T>,
+{
+    let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(old), Some(new)) if identical(*old, *new) => Ordering::Equal,
+            (Some(old), Some(new)) => name(*old).cmp(&name(*new)),
         };
         let old = if order.is_le() { old.next() } else { None };
         let new = if order.is_ge() { new.next() } else { None };
-        if let (Some((_, old)), Some((_, new))) = (old, new)
-            && same(old, new)
+        if let (Some(old), Some(new)) = (old, new)
+            && (identical(old, new) || same(old, new))
         {
             continue;
         }
-        if let Some(((namespace, name), _)) = old.or(new) {
+        if let Some((namespace, name)) = old.or(new).map(&name) {
             names.insert(ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() });
         }
     }
@@ -161,9 +178,10 @@ mod tests {
             undecoded: unknown.iter().map(undecoded).collect(),
             ..Snapshot::default()
         };
-        let judgement =
-            |(text, standing): &(&str, Standing)| (key(text), Judgement { standing: *standing, ..unknown_form(None, 1, "a") });
-        let report = Report { judgements: judged.iter().map(judgement).collect(), ..Report::default() };
+        let judgement = |(text, standing): &(&str, Standing)| {
+            (key(text), Arc::new(Judgement { standing: *standing, ..unknown_form(None, 1, "a") }))
+        };
+        let report = Report { judgements: Arc::new(judged.iter().map(judgement).collect()), ..Report::default() };
         Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: Arc::default() }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
@@ -19,7 +19,8 @@ use super::shares;
 use crate::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol};
-use crate::status::Judgement;
+use crate::plan::Verdict;
+use crate::status::Judgements;
 
 /// What is counted for each forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,16 +79,22 @@ impl Forwards {
     }
 
     /// Takes over the result of a sync for each forward.
-    pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+    pub(super) fn judged(&self, judgements: &Arc<Judgements>) {
         self.ready.judged(judgements);
     }
 
-    /// Adds the lanes of `owners`, starting at 0, and removes the lanes of forwards that are not `present`.
-    pub(super) fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
+    /// Adds the lanes of these forwards, starting at 0. Removes the lanes of those that have no verdict any more.
+    pub(super) fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
         let mut sums = self.sums();
-        sums.forwards.retain(|forward, _| present(forward));
-        for Lane { forward, protocol, direction } in owners.lanes() {
-            sums.forwards.entry(forward.clone()).or_default().entry((*protocol, *direction)).or_default();
+        for forward in changed {
+            let Some(verdict) = verdicts.get(forward) else {
+                sums.forwards.remove(forward);
+                continue;
+            };
+            for (direction, translation) in verdict.directed() {
+                let lanes = sums.forwards.entry(forward.clone()).or_default();
+                lanes.entry((translation.flows.protocol, direction)).or_default();
+            }
         }
     }
 

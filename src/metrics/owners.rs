@@ -28,15 +28,24 @@ impl Owners {
     /// The owners of the planned translations.
     #[must_use]
     pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
-        let lanes = verdicts.iter().flat_map(|(forward, verdict)| {
-            verdict.directed().map(|(direction, translation)| {
-                let lane = Lane { forward: forward.clone(), protocol: translation.flows.protocol, direction };
-                (translation.clone(), Arc::new(lane))
-            })
-        });
-        let mut owned: Vec<(Translation, Arc<Lane>)> = lanes.collect();
+        let mut owned: Vec<_> = verdicts.iter().flat_map(|(forward, verdict)| owned(forward, verdict)).collect();
         owned.sort_unstable();
         Self(owned)
+    }
+
+    /// Takes over changed verdicts. Before, these were the owners for the `former` verdicts and all others of `verdicts`.
+    pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+        for gone in former.values().flatten().flat_map(|verdict| &verdict.translations) {
+            if let Ok(place) = self.0.binary_search_by(|(translation, _)| translation.cmp(gone)) {
+                self.0.remove(place);
+            }
+        }
+        for (forward, verdict) in former.keys().filter_map(|forward| verdicts.get_key_value(forward)) {
+            for new in owned(forward, verdict) {
+                let place = self.0.partition_point(|known| *known < new);
+                self.0.insert(place, new);
+            }
+        }
     }
 
     /// The owner of these flows.
@@ -56,6 +65,14 @@ impl Owners {
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.0.iter().map(|(_, lane)| lane.as_ref())
     }
+}
+
+/// The translations of one forward.
+fn owned(forward: &ForwardKey, verdict: &Verdict) -> impl Iterator<Item = (Translation, Arc<Lane>)> {
+    verdict.directed().map(|(direction, translation)| {
+        let lane = Lane { forward: forward.clone(), protocol: translation.flows.protocol, direction };
+        (translation.clone(), Arc::new(lane))
+    })
 }
 
 /// The owners, indexed to find the owner of a tracked flow.

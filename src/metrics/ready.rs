@@ -4,18 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::Role;
 use crate::forward::ForwardKey;
-use crate::status::{Judgement, Standing, State, Type};
+use crate::status::{Judgement, Judgements, Standing, State, Type};
 
-/// The last result of this node for each forward.
+/// The last judgements of this node.
 #[derive(Debug, Default)]
-pub(super) struct Ready(Mutex<BTreeMap<ForwardKey, Readiness>>);
+pub(super) struct Ready(Mutex<Arc<Judgements>>);
 
 /// The result of this node for one forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,14 @@ pub(super) struct Readiness {
 
 impl Ready {
     /// Takes over the result of a sync.
-    pub(super) fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        *self.forwards() = judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect();
+    pub(super) fn judged(&self, judgements: &Arc<Judgements>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(judgements);
     }
 
     /// The result for each forward that would have a series without the limit.
-    pub(super) fn forwards(&self) -> MutexGuard<'_, BTreeMap<ForwardKey, Readiness>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn forwards(&self) -> BTreeMap<ForwardKey, Readiness> {
+        let judgements = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect()
     }
 }
 

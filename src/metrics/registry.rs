@@ -26,7 +26,8 @@ use crate::dataplane::iptables::{RulesError, Table, Variant};
 use crate::dataplane::routes::RouteState;
 use crate::forward::ForwardKey;
 use crate::model::FlowMatch;
-use crate::status::{Judgement, Standing, State, Type};
+use crate::plan::Verdict;
+use crate::status::{Judgements, Standing, State, Type};
 use crate::version;
 
 /// The prefix of every metric name, followed by `_`.
@@ -232,7 +233,7 @@ impl Metrics {
     }
 
     /// Records the result of this node for each forward. In a cluster, forwards that concern only other nodes are left out.
-    pub fn judged(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
+    pub fn judged(&self, judgements: &Arc<Judgements>) {
         self.set_forwards(judgements);
         self.per_forward.judged(judgements);
     }
@@ -243,9 +244,9 @@ impl Metrics {
         self.per_forward.options()
     }
 
-    /// Shows the lanes of `owners` from now on, and removes those of forwards that are not `present`.
-    pub fn own(&self, owners: &Owners, present: impl Fn(&ForwardKey) -> bool) {
-        self.per_forward.own(owners, present);
+    /// Shows the traffic of these forwards from now on. Removes the series of those that have no verdict any more.
+    pub fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+        self.per_forward.own(changed, verdicts);
     }
 
     /// Counts the connections that matched the rules. `owners` attributes their translations to forwards.
@@ -278,23 +279,33 @@ impl Metrics {
         Ok(text)
     }
 
-    fn set_forwards(&self, judgements: &BTreeMap<ForwardKey, Judgement>) {
-        // With a folder as source there are no other nodes: a forward that this node does not carry is carried by none.
-        let concerns = |judgement: &&Judgement| self.cluster.is_none() || judgement.standing != Standing::Elsewhere;
-        let here = || judgements.values().filter(concerns);
-        for kind in Type::ALL {
-            for state in State::ALL {
-                let is_so =
-                    |judgement: &&Judgement| judgement.condition(*kind).is_some_and(|condition| condition.state == *state);
-                let labels = [("condition", kind.as_str()), ("status", state.as_str())];
-                self.forwards.get_or_create(&labels).set(shown(here().filter(is_so).count()));
+    fn set_forwards(&self, judgements: &Judgements) {
+        let (mut states, mut wanted) = (BTreeMap::<(&str, &str), usize>::new(), 0);
+        let (mut active, mut standby) = (0, 0);
+        for judgement in judgements.values() {
+            // With a folder as source there are no other nodes: a forward that this node does not carry is carried by none.
+            if self.cluster.is_none() || judgement.standing != Standing::Elsewhere {
+                for condition in &judgement.conditions {
+                    *states.entry((condition.kind.as_str(), condition.state.as_str())).or_default() += 1;
+                }
+            }
+            wanted += usize::from(judgement.is_wanted());
+            match judgement.role.filter(|_| judgement.standing == Standing::Carried) {
+                Some(Role::Active) => active += 1,
+                Some(Role::Standby) => standby += 1,
+                None => {}
             }
         }
-        let count = |is_so: &dyn Fn(&Judgement) -> bool| shown(judgements.values().filter(|judgement| is_so(judgement)).count());
-        self.wanted.set(count(&Judgement::is_wanted));
-        for (role, label) in [(Role::Active, "Active"), (Role::Standby, "Standby")] {
-            let is_so = |judgement: &Judgement| judgement.standing == Standing::Carried && judgement.role == Some(role);
-            self.carried.get_or_create(&[("role", label)]).set(count(&is_so));
+        for kind in Type::ALL {
+            for state in State::ALL {
+                let (kind, state) = (kind.as_str(), state.as_str());
+                let count = states.get(&(kind, state)).copied().unwrap_or_default();
+                self.forwards.get_or_create(&[("condition", kind), ("status", state)]).set(shown(count));
+            }
+        }
+        self.wanted.set(shown(wanted));
+        for (label, count) in [("Active", active), ("Standby", standby)] {
+            self.carried.get_or_create(&[("role", label)]).set(shown(count));
         }
     }
 

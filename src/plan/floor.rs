@@ -105,10 +105,10 @@ impl<'a> Floor<'a> {
         self.networks.iter().any(|(network, kind)| *kind == Kind::Services && network.contains(&address))
     }
 
-    /// Withholds those of the planned `routes` that would cover a forbidden address. The client of a route that lies inside of a
+    /// The planned `routes`, with those withheld that would cover a forbidden address. The client of a route that lies inside of a
     /// forbidden network was refused already.
-    pub(super) fn withhold(&self, routes: &mut [RoutePlan]) {
-        for plan in routes {
+    pub(super) fn withholding(&self, mut routes: Vec<RoutePlan>) -> Vec<RoutePlan> {
+        for plan in &mut routes {
             if let RoutePlan::Install(route) = plan
                 && let Some(forbidden) = self.within(route.destination)
             {
@@ -119,6 +119,7 @@ impl<'a> Floor<'a> {
                 *plan = RoutePlan::Withheld(Obstacle { reason: ObstacleReason::ForbiddenRoute, message });
             }
         }
+        routes
     }
 
     /// The forbidden network that contains all of `network`.

@@ -77,6 +77,24 @@ impl InForce {
         }
     }
 
+    /// Takes over changed verdicts. Before, this was what the `former` verdicts and all others of `verdicts` planned.
+    pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+        for (key, before) in former {
+            self.owned.remove(key);
+            for translation in before.iter().flat_map(|verdict| verdict.translations.iter().chain(&verdict.suspended)) {
+                let flows = &translation.flows;
+                let is_own = |owner: &Owner| owner.forward.as_ref() == Some(key) && owner.interface == flows.interface;
+                self.flows.remove(flows, is_own);
+            }
+        }
+        for key in former.keys() {
+            let now = verdicts.get(key).into_iter();
+            for translation in now.flat_map(|verdict| verdict.translations.iter().chain(&verdict.suspended)) {
+                self.insert(&translation.flows, Some(key.clone()));
+            }
+        }
+    }
+
     /// Adds the translations that were found in the kernel, of any forward.
     pub fn find(&mut self, translations: &[Translation]) {
         for Translation { flows, .. } in translations {

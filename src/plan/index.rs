@@ -11,7 +11,10 @@ use crate::model::{FlowMatch, PortRange, Protocol};
 /// Values by protocol, listen address, ports and client. The interface is ignored.
 #[derive(Clone, Debug)]
 pub(super) struct FlowIndex<T> {
-    values: Vec<(PortRange, T)>,
+    /// A place is empty after its value was removed.
+    values: Vec<Option<(PortRange, T)>>,
+    /// The empty places.
+    free: Vec<usize>,
     places: BTreeMap<(Protocol, IpAddr), Place>,
 }
 
@@ -47,8 +50,14 @@ pub(super) struct NetworkMap<T>(Networks<Vec<T>>);
 
 impl<T> FlowIndex<T> {
     pub(super) fn insert(&mut self, flows: &FlowMatch, value: T) {
-        let index = self.values.len();
-        self.values.push((flows.ports, value));
+        let value = Some((flows.ports, value));
+        let index = if let Some(index) = self.free.pop() {
+            self.values[index] = value;
+            index
+        } else {
+            self.values.push(value);
+            self.values.len() - 1
+        };
         let place = self.places.entry((flows.protocol, flows.destination)).or_default();
         place.by_ports.entry(flows.ports).insert(flows.source, index);
         place.by_client.0.entry(flows.source).or_default().entry(flows.ports).push(index);
@@ -57,7 +66,40 @@ impl<T> FlowIndex<T> {
     /// The values of exactly these ports and this client.
     pub(super) fn at(&self, flows: &FlowMatch) -> impl Iterator<Item = &T> {
         let clients = self.places.get(&(flows.protocol, flows.destination)).and_then(|place| place.by_ports.get(flows.ports));
-        clients.into_iter().flat_map(|clients| clients.at(flows.source)).filter_map(|index| Some(&self.values.get(*index)?.1))
+        clients.into_iter().flat_map(|clients| clients.at(flows.source)).filter_map(|index| Some(&self.value(*index)?.1))
+    }
+
+    /// Removes one value of exactly these ports and this client, for which `wanted` is true.
+    pub(super) fn remove(&mut self, flows: &FlowMatch, wanted: impl Fn(&T) -> bool) {
+        let Self { values, free, places } = self;
+        let at = (flows.protocol, flows.destination);
+        let Some(place) = places.get_mut(&at) else { return };
+        let is_wanted = |index: &usize| values.get(*index).and_then(Option::as_ref).is_some_and(|(_, value)| wanted(value));
+        let clients = place.by_ports.get(flows.ports);
+        let Some(index) = clients.and_then(|clients| clients.at(flows.source).copied().find(|index| is_wanted(index))) else {
+            return;
+        };
+        place.by_ports.change(flows.ports, |clients| clients.remove(flows.source, &index));
+        if let Some(ranges) = place.by_client.0.get_mut(&flows.source) {
+            ranges.change(flows.ports, |indexes| {
+                indexes.retain(|other| *other != index);
+                indexes.is_empty()
+            });
+            if ranges.0.is_empty() {
+                place.by_client.0.remove(&flows.source);
+            }
+        }
+        if place.by_ports.0.is_empty() {
+            places.remove(&at);
+        }
+        if let Some(value) = values.get_mut(index) {
+            *value = None;
+            free.push(index);
+        }
+    }
+
+    fn value(&self, index: usize) -> Option<&(PortRange, T)> {
+        self.values.get(index)?.as_ref()
     }
 
     /// The values of the flows that some packet of `flows` matches too, each with its ports.
@@ -90,7 +132,7 @@ impl<T> FlowIndex<T> {
         let mut by_ports = place.by_ports.overlapping(ports);
         let mut by_client = place.by_client.overlapping(client);
         let mut is_over =
-            |order: usize, index: &usize| self.values.get(*index).is_some_and(|(ports, value)| visit(order, (*ports, value)));
+            |order: usize, index: &usize| self.value(*index).is_some_and(|(ports, value)| visit(order, (*ports, value)));
         loop {
             let Some(clients) = by_ports.next() else { return 0 };
             if clients.overlapping(client).any(|(_, index)| is_over(0, index)) {
@@ -140,6 +182,20 @@ impl<T: Default> Ports<T> {
     fn entry(&mut self, ports: PortRange) -> &mut T {
         let class = self.0.entry(width_class(ports)).or_default();
         class.entry((ports.first(), ports.last())).or_default()
+    }
+}
+
+impl<T> Ports<T> {
+    /// Changes the value of exactly these ports, and removes it if `change` returns that nothing is left of it.
+    fn change(&mut self, ports: PortRange, change: impl FnOnce(&mut T) -> bool) {
+        let (width, range) = (width_class(ports), (ports.first(), ports.last()));
+        let Some(class) = self.0.get_mut(&width) else { return };
+        if class.get_mut(&range).is_some_and(change) {
+            class.remove(&range);
+        }
+        if class.is_empty() {
+            self.0.remove(&width);
+        }
     }
 }
 
@@ -201,6 +257,25 @@ impl<T> NetworkMap<T> {
         self.0.0.entry(network).or_default().push(value);
     }
 
+    /// Removes a value of exactly `network`. Returns whether no value is left of any network.
+    fn remove(&mut self, network: IpNet, value: &T) -> bool
+    where
+        T: PartialEq,
+    {
+        if let Some(values) = self.0.0.get_mut(&network) {
+            values.retain(|other| other != value);
+            if values.is_empty() {
+                self.0.0.remove(&network);
+            }
+        }
+        self.0.0.is_empty()
+    }
+
+    /// Whether there is a value of a network that contains `network` or lies in it.
+    pub(super) fn overlaps(&self, network: IpNet) -> bool {
+        !self.0.0.is_empty() && self.overlapping(network).next().is_some()
+    }
+
     /// The values of exactly `network`.
     pub(super) fn at(&self, network: IpNet) -> impl Iterator<Item = &T> {
         self.0.0.get(&network).into_iter().flatten()
@@ -231,7 +306,7 @@ where
 
 impl<T> Default for FlowIndex<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), places: BTreeMap::new() }
+        Self { values: Vec::new(), free: Vec::new(), places: BTreeMap::new() }
     }
 }
 

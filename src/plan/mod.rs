@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no log. The same set and facts give the same plan, in any order of the set.
 
 mod admission;
+mod amend;
 mod assumed;
 mod claims;
 mod cycles;
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use amend::{Changed, Inputs, TooMuch};
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
 pub use explained::unexplained;
@@ -69,7 +71,8 @@ impl Plan {
     /// The neighbours that must answer for the forwards carried here.
     #[must_use]
     pub fn next_hops(&self) -> BTreeSet<NextHop> {
-        self.verdicts.values().flat_map(|verdict| &verdict.next_hops).cloned().collect()
+        let all: BTreeSet<&NextHop> = self.verdicts.values().flat_map(|verdict| &verdict.next_hops).collect();
+        all.into_iter().cloned().collect()
     }
 }
 
@@ -141,6 +144,12 @@ impl Candidate {
 /// `in_force` is what this node already translates. A refusal that concerns only new forwards removes nothing of that.
 #[must_use]
 pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: &InForce) -> Plan {
+    plan_with(&BTreeMap::new(), Inputs { facts, candidates, policy, in_force })
+}
+
+/// The same for forwards of which some have these routes, if they are carried.
+fn plan_with(known: &BTreeMap<&ForwardKey, &[RoutePlan]>, inputs: Inputs<'_>) -> Plan {
+    let Inputs { facts, candidates, policy, in_force } = inputs;
     let mut plan = Plan::default();
     let floor = Floor::of(facts, &policy.forbidden_networks);
     let mut accepted = Vec::new();
@@ -162,11 +171,14 @@ pub fn plan(facts: &Facts, candidates: &[Candidate], policy: &Policy, in_force: 
         protected.protect_parties(forward);
         let Some(verdict) = plan.verdicts.get_mut(key) else { continue };
         (verdict.translations, verdict.reversed) = wires::translations(facts, forward);
-        verdict.routes = routes::plan(facts, forward, &protected);
-        floor.withhold(&mut verdict.routes);
+        verdict.routes = match known.get(key) {
+            Some(routes) => routes.to_vec(),
+            None => floor.withholding(routes::plan(facts, forward, &protected)),
+        };
         protected.protect_clients(forward);
         let found = obstacles::find(facts, forward, verdict);
-        plan.desired.legs.extend(found.legs);
+        plan.desired.legs.extend(found.legs.iter().cloned());
+        verdict.legs = found.legs;
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);
         verdict.notes.extend(notes.iter().cloned());

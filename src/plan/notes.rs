@@ -35,7 +35,9 @@ pub(super) fn add_nested(verdicts: &mut BTreeMap<ForwardKey, Verdict>, nested: &
             continue;
         }
         for (side, note) in nested.sides().into_iter().zip(self::nested(nested)) {
-            if let Some(verdict) = verdicts.get_mut(&side.forward).filter(|verdict| verdict.notes.len() < MOST) {
+            let Some(verdict) = verdicts.get_mut(&side.forward) else { continue };
+            verdict.nested = true;
+            if verdict.notes.len() < MOST {
                 verdict.notes.push(note);
             }
         }

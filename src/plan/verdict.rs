@@ -6,7 +6,7 @@ use std::fmt;
 use super::claims::Conflict;
 use crate::api::{Role, ShownPorts};
 use crate::forward::{Direction, Refusal};
-use crate::model::{HostRoute, NextHop, Translation};
+use crate::model::{HostRoute, InterfaceName, NextHop, Translation};
 use crate::words::words;
 
 /// The decision of the plan about one forward.
@@ -36,12 +36,16 @@ pub struct Verdict {
     pub suspended: Vec<Translation>,
     /// The decision about the route to each client; empty without a gateway.
     pub routes: Vec<RoutePlan>,
+    /// The interfaces by which its flows enter, as far as they are known.
+    pub legs: Vec<InterfaceName>,
     /// The neighbours that must answer for its flows to pass.
     pub next_hops: BTreeSet<NextHop>,
     /// The known obstacles, the worst first.
     pub obstacles: Vec<Obstacle>,
     /// The notes.
     pub notes: Vec<Note>,
+    /// Whether a forward with another gateway has a client network that contains one of this forward, or the other way round.
+    pub nested: bool,
 }
 
 /// Whether a forward is carried.
@@ -200,9 +204,11 @@ impl Verdict {
             reversed: 0,
             suspended: Vec::new(),
             routes: Vec::new(),
+            legs: Vec::new(),
             next_hops: BTreeSet::new(),
             obstacles: Vec::new(),
             notes: Vec::new(),
+            nested: false,
         }
     }
 

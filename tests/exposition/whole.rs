@@ -1,6 +1,7 @@
 //! The metrics of an agent with all series: in a cluster, with forwards that are counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portforward_operator::api::{Role, ShownPorts};
 use portforward_operator::cluster::Contact;
@@ -41,7 +42,8 @@ pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Ve
 /// Metrics with counts for these forwards, multiplied by their position: connections, and bytes of each connection.
 pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
     let owners = Owners::of(verdicts);
-    metrics.own(&owners, |forward| verdicts.contains_key(forward));
+    let known: BTreeSet<ForwardKey> = (0..5).map(|number| forward("a", &format!("n{number}"), 80).0).collect();
+    metrics.own(known.iter().chain(verdicts.keys()), verdicts);
     let opened = verdicts.values().map(|verdict| (verdict.translations[0].flows.clone(), connections)).collect::<Vec<_>>();
     metrics.connected(&owners, &opened);
     let volumes = |bytes| Volumes { original: Volume { packets: bytes / 10, bytes }, reply: Volume::default() };
@@ -61,8 +63,8 @@ pub(crate) fn whole() -> Metrics {
     let roles = [Some(Role::Active), Some(Role::Standby), None];
     let judgements = roles.into_iter().zip(["b", "c", "d"]).map(|(role, name)| {
         let standing = if role.is_some() { Standing::Carried } else { Standing::Elsewhere };
-        (ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }, judged(standing, role, State::True))
+        (ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }, Arc::new(judged(standing, role, State::True)))
     });
-    metrics.judged(&judgements.collect());
+    metrics.judged(&Arc::new(judgements.collect()));
     metrics
 }

@@ -90,13 +90,17 @@ fn the_record_keeps_what_may_come_back_without_being_a_new_claim() {
     let suspended = desired(&[80]).translations.into_iter().collect();
     let verdict = Verdict { suspended, ..Verdict::new(None, 1, Acceptance::Accepted, None) };
     let key = ForwardKey { namespace: "b".to_owned(), name: "a".to_owned() };
-    recorded.memory.programmed(&Plan { verdicts: [(key, verdict)].into(), ..Plan::default() });
+    recorded.memory.programmed(
+        &Plan { verdicts: [(key, verdict)].into(), ..Plan::default() },
+        &BTreeMap::new(),
+        &Origin::default(),
+    );
     recorded.memory.advance(&set("x"), &desired(&[81]));
     assert_eq!(recorded.due(), Some(vec![80, 81]));
     assert_eq!(recorded.memory.in_force(), &desired(&[81]).translations, "it is not in the kernel");
     recorded.memory.advance(&set("x"), &desired(&[81]));
     assert_eq!(recorded.due(), None, "nothing is new");
-    recorded.memory.programmed(&Plan::default());
+    recorded.memory.programmed(&Plan::default(), &BTreeMap::new(), &Origin::default());
     recorded.memory.advance(&set("x"), &desired(&[81]));
     assert_eq!(recorded.due(), Some(vec![81]));
 }

@@ -1,5 +1,6 @@
 //! Properties of every plan.
 
+mod amended;
 mod contained;
 mod cycles;
 mod floor;

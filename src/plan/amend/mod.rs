@@ -1,0 +1,113 @@
+//! Plans again after a few objects changed, without looking closely at the others.
+//!
+//! The verdict on a forward depends on the facts, on the policy, on what is in force, and on the forwards that meet it: those
+//! with which it may conflict, and those whose routes may cover its parties, or whose parties its own routes may cover. So the
+//! forwards that changed, with all that meet them directly or through others, are planned alone, and every other verdict stays.
+//! Where forwards depend on each other in another way (circles, limits), the caller has to plan all of them.
+
+mod meeting;
+mod neighbourhood;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Candidate, InForce, Plan, Policy, RoutePlan, Verdict};
+use crate::forward::ForwardKey;
+use crate::model::{Facts, HostRoute, InterfaceName};
+use neighbourhood::Neighbourhood;
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The facts of the node.
+    pub facts: &'a Facts,
+    /// All objects, ordered by namespace and name.
+    pub candidates: &'a [Candidate],
+    /// The settings.
+    pub policy: &'a Policy,
+    /// What is in force.
+    pub in_force: &'a InForce,
+}
+
+/// The forwards to plan anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed<'a> {
+    /// The names of the objects that came, went or changed.
+    pub keys: &'a BTreeSet<ForwardKey>,
+    /// The names of those on which the verdict may change because something else of them is in force than for the last plan.
+    pub unsettled: &'a BTreeSet<ForwardKey>,
+    /// The former content of those that went or changed.
+    pub former: &'a [Candidate],
+    /// The same for the change before: what was in force then is not any more.
+    pub earlier: &'a [Candidate],
+}
+
+impl Plan {
+    /// Makes this plan the one for `inputs`, which differ from those that it was made from by `changed` only. What was in force
+    /// then must have been what the plan before this one asked for, or `changed.unsettled` must name each forward for which it was not.
+    ///
+    /// Returns the former verdicts of the forwards whose verdict changed, `None` for a new forward.
+    ///
+    /// # Errors
+    /// When all forwards must be planned. The plan is as before then.
+    pub fn amend(&mut self, inputs: Inputs<'_>, changed: Changed<'_>) -> Result<BTreeMap<ForwardKey, Option<Verdict>>, TooMuch> {
+        let part = Neighbourhood::of(inputs, changed, &self.verdicts)?;
+        let mut verdicts = part.plan(inputs, &self.verdicts)?;
+        let mut former = BTreeMap::new();
+        for key in part.keys() {
+            let (before, now) = (self.verdicts.get(key), verdicts.get(key));
+            if before != now {
+                let now = verdicts.remove(key);
+                let before = match now {
+                    Some(now) => self.verdicts.insert(key.clone(), now),
+                    None => self.verdicts.remove(key),
+                };
+                former.insert(key.clone(), before);
+            }
+        }
+        self.follow(inputs.facts, &former);
+        Ok(former)
+    }
+
+    /// Makes the desired state follow the verdicts. `former` are those that changed, as they were before.
+    fn follow(&mut self, facts: &Facts, former: &BTreeMap<ForwardKey, Option<Verdict>>) {
+        let before = || former.values().flatten();
+        let desired = &mut self.desired;
+        for translation in before().flat_map(|verdict| &verdict.translations) {
+            desired.translations.remove(translation);
+        }
+        let now: Vec<&Verdict> = former.keys().filter_map(|key| self.verdicts.get(key)).collect();
+        for translation in now.iter().flat_map(|verdict| &verdict.translations) {
+            desired.translations.insert(translation.clone());
+        }
+        // Several forwards may share these.
+        let (was, is) = (Joint::of(facts, before()), Joint::of(facts, now.iter().copied()));
+        if was != is {
+            let Joint { routes, held, legs } = Joint::of(facts, self.verdicts.values());
+            (desired.routes, desired.held, desired.legs) =
+                (routes.into_iter().cloned().collect(), held, legs.into_iter().cloned().collect());
+        }
+    }
+}
+
+/// All forwards must be planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
+
+/// What several forwards may ask for together.
+#[derive(PartialEq, Eq)]
+struct Joint<'a> {
+    routes: BTreeSet<&'a HostRoute>,
+    held: BTreeSet<IpAddr>,
+    legs: BTreeSet<&'a InterfaceName>,
+}
+
+impl<'a> Joint<'a> {
+    fn of(facts: &Facts, verdicts: impl Iterator<Item = &'a Verdict> + Clone) -> Self {
+        let routes = verdicts.clone().flat_map(|verdict| &verdict.routes).filter_map(RoutePlan::installed).collect();
+        let listening: BTreeSet<IpAddr> =
+            verdicts.clone().flat_map(|verdict| &verdict.translations).map(|it| it.flows.destination).collect();
+        let held = listening.into_iter().filter(|address| facts.holds(*address)).collect();
+        Self { routes, held, legs: verdicts.flat_map(|verdict| &verdict.legs).collect() }
+    }
+}
