@@ -1,6 +1,5 @@
 //! Logs what changed since the last sync, once for each change: repairs, failures and the state of each forward.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -144,9 +143,10 @@ impl Changes {
         for (forward, judgement) in judgements.iter() {
             let mut known = None;
             while let Some((key, former)) = before.next_if(|(key, _)| *key <= forward) {
-                match key.cmp(forward) {
-                    Ordering::Equal => known = Some(former),
-                    Ordering::Less | Ordering::Greater => info!(forward = %key, "forward removed"),
+                if key == forward {
+                    known = Some(former);
+                } else {
+                    info!(forward = %key, "forward removed");
                 }
             }
             if known.is_some_and(|former| Arc::ptr_eq(former, judgement)) {

@@ -34,20 +34,13 @@ impl Judging {
         snapshot: &Snapshot,
         leaving: &BTreeMap<ForwardKey, Sourced>,
     ) -> Self {
-        let outcome = Outcome::of(applied);
-        let special = Special::of(snapshot, leaving);
+        let Self { outcome: last, special: before, mut judgements } = self;
+        let (outcome, special) = (Outcome::of(applied), Special::of(snapshot, leaving));
         let keys = special.keys();
-        if self.outcome.as_ref() != Some(&outcome) {
-            let all: BTreeSet<&ForwardKey> = plan.verdicts.keys().chain(&keys).collect();
-            let judged = all.into_iter().filter_map(|key| {
-                let judgement = special.judge(key, plan, applied)?;
-                let same = self.judgements.get(key).filter(|before| ***before == judgement);
-                Some((key.clone(), same.map_or_else(|| Arc::new(judgement), Arc::clone)))
-            });
-            return Self { outcome: Some(outcome), judgements: Arc::new(judged.collect()), special: keys };
+        let mut changed: BTreeSet<&ForwardKey> = former.keys().chain(&before).chain(&keys).collect();
+        if last.as_ref() != Some(&outcome) {
+            changed.extend(plan.verdicts.keys());
         }
-        let changed: BTreeSet<&ForwardKey> = former.keys().chain(&self.special).chain(&keys).collect();
-        let mut judgements = self.judgements;
         for key in changed {
             let judgement = special.judge(key, plan, applied);
             if judgements.get(key).map(|before| &**before) == judgement.as_ref() {
@@ -99,5 +92,82 @@ impl<'a> Special<'a> {
             Some(error) => judgement.outdated(error),
             None => judgement,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::{self, Role};
+    use crate::dataplane::Forwarded;
+    use crate::dataplane::conntrack::Purged;
+    use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
+    use crate::dataplane::routes::RoutesReport;
+    use crate::plan::{Acceptance, Verdict};
+
+    fn key(name: &str) -> ForwardKey {
+        ForwardKey { namespace: "lines".to_owned(), name: name.to_owned() }
+    }
+
+    fn plan(names: &[&str], role: Role) -> Plan {
+        let verdict = |name: &&str| (key(name), Verdict::new(None, 1, Acceptance::Accepted, Some(role)));
+        Plan { verdicts: names.iter().map(verdict).collect(), ..Plan::default() }
+    }
+
+    fn applied(forward_policy: ForwardPolicy) -> Applied {
+        let rules = RulesReport { forward_policy, ..RulesReport::default() };
+        let (routes, conntrack) = (Ok(RoutesReport::default()), Ok(Purged::default()));
+        Applied { rules, routes, conntrack, forwarding: Ok(Forwarded::default()) }
+    }
+
+    /// A set with one object, of which a newer content may have a mistake.
+    fn set(name: &str, trouble: Option<&str>) -> Snapshot {
+        let document = json!({
+            "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"namespace": "lines", "name": name},
+            "spec": {
+                "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
+                "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"port": 80}],
+            },
+        });
+        let object = Arc::new(api::decode(document).unwrap());
+        let forwards = vec![Sourced { object, origin: None, trouble: trouble.map(str::to_owned) }];
+        Snapshot { forwards, ..Snapshot::default() }
+    }
+
+    /// The names of the objects of which the judgement is another one than before.
+    fn others(before: &Judging, now: &Judging) -> String {
+        let same = |key: &ForwardKey| match (before.judgements.get(key), now.judgements.get(key)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (Some(_), None) | (None, _) => false,
+        };
+        let keys: BTreeSet<&ForwardKey> = before.judgements.keys().chain(now.judgements.keys()).collect();
+        keys.into_iter().filter(|key| !same(key)).map(|key| key.name.as_str()).collect()
+    }
+
+    #[test]
+    fn only_what_may_have_changed_is_judged_again() {
+        let former = |names: &[&str]| names.iter().map(|name| (key(name), None)).collect::<Former>();
+        let (none, good) = (BTreeMap::new(), set("b", None));
+        let (accepts, drops) = (applied(ForwardPolicy::Accept), applied(ForwardPolicy::Drop));
+        let judged = |before: &Judging, plan: &Plan, changed: &[&str], applied: &Applied, set: &Snapshot| {
+            let now = before.clone().renewed((plan, &former(changed)), applied, set, &none);
+            (others(before, &now), now)
+        };
+        let (both, one) = (plan(&["a", "b"], Role::Active), plan(&["a"], Role::Active));
+        let (names, first) = judged(&Judging::default(), &both, &["a", "b"], &accepts, &good);
+        assert_eq!(names, "ab");
+        let (names, same) = judged(&first, &both, &[], &accepts, &good);
+        assert!(names.is_empty() && Arc::ptr_eq(&first.judgements, &same.judgements));
+        let mut standby = both.clone();
+        standby.verdicts.extend(plan(&["b"], Role::Standby).verdicts);
+        assert_eq!(judged(&first, &standby, &["b"], &accepts, &good).0, "b", "its verdict changed");
+        assert_eq!(judged(&first, &one, &["b"], &accepts, &good).0, "b", "it went");
+        assert_eq!(judged(&first, &both, &[], &drops, &good).0, "ab", "the node changed");
+        let (names, troubled) = judged(&first, &both, &[], &accepts, &set("b", Some("a mistake")));
+        assert_eq!(names, "b", "its newest content has a mistake");
+        let (names, mended) = judged(&troubled, &both, &[], &accepts, &good);
+        assert_eq!((names.as_str(), &mended.judgements), ("b", &first.judgements), "the mistake is gone");
     }
 }

@@ -255,6 +255,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_large_record_is_noted_before_it_is_written() {
+        let (starts, begun) = channel();
+        let store = move |step: &Step, haste: Haste| {
+            starts.send((step.record.labels["set"].clone(), haste)).unwrap();
+            Ok(if haste == Haste::Now { Kept::Written(SMALL + 1) } else { Kept::Noted })
+        };
+        let (records, due) = recording();
+        let mut memory = Memory::new("a", None).recorded_by(records);
+        let next = move || begun.recv_timeout(PATIENCE).unwrap();
+        let test = spawn_blocking(move || {
+            memory.advance(&set("first"), &Desired::default());
+            assert_eq!(next(), ("first".to_owned(), Haste::Now), "its size is not known yet");
+            // Longer than the pause after it, which would be a reason for a note too.
+            std::thread::sleep(2 * Duration::from_micros(SMALL / BYTES_PER_MICROSECOND));
+            memory.advance(&set("second"), &Desired::default());
+            assert_eq!(next(), ("second".to_owned(), Haste::Later));
+            assert_eq!(next(), ("second".to_owned(), Haste::Now));
+        });
+        let metrics = metrics();
+        let ((), tested) = timeout(PATIENCE, async { tokio::join!(keep(store, &metrics, due), test) }).await.unwrap();
+        tested.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_disk_that_hangs_delays_no_sync_and_gets_the_newest_afterwards() {
         let rest = beside(|memory, disk| {
             memory.advance(&set("first"), &Desired::default());
