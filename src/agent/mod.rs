@@ -44,7 +44,7 @@ use crate::status::Judgements;
 use attribution::Attribution;
 use changes::{Changes, Repaired};
 use judging::Judging;
-use planned::{Former, Last, Origin, Planned};
+use planned::{Former, LastPlan, Origin, Planned};
 use programming::Programming;
 use retries::{Failure, Retries};
 
@@ -249,7 +249,7 @@ impl<D: Dataplane> Node<D> {
             notes.retry = notes.retries.after(Failure::of(&applied), &plan.desired);
         }
         debug!(forwards = plan.verdicts.len(), translations = plan.desired.translations.len(), "synced");
-        self.memory.keep(Last::of(plan, former, origin, judging, applied.is_done()));
+        self.memory.keep(LastPlan::of(plan, former, origin, judging, applied.is_done()));
         let report = Report { snapshot: Arc::clone(snapshot), leaving, judgements, repairs: changes.repairs() };
         self.reports.send_replace(Some(Arc::new(report)));
         match (applied.is_complete(), applied.changed()) {

@@ -28,17 +28,18 @@ pub(super) struct Planned<'a> {
     pub(super) plan: Plan,
     former: Former,
     judging: Judging,
-    exact: bool,
+    /// As in [`Origin`].
+    after_programmed: bool,
 }
 
 /// The last plan with its inputs, for the next one.
 #[derive(Debug, Default)]
-pub(super) struct Last {
+pub(super) struct LastPlan {
     parsed: Parsed,
     made: Option<Made>,
     judging: Judging,
     /// Whether the kernel then held exactly what the plan asked for.
-    exact: bool,
+    programmed: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub(super) struct Origin {
     candidates: Parsed,
     policy: Policy,
     /// Whether what was in force for this plan is exactly what the plan before it asked for.
-    pub(super) exact: bool,
+    pub(super) after_programmed: bool,
 }
 
 impl<'a> Planned<'a> {
@@ -85,7 +86,7 @@ impl<'a> Planned<'a> {
             // not contain it.
             in_force.to_mut().find(&dataplane.translated().await.unwrap_or_default());
         }
-        let Last { parsed, made, judging, exact } = memory.last();
+        let LastPlan { parsed, made, judging, programmed } = memory.last();
         let (grants, candidates) = memory.grants(policy.require_grants, snapshot, parsed);
         let policy = Policy { grants, ..policy.clone() };
         let inputs = Inputs { facts: &facts, candidates: &candidates, policy: &policy, in_force: &in_force };
@@ -93,13 +94,13 @@ impl<'a> Planned<'a> {
             Some(made) => made.renewed(inputs, &candidates),
             None => all(inputs),
         };
-        Ok(Self { facts, candidates, policy, in_force, plan, former, judging, exact })
+        Ok(Self { facts, candidates, policy, in_force, plan, former, judging, after_programmed: programmed })
     }
 
     /// Plans again, with the answers of the next hops. They affect only the verdicts and not the desired state, so the kernel
     /// is written before they are known.
     pub(super) async fn answered(self, observer: &Observer) -> (Plan, Former, Origin, Judging) {
-        let Self { mut facts, candidates, policy, in_force, plan: before, mut former, judging, exact } = self;
+        let Self { mut facts, candidates, policy, in_force, plan: before, mut former, judging, after_programmed } = self;
         let mut newest = before;
         if observer.want(&newest.next_hops()).await {
             facts.answers = observer.answers();
@@ -109,19 +110,19 @@ impl<'a> Planned<'a> {
             }
             newest = renewed;
         }
-        (newest, former, Origin { facts, candidates, policy, exact }, judging)
+        (newest, former, Origin { facts, candidates, policy, after_programmed }, judging)
     }
 }
 
-impl Last {
-    /// The last plan, which changed the verdicts of `former`. `exact` if the kernel now holds exactly what it asks for.
-    pub(super) fn of(plan: Plan, former: Former, origin: Origin, judging: Judging, exact: bool) -> Self {
-        let Origin { facts, mut candidates, policy, exact: before } = origin;
+impl LastPlan {
+    /// The last plan, which changed the verdicts of `former`. `programmed`: the kernel now holds exactly what it asks for.
+    pub(super) fn of(plan: Plan, former: Former, origin: Origin, judging: Judging, programmed: bool) -> Self {
+        let Origin { facts, mut candidates, policy, after_programmed } = origin;
         let earlier = candidates.take_former();
         // A verdict is settled if the same one would be given again: what was in force for it, and what is in force now, are both
         // exactly what a plan asked for, and both plans ask for the same around it.
-        let unsettled = (before && exact).then(|| former.into_keys().collect());
-        Self { parsed: candidates, made: Some(Made { facts, policy, plan, unsettled, earlier }), judging, exact }
+        let unsettled = (after_programmed && programmed).then(|| former.into_keys().collect());
+        Self { parsed: candidates, made: Some(Made { facts, policy, plan, unsettled, earlier }), judging, programmed }
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::parsed::Parsed;
-use super::planned::{Former, Last, Origin};
+use super::planned::{Former, LastPlan, Origin};
 use super::recording::Records;
 use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
@@ -46,7 +46,7 @@ pub struct Memory {
     confirmed: bool,
     recorder: Option<Records>,
     /// The last plan.
-    last: Mutex<Last>,
+    last: Mutex<LastPlan>,
 }
 
 impl Memory {
@@ -115,9 +115,9 @@ impl Memory {
         !self.settled
     }
 
-    /// Notes that the kernel holds exactly the flows of `plan`, and that the verdicts in `former` are those of the plan before that differ.
+    /// Notes that the kernel holds exactly the flows of `plan`. `former` are the verdicts of the plan before that differ.
     pub(super) fn programmed(&mut self, plan: &Plan, former: &Former, origin: &Origin) {
-        if origin.exact {
+        if origin.after_programmed {
             self.flows.amend(former, &plan.verdicts);
         } else {
             self.flows = InForce::of(&plan.verdicts);
@@ -175,12 +175,12 @@ impl Memory {
     }
 
     /// Takes the last plan out. Without [`Self::keep`], the next plan is made anew.
-    pub(super) fn last(&self) -> Last {
+    pub(super) fn last(&self) -> LastPlan {
         std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Keeps the last plan for the next one.
-    pub(super) fn keep(&mut self, last: Last) {
+    pub(super) fn keep(&mut self, last: LastPlan) {
         *self.last.get_mut().unwrap_or_else(PoisonError::into_inner) = last;
     }
 

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub use amend::{Changed, Inputs, TooMuch};
+pub use amend::{Changed, TooMuch};
 pub use assumed::{assumed_facts, is_assumed};
 pub use claims::Conflict;
 pub use explained::unexplained;
@@ -97,6 +97,19 @@ impl Policy {
     pub fn requiring_at_least(&self, required: RequireGrants) -> Self {
         Self { require_grants: self.require_grants.max(required), ..self.clone() }
     }
+}
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The facts of the node.
+    pub facts: &'a Facts,
+    /// All objects, ordered by namespace and name.
+    pub candidates: &'a [Candidate],
+    /// The settings.
+    pub policy: &'a Policy,
+    /// What is in force.
+    pub in_force: &'a InForce,
 }
 
 /// One object, as far as it could be parsed.

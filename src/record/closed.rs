@@ -29,7 +29,7 @@ pub enum Closed {
 }
 
 impl Closed {
-    /// The objects of `record` that `newer` does not ask for in the same way. The objects of `newer` are ordered by namespace and name.
+    /// The objects of `record` that `newer` does not ask for in the same way. Those of `newer` are ordered by namespace and name.
     ///
     /// A larger generation alone is no difference: the description may have changed. An object also counts if one of its
     /// addresses is protected in `newer` but not in `record`, because it was accepted without this. If other grants are

@@ -18,10 +18,10 @@ pub(super) struct Content<'a> {
     pub(super) parties: bool,
 }
 
-/// How a forward depends on others.
+/// How a forward depends on some others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meeting {
-    /// One leads to an address on which the other listens, so they may be parts of a circle.
+    /// It leads to an address on which one of them listens. In a circle, some forward leads to each of its parts.
     pub(super) circle: bool,
     /// A route of one covers a party of the other.
     pub(super) routes: bool,
@@ -40,13 +40,13 @@ pub(super) enum Shared {
     Packets,
 }
 
-/// Some forwards, indexed to find those that they meet.
+/// Some forwards, indexed to find which others meet them.
 #[derive(Default)]
 pub(super) struct Edge<'a> {
-    /// The addresses on which they listen or might listen.
+    /// The addresses on which they listen.
     listens: BTreeSet<IpAddr>,
-    /// The addresses that they send packets on to.
-    leads: BTreeSet<IpAddr>,
+    /// The addresses on which they listen, or would listen if they had `reverse`.
+    own: BTreeSet<IpAddr>,
     /// What they do with packets.
     packets: PortIndex<Rewrite<'a>>,
     /// The clients to which they ask for routes.
@@ -59,8 +59,8 @@ impl<'a> Edge<'a> {
     pub(super) fn of(contents: &[Content<'a>]) -> Self {
         let mut edge = Self::default();
         for Content { forward, routes, parties } in contents {
-            edge.listens.extend(addresses(forward));
-            edge.leads.extend(destinations(forward));
+            edge.listens.extend(forward.rewrites().map(|rewrite| rewrite.address));
+            edge.own.extend([Some(forward.internal.address), forward.external].into_iter().flatten());
             for rewrite in forward.rewrites() {
                 edge.packets.insert(rewrite.protocol, rewrite.address, rewrite.ports, rewrite);
             }
@@ -78,12 +78,11 @@ impl<'a> Edge<'a> {
     }
 
     pub(super) fn meeting(&self, forward: &Forward) -> Meeting {
-        let address = addresses(forward).any(|address| self.listens.contains(&address));
+        let address = forward.rewrites().any(|rewrite| self.listens.contains(&rewrite.address));
         let covers = || forward.gateway.is_some() && forward.clients.iter().any(|client| self.parties.overlaps(*client));
         let covered = || servers(forward).chain(forward.clients.iter().copied()).any(|party| self.routes.overlaps(party));
         Meeting {
-            circle: destinations(forward).any(|address| self.listens.contains(&address))
-                || addresses(forward).any(|address| self.leads.contains(&address)),
+            circle: destinations(forward).any(|address| self.own.contains(&address)),
             routes: covers() || covered(),
             shared: match address {
                 true if self.share_a_packet(forward) => Shared::Packets,
@@ -100,11 +99,6 @@ impl<'a> Edge<'a> {
             others.any(|other| own.senders().iter().any(|sender| other.admits(*sender)))
         })
     }
-}
-
-/// The addresses on which a forward listens, or on which it would listen if it had `reverse`.
-fn addresses(forward: &Forward) -> impl Iterator<Item = IpAddr> {
-    [Some(forward.internal.address), forward.external].into_iter().flatten()
 }
 
 /// The addresses that a forward sends packets on to.

@@ -11,23 +11,10 @@ mod neighbourhood;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Candidate, InForce, Plan, Policy, RoutePlan, Verdict};
+use super::{Candidate, Inputs, Plan, RoutePlan, Verdict};
 use crate::forward::ForwardKey;
 use crate::model::{Facts, HostRoute, InterfaceName};
 use neighbourhood::Neighbourhood;
-
-/// What a plan is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// The facts of the node.
-    pub facts: &'a Facts,
-    /// All objects, ordered by namespace and name.
-    pub candidates: &'a [Candidate],
-    /// The settings.
-    pub policy: &'a Policy,
-    /// What is in force.
-    pub in_force: &'a InForce,
-}
 
 /// The forwards to plan anew.
 #[derive(Clone, Copy, Debug)]
@@ -44,26 +31,24 @@ pub struct Changed<'a> {
 
 impl Plan {
     /// Makes this plan the one for `inputs`, which differ from those that it was made from by `changed` only. What was in force
-    /// then must have been what the plan before this one asked for, or `changed.unsettled` must name each forward for which it was not.
+    /// then must have been what the plan before this one asked for. `changed.unsettled` names each forward for which it was not.
     ///
     /// Returns the former verdicts of the forwards whose verdict changed, `None` for a new forward.
     ///
     /// # Errors
     /// When all forwards must be planned. The plan is as before then.
     pub fn amend(&mut self, inputs: Inputs<'_>, changed: Changed<'_>) -> Result<BTreeMap<ForwardKey, Option<Verdict>>, TooMuch> {
-        let part = Neighbourhood::of(inputs, changed, &self.verdicts)?;
-        let mut verdicts = part.plan(inputs, &self.verdicts)?;
+        let planned = Neighbourhood::of(inputs, changed, &self.verdicts)?.plan()?;
         let mut former = BTreeMap::new();
-        for key in part.keys() {
-            let (before, now) = (self.verdicts.get(key), verdicts.get(key));
-            if before != now {
-                let now = verdicts.remove(key);
-                let before = match now {
-                    Some(now) => self.verdicts.insert(key.clone(), now),
-                    None => self.verdicts.remove(key),
-                };
-                former.insert(key.clone(), before);
+        for (key, now) in planned {
+            if self.verdicts.get(&key) == now.as_ref() {
+                continue;
             }
+            let before = match now {
+                Some(now) => self.verdicts.insert(key.clone(), now),
+                None => self.verdicts.remove(&key),
+            };
+            former.insert(key, before);
         }
         self.follow(inputs.facts, &former);
         Ok(former)

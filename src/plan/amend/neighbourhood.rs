@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::super::{Acceptance, Candidate, Grants, NodeRefusalReason, Policy, RequireGrants, Verdict, plan_with, wires};
+use super::super::{Acceptance, Candidate, Grants, Inputs, NodeRefusalReason, Policy, RequireGrants, Verdict, plan_with, wires};
 use super::meeting::{Content, Edge, Shared};
-use super::{Changed, Inputs, TooMuch};
+use super::{Changed, TooMuch};
 use crate::forward::{Forward, ForwardKey};
 use crate::grant::Limits;
 
@@ -16,6 +16,11 @@ const MOST: usize = 512;
 
 /// The forwards that are planned alone.
 pub(super) struct Neighbourhood<'a> {
+    inputs: Inputs<'a>,
+    changed: Changed<'a>,
+    verdicts: &'a BTreeMap<ForwardKey, Verdict>,
+    /// The former content of the objects that went or changed.
+    former: BTreeMap<&'a ForwardKey, &'a Candidate>,
     part: BTreeMap<&'a ForwardKey, Member<'a>>,
 }
 
@@ -42,122 +47,133 @@ impl<'a> Neighbourhood<'a> {
     pub(super) fn of(
         inputs: Inputs<'a>,
         changed: Changed<'a>,
-        verdicts: &BTreeMap<ForwardKey, Verdict>,
+        verdicts: &'a BTreeMap<ForwardKey, Verdict>,
     ) -> Result<Self, TooMuch> {
         let keys: BTreeSet<&ForwardKey> = changed.keys.union(changed.unsettled).collect();
         if keys.len() > MOST || budgets_matter(inputs.policy) {
             return Err(TooMuch);
         }
-        let find = |key: &ForwardKey| {
-            let place = inputs.candidates.binary_search_by(|candidate| candidate.key.cmp(key)).ok()?;
-            inputs.candidates.get(place)
-        };
-        let former: BTreeMap<&ForwardKey, &Candidate> =
-            changed.former.iter().map(|candidate| (&candidate.key, candidate)).collect();
-        let contents = |key: &ForwardKey| [former.get(key).copied(), find(key)].map(|candidate| candidate.and_then(claiming));
-        let represented = Represented::of(inputs, &keys, verdicts);
-        let mut part = BTreeMap::new();
+        let former = changed.former.iter().map(|candidate| (&candidate.key, candidate)).collect();
+        let mut found = Self { inputs, changed, verdicts, former, part: BTreeMap::new() };
+        let mut edge = found.begin(&keys);
+        while !edge.is_empty() {
+            edge = found.grow(&Edge::of(&edge))?;
+        }
+        if found.has_room() { Ok(found) } else { Err(TooMuch) }
+    }
+
+    /// Takes in the forwards `keys`. Returns the contents whose neighbours belong to the part too.
+    fn begin(&mut self, keys: &BTreeSet<&'a ForwardKey>) -> Vec<Content<'a>> {
+        let represented = Represented::of(self.inputs, keys, self.verdicts);
         let mut edge = Vec::new();
         for key in keys {
-            let both = contents(key);
-            // Without another former content, only what is in force changed.
-            let before = if former.contains_key(key) { both[0] } else { both[1] };
-            let routes = match (before, both[1]) {
-                (Some(before), Some(now)) if is_calm(verdicts.get(key)) && alike(inputs.policy, before, now) => Routes::Same,
-                _ if both.into_iter().flatten().all(|forward| represented.stands_for(forward)) => Routes::Represented,
+            let [former, now] = self.contents(key);
+            // Without a former content, only what is in force changed.
+            let before = if self.former.contains_key(key) { former } else { now };
+            let contents = || former.into_iter().chain(now);
+            let routes = match (before, now) {
+                (Some(before), Some(now)) if self.is_calm(key) && alike(self.inputs.policy, before, now) => Routes::Same,
+                _ if contents().all(|forward| represented.stands_for(forward)) => Routes::Represented,
                 _ => Routes::Unknown,
             };
-            let parties = routes != Routes::Same || before.map(|it| it.upstream) != both[1].map(|it| it.upstream);
-            edge.extend(both.into_iter().flatten().map(|forward| Content {
-                forward,
-                routes: routes == Routes::Unknown,
-                parties,
-            }));
-            part.insert(key, Member { candidate: find(key), routes });
+            let parties = routes != Routes::Same || before.map(|it| it.upstream) != now.map(|it| it.upstream);
+            edge.extend(contents().map(|forward| Content { forward, routes: routes == Routes::Unknown, parties }));
+            self.take(key, routes);
         }
         // What was in force of them may have changed with the change before. Only flows are in force, and no routes.
-        let earlier = changed.earlier.iter().filter_map(claiming);
+        let earlier = self.changed.earlier.iter().filter_map(claiming);
         edge.extend(earlier.map(|forward| Content { forward, routes: false, parties: false }));
-        let any_lost = verdicts.values().any(lost);
-        while !edge.is_empty() {
-            let index = Edge::of(&edge);
-            edge.clear();
-            for forward in inputs.candidates.iter().filter_map(claiming) {
-                let (key, met) = (&forward.key, index.meeting(forward));
-                let known = part.get(key).map(|member| member.routes);
-                if met.circle {
-                    return Err(TooMuch);
-                } else if met.routes && known != Some(Routes::Unknown) {
-                    part.insert(key, Member { candidate: find(key), routes: Routes::Unknown });
-                    edge.extend(contents(key).into_iter().flatten().map(|forward| Content {
-                        forward,
-                        routes: true,
-                        parties: true,
-                    }));
-                } else if met.shared == Shared::Packets && known.is_none() {
-                    let calm = is_calm(verdicts.get(key));
-                    part.insert(key, Member { candidate: find(key), routes: if calm { Routes::Same } else { Routes::Unknown } });
-                    edge.push(Content { forward, routes: !calm, parties: !calm });
-                } else if met.shared == Shared::Address && any_lost && verdicts.get(key).is_some_and(lost) {
-                    return Err(TooMuch);
-                }
-            }
-            if part.len() > MOST {
+        edge
+    }
+
+    /// Takes in what meets the `edge`. Returns the contents whose neighbours belong to the part too.
+    fn grow(&mut self, edge: &Edge<'_>) -> Result<Vec<Content<'a>>, TooMuch> {
+        let any_lost = self.verdicts.values().any(lost);
+        let mut next = Vec::new();
+        for forward in self.inputs.candidates.iter().filter_map(claiming) {
+            let (key, met) = (&forward.key, edge.meeting(forward));
+            let known = self.part.get(key).map(|member| member.routes);
+            if met.circle {
+                return Err(TooMuch);
+            } else if met.routes && known != Some(Routes::Unknown) {
+                self.take(key, Routes::Unknown);
+                let contents = self.contents(key).into_iter().flatten();
+                next.extend(contents.map(|forward| Content { forward, routes: true, parties: true }));
+            } else if known.is_none() && met.shared == Shared::Packets {
+                let calm = self.is_calm(key);
+                self.take(key, if calm { Routes::Same } else { Routes::Unknown });
+                next.push(Content { forward, routes: !calm, parties: !calm });
+            } else if known.is_none() && met.shared == Shared::Address && any_lost && self.verdicts.get(key).is_some_and(lost) {
                 return Err(TooMuch);
             }
         }
-        let part = Self { part };
-        // A forward that stays carried and asks for as much as before changes nothing for the others of its namespace. If it was not
-        // in force for the last plan, it now comes before others.
-        let count = |forward: &Forward| wires::count(inputs.facts, forward, &inputs.policy.reserved_ports).max(1);
-        let steady = |key: &ForwardKey| {
-            let [before, now] = contents(key).map(|forward| forward.map(count));
-            is_calm(verdicts.get(key))
-                && !changed.unsettled.contains(key)
-                && part.part[key].routes == Routes::Same
-                && before.is_none_or(|before| now == Some(before))
-        };
-        let cramped = part.cramped(inputs, verdicts, count);
-        let fits = part.keys().filter(|key| cramped.contains(key.namespace.as_str())).all(steady);
-        if fits { Ok(part) } else { Err(TooMuch) }
+        if self.part.len() > MOST { Err(TooMuch) } else { Ok(next) }
     }
 
-    /// The verdicts on the forwards of the part.
-    pub(super) fn plan(
-        &self,
-        inputs: Inputs<'_>,
-        verdicts: &BTreeMap<ForwardKey, Verdict>,
-    ) -> Result<BTreeMap<ForwardKey, Verdict>, TooMuch> {
+    fn take(&mut self, key: &'a ForwardKey, routes: Routes) {
+        self.part.insert(key, Member { candidate: self.candidate(key), routes });
+    }
+
+    /// The new verdict on each forward of the part; `None` for one that went.
+    pub(super) fn plan(&self) -> Result<BTreeMap<ForwardKey, Option<Verdict>>, TooMuch> {
         let candidates: Vec<Candidate> = self.part.values().filter_map(|member| member.candidate).cloned().collect();
         let same = || self.part.iter().filter(|(_, member)| member.routes == Routes::Same).map(|(key, _)| *key);
-        let routes = same().filter_map(|key| Some((key, verdicts.get(key)?.routes.as_slice()))).collect();
-        let planned = plan_with(&routes, Inputs { candidates: &candidates, ..inputs }).verdicts;
-        let stay_so = same().all(|key| is_calm(planned.get(key)));
-        if stay_so && !planned.values().any(lost) { Ok(planned) } else { Err(TooMuch) }
+        let routes = same().filter_map(|key| Some((key, self.verdicts.get(key)?.routes.as_slice()))).collect();
+        let mut planned = plan_with(&routes, Inputs { candidates: &candidates, ..self.inputs }).verdicts;
+        let stay_so = same().all(|key| planned.get(key).is_some_and(is_calm));
+        if !stay_so || planned.values().any(lost) {
+            return Err(TooMuch);
+        }
+        Ok(self.part.keys().map(|key| ((*key).clone(), planned.remove(key))).collect())
     }
 
-    /// The namespaces of the part that ask for more than their limit, or did until now, so that a forward depends on how many others
-    /// there are.
-    fn cramped(
-        &self,
-        inputs: Inputs<'_>,
-        verdicts: &BTreeMap<ForwardKey, Verdict>,
-        count: impl Fn(&Forward) -> usize,
-    ) -> BTreeSet<&'a str> {
-        let asked = |candidate: &Candidate| candidate.forward.as_ref().map_or(0, &count);
+    /// The content of an object now.
+    fn candidate(&self, key: &ForwardKey) -> Option<&'a Candidate> {
+        let Inputs { candidates, .. } = self.inputs;
+        let place = candidates.binary_search_by(|candidate| candidate.key.cmp(key)).ok()?;
+        candidates.get(place)
+    }
+
+    /// What an object claimed before it went or changed, and what it claims now.
+    fn contents(&self, key: &ForwardKey) -> [Option<&'a Forward>; 2] {
+        [self.former.get(key).copied(), self.candidate(key)].map(|candidate| candidate.and_then(claiming))
+    }
+
+    fn is_calm(&self, key: &ForwardKey) -> bool {
+        self.verdicts.get(key).is_some_and(is_calm)
+    }
+
+    /// Whether no forward of the part changes how much room is left for the others of its namespace, or there is room for all.
+    fn has_room(&self) -> bool {
         let namespaces: BTreeSet<&str> = self.part.keys().map(|key| key.namespace.as_str()).collect();
-        let asks_for_too_much = |namespace: &&str| {
-            let first = inputs.candidates.partition_point(|candidate| candidate.key.namespace.as_str() < *namespace);
-            let own = inputs.candidates.iter().skip(first).take_while(|candidate| candidate.key.namespace == **namespace);
-            let start = ForwardKey { namespace: (*namespace).to_owned(), name: String::new() };
-            let mut judged = verdicts.range(start..).take_while(|(key, _)| key.namespace == **namespace);
-            own.map(asked).sum::<usize>() > inputs.policy.translations.get() || judged.any(|(_, verdict)| has_no_room(verdict))
-        };
-        namespaces.into_iter().filter(asks_for_too_much).collect()
+        let cramped: BTreeSet<&str> = namespaces.into_iter().filter(|namespace| self.is_cramped(namespace)).collect();
+        let mut part = self.part.iter().filter(|(key, _)| cramped.contains(key.namespace.as_str()));
+        part.all(|(key, member)| self.is_steady(key, *member))
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'a ForwardKey> {
-        self.part.keys().copied()
+    /// Whether a namespace asks for more than its limit, or did until now.
+    fn is_cramped(&self, namespace: &str) -> bool {
+        let Inputs { candidates, policy, .. } = self.inputs;
+        let first = candidates.partition_point(|candidate| candidate.key.namespace.as_str() < namespace);
+        let own = candidates.iter().skip(first).take_while(|candidate| candidate.key.namespace == namespace);
+        let asked = own.map(|candidate| candidate.forward.as_ref().map_or(0, |forward| self.count(forward)));
+        let start = ForwardKey { namespace: namespace.to_owned(), name: String::new() };
+        let mut judged = self.verdicts.range(start..).take_while(|(key, _)| key.namespace == namespace);
+        asked.sum::<usize>() > policy.translations.get() || judged.any(|(_, verdict)| has_no_room(verdict))
+    }
+
+    /// Whether a forward stays carried and asks for as much as before. One that was not in force for the last plan now comes before
+    /// others.
+    fn is_steady(&self, key: &ForwardKey, member: Member<'_>) -> bool {
+        let [before, now] = self.contents(key).map(|forward| forward.map(|forward| self.count(forward)));
+        self.is_calm(key)
+            && !self.changed.unsettled.contains(key)
+            && member.routes == Routes::Same
+            && before.is_none_or(|before| now == Some(before))
+    }
+
+    fn count(&self, forward: &Forward) -> usize {
+        wires::count(self.inputs.facts, forward, &self.inputs.policy.reserved_ports).max(1)
     }
 }
 
@@ -179,7 +195,7 @@ impl<'a> Represented<'a> {
         }
         let namespaces: BTreeSet<&str> = keys.iter().map(|key| key.namespace.as_str()).collect();
         for forward in all().filter(|forward| forward.gateway.is_none() && namespaces.contains(forward.key.namespace.as_str())) {
-            if keys.contains(&forward.key) || !is_calm(verdicts.get(&forward.key)) {
+            if keys.contains(&forward.key) || !verdicts.get(&forward.key).is_some_and(is_calm) {
                 continue;
             }
             let rank = (forward.created, &forward.key);
@@ -200,12 +216,12 @@ impl<'a> Represented<'a> {
 }
 
 /// Whether the forward is carried with all that it asks for, and has no notes about others.
-fn is_calm(verdict: Option<&Verdict>) -> bool {
-    verdict.is_some_and(|verdict| verdict.is_carried() && verdict.objection.is_none() && !verdict.nested)
+fn is_calm(verdict: &Verdict) -> bool {
+    verdict.is_carried() && verdict.objection.is_none() && !verdict.nested
 }
 
-/// Whether two contents of a forward mean the same for its own routes, and for those of others apart from the upstream. If grants are
-/// required, another content may lie in a grant of another priority.
+/// Whether two contents of a forward mean the same for its own routes, and for those of others apart from the upstream. If grants
+/// are required, another content may lie in a grant of another priority.
 fn alike(policy: &Policy, before: &Forward, now: &Forward) -> bool {
     (&before.clients, before.gateway, &before.internal) == (&now.clients, now.gateway, &now.internal)
         && before.created == now.created
