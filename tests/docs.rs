@@ -113,7 +113,7 @@ fn objects(text: &str) -> Vec<Forward> {
 
 /// Every rule that a manifest becomes, with the jumps, in the format of `iptables-save`.
 fn rules(manifest: &str) -> BTreeSet<String> {
-    let translations: BTreeSet<_> = objects(manifest).iter().flat_map(Forward::translations).collect();
+    let translations = objects(manifest).iter().flat_map(Forward::translations).collect();
     let ruleset = Ruleset::of(&translations);
     let chains = |table| rewrite(Variant::Nft, table, ruleset.chains(table), ruleset.chains(table).keys());
     let texts: String = Table::ALL.into_iter().flat_map(chains).collect();

@@ -18,7 +18,7 @@ const CHECK: folder::Check = folder::Check {
 /// The output for a case, on a node that holds every address in it.
 fn rendered(manifests: &str) -> String {
     let objects = folder::objects(manifests.as_bytes(), CHECK).expect("the manifests of a case parse");
-    let candidates: Vec<Candidate> = objects.forwards.iter().map(Candidate::of).collect();
+    let candidates: Vec<Candidate> = objects.forwards.iter().map(|object| Candidate::of(object)).collect();
     let mut facts = assumed_facts([("zone".to_owned(), "a".to_owned())].into(), &candidates);
     facts.node_addresses.insert("192.168.0.2".parse().expect("an address"));
     let policy = Policy { reserved_ports: "22/TCP".parse().expect("a port"), ..Policy::default() };

@@ -1,6 +1,6 @@
 //! Measures how long rules take to load: by the library, and as rules written by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::process::Command;
@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Iptables, Ruleset, SavedTable, Table, Variant};
-use portforward_operator::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation};
+use portforward_operator::model::{
+    Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation, Translations,
+};
 
 use crate::netns::{Netns, must};
 use crate::shared::linear;
@@ -83,7 +85,7 @@ pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Fo
             assert!(!SavedTable::parse(&text).chains.is_empty());
         }
         taken.push((Step::ReadBack, started.elapsed()));
-        taken.push((Step::Remove, timed_apply(&agent, &BTreeSet::new()).await));
+        taken.push((Step::Remove, timed_apply(&agent, &Translations::new()).await));
         taken
     });
     for (step, time) in taken {
@@ -101,7 +103,7 @@ pub(crate) fn size(forwards: &[Forward]) -> (usize, usize) {
     (chains.iter().flat_map(|chains| chains.values()).map(Vec::len).sum(), chains.iter().map(|chains| chains.len()).sum())
 }
 
-async fn timed_apply(agent: &Iptables, translations: &BTreeSet<Translation>) -> Duration {
+async fn timed_apply(agent: &Iptables, translations: &Translations) -> Duration {
     let started = Instant::now();
     let report = agent.apply(&Ruleset::of(translations), Look::Changes).await;
     let taken = started.elapsed();
@@ -109,7 +111,7 @@ async fn timed_apply(agent: &Iptables, translations: &BTreeSet<Translation>) -> 
     taken
 }
 
-fn translations(forwards: &[Forward]) -> BTreeSet<Translation> {
+fn translations(forwards: &[Forward]) -> Translations {
     forwards.iter().map(translation).collect()
 }
 

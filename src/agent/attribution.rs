@@ -9,9 +9,6 @@ use crate::dataplane::Applied;
 use crate::metrics::{Detail, Metrics, Owners};
 use crate::plan::Plan;
 
-/// More changed verdicts than this are not taken over one by one.
-const MOST: usize = 64;
-
 /// Updates the owners of the translations, and counts the connections of each owner.
 pub(super) struct Attribution {
     metrics: Arc<Metrics>,
@@ -34,11 +31,7 @@ impl Attribution {
         self.metrics.connected(&self.owners.borrow(), &met.before);
         if !former.is_empty() {
             let mut owners = Arc::clone(&self.owners.borrow());
-            if former.len() > MOST {
-                owners = Arc::new(Owners::of(&plan.verdicts));
-            } else {
-                Arc::make_mut(&mut owners).amend(former, &plan.verdicts);
-            }
+            Arc::make_mut(&mut owners).amend(former, &plan.verdicts);
             self.metrics.own(former.keys(), &plan.verdicts);
             self.owners.send_if_modified(|known| {
                 let changed = **known != *owners;

@@ -1,8 +1,8 @@
 //! Logs what changed since the last sync, once for each change: repairs, failures and the state of each forward.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use tracing::{error, info, warn};
 
 use super::SourceText;
@@ -20,7 +20,7 @@ pub(super) struct Changes {
     applied: Option<Desired>,
     troubles: BTreeMap<&'static str, String>,
     /// The judgements that were logged last.
-    told: Arc<Judgements>,
+    told: Judgements,
     repairs: u64,
 }
 
@@ -60,7 +60,7 @@ impl Changes {
     }
 
     /// Logs what is new, and returns what was repaired.
-    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &Arc<Judgements>) -> Repaired {
+    pub(super) fn note(&mut self, plan: &Plan, applied: &Applied, judgements: &Judgements) -> Repaired {
         let repaired = self.note_writes(plan, applied);
         self.note_troubles(applied);
         self.note_forwards(judgements);
@@ -133,32 +133,21 @@ impl Changes {
         }
     }
 
-    fn note_forwards(&mut self, judgements: &Arc<Judgements>) {
-        let told = std::mem::replace(&mut self.told, Arc::clone(judgements));
-        if Arc::ptr_eq(&told, judgements) {
-            return;
-        }
-        // Both are in the order of the names.
-        let mut before = told.iter().peekable();
-        for (forward, judgement) in judgements.iter() {
-            let mut known = None;
-            while let Some((key, former)) = before.next_if(|(key, _)| *key <= forward) {
-                if key == forward {
-                    known = Some(former);
-                } else {
-                    info!(forward = %key, "forward removed");
+    fn note_forwards(&mut self, judgements: &Judgements) {
+        let told = std::mem::replace(&mut self.told, judgements.clone());
+        for difference in told.diff(judgements) {
+            let (forward, former, judgement) = match difference {
+                DiffItem::Add(forward, judgement) => (forward, None, judgement),
+                DiffItem::Update { old: (_, former), new: (forward, judgement) } => (forward, Some(former), judgement),
+                DiffItem::Remove(forward, _) => {
+                    info!(%forward, "forward removed");
+                    continue;
                 }
-            }
-            if known.is_some_and(|former| Arc::ptr_eq(former, judgement)) {
-                continue;
-            }
+            };
             let Some(ready) = judgement.condition(Type::Ready) else { continue };
-            if known.and_then(|former| former.condition(Type::Ready)) != Some(ready) {
+            if former.and_then(|former| former.condition(Type::Ready)) != Some(ready) {
                 tell(forward, judgement, ready);
             }
-        }
-        for (forward, _) in before {
-            info!(%forward, "forward removed");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::key_of;
 use super::planned::Former;
 use crate::dataplane::Applied;
 use crate::forward::ForwardKey;
-use crate::plan::{Candidate, Plan};
+use crate::plan::Plan;
 use crate::source::{Snapshot, Sourced, Undecoded};
 use crate::status::{Judgement, Judgements, Outcome, judge, leave, unknown_form};
 
@@ -17,11 +17,11 @@ pub(super) struct Judging {
     outcome: Option<Outcome>,
     /// The objects whose judgement depends on more than their verdict and the outcome.
     special: BTreeSet<ForwardKey>,
-    judgements: Arc<Judgements>,
+    judgements: Judgements,
 }
 
 impl Judging {
-    pub(super) const fn judgements(&self) -> &Arc<Judgements> {
+    pub(super) const fn judgements(&self) -> &Judgements {
         &self.judgements
     }
 
@@ -46,7 +46,6 @@ impl Judging {
             if judgements.get(key).map(|before| &**before) == judgement.as_ref() {
                 continue;
             }
-            let judgements = Arc::make_mut(&mut judgements);
             match judgement {
                 Some(judgement) => judgements.insert(key.clone(), Arc::new(judgement)),
                 None => judgements.remove(key),
@@ -70,7 +69,7 @@ impl<'a> Special<'a> {
     fn of(snapshot: &'a Snapshot, leaving: &'a BTreeMap<ForwardKey, Sourced>) -> Self {
         let troubled = snapshot.forwards.iter().filter_map(|sourced| {
             let error = sourced.trouble.as_deref()?;
-            Some((Candidate::key(&sourced.object), error))
+            Some((ForwardKey::of(&sourced.object), error))
         });
         let undecoded = snapshot.undecoded.iter().map(|undecoded| (key_of(undecoded), undecoded));
         Self { troubled: troubled.collect(), undecoded: undecoded.collect(), leaving }
@@ -132,7 +131,7 @@ mod tests {
             },
         });
         let object = Arc::new(api::decode(document).unwrap());
-        let forwards = vec![Sourced { object, origin: None, trouble: trouble.map(str::to_owned) }];
+        let forwards = [Sourced { trouble: trouble.map(str::to_owned), ..Sourced::of(object, None) }].into_iter().collect();
         Snapshot { forwards, ..Snapshot::default() }
     }
 
@@ -159,7 +158,7 @@ mod tests {
         let (names, first) = judged(&Judging::default(), &both, &["a", "b"], &accepts, &good);
         assert_eq!(names, "ab");
         let (names, same) = judged(&first, &both, &[], &accepts, &good);
-        assert!(names.is_empty() && Arc::ptr_eq(&first.judgements, &same.judgements));
+        assert!(names.is_empty() && first.judgements.ptr_eq(&same.judgements));
         let mut standby = both.clone();
         standby.verdicts.extend(plan(&["b"], Role::Standby).verdicts);
         assert_eq!(judged(&first, &standby, &["b"], &accepts, &good).0, "b", "its verdict changed");

@@ -73,7 +73,7 @@ pub struct Report {
     /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
     /// The judgement of this node on each object, including deleted ones in `leaving`.
-    pub judgements: Arc<Judgements>,
+    pub judgements: Judgements,
     /// The number of syncs since the start of the agent that repaired what another program had changed.
     pub repairs: u64,
 }
@@ -219,7 +219,7 @@ impl<D: Dataplane> Node<D> {
         self.reports.send_if_modified(|report| {
             let Some(before) = report.take() else { return false };
             let unseen = before.judgements.iter().map(|(key, judgement)| (key.clone(), Arc::new(judgement.unseen(&text))));
-            let judgements = Arc::new(unseen.collect());
+            let judgements = unseen.collect();
             self.metrics.judged(&judgements);
             *report = Some(Arc::new(Report { judgements, ..Report::clone(&before) }));
             true
@@ -259,7 +259,7 @@ impl<D: Dataplane> Node<D> {
         }
     }
 
-    fn count(&self, applied: &Applied, judgements: &Arc<Judgements>, repaired: Repaired) {
+    fn count(&self, applied: &Applied, judgements: &Judgements, repaired: Repaired) {
         self.metrics.applied(applied);
         self.metrics.judged(judgements);
         self.metrics.repaired(Repair::Rules, repaired.chains);
@@ -276,7 +276,7 @@ pub struct Synced {
     /// The state of the kernel after the apply, or as found by the inspection.
     pub applied: Applied,
     /// The judgement of this node on each forward, including deleted ones in `leaving`.
-    pub judgements: Arc<Judgements>,
+    pub judgements: Judgements,
     /// Deleted objects of which something may still be in force.
     pub leaving: Vec<Sourced>,
     /// What the next sync needs of this one.
@@ -308,7 +308,7 @@ pub async fn sync<D: Dataplane>(
     let (plan, former, origin, judging) = planned.answered(observer).await;
     let leaving = if applied.is_closed() { BTreeMap::new() } else { leaving(memory.gone(snapshot), &applied) };
     let judging = judging.renewed((&plan, &former), &applied, snapshot, &leaving);
-    let judgements = Arc::clone(judging.judgements());
+    let judgements = judging.judgements().clone();
     let kept = Kept { former, origin, judging };
     Ok(Synced { plan, applied, judgements, leaving: leaving.into_values().collect(), kept })
 }
@@ -345,7 +345,7 @@ pub async fn inspect<D: Dataplane>(
     let applied = dataplane.inspect(&planned.plan.desired).await;
     let (plan, former, _, judging) = planned.answered(observer).await;
     let judging = judging.renewed((&plan, &former), &applied, snapshot, &BTreeMap::new());
-    Ok(Synced { plan, applied, judgements: Arc::clone(judging.judgements()), leaving: Vec::new(), kept: Kept::default() })
+    Ok(Synced { plan, applied, judgements: judging.judgements().clone(), leaving: Vec::new(), kept: Kept::default() })
 }
 
 /// The name of an object that cannot be decoded.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::api::PortForward;
 use crate::forward::ForwardKey;
 use crate::plan::Candidate;
+use crate::source::{Difference, Forwards, Sourced};
 
 /// The objects of a set in their order, each with its parsed form.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
-    objects: Vec<Arc<PortForward>>,
+    forwards: Forwards,
     candidates: Vec<Candidate>,
     /// The names of the objects that came, went or changed with this set.
     changed: BTreeSet<ForwardKey>,
@@ -20,38 +20,35 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
-    /// The parsed form of `objects`, which are ordered by namespace and name. Takes over what this value has of the same objects.
-    pub(super) fn renewed<'a>(self, objects: impl IntoIterator<Item = &'a Arc<PortForward>>) -> Self {
-        let mut before = self.objects.into_iter().zip(self.candidates).peekable();
-        let mut renewed = Self::default();
-        let mut gone = Vec::new();
-        for object in objects {
-            let is_same = |(known, _): &(Arc<PortForward>, Candidate)| Arc::ptr_eq(known, object);
-            // The common case needs no comparison of names.
-            let candidate = if let Some((_, candidate)) = before.next_if(is_same) {
-                candidate
-            } else {
-                let key = Candidate::key(object);
-                while let Some((_, candidate)) = before.next_if(|(_, candidate)| candidate.key < key) {
-                    gone.push(candidate);
+    /// The parsed form of `newest`. Takes over what this value has of the same objects.
+    pub(super) fn renewed(self, newest: &Forwards) -> Self {
+        let Self { forwards, mut candidates, .. } = self;
+        let is_same = |a: &Sourced, b: &Sourced| Arc::ptr_eq(&a.object, &b.object);
+        let differs = |it: &Difference<'_>| !it.before.zip(it.now).is_some_and(|(before, now)| is_same(before, now));
+        let differences: Vec<Difference<'_>> = forwards.differences(newest).filter(differs).collect();
+        let changed = differences.iter().map(|difference| difference.key.clone()).collect();
+        let parsed = |now: &Sourced| Candidate::of(&now.object);
+        let mut former = Vec::new();
+        if differences.iter().all(|difference| difference.before.is_some() && difference.now.is_some()) {
+            for Difference { key, now, .. } in differences {
+                let place = candidates.binary_search_by(|candidate| candidate.key.cmp(key));
+                if let (Some(candidate), Some(now)) = (place.ok().and_then(|place| candidates.get_mut(place)), now) {
+                    former.push(std::mem::replace(candidate, parsed(now)));
                 }
-                match before.next_if(|(_, candidate)| candidate.key == key) {
-                    Some(known) if is_same(&known) => known.1,
-                    known => {
-                        gone.extend(known.map(|(_, candidate)| candidate));
-                        let candidate = Candidate::of(object);
-                        renewed.changed.insert(candidate.key.clone());
-                        candidate
-                    }
+            }
+        } else {
+            let mut before = std::mem::take(&mut candidates).into_iter().peekable();
+            candidates.reserve_exact(newest.len());
+            for Difference { key, now, .. } in differences {
+                while let Some(candidate) = before.next_if(|candidate| candidate.key < *key) {
+                    candidates.push(candidate);
                 }
-            };
-            renewed.objects.push(Arc::clone(object));
-            renewed.candidates.push(candidate);
+                former.extend(before.next_if(|candidate| candidate.key == *key));
+                candidates.extend(now.map(parsed));
+            }
+            candidates.extend(before);
         }
-        gone.extend(before.map(|(_, candidate)| candidate));
-        renewed.changed.extend(gone.iter().map(|candidate| candidate.key.clone()));
-        renewed.former = gone;
-        renewed
+        Self { forwards: newest.clone(), candidates, changed, former }
     }
 
     /// The names of the objects that came, went or changed with this set.
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
     use crate::api;
 
-    fn object(name: &str, port: u16) -> Arc<PortForward> {
+    fn object(name: &str, port: u16) -> Sourced {
         let document = json!({
             "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward", "metadata": {"namespace": "a", "name": name},
             "spec": {
@@ -93,7 +90,11 @@ mod tests {
                 "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"port": port}],
             },
         });
-        Arc::new(api::decode(document).unwrap())
+        Sourced::of(Arc::new(api::decode(document).unwrap()), None)
+    }
+
+    fn set<const N: usize>(sourced: [&Sourced; N]) -> Forwards {
+        sourced.into_iter().cloned().collect()
     }
 
     /// Where the parsed form of each object is in memory: only one that was not parsed again keeps its place.
@@ -109,21 +110,21 @@ mod tests {
             (changed, parsed.former().iter().map(|candidate| candidate.key.name.clone()).collect::<String>())
         };
         let these = |changed: &str, former: &str| (changed.to_owned(), former.to_owned());
-        let first = Parsed::default().renewed([&a, &b, &d]);
+        let first = Parsed::default().renewed(&set([&a, &b, &d]));
         assert_eq!(names(&first), these("abd", ""));
         let before = places(&first);
         let changed = object("b", 9);
-        let second = first.renewed([&b, &c, &d]);
+        let second = first.renewed(&set([&b, &c, &d]));
         assert_eq!(names(&second), these("ac", "a"));
         let after = places(&second);
         assert_eq!((after[0], after[2]), (before[1], before[2]), "a went and c came");
-        let third = second.renewed([&a, &changed, &c, &d]);
+        let third = second.renewed(&set([&a, &changed, &c, &d]));
         assert_eq!(places(&third)[2..], after[1..], "a came back and b has another content");
         assert_eq!(names(&third), these("ab", "b"));
-        let fresh = Parsed::default().renewed([&a, &changed, &c, &d]);
+        let fresh = Parsed::default().renewed(&set([&a, &changed, &c, &d]));
         assert_eq!(third[..], fresh[..]);
-        let same = third.renewed([&a, &changed, &c, &d]);
+        let same = third.renewed(&set([&a, &changed, &c, &d]));
         assert_eq!(names(&same), these("", ""));
-        assert_eq!(names(&same.renewed([&a])), these("bcd", "bcd"));
+        assert_eq!(names(&same.renewed(&set([&a]))), these("bcd", "bcd"));
     }
 }

@@ -15,7 +15,6 @@ use super::{Report, SourceText};
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
-use crate::plan::Candidate;
 use crate::publish::{StatusFile, table};
 use crate::source::{Snapshot, Sourced};
 use crate::status::{Judgements, merge};
@@ -44,7 +43,7 @@ impl Publisher {
     async fn write(&mut self, report: &Report) {
         let objects = objects(&self.node, &report.snapshot, &report.leaving, &report.judgements, &self.statuses);
         self.statuses =
-            objects.iter().map(|object| (Candidate::key(object), object.status.clone().unwrap_or_default())).collect();
+            objects.iter().map(|object| (ForwardKey::of(object), object.status.clone().unwrap_or_default())).collect();
         self.print(&objects, report);
         let written = self.file.write(&objects, &report.snapshot.files).await;
         match (&written, self.writable) {
@@ -101,7 +100,7 @@ pub fn objects(
 ) -> Vec<PortForward> {
     let now = Timestamp::now();
     let with_status = |object: &PortForward| {
-        let key = Candidate::key(object);
+        let key = ForwardKey::of(object);
         let status = judgements.get(&key).map(|judgement| merge(node, judgement, previous.get(&key), now));
         PortForward { status, ..PortForward::clone(object) }
     };

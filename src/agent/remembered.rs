@@ -12,19 +12,19 @@ use super::planned::{Former, LastPlan, Origin};
 use super::recording::Records;
 use super::{key_of, standing};
 use crate::forward::{Forward, ForwardKey};
-use crate::model::{Desired, Sight, Translation};
-use crate::plan::{Candidate, Grants, InForce, Plan, RequireGrants};
+use crate::model::{Desired, Sight, Translation, Translations};
+use crate::plan::{Grants, InForce, Plan, RequireGrants};
 use crate::record::{Record, Step};
-use crate::source::{GrantSet, Snapshot, Sourced};
+use crate::source::{Difference, Forwards, GrantSet, Snapshot, Sourced};
 use kube::core::ObjectMeta;
 
 /// The state that this node last applied.
 #[derive(Debug)]
 pub struct Memory {
     record: Record,
-    in_force: BTreeSet<Translation>,
+    in_force: Translations,
     /// What is not in force, but may come back without being a new claim. The record contains it, so it survives a restart.
-    suspended: BTreeSet<Translation>,
+    suspended: Translations,
     /// Objects that the record does not contain, but of which something may be in force: those of sets that were applied only in
     /// part since, and those that must not be restored.
     attempted: BTreeMap<ForwardKey, Sourced>,
@@ -55,10 +55,10 @@ impl Memory {
     pub fn new(node: &str, record: Option<Record>) -> Self {
         let complete = record.is_some();
         let record = record.unwrap_or_else(|| Record { node: node.to_owned(), ..Record::default() });
-        let in_force: BTreeSet<Translation> = record.in_force.iter().cloned().collect();
+        let in_force = record.in_force.clone();
         let forwards: Vec<Forward> = record.forwards.iter().filter_map(|it| Forward::parse(&it.object).ok()).collect();
-        let flows = InForce::recorded(&record.in_force, &forwards);
-        let suspended = BTreeSet::new();
+        let flows = InForce::recorded(&listed(&record.in_force), &forwards);
+        let suspended = Translations::new();
         let sent = Arc::new(record.clone());
         Self {
             record,
@@ -86,8 +86,8 @@ impl Memory {
         }
         let forwards: Vec<Forward> =
             self.record.forwards.iter().chain(&objects).filter_map(|it| Forward::parse(&it.object).ok()).collect();
-        self.flows = InForce::recorded(&self.record.in_force, &forwards);
-        self.attempted.extend(objects.into_iter().map(|sourced| (Candidate::key(&sourced.object), sourced)));
+        self.flows = InForce::recorded(&listed(&self.record.in_force), &forwards);
+        self.attempted.extend(objects.into_iter().map(|sourced| (ForwardKey::of(&sourced.object), sourced)));
         self
     }
 
@@ -99,7 +99,7 @@ impl Memory {
 
     /// The translations that are or may be in force.
     #[must_use]
-    pub fn in_force(&self) -> &BTreeSet<Translation> {
+    pub fn in_force(&self) -> &Translations {
         &self.in_force
     }
 
@@ -134,7 +134,7 @@ impl Memory {
 
     /// The objects that were last applied.
     #[must_use]
-    pub fn forwards(&self) -> &[Sourced] {
+    pub const fn forwards(&self) -> &Forwards {
         &self.record.forwards
     }
 
@@ -194,11 +194,11 @@ impl Memory {
     /// The objects that `snapshot` no longer contains, but of which something may be in force.
     #[must_use]
     pub fn gone(&self, snapshot: &Snapshot) -> BTreeMap<ForwardKey, Sourced> {
-        let recorded = self.record.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
-        let mut gone: BTreeMap<ForwardKey, Sourced> = recorded.chain(self.attempted.clone()).collect();
-        for sourced in &snapshot.forwards {
-            gone.remove(&Candidate::key(&sourced.object));
-        }
+        let recorded = self.record.forwards.differences(&snapshot.forwards).filter(|difference| difference.now.is_none());
+        let recorded = recorded.filter_map(|difference| Some((difference.key.clone(), difference.before?.clone())));
+        let attempted = self.attempted.iter().filter(|(key, _)| snapshot.forwards.get(key).is_none());
+        let attempted = attempted.map(|(key, sourced)| (key.clone(), sourced.clone()));
+        let mut gone: BTreeMap<ForwardKey, Sourced> = recorded.chain(attempted).collect();
         for undecoded in &snapshot.undecoded {
             gone.remove(&key_of(undecoded));
         }
@@ -224,7 +224,7 @@ impl Memory {
 
     /// Notes that `desired` was applied only in part: some of it may be in force.
     pub fn attempt(&mut self, snapshot: &Snapshot, desired: &Desired) {
-        let objects = snapshot.forwards.iter().map(|sourced| (Candidate::key(&sourced.object), sourced.clone()));
+        let objects = snapshot.forwards.iter().map(|sourced| (ForwardKey::of(&sourced.object), sourced.clone()));
         self.attempted.extend(objects);
         self.in_force.extend(desired.translations.iter().cloned());
         if self.complete && !self.records_flows() {
@@ -255,12 +255,12 @@ impl Memory {
     }
 
     fn record_flows(&mut self) {
-        self.record.in_force = self.in_force.union(&self.suspended).cloned().collect();
+        self.record.in_force = self.in_force.clone().union(self.suspended.clone());
     }
 
     /// Whether the record contains exactly the flows that are in force or suspended.
     fn records_flows(&self) -> bool {
-        self.record.in_force.iter().eq(self.in_force.union(&self.suspended))
+        self.record.in_force == self.in_force.clone().union(self.suspended.clone())
     }
 
     /// Whether the record has the content of `snapshot`, which may be the very set that it was made from.
@@ -275,8 +275,7 @@ impl Memory {
             && *grants_required == (self.required == RequireGrants::Yes)
             && (labels, api_servers, node_addresses) == (&snapshot.labels, known(snapshot), &snapshot.node_addresses)
             && (services, nodes) == (&snapshot.services, &snapshot.nodes)
-            && forwards.len() == snapshot.forwards.len()
-            && forwards.iter().zip(&snapshot.forwards).all(|(a, b)| same_but_status(a, b))
+            && forwards.differences(&snapshot.forwards).all(same_but_status)
     }
 
     fn hand_on(&mut self) {
@@ -297,6 +296,10 @@ impl Memory {
             recorder.settle().await;
         }
     }
+}
+
+fn listed(translations: &Translations) -> Vec<Translation> {
+    translations.iter().cloned().collect()
 }
 
 /// Takes everything but the flows into a record.
@@ -320,8 +323,9 @@ fn known(snapshot: &Snapshot) -> &BTreeSet<IpAddr> {
     }
 }
 
-/// Whether two objects are equal in the record, which contains no status.
-fn same_but_status(a: &Sourced, b: &Sourced) -> bool {
+/// Whether the record, which contains no status, has the same of both objects.
+fn same_but_status(Difference { before, now, .. }: Difference<'_>) -> bool {
+    let (Some(a), Some(b)) = (before, now) else { return false };
     let lasting = |metadata: &ObjectMeta| ObjectMeta { resource_version: None, managed_fields: None, ..metadata.clone() };
     let same_object = Arc::ptr_eq(&a.object, &b.object)
         || (a.object.spec == b.object.spec && lasting(&a.object.metadata) == lasting(&b.object.metadata));

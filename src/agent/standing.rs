@@ -37,15 +37,16 @@ pub(super) fn grants(
     snapshot: &Snapshot,
     parsed: Parsed,
 ) -> (Grants, Parsed) {
-    let as_read = || snapshot.forwards.iter().map(|sourced| &sourced.object);
     match (required, &snapshot.grants) {
-        (RequireGrants::No, _) | (RequireGrants::Report, None) => (Grants::default(), parsed.renewed(as_read())),
-        (RequireGrants::Report | RequireGrants::Yes, Some(set)) => (Grants::Read(usable(set)), parsed.renewed(as_read())),
+        (RequireGrants::No, _) | (RequireGrants::Report, None) => (Grants::default(), parsed.renewed(&snapshot.forwards)),
+        (RequireGrants::Report | RequireGrants::Yes, Some(set)) => {
+            (Grants::Read(usable(set)), parsed.renewed(&snapshot.forwards))
+        }
         (RequireGrants::Yes, None) => {
             let held = held(record, in_force, snapshot);
-            let candidates = parsed.renewed(held.iter().map(|held| &held.sourced.object));
+            let candidates = parsed.renewed(&held.iter().map(|held| held.sourced.clone()).collect());
             let standing = held.iter().filter_map(|held| match held.kept {
-                Kept::Stays(standing) => Some((Candidate::key(&held.sourced.object), standing)),
+                Kept::Stays(standing) => Some((ForwardKey::of(&held.sourced.object), standing)),
                 Kept::Closes | Kept::New => None,
             });
             let recorded = record.grants.as_deref().map(usable);
@@ -75,11 +76,10 @@ fn usable(set: &GrantSet) -> Arc<[Grant]> {
 fn held(record: &Record, in_force: &InForce, snapshot: &Snapshot) -> Vec<Held> {
     let recorded = |key: &ForwardKey, sourced: &Sourced| {
         let uid = &sourced.object.metadata.uid;
-        let place = record.forwards.binary_search_by_key(key, |it| Candidate::key(&it.object)).ok()?;
-        record.forwards.get(place).filter(|recorded| recorded.object.metadata.uid == *uid)
+        record.forwards.get(key).filter(|recorded| recorded.object.metadata.uid == *uid)
     };
     let held = |sourced: &Sourced| {
-        let key = Candidate::key(&sourced.object);
+        let key = ForwardKey::of(&sourced.object);
         let wanted = Candidate::of(&sourced.object).forward.is_ok_and(|forward| forward.is_in_force());
         match recorded(&key, sourced) {
             None => Held { sourced: sourced.clone(), kept: Kept::New },
@@ -116,19 +116,20 @@ mod tests {
                 "upstream": {"targets": [{"address": upstream}]}, "ports": [{"port": 80 + generation}],
             },
         });
-        Sourced { object: Arc::new(api::decode(document).unwrap()), origin: None, trouble: None }
+        Sourced::of(Arc::new(api::decode(document).unwrap()), None)
     }
 
     /// A memory of these forwards, all of them in force.
     fn memory(forwards: &[Sourced], grants: Option<Arc<GrantSet>>) -> Memory {
         let translations = forwards.iter().flat_map(|it| Forward::parse(&it.object).unwrap().translations());
         let in_force = translations.collect();
-        let record = Record { node: "a".to_owned(), forwards: forwards.to_vec(), in_force, grants, ..Record::default() };
+        let record =
+            Record { node: "a".to_owned(), forwards: forwards.iter().cloned().collect(), in_force, grants, ..Record::default() };
         Memory::new("a", Some(record))
     }
 
     fn set(forwards: Vec<Sourced>) -> Arc<Snapshot> {
-        Arc::new(Snapshot { forwards, ..Snapshot::default() })
+        Arc::new(Snapshot { forwards: forwards.into_iter().collect(), ..Snapshot::default() })
     }
 
     #[test]
@@ -164,9 +165,9 @@ mod tests {
         // The generation decides the port.
         let before = [("carried", 1), ("changed", 3), ("same", 5)]
             .map(|(name, generation)| sourced(name, generation, name, "3.3.3.3", "Enabled"));
-        let in_force = Forward::parse(&before[0].object).unwrap().translations();
+        let in_force = Forward::parse(&before[0].object).unwrap().translations().into_iter().collect();
         let (node, grants) = ("a".to_owned(), Some(Arc::default()));
-        let record = Record { node, forwards: before.to_vec(), in_force, grants, ..Record::default() };
+        let record = Record { node, forwards: before.iter().cloned().collect(), in_force, grants, ..Record::default() };
         let mut memory = Memory::new("a", Some(record));
         let now = set(vec![before[0].clone(), sourced("changed", 4, "changed", "9.9.9.9", "Enabled"), before[2].clone()]);
         let (grants, candidates) = memory.grants(RequireGrants::Yes, &now, Parsed::default());

@@ -136,8 +136,8 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
         let grants = memory.recorded_grants().cloned();
-        let before = Remembered { forwards: memory.forwards().to_vec(), grants, seen: record::written(&state_dir) };
-        let source = folder::watch(folder.clone(), labels, before, Arc::clone(&wake), CHECK, &mut tasks);
+        let before = Remembered { forwards: memory.forwards().clone(), grants, seen: record::written(&state_dir) };
+        let source = folder::watch(folder.clone(), labels, &before, Arc::clone(&wake), CHECK, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
         let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
         options.serving.serve(&metrics, owned, None, &mut tasks);

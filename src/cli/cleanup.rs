@@ -18,7 +18,7 @@ use crate::dataplane::iptables::scaffold::{self, Removed};
 use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
 use crate::dataplane::{conntrack, routes};
 use crate::metrics::remove_health_socket;
-use crate::model::{Desired, Translation};
+use crate::model::{Desired, Translations};
 use crate::record::{self, Purpose};
 use crate::words::counted;
 
@@ -54,7 +54,7 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     let state_dir = &options.state_dir;
     let _lock = record::lock(state_dir, Purpose::Cleanup)?;
     let record = remembered(state_dir, &name).map(|loaded| loaded.record);
-    let before: BTreeSet<Translation> = record.into_iter().flat_map(|record| record.in_force).collect();
+    let before: Translations = record.into_iter().flat_map(|record| record.in_force).collect();
     // If something cannot be removed, the rest is still removed. The first error is returned at the end.
     let mut left: Vec<anyhow::Error> = Vec::new();
     let (mut found, mut cut) = (before, BTreeSet::new());

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -12,7 +13,6 @@ use super::agent::CHECK;
 use super::exit::{complain, print, with_runtime};
 use super::logging::LogOptions;
 use super::options::{PolicyOptions, label};
-use crate::api::{PortForward, PortForwardGrant};
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
 use crate::grant::Grant;
@@ -67,7 +67,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
             }
         }
     }
-    let candidates: Vec<Candidate> = objects.forwards.iter().map(Candidate::of).collect();
+    let candidates: Vec<Candidate> = objects.forwards.iter().map(|object| Candidate::of(object)).collect();
     // A mistake in a grant was reported with its file.
     let grants = objects.grants.iter().filter_map(|grant| Grant::parse(grant).ok());
     let policy = Policy { grants: Grants::Read(grants.collect()), ..options.policy.policy() };
@@ -105,8 +105,8 @@ fn read(manifests: &Path) -> anyhow::Result<Contents> {
     if manifests.is_dir() {
         let snapshot = folder::read(manifests, CHECK)?;
         let broken = snapshot.files.iter().filter_map(|file| Some((file.path.display().to_string(), Err(file.error.clone()?))));
-        let forwards = snapshot.forwards.iter().map(|sourced| PortForward::clone(&sourced.object)).collect();
-        let grants = snapshot.grants.iter().flat_map(|set| &set.grants).map(|sourced| PortForwardGrant::clone(&sourced.object));
+        let forwards = snapshot.forwards.iter().map(|sourced| Arc::clone(&sourced.object)).collect();
+        let grants = snapshot.grants.iter().flat_map(|set| &set.grants).map(|sourced| Arc::clone(&sourced.object));
         let objects = Objects { forwards, grants: grants.collect() };
         return Ok(broken.chain([(manifests.display().to_string(), Ok(objects))]).collect());
     }

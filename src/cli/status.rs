@@ -19,7 +19,6 @@ use crate::api::PortForward;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
-use crate::plan::Candidate;
 use crate::publish::{list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::similar;
@@ -114,7 +113,7 @@ fn unreadable(error: RecordError) -> anyhow::Error {
 
 /// The forwards with the given names; all forwards if no name is given.
 fn chosen(names: &[String], snapshot: &Snapshot) -> anyhow::Result<BTreeSet<ForwardKey>> {
-    let known: BTreeSet<ForwardKey> = snapshot.forwards.iter().map(|sourced| Candidate::key(&sourced.object)).collect();
+    let known: BTreeSet<ForwardKey> = snapshot.forwards.iter().map(|sourced| ForwardKey::of(&sourced.object)).collect();
     let mut chosen = BTreeSet::new();
     for name in names {
         let is_named = |key: &&ForwardKey| if name.contains('/') { key.to_string() == *name } else { key.name == *name };
@@ -150,7 +149,7 @@ fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
 fn objects(node: &str, snapshot: &Snapshot, chosen: &BTreeSet<ForwardKey>, judgements: &Judgements) -> Vec<PortForward> {
     let now = Timestamp::now();
     let with_status = |object: &PortForward| {
-        let key = chosen.get(&Candidate::key(object))?;
+        let key = chosen.get(&ForwardKey::of(object))?;
         let status = judgements.get(key).map(|judgement| here(node, judgement, now));
         Some(PortForward { status, ..PortForward::clone(object) })
     };
@@ -182,7 +181,7 @@ mod tests {
     use crate::dataplane::iptables::{RulesReport, Stage};
     use crate::dataplane::routes::RoutesReport;
     use crate::dataplane::{Applied, Forwarded};
-    use crate::plan::{InForce, Plan, assumed_facts, plan};
+    use crate::plan::{Candidate, InForce, Plan, assumed_facts, plan};
     use crate::source::Sourced;
     use crate::status::judge;
 
@@ -202,7 +201,7 @@ mod tests {
     }
 
     fn snapshot(objects: impl IntoIterator<Item = PortForward>) -> Snapshot {
-        let sourced = |object| Sourced { object: Arc::new(object), origin: None, trouble: None };
+        let sourced = |object| Sourced::of(Arc::new(object), None);
         Snapshot { forwards: objects.into_iter().map(sourced).collect(), ..Snapshot::default() }
     }
 
@@ -217,7 +216,7 @@ mod tests {
             forwarding: Ok(Forwarded::default()),
         };
         let judged = plan.verdicts.iter().map(|(key, verdict)| (key.clone(), Arc::new(judge(verdict, &applied))));
-        let judgements = Arc::new(judged.collect());
+        let judgements = judged.collect();
         Synced { plan, applied, judgements, leaving: Vec::new(), kept: Kept::default() }
     }
 

@@ -18,9 +18,9 @@ use super::follow::follow as follow_resource;
 use super::received::Received;
 use super::selector::ForwardSelector;
 use super::trouble::{Outage, Trouble};
-use crate::api::{PortForward, PortForwardStatus};
-use crate::forward::Forward;
-use crate::source::{GrantSet, Heard, Key, Snapshot, Sourced, Undecoded, key};
+use crate::api::PortForward;
+use crate::forward::{Forward, ForwardKey};
+use crate::source::{Difference, Forwards, GrantSet, Heard, Snapshot, Sourced, Stored, Undecoded};
 use crate::supervise::guarded;
 
 /// The shortest time between two sets. The first change after it becomes a set at once, and a burst of changes becomes few sets.
@@ -40,7 +40,7 @@ pub(super) async fn follow(
     wake: Arc<Notify>,
 ) {
     let api: Api<Received> = Api::all(client);
-    let objects = Mutex::new(Objects::remembering(remembered));
+    let objects = Mutex::new(Objects::remembering(&remembered));
     let (changed, status_changed) = (Notify::new(), Notify::new());
     let take = |event| match locked(&objects).take(event) {
         Some(Change::Content) => changed.notify_one(),
@@ -92,24 +92,23 @@ fn offer(snapshot: Snapshot, snapshots: &watch::Sender<Option<Arc<Snapshot>>>, w
     }
 }
 
-/// Whether two contents of an object ask for the same state of the kernel.
-fn same_object(a: &PortForward, b: &PortForward) -> bool {
+/// Whether two contents of an object of the same name ask for the same state of the kernel.
+fn same_object(a: &Arc<PortForward>, b: &Arc<PortForward>) -> bool {
     fn of(object: &PortForward) -> (Option<&String>, Option<i64>, bool) {
         (object.metadata.uid.as_ref(), object.metadata.generation, object.metadata.deletion_timestamp.is_some())
     }
-    of(a) == of(b) && key(a) == key(b)
+    Arc::ptr_eq(a, b) || of(a) == of(b)
 }
 
 /// Whether two sets ask for the same state of the kernel.
 pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
-    let same_forward = |(a, b): (&Sourced, &Sourced)| {
-        Arc::ptr_eq(&a.object, &b.object) || (same_object(&a.object, &b.object) && a.trouble == b.trouble)
+    let same_forward = |Difference { before, now, .. }: Difference<'_>| {
+        before.zip(now).is_some_and(|(a, b)| same_object(&a.object, &b.object) && a.trouble == b.trouble)
     };
     GrantSet::are_the_same(a.grants.as_ref(), b.grants.as_ref())
         && (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
         && (&a.node_addresses, &a.services, &a.nodes) == (&b.node_addresses, &b.services, &b.nodes)
-        && a.forwards.len() == b.forwards.len()
-        && a.forwards.iter().zip(&b.forwards).all(same_forward)
+        && a.forwards.differences(&b.forwards).all(same_forward)
         && a.undecoded.len() == b.undecoded.len()
         && a.undecoded
             .iter()
@@ -135,42 +134,57 @@ struct Objects {
     decode: Decode,
     /// Whether a list was complete once.
     listed: bool,
-    complete: BTreeMap<Key, Held>,
+    complete: Set,
     /// The objects of a list that is not complete yet.
-    coming: Option<BTreeMap<Key, Held>>,
+    coming: Option<Set>,
     /// The objects that were applied before this start, for those that can no longer be decoded.
-    remembered: BTreeMap<Key, Arc<PortForward>>,
+    remembered: BTreeMap<ForwardKey, Arc<PortForward>>,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    forwards: Forwards,
+    undecoded: BTreeMap<ForwardKey, Undecoded>,
+}
+
+impl Set {
+    fn insert(&mut self, key: ForwardKey, held: Held) {
+        match held {
+            Held::Known(sourced) => {
+                self.undecoded.remove(&key);
+                self.forwards.insert(sourced);
+            }
+            Held::Unknown(undecoded) => {
+                self.forwards.remove(&key);
+                self.undecoded.insert(key, *undecoded);
+            }
+        }
+    }
+
+    /// Removes an object. Returns whether it was there.
+    fn remove(&mut self, key: &ForwardKey) -> bool {
+        self.forwards.remove(key).is_some() | self.undecoded.remove(key).is_some()
+    }
 }
 
 impl Default for Objects {
     fn default() -> Self {
-        Self { decode, listed: false, complete: BTreeMap::new(), coming: None, remembered: BTreeMap::new() }
+        Self { decode, listed: false, complete: Set::default(), coming: None, remembered: BTreeMap::new() }
     }
 }
 
 #[derive(Clone, Debug)]
 enum Held {
-    /// The newest content of the object.
-    Good(Arc<PortForward>),
-    /// The last good content, and why the newest content cannot be decoded.
-    Outdated(Arc<PortForward>, String),
+    /// The newest content of the object, or the last good one and why the newest one cannot be decoded.
+    Known(Sourced),
     /// No content of the object could be decoded.
-    Unknown(Arc<Undecoded>),
-}
-
-impl Held {
-    /// Whether at most the status differs.
-    fn asks_the_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Good(a), Self::Good(b)) => same_object(a, b),
-            (Self::Good(_) | Self::Outdated(..) | Self::Unknown(_), _) => false,
-        }
-    }
+    Unknown(Box<Undecoded>),
 }
 
 impl Objects {
-    fn remembering(remembered: Snapshot) -> Self {
-        let remembered = remembered.forwards.into_iter().map(|sourced| (key(&sourced.object), sourced.object)).collect();
+    fn remembering(remembered: &Snapshot) -> Self {
+        let sourced = remembered.forwards.iter();
+        let remembered = sourced.map(|sourced| (ForwardKey::of(&sourced.object), Arc::clone(&sourced.object))).collect();
         Self { remembered, ..Self::default() }
     }
 
@@ -178,7 +192,7 @@ impl Objects {
     fn take(&mut self, event: Event<Received>) -> Option<Change> {
         match event {
             Event::Init => {
-                self.coming = Some(BTreeMap::new());
+                self.coming = Some(Set::default());
                 None
             }
             Event::InitApply(object) => {
@@ -193,38 +207,46 @@ impl Objects {
             }
             Event::Apply(object) => {
                 let (key, held) = self.held(object);
-                let before = self.complete.get(&key);
-                let change =
-                    if before.is_some_and(|before| before.asks_the_same(&held)) { Change::Status } else { Change::Content };
+                let change = match (&held, self.complete.forwards.get(&key)) {
+                    (Held::Known(now), Some(before)) if Arc::ptr_eq(&before.object, &now.object) => Change::Status,
+                    (Held::Known(_) | Held::Unknown(_), _) => Change::Content,
+                };
                 self.complete.insert(key, held);
                 Some(change)
             }
             Event::Delete(object) => {
                 self.remembered.remove(&object.key());
-                self.complete.remove(&object.key()).map(|_| Change::Content)
+                self.complete.remove(&object.key()).then_some(Change::Content)
             }
         }
     }
 
-    fn held(&self, object: Received) -> (Key, Held) {
+    /// What is held of an object. Content that is the same as before stays the same value.
+    fn held(&self, object: Received) -> (ForwardKey, Held) {
         let key = object.key();
         let (metadata, status) = (object.metadata.clone(), object.status.clone());
+        let stored = |status| Some(Arc::new(Stored { version: metadata.resource_version.clone(), status }));
         let held = match guarded(|| (self.decode)(object)) {
-            Ok(object) => Held::Good(Arc::new(object)),
+            Ok(object) => {
+                let object = Arc::new(without_stored(object));
+                let before = self.complete.forwards.get(&key).filter(|before| before.trouble.is_none());
+                let same = before.filter(|before| same_object(&before.object, &object)).map(|before| Arc::clone(&before.object));
+                Held::Known(Sourced { object: same.unwrap_or(object), stored: stored(status), origin: None, trouble: None })
+            }
             Err(error) => match self.last_good(&key, &metadata) {
-                Some(last) => Held::Outdated(Arc::new(with_newest(&last, metadata, status)), error),
-                None => Held::Unknown(Arc::new(Undecoded { metadata, status, error })),
+                Some(last) => {
+                    let object = Arc::new(with_newest(&last, metadata.clone()));
+                    Held::Known(Sourced { object, stored: stored(status), origin: None, trouble: Some(error) })
+                }
+                None => Held::Unknown(Box::new(Undecoded { metadata, status, error })),
             },
         };
         (key, held)
     }
 
     /// The last content of this object that could be decoded. An object with the same name and another `uid` is another object.
-    fn last_good(&self, key: &Key, metadata: &ObjectMeta) -> Option<Arc<PortForward>> {
-        let held = match self.complete.get(key) {
-            Some(Held::Good(object) | Held::Outdated(object, _)) => Some(object),
-            Some(Held::Unknown(_)) | None => self.remembered.get(key),
-        };
+    fn last_good(&self, key: &ForwardKey, metadata: &ObjectMeta) -> Option<Arc<PortForward>> {
+        let held = self.complete.forwards.get(key).map(|held| &held.object).or_else(|| self.remembered.get(key));
         held.filter(|object| object.metadata.uid == metadata.uid).cloned()
     }
 
@@ -233,17 +255,8 @@ impl Objects {
         if !self.listed {
             return None;
         }
-        let mut snapshot = around;
-        snapshot.forwards.reserve(self.complete.len());
-        for held in self.complete.values() {
-            let sourced = |object: &Arc<PortForward>, trouble| Sourced { object: Arc::clone(object), origin: None, trouble };
-            match held {
-                Held::Good(object) => snapshot.forwards.push(sourced(object, None)),
-                Held::Outdated(object, error) => snapshot.forwards.push(sourced(object, Some(error.clone()))),
-                Held::Unknown(undecoded) => snapshot.undecoded.push(Undecoded::clone(undecoded)),
-            }
-        }
-        Some(snapshot)
+        let undecoded = self.complete.undecoded.values().cloned().collect();
+        Some(Snapshot { forwards: self.complete.forwards.clone(), undecoded, ..around })
     }
 }
 
@@ -255,15 +268,21 @@ fn decode(object: Received) -> Result<PortForward, String> {
     Ok(decoded)
 }
 
-/// The last good spec with the newest metadata and status. The generation stays the one of that spec.
-fn with_newest(last: &PortForward, metadata: ObjectMeta, status: Option<PortForwardStatus>) -> PortForward {
+/// What an object asks for.
+fn without_stored(object: PortForward) -> PortForward {
+    PortForward { metadata: ObjectMeta { resource_version: None, ..object.metadata }, status: None, ..object }
+}
+
+/// The last good spec with the newest metadata. The generation stays the one of that spec.
+fn with_newest(last: &PortForward, metadata: ObjectMeta) -> PortForward {
     let metadata = ObjectMeta { generation: last.metadata.generation, ..metadata };
-    PortForward { metadata, spec: last.spec.clone(), status }
+    without_stored(PortForward { metadata, spec: last.spec.clone(), status: None })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::PortForwardStatus;
 
     fn object(name: &str, uid: &str, generation: i64, mode: &str) -> Received {
         let spec = serde_json::json!({
@@ -363,15 +382,20 @@ mod tests {
     fn a_change_of_only_the_status_asks_for_nothing_new() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
-        let before = objects.snapshot(Snapshot::default()).unwrap();
+        let first = objects.snapshot(Snapshot::default()).unwrap();
         let mut changed = object("x", "1", 1, "Enabled");
         changed.status = Some(PortForwardStatus { active_node: Some("a".to_owned()), ..PortForwardStatus::default() });
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
         let after = objects.snapshot(Snapshot::default()).unwrap();
-        assert!(same_but_status(&before, &after));
-        assert_eq!(after.forwards[0].object.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
+        assert!(same_but_status(&first, &after));
+        let [key] = &after.forwards.keys().collect::<Vec<_>>()[..] else { panic!("{after:?}") };
+        let (before, after) = (first.forwards.get(key).unwrap(), after.forwards.get(key).unwrap());
+        assert!(Arc::ptr_eq(&before.object, &after.object), "it stays the same value");
+        let stored = after.stored.as_ref().unwrap();
+        assert_eq!(stored.status.as_ref().unwrap().active_node.as_deref(), Some("a"));
+        assert_eq!(stored.version.as_deref(), Some("7"));
         objects.take(Event::Apply(object("x", "1", 2, "Disabled")));
-        assert!(!same_but_status(&before, &objects.snapshot(Snapshot::default()).unwrap()));
+        assert!(!same_but_status(&first, &objects.snapshot(Snapshot::default()).unwrap()));
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
 use super::follow::retries;
-use super::known::{contains, name};
+use super::known::contains;
 use super::later::{Later, until};
 use super::recorder::Events;
 use super::selector::ForwardSelector;
@@ -156,9 +156,8 @@ impl Leaving {
             Followed::Read(before) | Followed::Remembered(before) => Arc::clone(before),
         };
         let is_first = live.as_ref().is_none_or(|live| live.peers.first() == Some(&self.node));
-        for (metadata, status) in objects(&before).filter(|(metadata, _)| !contains(snapshot, name(metadata))) {
-            let (namespace, name) = name(metadata);
-            let key = ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        for (metadata, status) in gone(&before, snapshot) {
+            let key = ForwardKey::named(metadata);
             let has_entry = match &self.followed {
                 Followed::Remembered(_) => true,
                 Followed::Read(_) => status.is_some_and(|it| it.nodes.iter().any(|entry| entry.node_name == self.node)),
@@ -171,7 +170,7 @@ impl Leaving {
             }
         }
         self.left.retain(|key, _| {
-            let is_back = contains(snapshot, (&key.namespace, &key.name));
+            let is_back = contains(snapshot, key);
             if is_back {
                 self.closing.remove(key);
                 self.turns.unmark(key);
@@ -294,10 +293,14 @@ impl Left {
     }
 }
 
-/// The metadata and status of all objects of a set.
-fn objects(snapshot: &Snapshot) -> impl Iterator<Item = (&ObjectMeta, Option<&PortForwardStatus>)> {
-    let good = snapshot.forwards.iter().map(|sourced| (&sourced.object.metadata, sourced.object.status.as_ref()));
-    good.chain(snapshot.undecoded.iter().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref())))
+/// The metadata and status of the objects of a set that are not in the one after it.
+fn gone<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<Item = (&'a ObjectMeta, Option<&'a PortForwardStatus>)> {
+    let good = before.forwards.differences(&now.forwards).filter(|difference| difference.now.is_none());
+    let good = good
+        .filter_map(|difference| difference.before)
+        .map(|it| (&it.object.metadata, it.stored.as_ref().and_then(|stored| stored.status.as_ref())));
+    let all = good.chain(before.undecoded.iter().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref())));
+    all.filter(|(metadata, _)| !contains(now, &ForwardKey::named(metadata)))
 }
 
 /// Reads one object with its labels. An agent has the right to list objects, and a list of one name costs what a read costs.

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::Cluster;
 use super::contests::Contests;
 use super::follow::retries;
-use super::known::Known;
+use super::known::{Known, Seen};
 use super::later::{Later, until};
 use super::recorder::Events;
 use super::trouble::{Outage, Trouble, retry_after};
@@ -47,9 +47,9 @@ struct Answer {
 }
 
 impl Answer {
-    /// Whether the answer is newer than an object with this metadata.
-    fn replaces(&self, metadata: &ObjectMeta) -> bool {
-        metadata.resource_version.as_ref().is_some_and(|version| self.replaced.contains(version))
+    /// Whether the answer is newer than this object.
+    fn replaces(&self, seen: Seen<'_>) -> bool {
+        seen.version.is_some_and(|version| self.replaced.contains(version))
     }
 }
 
@@ -182,9 +182,10 @@ impl Publisher {
     fn begin(&mut self, now: Instant) -> Option<(ForwardKey, Subject, Write)> {
         while let Some(key) = self.turns.begin(now) {
             if let Some(write) = self.due(&key, now)
-                && let Some((metadata, status)) = self.newest(&key)
+                && let Some(newest) = self.newest(&key)
             {
-                let subject = Subject { metadata: metadata.clone(), status: status.clone() };
+                let metadata = ObjectMeta { resource_version: newest.version.map(str::to_owned), ..newest.metadata.clone() };
+                let subject = Subject { metadata, status: newest.status.cloned().unwrap_or_default() };
                 return Some((key, subject, write));
             }
             self.turns.end(&key);
@@ -198,16 +199,21 @@ impl Publisher {
     }
 
     /// The object in its newest version, from the watch or from an answer.
-    fn newest(&self, key: &ForwardKey) -> Option<(&ObjectMeta, &PortForwardStatus)> {
-        let (metadata, status) = self.known.as_ref()?.object(key)?;
-        let answer = self.answers.get(key).filter(|answer| answer.replaces(metadata)).map(|answer| &answer.subject);
-        Some(answer.map_or((metadata, status.unwrap_or(&self.blank)), |subject| (&subject.metadata, &subject.status)))
+    fn newest(&self, key: &ForwardKey) -> Option<Seen<'_>> {
+        let seen = self.known.as_ref()?.object(key)?;
+        let answer = self.answers.get(key).filter(|answer| answer.replaces(seen)).map(|answer| &answer.subject);
+        Some(answer.map_or(seen, |Subject { metadata, status }| Seen {
+            metadata,
+            version: metadata.resource_version.as_deref(),
+            status: Some(status),
+        }))
     }
 
     /// The write by which the status of an object becomes what this node reports, and how long it must stay due.
     fn wanted(&self, key: &ForwardKey) -> Option<(Write, Duration)> {
         let Known { report, live, .. } = self.known.as_ref()?;
-        let (metadata, status) = self.newest(key)?;
+        let Seen { metadata, status, .. } = self.newest(key)?;
+        let status = status.unwrap_or(&self.blank);
         let judgement = report.judgements.get(key).filter(|judgement| is_about(judgement, metadata))?;
         let (live, peers) = (&live.all, &live.peers);
         let view = View { node: &self.node, judgement, status, live, peers, generation: metadata.generation };
@@ -220,7 +226,7 @@ impl Publisher {
     fn due(&mut self, key: &ForwardKey, now: Instant) -> Option<Write> {
         let shown = self.known.as_ref().and_then(|known| known.object(key));
         if let Some(answer) = self.answers.get(key)
-            && !shown.is_some_and(|(metadata, _)| answer.replaces(metadata))
+            && !shown.is_some_and(|shown| answer.replaces(shown))
         {
             self.answers.remove(key);
         }
@@ -243,11 +249,11 @@ impl Publisher {
 
     /// The write to make instead of the one that is due, if another client overwrites the status.
     fn uncontested(&mut self, key: &ForwardKey, due: Option<Write>, now: Instant) -> Option<Write> {
-        let Some((_, stored)) = self.newest(key) else {
+        let Some(newest) = self.newest(key) else {
             self.contests.forget(key);
             return due;
         };
-        let stored = stored.clone();
+        let stored = newest.status.cloned().unwrap_or_default();
         let (write, again) = self.contests.rule(key, &stored, due, now);
         if let Some(again) = again {
             self.later.put(again, key.clone());

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::{self, PortForward, PortForwardStatus};
-use crate::source::Key;
+use crate::forward::ForwardKey;
 
 /// The maximum size of the fields other than metadata and status, in bytes of text. The largest spec that the schema accepts
 /// is below it.
@@ -89,8 +89,8 @@ fn size(value: &Value) -> usize {
 
 impl Received {
     /// The key of the object.
-    pub(super) fn key(&self) -> Key {
-        (self.metadata.namespace.clone().unwrap_or_default(), self.metadata.name.clone().unwrap_or_default())
+    pub(super) fn key(&self) -> ForwardKey {
+        ForwardKey::named(&self.metadata)
     }
 
     /// Decodes strictly: an unknown field of the spec may change the meaning of the other fields.

@@ -14,7 +14,7 @@ use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
 use super::{Applied, Dataplane, Look, conntrack, routes};
-use crate::model::{Desired, Translation};
+use crate::model::{Desired, Translation, Translations};
 
 /// The kernel of this node's network namespace.
 #[derive(Debug)]
@@ -106,7 +106,10 @@ impl Kernel {
 /// known whether a rule is in place, an untranslated flow is not treated as wrong.
 fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
     let mut desired = desired.clone();
-    desired.translations.retain(|translation| !rules.refused.iter().any(|refused| refused.concerns(translation)));
+    if !rules.refused.is_empty() {
+        let is_there = |translation: &Translation| !rules.refused.iter().any(|refused| refused.concerns(translation));
+        desired.translations = desired.translations.into_iter().filter(is_there).collect();
+    }
     if rules.failed.contains_key(&Table::Nat) {
         desired.held.clear();
     }
@@ -114,7 +117,7 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
 }
 
 impl Dataplane for Kernel {
-    async fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>, look: Look) -> Applied {
+    async fn apply(&self, desired: &Desired, before: &Translations, look: Look) -> Applied {
         let rules = self.iptables.apply(&Ruleset::of(&desired.translations), look).await;
         if rules.failed.is_empty() {
             self.sweep_other_variant().await;
@@ -129,7 +132,7 @@ impl Dataplane for Kernel {
             self.history.lock().await.purger.purge(before, desired, Judged::Changes).await
         } else {
             // The rules that were read are the best source for what was in force. The caller may know of more.
-            let before: BTreeSet<Translation> = before.iter().chain(&rules.before).cloned().collect();
+            let before: Translations = before.iter().chain(&rules.before).cloned().collect();
             self.history.lock().await.purger.purge(&before, &in_force(desired, &rules), Judged::All).await
         };
         // The route to a client is removed last, after both ends of the cut connections were notified.

@@ -6,13 +6,12 @@ pub mod iptables;
 mod kernel;
 pub mod routes;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 
 pub use forwarding::{Forwarded, Forwarding, ForwardingError};
 pub use kernel::Kernel;
 
-use crate::model::{Desired, Translation};
+use crate::model::{Desired, Translation, Translations};
 use conntrack::{ConntrackError, Purged};
 use iptables::{RulesError, RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
@@ -34,7 +33,7 @@ pub trait Dataplane: Send + Sync + 'static {
     /// `before` is what was, or may have been, in force until now: flows that match only `before` are cut.
     ///
     /// With [`Look::Changes`], what no program has changed since the last apply is not read again, as far as the kernel tells.
-    fn apply(&self, desired: &Desired, before: &BTreeSet<Translation>, look: Look) -> impl Future<Output = Applied> + Send;
+    fn apply(&self, desired: &Desired, before: &Translations, look: Look) -> impl Future<Output = Applied> + Send;
 
     /// Whether no other program has written rules since the apply before the last one, so that a new sync would find nothing. `false`
     /// if this is not known.

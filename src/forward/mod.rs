@@ -20,9 +20,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kube::core::{Selector, SelectorExt};
+use kube::core::{ObjectMeta, Selector, SelectorExt};
 
 pub use crate::api::Mode;
+use crate::api::{DEFAULT_NAMESPACE, PortForward};
 use crate::model::{InterfaceName, PortRange, Protocol, TargetPorts};
 
 pub(crate) use networks::networks;
@@ -130,6 +131,21 @@ impl PortEntry {
     #[must_use]
     pub fn part(&self, ports: PortRange) -> Self {
         Self { ports, target: self.target.part(ports), ..self.clone() }
+    }
+}
+
+impl ForwardKey {
+    /// The name of `object`. Without a namespace, it is in the default one.
+    #[must_use]
+    pub fn of(object: &PortForward) -> Self {
+        Self::named(&object.metadata)
+    }
+
+    /// The name of the object with this metadata.
+    #[must_use]
+    pub fn named(metadata: &ObjectMeta) -> Self {
+        let namespace = metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        Self { namespace, name: metadata.name.clone().unwrap_or_default() }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
@@ -79,8 +79,13 @@ impl Forwards {
     }
 
     /// Takes over the result of a sync for each forward.
-    pub(super) fn judged(&self, judgements: &Arc<Judgements>) {
+    pub(super) fn judged(&self, judgements: &Judgements) {
         self.ready.judged(judgements);
+    }
+
+    /// The result of the last sync for each forward.
+    pub(super) fn judgements(&self) -> Judgements {
+        self.ready.judgements()
     }
 
     /// Adds the lanes of these forwards, starting at 0. Removes the lanes of those that have no verdict any more.

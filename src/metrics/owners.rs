@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use crate::dataplane::conntrack::table::Entry;
 use crate::dataplane::conntrack::verdict::{Index, translation_of};
 use crate::forward::{Direction, ForwardKey};
@@ -22,37 +24,29 @@ pub struct Lane {
 
 /// The translations in force, each with its owner. Sorted; no two have the same flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owners(Vec<(Translation, Arc<Lane>)>);
+pub struct Owners(OrdMap<Translation, Arc<Lane>>);
 
 impl Owners {
     /// The owners of the planned translations.
     #[must_use]
     pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
-        let mut owned: Vec<_> = verdicts.iter().flat_map(|(forward, verdict)| owned(forward, verdict)).collect();
-        owned.sort_unstable();
-        Self(owned)
+        Self(verdicts.iter().flat_map(|(forward, verdict)| owned(forward, verdict)).collect())
     }
 
     /// Takes over changed verdicts. Before, these were the owners for the `former` verdicts and all others of `verdicts`.
     pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
         for gone in former.values().flatten().flat_map(|verdict| &verdict.translations) {
-            if let Ok(place) = self.0.binary_search_by(|(translation, _)| translation.cmp(gone)) {
-                self.0.remove(place);
-            }
+            self.0.remove(gone);
         }
         for (forward, verdict) in former.keys().filter_map(|forward| verdicts.get_key_value(forward)) {
-            for new in owned(forward, verdict) {
-                let place = self.0.partition_point(|known| *known < new);
-                self.0.insert(place, new);
-            }
+            self.0.extend(owned(forward, verdict));
         }
     }
 
     /// The owner of these flows.
     #[must_use]
     pub fn lane(&self, flows: &FlowMatch) -> Option<&Arc<Lane>> {
-        let place = self.0.binary_search_by(|(translation, _)| translation.flows.cmp(flows)).ok()?;
-        Some(&self.0[place].1)
+        self.0.get(flows)
     }
 
     /// Whether there is no translation in force.
@@ -63,7 +57,7 @@ impl Owners {
 
     /// All lanes; some appear several times.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.0.iter().map(|(_, lane)| lane.as_ref())
+        self.0.values().map(AsRef::as_ref)
     }
 }
 
@@ -86,7 +80,7 @@ impl<'a> Finder<'a> {
     /// Indexes `owners`.
     #[must_use]
     pub fn new(owners: &'a Owners) -> Self {
-        Self { owners, index: Index::new(owners.0.iter().map(|(translation, _)| translation)) }
+        Self { owners, index: Index::new(owners.0.keys()) }
     }
 
     /// The owner of `entry`, and the flow match of its translation.

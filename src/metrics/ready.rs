@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -15,7 +15,7 @@ use crate::status::{Judgement, Judgements, Standing, State, Type};
 
 /// The last judgements of this node.
 #[derive(Debug, Default)]
-pub(super) struct Ready(Mutex<Arc<Judgements>>);
+pub(super) struct Ready(Mutex<Judgements>);
 
 /// The result of this node for one forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +27,18 @@ pub(super) struct Readiness {
 
 impl Ready {
     /// Takes over the result of a sync.
-    pub(super) fn judged(&self, judgements: &Arc<Judgements>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(judgements);
+    pub(super) fn judged(&self, judgements: &Judgements) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = judgements.clone();
     }
 
     /// The result for each forward that would have a series without the limit.
     pub(super) fn forwards(&self) -> BTreeMap<ForwardKey, Readiness> {
-        let judgements = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        judgements.iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect()
+        self.judgements().iter().filter_map(|(key, judged)| Some((key.clone(), readiness(judged)?))).collect()
+    }
+
+    /// The judgements of the last sync.
+    pub(super) fn judgements(&self) -> Judgements {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -141,7 +141,6 @@ impl Metrics {
             self.rules.get_or_create(&[("table", table.name())]).set(0);
             self.chains.get_or_create(&[("table", table.name())]).set(0);
         }
-        self.set_forwards(&BTreeMap::new());
         self.set_routes(std::iter::empty());
     }
 
@@ -233,8 +232,7 @@ impl Metrics {
     }
 
     /// Records the result of this node for each forward. In a cluster, forwards that concern only other nodes are left out.
-    pub fn judged(&self, judgements: &Arc<Judgements>) {
-        self.set_forwards(judgements);
+    pub fn judged(&self, judgements: &Judgements) {
         self.per_forward.judged(judgements);
     }
 
@@ -274,6 +272,7 @@ impl Metrics {
         if let Some(cluster) = &self.cluster {
             cluster.refresh();
         }
+        self.set_forwards(&self.per_forward.judgements());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{HostRoute, InterfaceName, Translation};
+use super::{HostRoute, InterfaceName, Translations};
 
 /// The whole state that this node's kernel should hold. Rules and routes of the operator that are not in here are removed.
 ///
@@ -11,7 +11,7 @@ use super::{HostRoute, InterfaceName, Translation};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The address translations, each exact: a destination address, a protocol, ports and a client.
-    pub translations: BTreeSet<Translation>,
+    pub translations: Translations,
     /// The host routes.
     pub routes: BTreeSet<HostRoute>,
     /// The listen addresses that this node holds. Translations for other addresses have no effect until the node gets the

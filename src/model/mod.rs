@@ -33,4 +33,4 @@ pub use protocol::{Family, Protocol};
 pub use route::HostRoute;
 pub use routing::{Course, Courses, End, Entry, Forwarded, Incoming, RoutingPolicy, RoutingRule, RuleAction};
 pub use target_ports::{InvalidShift, Shift, TargetPorts};
-pub use translation::{Destination, FlowMatch, SourceNat, Translation};
+pub use translation::{Destination, FlowMatch, SourceNat, Translation, Translations};

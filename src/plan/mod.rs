@@ -43,7 +43,7 @@ pub use reserved::{InvalidReservedPorts, ReservedPorts};
 pub use share::{InvalidTranslationLimit, TranslationLimit};
 pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, ObstacleReason, PlannedRoute, RoutePlan, Verdict};
 
-use crate::api::{DEFAULT_NAMESPACE, PortForward, Role, ShownPorts};
+use crate::api::{PortForward, Role, ShownPorts};
 use crate::forward::{Forward, ForwardKey, Refusal};
 use crate::model::{Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
@@ -130,19 +130,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The key of the object.
-    #[must_use]
-    pub fn key(object: &PortForward) -> ForwardKey {
-        let namespace = object.metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-        ForwardKey { namespace, name: object.metadata.name.clone().unwrap_or_default() }
-    }
-
     /// Parses and validates an object.
     #[must_use]
     pub fn of(object: &PortForward) -> Self {
         let metadata = &object.metadata;
         Self {
-            key: Self::key(object),
+            key: ForwardKey::of(object),
             uid: metadata.uid.clone(),
             generation: metadata.generation.unwrap_or(0),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),

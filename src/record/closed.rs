@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::PortForward;
-use crate::forward::Forward;
-use crate::source::{GrantSet, Sourced};
+use crate::forward::{Forward, ForwardKey};
+use crate::source::{Difference, GrantSet, Sourced};
 
 use super::Record;
 
@@ -29,7 +29,7 @@ pub enum Closed {
 }
 
 impl Closed {
-    /// The objects of `record` that `newer` does not ask for in the same way. Those of `newer` are ordered by namespace and name.
+    /// The objects of `record` that `newer` does not ask for in the same way.
     ///
     /// A larger generation alone is no difference: the description may have changed. An object also counts if one of its
     /// addresses is protected in `newer` but not in `record`, because it was accepted without this. If other grants are
@@ -48,9 +48,7 @@ impl Closed {
             record.forwards.iter().collect()
         };
         let stays = |old: &&Sourced| {
-            let wanted = name(&old.object);
-            let Ok(place) = newer.forwards.binary_search_by(|new| name(&new.object).cmp(&wanted)) else { return false };
-            let Some(new) = newer.forwards.get(place) else { return false };
+            let Some(new) = newer.forwards.get(&ForwardKey::of(&old.object)) else { return false };
             // What cannot be parsed is not restored anyway.
             let Ok(before) = Forward::parse(&old.object) else { return true };
             let Ok(after) = Forward::parse(&new.object) else { return false };
@@ -93,19 +91,11 @@ impl Closed {
     }
 }
 
-/// The objects of `record` without those that are the same ones in `newer`. If `record` is not ordered by name, some of those are
-/// included.
-fn not_in<'a>(newer: &Record, record: &'a Record) -> Vec<&'a Sourced> {
-    let mut new = newer.forwards.iter().peekable();
-    let mut is_not = |old: &&Sourced| {
-        if new.next_if(|new| Arc::ptr_eq(&new.object, &old.object)).is_some() {
-            return false;
-        }
-        let wanted = name(&old.object);
-        while new.next_if(|new| name(&new.object) < wanted).is_some() {}
-        new.next_if(|new| name(&new.object) == wanted).is_none_or(|new| !Arc::ptr_eq(&new.object, &old.object))
-    };
-    record.forwards.iter().filter(|old| is_not(old)).collect()
+/// The objects of `record` that are not the same ones in `newer`.
+fn not_in<'a>(newer: &'a Record, record: &'a Record) -> Vec<&'a Sourced> {
+    let is_other = |old: &Sourced, new: Option<&Sourced>| new.is_none_or(|new| !Arc::ptr_eq(&new.object, &old.object));
+    let differences = record.forwards.differences(&newer.forwards);
+    differences.filter_map(|Difference { before, now, .. }| before.filter(|before| is_other(before, now))).collect()
 }
 
 /// What no forward may reach or cover according to `newer`, but not yet according to `record`.
@@ -160,7 +150,7 @@ mod tests {
         });
         let mut object = crate::api::decode(object).unwrap();
         change(&mut object);
-        Sourced { object: Arc::new(object), origin: None, trouble: None }
+        Sourced::of(Arc::new(object), None)
     }
 
     fn record(forwards: &[&Sourced]) -> Record {

@@ -2,7 +2,7 @@
 //!
 //! Decides which parts of the text are accepted. Must not access the disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api;
-use crate::model::{Nodes, Translation};
-use crate::source::{GrantSet, Sourced, SourcedGrant};
+use crate::forward::ForwardKey;
+use crate::model::Nodes;
+use crate::source::{Difference, Forwards, GrantSet, Sourced, SourcedGrant};
 use crate::supervise::guarded;
 
-use super::translation::Written;
+use super::translation::{Line, Written};
 use super::{Boot, Loaded, Record, RecordError};
 
 /// The format of a record that contains no API servers. Programs before format 2 can read it too.
@@ -69,10 +70,12 @@ struct Entry {
     origin: Option<PathBuf>,
 }
 
-/// The texts of the forwards of the last record, by the address of the object. An object that is still the same is not rendered
-/// again.
+/// The texts of the forwards of the last record. An object that is still the same is not rendered again.
 #[derive(Debug, Default)]
-pub(super) struct Rendered(HashMap<usize, (Sourced, String)>);
+pub(super) struct Rendered {
+    forwards: Forwards,
+    texts: BTreeMap<ForwardKey, Box<str>>,
+}
 
 /// The text of a record.
 pub(super) struct Text {
@@ -83,28 +86,39 @@ pub(super) struct Text {
 /// The text of `record`: compact JSON with the keys of every object in order, so equal records have equal texts.
 pub(super) fn render(record: &Record, rendered: &mut Rendered) -> Result<Text, RecordError> {
     let grant = |sourced: &SourcedGrant| entry(&*sourced.object, sourced.origin.as_ref());
-    let in_force = |it: &Translation| serde_json::to_string(&Written::from(it));
-    let mut fields = Fields::default();
+    let unknown = "0".repeat(2 * Sha256::output_size());
+    let mut text = format!("{{\"format\":{},\"sha256\":\"{unknown}", format(record)).into_bytes();
+    let checksum = text.len() - unknown.len()..text.len();
+    text.extend_from_slice(b"\",\"content\":");
+    let content = text.len();
+    let mut fields = Fields::begin(text);
     fields.texts("apiServers", &record.api_servers)?;
-    fields.list("forwards", rendered.forwards(&record.forwards))?;
+    rendered.follow(&record.forwards)?;
+    fields.list("forwards", rendered.texts.values(), |object, text| {
+        text.extend_from_slice(object.as_bytes());
+        Ok(())
+    })?;
     if let Some(set) = &record.grants {
-        fields.list("grants", set.grants.iter().map(grant))?;
+        fields.list("grants", &set.grants, |sourced, text| {
+            text.extend_from_slice(grant(sourced)?.as_bytes());
+            Ok(())
+        })?;
     }
     if record.grants_required {
-        fields.add("grantsRequired", "true");
+        fields.value("grantsRequired", &true)?;
     }
-    fields.list("inForce", record.in_force.iter().map(in_force))?;
-    fields.add("labels", &serde_json::to_string(&record.labels)?);
-    fields.add("node", &serde_json::to_string(&record.node)?);
+    fields.list("inForce", &record.in_force, |translation, text| serde_json::to_writer(text, &Line::from(translation)))?;
+    fields.value("labels", &record.labels)?;
+    fields.value("node", &record.node)?;
     fields.texts("nodeAddresses", &record.node_addresses)?;
     fields.texts("nodes", &record.nodes.addresses)?;
     fields.texts("pods", &record.nodes.pods)?;
     fields.texts("services", &record.services)?;
-    let content = fields.object();
-    let sha256 = hash(&content);
-    let format = format(record);
-    let text = format!("{{\"format\":{format},\"sha256\":\"{sha256}\",\"content\":{content}}}");
-    Ok(Text { bytes: text.into_bytes(), checksum: sha256 })
+    let mut bytes = fields.end();
+    let sha256 = hash(bytes.get(content..).unwrap_or_default());
+    bytes.splice(checksum, sha256.bytes());
+    bytes.push(b'}');
+    Ok(Text { bytes, checksum: sha256 })
 }
 
 /// The oldest format that can hold the content, so that older programs can read it where possible.
@@ -120,42 +134,63 @@ fn format(record: &Record) -> u64 {
 }
 
 impl Rendered {
-    /// The text of each of `forwards`.
-    fn forwards(&mut self, forwards: &[Sourced]) -> impl Iterator<Item = serde_json::Result<String>> {
-        let mut before = std::mem::take(&mut self.0);
-        forwards.iter().map(move |sourced| {
-            let place = Arc::as_ptr(&sourced.object).addr();
-            // The entry holds the object, so no other object can have its address.
-            let text = match before.remove(&place) {
-                Some((known, text)) if known.origin == sourced.origin => text,
-                Some(_) | None => entry(&*sourced.object, sourced.origin.as_ref())?,
+    /// Renders those of `newest` that differ from the last ones.
+    fn follow(&mut self, newest: &Forwards) -> serde_json::Result<()> {
+        let Self { forwards, mut texts } = std::mem::take(self);
+        for Difference { key, before, now } in forwards.differences(newest) {
+            let Some(now) = now else {
+                texts.remove(key);
+                continue;
             };
-            self.0.insert(place, (sourced.clone(), text.clone()));
-            Ok(text)
-        })
+            let is_same = |before: &Sourced| Arc::ptr_eq(&before.object, &now.object) && before.origin == now.origin;
+            if !before.is_some_and(is_same) {
+                texts.insert(key.clone(), entry(&*now.object, now.origin.as_ref())?.into());
+            }
+        }
+        *self = Self { forwards: newest.clone(), texts };
+        Ok(())
     }
 }
 
-/// The fields of a JSON object. They are added in the order of their names.
-#[derive(Default)]
-struct Fields(String);
+/// The fields of a JSON object, after the text before it. They are added in the order of their names.
+struct Fields {
+    text: Vec<u8>,
+    is_first: bool,
+}
 
 impl Fields {
-    fn add(&mut self, name: &str, value: &str) {
-        let comma = if self.0.is_empty() { "" } else { "," };
-        // Writing to a `String` never fails.
-        let _ = write!(self.0, "{comma}\"{name}\":{value}");
+    fn begin(mut text: Vec<u8>) -> Self {
+        text.push(b'{');
+        Self { text, is_first: true }
     }
 
-    fn list(&mut self, name: &str, items: impl Iterator<Item = serde_json::Result<String>>) -> serde_json::Result<()> {
-        self.add(name, "[");
-        for (place, item) in items.enumerate() {
-            if place > 0 {
-                self.0.push(',');
-            }
-            self.0 += &item?;
+    fn name(&mut self, name: &str) {
+        if !std::mem::take(&mut self.is_first) {
+            self.text.push(b',');
         }
-        self.0.push(']');
+        self.text.extend_from_slice(format!("\"{name}\":").as_bytes());
+    }
+
+    fn value(&mut self, name: &str, value: &impl Serialize) -> serde_json::Result<()> {
+        self.name(name);
+        serde_json::to_writer(&mut self.text, value)
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = T>,
+        write: impl Fn(T, &mut Vec<u8>) -> serde_json::Result<()>,
+    ) -> serde_json::Result<()> {
+        self.name(name);
+        self.text.push(b'[');
+        for (place, item) in items.into_iter().enumerate() {
+            if place > 0 {
+                self.text.push(b',');
+            }
+            write(item, &mut self.text)?;
+        }
+        self.text.push(b']');
         Ok(())
     }
 
@@ -164,11 +199,13 @@ impl Fields {
         if values.is_empty() {
             return Ok(());
         }
-        self.list(name, values.iter().map(|value| serde_json::to_string(&value.to_string())))
+        self.list(name, values, |value, text| serde_json::to_writer(text, &value.to_string()))
     }
 
-    fn object(self) -> String {
-        format!("{{{}}}", self.0)
+    fn end(self) -> Vec<u8> {
+        let mut text = self.text;
+        text.push(b'}');
+        text
     }
 }
 
@@ -251,7 +288,7 @@ fn believe(content: Content, checksum: String) -> Loaded {
     record.nodes = Arc::new(nodes);
     for (number, entry) in content.forwards.into_iter().enumerate() {
         match forward(entry) {
-            Ok(sourced) => record.forwards.push(sourced),
+            Ok(sourced) => drop(record.forwards.insert(sourced)),
             Err(error) => keep("forwards", number, error),
         }
     }
@@ -269,7 +306,7 @@ fn believe(content: Content, checksum: String) -> Loaded {
     for (number, entry) in content.in_force.into_iter().enumerate() {
         let written: Result<Written, _> = serde_json::from_value(entry).map_err(|_| strange());
         match written.and_then(|written| written.parse()) {
-            Ok(translation) => record.in_force.push(translation),
+            Ok(translation) => drop(record.in_force.insert(translation)),
             Err(error) => keep("inForce", number, error),
         }
     }
@@ -282,7 +319,7 @@ fn forward(entry: Value) -> Result<Sourced, String> {
     if origin.is_none() {
         object.metadata = api::used(object.metadata);
     }
-    Ok(Sourced { object: Arc::new(object), origin, trouble: None })
+    Ok(Sourced::of(Arc::new(object), origin))
 }
 
 fn grant(entry: Value) -> Result<SourcedGrant, String> {
@@ -293,12 +330,12 @@ fn grant(entry: Value) -> Result<SourcedGrant, String> {
 
 /// The checksum of `content`: that of its compact JSON.
 pub(super) fn checksum(content: &Value) -> String {
-    hash(&content.to_string())
+    hash(content.to_string().as_bytes())
 }
 
 /// SHA-256 in hexadecimal.
-fn hash(text: &str) -> String {
-    let digest = Sha256::digest(text);
+fn hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
     digest.iter().fold(String::new(), |mut text, byte| {
         // Writing to a `String` never fails.
         let _ = write!(text, "{byte:02x}");

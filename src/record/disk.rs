@@ -37,14 +37,14 @@ pub(super) fn read(path: &Path, most: u64) -> Result<Option<Vec<u8>>, RecordErro
     if bytes.len() as u64 > most { Err(too_large()) } else { Ok(Some(bytes)) }
 }
 
-/// Replaces the record in `dir`, unless it has the same content already.
-pub(super) fn write(dir: &Path, bytes: &[u8]) -> Result<Stored, RecordError> {
+/// Replaces the record in `dir`, unless it has the same content already. It is not read if it `differs` for certain.
+pub(super) fn write(dir: &Path, bytes: &[u8], differs: bool) -> Result<Stored, RecordError> {
     make(dir)?;
     let path = dir.join(FILE);
     if bytes.len() as u64 > MOST_BYTES {
         return Err(RecordError::TooLarge { path, most: MOST_BYTES });
     }
-    if matches!(read(&path, MOST_BYTES), Ok(Some(old)) if old == bytes) {
+    if !differs && matches!(read(&path, MOST_BYTES), Ok(Some(old)) if old == bytes) {
         return Ok(Stored::Unchanged);
     }
     durable::replace(&path, bytes, 0o600).map_err(|source| RecordError::Io { path, action: "write it", source })?;

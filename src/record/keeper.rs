@@ -98,7 +98,8 @@ impl Keeper {
             let noted = self.note(next.as_ref().unwrap_or(record), DEFERRED, Survives::Process);
             return noted.map(|()| Kept::Noted).map_err(|unnoted| RecordError::Unnoted(unnoted.cause()));
         }
-        match super::store_checked(&self.dir, record, &mut self.rendered) {
+        let last = self.written.as_ref().map(|(_, checksum)| checksum.as_str());
+        match super::store_checked(&self.dir, record, last, &mut self.rendered) {
             Ok((stored, checksum, bytes)) => {
                 self.written = Some((Arc::clone(record), checksum));
                 self.deferred = false;
@@ -168,7 +169,7 @@ mod tests {
                     "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
                 },
             });
-            Sourced { object: Arc::new(crate::api::decode(object).unwrap()), origin: None, trouble: None }
+            Sourced::of(Arc::new(crate::api::decode(object).unwrap()), None)
         };
         Arc::new(Record { node: "n".to_owned(), forwards: names.iter().map(sourced).collect(), ..Record::default() })
     }

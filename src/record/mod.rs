@@ -23,8 +23,8 @@ use ipnet::IpNet;
 
 use content::{Rendered, Text};
 
-use crate::model::{Nodes, Translation};
-use crate::source::{GrantSet, Sourced};
+use crate::model::{Nodes, Translations};
+use crate::source::{Forwards, GrantSet, Sourced};
 
 pub use crate::durable::Stored;
 pub use closed::Closed;
@@ -49,13 +49,13 @@ pub struct Record {
     /// The addresses of the cluster's nodes and pods; empty without a cluster.
     pub nodes: Arc<Nodes>,
     /// The complete set of objects that was applied.
-    pub forwards: Vec<Sourced>,
+    pub forwards: Forwards,
     /// The grants that were read then; `None` if none were read.
     pub grants: Option<Arc<GrantSet>>,
     /// Whether forwards needed a grant.
     pub grants_required: bool,
     /// The translations that were in force.
-    pub in_force: Vec<Translation>,
+    pub in_force: Translations,
 }
 
 /// A record as read from disk.
@@ -88,7 +88,7 @@ impl Loaded {
     pub fn restorable(&self) -> Record {
         let mut record = self.record.clone();
         if let Some(outdated) = &self.outdated {
-            record.forwards.retain(|sourced| !outdated.closed.contains(&sourced.object));
+            record.forwards = record.forwards.filtered(|sourced| !outdated.closed.contains(&sourced.object));
         }
         record
     }
@@ -135,13 +135,20 @@ pub fn written(dir: &Path) -> Option<SystemTime> {
 /// # Errors
 /// When other users can write the directory, or when the system returns an error.
 pub fn store(dir: &Path, record: &Record) -> Result<Stored, RecordError> {
-    store_checked(dir, record, &mut Rendered::default()).map(|(stored, _, _)| stored)
+    store_checked(dir, record, None, &mut Rendered::default()).map(|(stored, _, _)| stored)
 }
 
-/// As [`store`]; also returns the checksum of the record, and its size in bytes.
-fn store_checked(dir: &Path, record: &Record, rendered: &mut Rendered) -> Result<(Stored, String, u64), RecordError> {
+/// As [`store`]; also returns the checksum of the record, and its size in bytes. `last` is the checksum of the record on the disk, if
+/// it is known.
+fn store_checked(
+    dir: &Path,
+    record: &Record,
+    last: Option<&str>,
+    rendered: &mut Rendered,
+) -> Result<(Stored, String, u64), RecordError> {
     let Text { bytes, checksum } = content::render(record, rendered)?;
-    Ok((disk::write(dir, &bytes)?, checksum, bytes.len() as u64))
+    let differs = last.is_some_and(|last| last != checksum);
+    Ok((disk::write(dir, &bytes, differs)?, checksum, bytes.len() as u64))
 }
 
 /// Removes the record, and the note about it, from the state directory `dir`. It is no error if there is none.

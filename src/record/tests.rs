@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api;
-use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, Shift, SourceNat, TargetPorts};
+use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
 use super::*;
 use crate::source::SourcedGrant;
@@ -64,11 +64,8 @@ fn grant(name: &str) -> SourcedGrant {
 }
 
 fn record() -> Record {
-    let sourced = |name: &str, origin: Option<&str>| Sourced {
-        object: Arc::new(api::decode(object(name)).unwrap()),
-        origin: origin.map(PathBuf::from),
-        trouble: None,
-    };
+    let sourced =
+        |name: &str, origin: Option<&str>| Sourced::of(Arc::new(api::decode(object(name)).unwrap()), origin.map(PathBuf::from));
     let shifted = TargetPorts::Shifted(Shift::new("80:90".parse().unwrap(), "8080:8090".parse().unwrap()).unwrap());
     Record {
         node: NODE.into(),
@@ -80,15 +77,26 @@ fn record() -> Record {
             addresses: ["192.168.7.1".parse().unwrap(), "fd00::7".parse().unwrap()].into(),
             pods: ["10.244.1.0/24".parse().unwrap()].into(),
         }),
-        forwards: vec![sourced("a", Some("a.yaml")), sourced("b", None)],
+        forwards: [sourced("a", Some("a.yaml")), sourced("b", None)].into_iter().collect(),
         grants: Some(Arc::new(GrantSet { grants: vec![grant("bank-a")], undecoded: Vec::new() })),
         grants_required: true,
-        in_force: vec![
+        in_force: [
             translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
             translation(None, TargetPorts::Same, SourceNat::Masquerade),
             translation(None, shifted, SourceNat::Masquerade),
-        ],
+        ]
+        .into_iter()
+        .collect(),
     }
+}
+
+/// The record with another forward in place of its first one.
+fn with_first(record: &Record, change: impl FnOnce(&mut Sourced)) -> Record {
+    let mut record = record.clone();
+    let mut first = record.forwards.iter().next().unwrap().clone();
+    change(&mut first);
+    record.forwards.insert(first);
+    record
 }
 
 /// A state directory with a record in it.
@@ -111,11 +119,9 @@ fn set_mode(path: &Path, mode: u32) {
 fn the_texts_of_unchanged_objects_are_taken_over_and_the_whole_is_the_same() {
     let mut kept = content::Rendered::default();
     let all = record();
-    let fewer = Record { forwards: all.forwards[1..].to_vec(), ..all.clone() };
-    let mut changed = all.clone();
-    Arc::make_mut(&mut changed.forwards[0].object).spec.description = Some("another".to_owned());
-    let mut moved = all.clone();
-    moved.forwards[0].origin = Some("moved.yaml".into());
+    let fewer = Record { forwards: all.forwards.iter().skip(1).cloned().collect(), ..all.clone() };
+    let changed = with_first(&all, |first| Arc::make_mut(&mut first.object).spec.description = Some("another".to_owned()));
+    let moved = with_first(&all, |first| first.origin = Some("moved.yaml".into()));
     for record in [&all, &changed, &fewer, &changed, &all, &moved] {
         let text = content::render(record, &mut kept).unwrap();
         assert_eq!(String::from_utf8(text.bytes), String::from_utf8(rendered(record)));
@@ -141,12 +147,13 @@ fn no_record_is_no_error() {
 #[test]
 fn equal_content_is_not_written_again() {
     let (_parent, dir) = stored();
-    let mut record = record();
-    let object = Arc::make_mut(&mut record.forwards[0].object);
-    object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
-    object.metadata.resource_version = Some("8".into());
+    let mut record = with_first(&record(), |first| {
+        let object = Arc::make_mut(&mut first.object);
+        object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
+        object.metadata.resource_version = Some("8".into());
+    });
     assert_eq!(store(&dir, &record).unwrap(), Stored::Unchanged);
-    record.in_force.pop();
+    record.in_force.remove_max();
     assert_eq!(store(&dir, &record).unwrap(), Stored::Written);
     set_mode(&dir.join("record.json"), 0o644);
     assert_eq!(store(&dir, &record).unwrap(), Stored::Written);
@@ -275,10 +282,10 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         ("asAddress", json!("")),
         ("more", json!(1)),
     ] {
-        let loaded = forged(|content| content["inForce"][0][field] = value.clone());
-        assert_eq!(loaded.record.in_force, record().in_force[1..], "{field} {value}");
+        let loaded = forged(|content| content["inForce"][2][field] = value.clone());
+        assert_eq!(loaded.record.in_force, record().in_force.without_max().1, "{field} {value}");
         assert_eq!(loaded.record.forwards, record().forwards);
-        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("inForce[0]: "), "{:?}", loaded.lost);
+        assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with("inForce[2]: "), "{:?}", loaded.lost);
     }
     for address in [json!("10.0.0.01"), json!("10.0.0.0/8"), json!(7), json!("")] {
         let loaded = forged(|content| content["apiServers"][0] = address.clone());
@@ -295,7 +302,7 @@ fn an_entry_that_does_not_decode_costs_only_itself() {
         assert!(loaded.lost.len() == 1 && loaded.lost[0].starts_with(&format!("{list}[0]: ")), "{:?}", loaded.lost);
     }
     let loaded = forged(|content| content["forwards"][1]["object"]["spec"]["prot"] = 1.into());
-    assert_eq!(loaded.record.forwards, record().forwards[..1]);
+    assert!(loaded.record.forwards.iter().eq(record().forwards.iter().take(1)));
     assert!(loaded.lost[0].starts_with("forwards[1]: ") && loaded.lost[0].contains("spec.prot"), "{:?}", loaded.lost);
     let loaded = forged(|content| content["grants"][0]["object"]["spec"]["client"] = 1.into());
     assert_eq!(loaded.record.grants, Some(Arc::default()), "no grant is left, and grants are still required");

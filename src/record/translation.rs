@@ -1,55 +1,83 @@
 //! A translation on disk: addresses and ranges are text, and the types of the model parse them when they are read.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::model::{Destination, Family, FlowMatch, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
+use crate::model::{
+    Destination, Family, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation,
+};
 
 /// A [`Translation`] as it is written to the record. The fields are in the order of their names.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Written {
-    address: String,
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Line<'a> {
+    address: IpAddr,
     /// If absent: masquerade.
     #[serde(skip_serializing_if = "Option::is_none")]
-    as_address: Option<String>,
-    client: String,
+    as_address: Option<IpAddr>,
+    client: IpNet,
     #[serde(skip_serializing_if = "Option::is_none")]
-    interface: Option<String>,
-    ports: String,
-    protocol: String,
-    to_address: String,
+    interface: Option<&'a str>,
+    ports: AsText<PortRange>,
+    protocol: AsText<Protocol>,
+    to_address: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_port: Option<u16>,
     /// The target ports of a shifted range; `toPort` is absent then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    to_ports: Option<AsText<PortRange>>,
+}
+
+/// The same as it is read from the record: nothing of it is checked yet.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Written {
+    address: String,
+    as_address: Option<String>,
+    client: String,
+    interface: Option<String>,
+    ports: String,
+    protocol: String,
+    to_address: String,
+    to_port: Option<u16>,
     to_ports: Option<String>,
 }
 
-impl From<&Translation> for Written {
-    fn from(translation: &Translation) -> Self {
+impl<'a> From<&'a Translation> for Line<'a> {
+    fn from(translation: &'a Translation) -> Self {
         let Translation { flows, destination, source } = translation;
         let (to_port, to_ports) = match destination.ports {
             TargetPorts::Same => (None, None),
             TargetPorts::One(port) => (Some(port), None),
-            TargetPorts::Shifted(shift) => (None, Some(shift.to().to_string())),
+            TargetPorts::Shifted(shift) => (None, Some(AsText(shift.to()))),
         };
         Self {
-            protocol: flows.protocol.to_string(),
-            address: flows.destination.to_string(),
-            ports: flows.ports.to_string(),
-            client: flows.source.to_string(),
-            interface: flows.interface.as_ref().map(ToString::to_string),
-            to_address: destination.address.to_string(),
+            protocol: AsText(flows.protocol),
+            address: flows.destination,
+            ports: AsText(flows.ports),
+            client: flows.source,
+            interface: flows.interface.as_ref().map(InterfaceName::as_str),
+            to_address: destination.address,
             to_port,
             to_ports,
             as_address: match source {
-                SourceNat::Address(address) => Some(address.to_string()),
+                SourceNat::Address(address) => Some(*address),
                 SourceNat::Masquerade => None,
             },
         }
+    }
+}
+
+/// A value that is written as its text.
+#[derive(Debug)]
+struct AsText<T>(T);
+
+impl<T: Display> Serialize for AsText<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }
 

@@ -4,6 +4,7 @@
 //! removed from the kernel.
 
 pub mod folder;
+mod forwards;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,15 +19,38 @@ use tokio::time::Instant;
 use crate::api::{PortForward, PortForwardGrant, PortForwardGrantStatus, PortForwardStatus};
 use crate::model::{Nodes, Sight};
 
+pub(crate) use forwards::Difference;
+pub use forwards::Forwards;
+
 /// An object and the place it was read from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Sourced {
-    /// The object; `metadata.name`, `metadata.namespace` and `metadata.generation` are set.
+    /// What is asked for, without a status and a version; `metadata.name`, `metadata.namespace` and `metadata.generation` are set.
+    /// It stays the same value while only the status changes.
     pub object: Arc<PortForward>,
+    /// What the API server stores besides; `None` for an object from a folder.
+    pub stored: Option<Arc<Stored>>,
     /// The file, relative to its folder; `None` for an object from the API server.
     pub origin: Option<PathBuf>,
     /// Why a newer content of the object could not be decoded. `object` is then the last content that could be decoded.
     pub trouble: Option<String>,
+}
+
+/// What changes with each write of an object, also of its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// `metadata.resourceVersion`.
+    pub version: Option<String>,
+    /// The status.
+    pub status: Option<PortForwardStatus>,
+}
+
+impl Sourced {
+    /// An object from a folder or from the record.
+    #[must_use]
+    pub const fn of(object: Arc<PortForward>, origin: Option<PathBuf>) -> Self {
+        Self { object, stored: None, origin, trouble: None }
+    }
 }
 
 /// An object of which no content could ever be decoded.
@@ -104,13 +128,13 @@ impl GrantSet {
 /// The complete set of objects at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Every object, ordered by namespace and name, without duplicates.
-    pub forwards: Vec<Sourced>,
+    /// Every object.
+    pub forwards: Forwards,
     /// Every grant; `None` if the grants were not read, because that failed so far or because they are ignored.
     pub grants: Option<Arc<GrantSet>>,
     /// Every file that was read, ordered by path; empty if the objects come from the API server.
     pub files: Vec<FileReport>,
-    /// Every object that cannot be planned because this program cannot decode it.
+    /// Every object that cannot be planned because this program cannot decode it, ordered by namespace and name.
     pub undecoded: Vec<Undecoded>,
     /// The labels of this node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
@@ -191,13 +215,4 @@ impl Source {
     pub fn complete(&self) -> Option<Arc<Snapshot>> {
         self.current.borrow().clone()
     }
-}
-
-/// Identifies an object: namespace, then name.
-pub(crate) type Key = (String, String);
-
-/// The key of `object`.
-pub(crate) fn key(object: &PortForward) -> Key {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    (text(&object.metadata.namespace), text(&object.metadata.name))
 }

@@ -1,14 +1,14 @@
 //! The status of one forward on one node, before it has a time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::condition::{Circumstance, Judged, State, Type};
 use crate::api::{Role, ShownPorts};
 use crate::forward::ForwardKey;
 
-/// The judgement on each object. One that did not change is the same `Arc` as in the judgements before.
-pub type Judgements = BTreeMap<ForwardKey, Arc<Judgement>>;
+/// The judgement on each object. One that did not change is the same `Arc` as in the judgements before. A copy shares its content
+/// with the original.
+pub type Judgements = imbl::OrdMap<ForwardKey, Arc<Judgement>>;
 
 /// The status of one forward on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]

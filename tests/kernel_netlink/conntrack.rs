@@ -1,10 +1,8 @@
 //! Exactly the wrong conntrack entries are removed.
 
-use std::collections::BTreeSet;
-
 use portforward_operator::dataplane::conntrack::table::{Entry, Table};
 use portforward_operator::dataplane::conntrack::{Judged, Purged, Purger, purge};
-use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
+use portforward_operator::model::{Desired, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation, Translations};
 
 use crate::namespace::{inside, run};
 
@@ -38,7 +36,7 @@ async fn entries() -> Vec<Entry> {
 
 /// The desired state with this translation, on a node that holds its listen address.
 fn in_force(translation: Translation) -> Desired {
-    Desired { held: [translation.flows.destination].into(), translations: [translation].into(), ..Desired::default() }
+    Desired { held: [translation.flows.destination].into(), translations: Translations::unit(translation), ..Desired::default() }
 }
 
 async fn source_ports() -> Vec<u16> {
@@ -53,7 +51,7 @@ fn a_stale_entry_goes_and_its_neighbours_stay() {
         insert(1003, "9.9.9.9", "3.3.3.3", "");
         run("conntrack -I -p tcp -t 300 --state ESTABLISHED -s 1.1.1.1 -d 192.168.0.2 --sport 1004 --dport 53 \
              --reply-src 3.3.3.3 --reply-dst 2.2.2.2 --reply-port-src 53 --reply-port-dst 1004");
-        let before = BTreeSet::from([translation("3.3.3.3")]);
+        let before = Translations::unit(translation("3.3.3.3"));
         let now = in_force(translation("4.4.4.4"));
         assert_eq!(
             purge(&before, &in_force(translation("3.3.3.3"))).await.unwrap(),
@@ -86,7 +84,7 @@ fn a_change_is_judged_by_the_connections_to_its_ports_and_no_others() {
             ));
         }
         let others = [elsewhere("192.168.0.2", "54", "9.9.9.9"), elsewhere("192.168.0.3", "53", "9.9.9.9")];
-        let set = |upstream: &str| others.iter().cloned().chain([translation(upstream)]).collect::<BTreeSet<_>>();
+        let set = |upstream: &str| others.iter().cloned().chain([translation(upstream)]).collect::<Translations>();
         let before = set("3.3.3.3");
         let now = Desired { translations: set("4.4.4.4"), ..in_force(translation("4.4.4.4")) };
         let purged = Purger::default().purge(&before, &now, Judged::Changes).await.unwrap();
@@ -126,7 +124,7 @@ fn entries_of_another_zone_are_not_seen() {
         insert(1001, "1.1.1.1", "3.3.3.3", "--zone 7");
         assert_eq!(entries().await, []);
         assert_eq!(
-            purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap(),
+            purge(&Translations::unit(translation("3.3.3.3")), &Desired::default()).await.unwrap(),
             Purged { count: 0, ..Purged::default() }
         );
         assert!(run("conntrack -L").contains("zone=7"));
@@ -164,7 +162,7 @@ fn a_table_of_many_entries_is_read_and_purged_whole() {
         std::fs::write(file.path(), lines).unwrap();
         run(&format!("conntrack -R {}", file.path().display()));
         assert_eq!(entries().await.len(), 3_000);
-        let purged = purge(&BTreeSet::from([translation("3.3.3.3")]), &Desired::default()).await.unwrap();
+        let purged = purge(&Translations::unit(translation("3.3.3.3")), &Desired::default()).await.unwrap();
         assert_eq!(purged, Purged { count: 3_000, ..Purged::default() });
         assert_eq!(entries().await, []);
     });

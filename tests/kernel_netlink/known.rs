@@ -1,10 +1,8 @@
 //! On nft, only what was written since the last look is read, and what another program changed is found nevertheless.
 
-use std::collections::BTreeSet;
-
 use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Table, Variant};
-use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
+use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation, Translations};
 
 use crate::namespace::{inside, run};
 
@@ -24,7 +22,7 @@ fn translation(port: u16, upstream: &str) -> Translation {
 
 /// Translations of a hundred ports to this upstream, the first one to another.
 fn rules(first: &str, upstream: &str) -> Ruleset {
-    let translations: BTreeSet<Translation> =
+    let translations: Translations =
         (1000..1100).map(|port| translation(port, if port == 1000 { first } else { upstream })).collect();
     Ruleset::of(&translations)
 }
@@ -51,7 +49,7 @@ fn only_what_was_written_is_read_back() {
         }
         // Chains come and go.
         let many = rules("3.3.3.5", "3.3.3.3");
-        let few = Ruleset::of(&[translation(1000, "3.3.3.5")].into());
+        let few = Ruleset::of(&Translations::unit(translation(1000, "3.3.3.5")));
         for ruleset in [&few, &many, &few] {
             let changed = applied(&agent, ruleset).await;
             assert!(changed.read == Extent::Written && changed.changed(), "{changed:?}");
@@ -106,7 +104,7 @@ fn what_another_program_wrote_is_found_although_only_changes_are_read() {
 fn after_a_write_that_was_not_complete_everything_is_read() {
     inside(|| async {
         let agent = Iptables::new(Variant::Nft);
-        let (many, few) = (rules("3.3.3.3", "3.3.3.3"), Ruleset::of(&[translation(2000, "3.3.3.5")].into()));
+        let (many, few) = (rules("3.3.3.3", "3.3.3.3"), Ruleset::of(&Translations::unit(translation(2000, "3.3.3.5"))));
         applied(&agent, &many).await;
         let stale = many.chains(Table::Nat).keys().find(|name| !few.chains(Table::Nat).contains_key(*name)).unwrap();
         run("iptables-nft -t nat -N OTHER");

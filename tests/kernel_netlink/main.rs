@@ -14,13 +14,13 @@ mod watch;
 use std::collections::BTreeSet;
 
 use portforward_operator::dataplane::{conntrack::purge, routes as host_routes};
-use portforward_operator::model::Desired;
+use portforward_operator::model::{Desired, Translations};
 use portforward_operator::node::Observer;
 
 #[test]
 fn every_operation_may_run_on_any_thread_of_a_runtime() {
     fn may_move<T: Send>(_: T) {}
-    let (observer, translations, wanted) = (Observer::default(), BTreeSet::new(), BTreeSet::new());
+    let (observer, translations, wanted) = (Observer::default(), Translations::new(), BTreeSet::new());
     may_move(observer.facts());
     may_move(host_routes::apply(&wanted));
     may_move(host_routes::remove_all());

@@ -37,7 +37,7 @@ fn set(active_node: &str) -> Arc<Snapshot> {
     object.metadata.resource_version = Some(active_node.to_owned());
     object.status.get_or_insert_default().active_node = Some(active_node.to_owned());
     Arc::new(Snapshot {
-        forwards: vec![Sourced { object: Arc::new(object), origin: None, trouble: None }],
+        forwards: [Sourced::of(Arc::new(object), None)].into_iter().collect(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap()].into(),
         node_addresses: ["192.168.7.1".parse().unwrap()].into(),
@@ -142,7 +142,7 @@ fn a_restart_with_the_same_set_confirms_the_record_once() {
 #[tokio::test]
 async fn another_set_is_announced_once_before_it_is_applied_and_is_no_longer_when_it_is_done() {
     let mut recorded = Recorded::new(None);
-    let (first, empty) = (set("x"), Arc::new(Snapshot { forwards: Vec::new(), ..Snapshot::clone(&set("x")) }));
+    let (first, empty) = (set("x"), Arc::new(Snapshot { forwards: Forwards::default(), ..Snapshot::clone(&set("x")) }));
     recorded.memory.intend(RequireGrants::No, &first).await;
     assert_eq!(recorded.due(), None, "nothing is recorded that could be restored");
     recorded.memory.advance(&first, &desired(&[80]));

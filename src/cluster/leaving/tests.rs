@@ -66,10 +66,7 @@ fn live(names: &[&str]) -> Arc<Alive> {
 /// A report on these objects, with this role.
 fn report(names: &[&str], role: Option<Role>) -> Report {
     let judgement = Judgement { standing: Standing::Carried, role, ..unknown_form(None, 1, "a") };
-    Report {
-        judgements: Arc::new(names.iter().map(|name| (key(name), Arc::new(judgement.clone()))).collect()),
-        ..Report::default()
-    }
+    Report { judgements: names.iter().map(|name| (key(name), Arc::new(judgement.clone()))).collect(), ..Report::default() }
 }
 
 fn left(withdrew: bool, since: Instant) -> Left {

@@ -65,7 +65,7 @@ impl Store {
             error: String::new(),
         };
         let snapshot = Snapshot { undecoded: self.objects.values().map(undecoded).collect(), ..Snapshot::default() };
-        let judgements = Arc::new(self.objects.keys().map(|key| (key.clone(), Arc::new(judgement.clone()))).collect());
+        let judgements = self.objects.keys().map(|key| (key.clone(), Arc::new(judgement.clone()))).collect();
         let report = Report { judgements, ..Report::default() };
         Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: px0() }
     }

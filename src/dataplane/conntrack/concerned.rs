@@ -1,11 +1,13 @@
 //! The connections that a change of the rules concerns: those to the listen ports of the translations that were added, changed or
 //! removed. No other connection can have become wrong by the change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use imbl::ordset::DiffItem;
+
 use super::table::Entry;
-use crate::model::{PortRange, Protocol, Translation};
+use crate::model::{PortRange, Protocol, Translation, Translations};
 
 /// The listen ports that a change is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,16 +15,17 @@ pub(super) struct Concerned(BTreeMap<(Protocol, IpAddr), Vec<PortRange>>);
 
 impl Concerned {
     /// What differs between two sets of translations.
-    pub(super) fn of(before: &BTreeSet<Translation>, now: &BTreeSet<Translation>) -> Self {
+    pub(super) fn of(before: &Translations, now: &Translations) -> Self {
         let mut ports = BTreeMap::<_, Vec<PortRange>>::new();
-        for Translation { flows, .. } in before.symmetric_difference(now) {
+        for difference in before.diff(now) {
+            let (DiffItem::Add(Translation { flows, .. }) | DiffItem::Remove(Translation { flows, .. })) = difference;
             ports.entry((flows.protocol, flows.destination)).or_default().push(flows.ports);
         }
         Self(ports)
     }
 
     /// The translations that some concerned connection may match.
-    pub(super) fn among<'a>(&self, translations: &'a BTreeSet<Translation>) -> Vec<&'a Translation> {
+    pub(super) fn among<'a>(&self, translations: &'a Translations) -> Vec<&'a Translation> {
         let may_match = |translation: &&Translation| {
             let flows = &translation.flows;
             self.ports(flows.protocol, flows.destination).iter().any(|ports| ports.overlaps(flows.ports))

@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::{Desired, Protocol, Translation};
+use crate::model::{Desired, Protocol, Translation, Translations};
 use crate::netlink::{NetlinkError, Refusal};
 use crate::words::counted;
 use concerned::Concerned;
@@ -95,7 +95,7 @@ struct Removed {
 /// # Errors
 /// When the table cannot be read, or when the kernel does not remove an entry. Calling it again with the same arguments is
 /// safe.
-pub async fn purge(before: &BTreeSet<Translation>, now: &Desired) -> Result<Purged, ConntrackError> {
+pub async fn purge(before: &Translations, now: &Desired) -> Result<Purged, ConntrackError> {
     Purger::default().purge(before, now, Judged::All).await
 }
 
@@ -104,12 +104,7 @@ impl Purger {
     ///
     /// # Errors
     /// As for [`purge`].
-    pub async fn purge(
-        &mut self,
-        before: &BTreeSet<Translation>,
-        now: &Desired,
-        judged: Judged,
-    ) -> Result<Purged, ConntrackError> {
+    pub async fn purge(&mut self, before: &Translations, now: &Desired, judged: Judged) -> Result<Purged, ConntrackError> {
         if before.is_empty() && now.translations.is_empty() {
             return Ok(Purged::default());
         }

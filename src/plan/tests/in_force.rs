@@ -2,7 +2,7 @@
 
 use super::node_ports::{listener, reached};
 use super::*;
-use crate::model::Translation;
+use crate::model::{Translation, Translations};
 
 /// The seed on a node where later a program listens on its port and its ports are reserved.
 fn later() -> (Facts, Policy) {
@@ -18,7 +18,7 @@ fn put(specs: &[Value]) -> Plan {
     plan
 }
 
-fn found(translations: &BTreeSet<Translation>) -> InForce {
+fn found(translations: &Translations) -> InForce {
     let mut in_force = InForce::default();
     in_force.find(&translations.iter().cloned().collect::<Vec<_>>());
     in_force
@@ -209,7 +209,7 @@ fn what_the_node_could_not_carry_for_a_while_is_no_new_claim() {
     looped.addresses.insert(LocalAddress { address: "3.3.3.3".parse().unwrap(), prefix_len: 32, interface: None });
     for facts in [away, looped] {
         let between = plan(&facts, &seed, &policy, &InForce::of(&first.verdicts));
-        assert_eq!(between.desired.translations, BTreeSet::new());
+        assert_eq!(between.desired.translations, Translations::new());
         let again = plan(&facts, &seed, &policy, &InForce::of(&between.verdicts));
         let recorded: Vec<Translation> = again.suspended().cloned().collect();
         for in_force in [InForce::of(&again.verdicts), InForce::recorded(&recorded, &forward)] {
@@ -241,7 +241,7 @@ fn what_the_object_itself_gave_up_is_a_new_claim() {
     for change in [("/mode", json!("Disabled")), elsewhere, ("/ports/0/port", json!(8080))] {
         let between = plan(&later, &[object("f0", with(&[change]))], &policy, &InForce::of(&first.verdicts));
         let after = plan(&later, &[object("f0", spec())], &policy, &InForce::of(&between.verdicts));
-        assert_eq!(after.desired.translations, BTreeSet::new());
+        assert_eq!(after.desired.translations, Translations::new());
     }
 }
 

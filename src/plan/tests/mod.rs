@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
-use crate::model::{Link, Listener, LocalAddress, Protocol, Route, RouteKind, RoutingPolicy, RoutingRule, RpFilter, RuleAction};
+use crate::model::{
+    Link, Listener, LocalAddress, Protocol, Route, RouteKind, RoutingPolicy, RoutingRule, RpFilter, RuleAction, Translations,
+};
 
 #[allow(clippy::needless_pass_by_value, reason = "every caller makes the value for this call")]
 fn object(name: &str, spec: Value) -> Candidate {
@@ -353,7 +355,7 @@ proptest! {
         }
         let gateways: BTreeMap<_, BTreeSet<_>> = plan.desired.routes.iter().fold(BTreeMap::new(), |mut map, route| { map.entry(route.destination).or_insert_with(BTreeSet::new).insert(route.gateway); map });
         prop_assert!(gateways.values().all(|gateways| gateways.len() == 1));
-        let carried: BTreeSet<_> = plan.verdicts.values().flat_map(|verdict| verdict.translations.iter().cloned()).collect();
+        let carried: Translations = plan.verdicts.values().flat_map(|verdict| verdict.translations.iter().cloned()).collect();
         prop_assert_eq!(&carried, &plan.desired.translations);
         let mut shuffled = candidates.clone();
         shuffled.rotate_left(turn % candidates.len().max(1));

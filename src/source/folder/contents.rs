@@ -9,8 +9,9 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::api::{PortForward, PortForwardGrant, PortForwardGrantSpec, PortForwardSpec};
-use crate::source::{FileReport, GrantSet, Key, Snapshot, Sourced, SourcedGrant, key};
+use crate::api::{PortForward, PortForwardGrant};
+use crate::forward::ForwardKey;
+use crate::source::{FileReport, Forwards, GrantSet, Snapshot, Sourced, SourcedGrant};
 
 use super::Objects;
 use super::generations::Generations;
@@ -27,10 +28,12 @@ pub(super) struct Contents {
     wrong: BTreeMap<PathBuf, String>,
     /// How long each file has been unchanged.
     settling: Settling,
+    /// The forwards of the last reading.
+    forwards: Forwards,
     /// The generation of each forward.
-    generations: Generations<Key, PortForwardSpec>,
+    generations: Generations<ForwardKey, PortForward>,
     /// The generation of each grant.
-    grant_generations: Generations<String, PortForwardGrantSpec>,
+    grant_generations: Generations<String, PortForwardGrant>,
     /// The directory that had the files in force.
     home: Home,
     /// The files of the last reading.
@@ -71,8 +74,8 @@ pub(super) struct Update {
 /// The objects that are in force so far, each with its file.
 #[derive(Default)]
 struct InForce<'a> {
-    forwards: BTreeMap<Key, (PortForward, &'a Path)>,
-    grants: BTreeMap<String, (PortForwardGrant, &'a Path)>,
+    forwards: BTreeMap<ForwardKey, (Arc<PortForward>, &'a Path)>,
+    grants: BTreeMap<String, (Arc<PortForwardGrant>, &'a Path)>,
 }
 
 /// Why the content of a file does not become its good content.
@@ -85,14 +88,13 @@ enum Kept {
 
 impl Contents {
     /// Starts with the objects that were in force before a restart. Skips objects that did not come from a folder.
-    pub(super) fn remembering(remembered: Vec<Sourced>) -> Self {
-        let mut files: BTreeMap<PathBuf, Vec<PortForward>> = BTreeMap::new();
+    pub(super) fn remembering(remembered: &Forwards) -> Self {
+        let mut files: BTreeMap<PathBuf, Vec<Arc<PortForward>>> = BTreeMap::new();
         let mut generations = Generations::default();
-        for Sourced { object, origin, .. } in remembered {
+        for Sourced { object, origin, .. } in remembered.iter() {
             let Some(origin) = origin else { continue };
-            let generation = object.metadata.generation.unwrap_or(1).max(1);
-            generations.insert(key(&object), generation, object.spec.clone());
-            files.entry(origin).or_default().push(Arc::unwrap_or_clone(object));
+            generations.insert(ForwardKey::of(object), object);
+            files.entry(origin.clone()).or_default().push(Arc::clone(object));
         }
         let objects = |forwards| Arc::new(Objects { forwards, grants: Vec::new() });
         let good = files.into_iter().map(|(path, forwards)| (path, Good { objects: objects(forwards), digest: None })).collect();
@@ -103,11 +105,10 @@ impl Contents {
     pub(super) fn with_grants(mut self, remembered: Option<&GrantSet>) -> Self {
         for SourcedGrant { object, origin, .. } in remembered.into_iter().flat_map(|set| &set.grants) {
             let Some(origin) = origin else { continue };
-            let generation = object.metadata.generation.unwrap_or(1).max(1);
-            self.grant_generations.insert(grant_name(object), generation, object.spec.clone());
+            self.grant_generations.insert(grant_name(object), object);
             let nothing = || Good { objects: Arc::default(), digest: None };
             let good = self.good.entry(origin.clone()).or_insert_with(nothing);
-            Arc::make_mut(&mut good.objects).grants.push(PortForwardGrant::clone(object));
+            Arc::make_mut(&mut good.objects).grants.push(Arc::clone(object));
         }
         self
     }
@@ -161,7 +162,9 @@ impl Contents {
             self.home = Home::Is(place.identity);
         }
         let grants = Some(Arc::new(self.number_grants(in_force.grants)));
-        let forwards = self.number(in_force.forwards);
+        let in_force = in_force.forwards;
+        self.number(in_force);
+        let forwards = self.forwards.clone();
         let snapshot = Snapshot { forwards, grants, files, labels: self.labels.clone(), ..Snapshot::default() };
         Update { snapshot, due }
     }
@@ -216,22 +219,28 @@ impl Contents {
         settled
     }
 
-    /// Gives each object its generation: 1 at first, increased by 1 with every change of its spec.
-    fn number(&mut self, in_force: BTreeMap<Key, (PortForward, &Path)>) -> Vec<Sourced> {
+    /// Takes over the forwards in force, each with its generation: 1 at first, increased by 1 with every change of its spec.
+    fn number(&mut self, in_force: BTreeMap<ForwardKey, (Arc<PortForward>, &Path)>) {
         self.generations.retain(|key| in_force.contains_key(key));
-        let number = |(key, (mut object, origin)): (Key, (PortForward, &Path))| {
-            object.metadata.generation = Some(self.generations.of(key, &object.spec));
-            Sourced { object: Arc::new(object), origin: Some(origin.to_owned()), trouble: None }
-        };
-        in_force.into_iter().map(number).collect()
+        let gone: Vec<ForwardKey> = self.forwards.keys().filter(|key| !in_force.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.forwards.remove(&key);
+        }
+        for (key, (object, origin)) in in_force {
+            let known = self.forwards.get(&key).cloned();
+            let object = self.generations.numbered(key, &object);
+            if known.is_none_or(|it| !Arc::ptr_eq(&it.object, &object) || it.origin.as_deref() != Some(origin)) {
+                self.forwards.insert(Sourced::of(object, Some(origin.to_owned())));
+            }
+        }
     }
 
     /// The same for grants.
-    fn number_grants(&mut self, in_force: BTreeMap<String, (PortForwardGrant, &Path)>) -> GrantSet {
+    fn number_grants(&mut self, in_force: BTreeMap<String, (Arc<PortForwardGrant>, &Path)>) -> GrantSet {
         self.grant_generations.retain(|name| in_force.contains_key(name));
-        let number = |(name, (mut object, origin)): (String, (PortForwardGrant, &Path))| {
-            object.metadata.generation = Some(self.grant_generations.of(name, &object.spec));
-            SourcedGrant { object: Arc::new(object), origin: Some(origin.to_owned()), trouble: None }
+        let number = |(name, (object, origin)): (String, (Arc<PortForwardGrant>, &Path))| {
+            let object = self.grant_generations.numbered(name, &object);
+            SourcedGrant { object, origin: Some(origin.to_owned()), trouble: None }
         };
         GrantSet { grants: in_force.into_iter().map(number).collect(), undecoded: Vec::new() }
     }
@@ -253,21 +262,21 @@ impl<'a> InForce<'a> {
     /// Adds the objects of a file.
     fn add(&mut self, objects: &Objects, path: &'a Path) {
         for object in &objects.forwards {
-            self.forwards.entry(key(object)).or_insert_with(|| (object.clone(), path));
+            self.forwards.entry(ForwardKey::of(object)).or_insert_with(|| (Arc::clone(object), path));
         }
         for grant in &objects.grants {
-            self.grants.entry(grant_name(grant)).or_insert_with(|| (grant.clone(), path));
+            self.grants.entry(grant_name(grant)).or_insert_with(|| (Arc::clone(grant), path));
         }
     }
 
     /// The first of `objects` that is in force from another file, and this file.
     fn other(&self, objects: &Objects) -> Option<(String, &'a Path)> {
-        let forward = objects.forwards.iter().map(key).find_map(|key| {
+        let forward = objects.forwards.iter().map(|object| ForwardKey::of(object)).find_map(|key| {
             let (_, holder) = self.forwards.get(&key)?;
-            Some((format!("{}/{}", key.0, key.1), *holder))
+            Some((key.to_string(), *holder))
         });
         forward.or_else(|| {
-            objects.grants.iter().map(grant_name).find_map(|name| {
+            objects.grants.iter().map(|grant| grant_name(grant)).find_map(|name| {
                 let (_, holder) = self.grants.get(&name)?;
                 Some((format!("the grant {name}"), *holder))
             })

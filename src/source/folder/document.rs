@@ -3,6 +3,7 @@
 //! Decides what YAML means here. Must not touch a disk.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kube::core::ObjectMeta;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_saphyr::{MessageFormatter, Options, UserMessageFormatter};
 
 use crate::api::{self, DecodeError, Kind, PortForward, PortForwardGrant};
 use crate::bounded::Bounded;
-use crate::source::key;
+use crate::forward::ForwardKey;
 
 use super::{Check, Objects};
 
@@ -30,13 +31,13 @@ pub(super) fn objects(text: &str, check: Check) -> Result<Objects, String> {
         let who = described(&place, &document);
         let read = match kind(&document) {
             Kind::PortForward => object(document, check).map(|object| {
-                let new = seen.insert(key(&object));
-                objects.forwards.push(object);
+                let new = seen.insert(ForwardKey::of(&object));
+                objects.forwards.push(Arc::new(object));
                 new
             }),
             Kind::PortForwardGrant => grant(document, check).map(|grant| {
                 let new = seen_grants.insert(grant.metadata.name.clone());
-                objects.grants.push(grant);
+                objects.grants.push(Arc::new(grant));
                 new
             }),
         };

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::supervise::Tasks;
 
-use super::{GrantSet, Heard, Snapshot, Source, Sourced};
+use super::{Forwards, GrantSet, Heard, Snapshot, Source};
 use contents::{Contents, Update};
 use events::Events;
 use reading::Reading;
@@ -48,16 +48,16 @@ pub struct Check {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
     /// The forwards.
-    pub forwards: Vec<PortForward>,
+    pub forwards: Vec<Arc<PortForward>>,
     /// The grants.
-    pub grants: Vec<PortForwardGrant>,
+    pub grants: Vec<Arc<PortForwardGrant>>,
 }
 
 /// What was in force before a restart.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
     /// The objects.
-    pub forwards: Vec<Sourced>,
+    pub forwards: Forwards,
     /// The grants; `None` if the record has none.
     pub grants: Option<Arc<GrantSet>>,
     /// A time at which the folder had their files; `None` if it is not known.
@@ -108,12 +108,12 @@ impl Pace {
 pub fn watch(
     dir: PathBuf,
     labels: BTreeMap<String, String>,
-    remembered: Remembered,
+    remembered: &Remembered,
     wake: Arc<Notify>,
     check: Check,
     tasks: &mut Tasks,
 ) -> Source {
-    let contents = Contents::remembering(remembered.forwards)
+    let contents = Contents::remembering(&remembered.forwards)
         .with_grants(remembered.grants.as_deref())
         .seen_at(remembered.seen)
         .with_labels(labels);

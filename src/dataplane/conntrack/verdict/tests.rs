@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::conntrack::table::Tuple;
-use crate::model::{Destination, FlowMatch, PortRange, Shift, TargetPorts};
+use crate::model::{Destination, FlowMatch, PortRange, Shift, TargetPorts, Translations};
 
 const CLIENT: &str = "1.1.1.1";
 const LISTEN: &str = "192.168.0.2:80";
@@ -252,8 +252,8 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     })
 }
 
-fn set() -> impl Strategy<Value = BTreeSet<Translation>> {
-    prop::collection::btree_set(any_translation(), 0..12)
+fn set() -> impl Strategy<Value = Translations> {
+    prop::collection::btree_set(any_translation(), 0..12).prop_map(|set| set.into_iter().collect())
 }
 
 fn matches(translation: &Translation, entry: &Entry) -> bool {

@@ -16,14 +16,14 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub use stage::{Stage, Table};
 pub use trie::FANOUT;
 
 use super::chain::Chains;
 use super::rule::Rule;
-use crate::model::Translation;
+use crate::model::Translations;
 
 /// All chains of the operator, by table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Ruleset(BTreeMap<Table, Chains>);
 impl Ruleset {
     /// The chains for `translations`, no two of which match the same packet. No chains if there are no translations.
     #[must_use]
-    pub fn of(translations: &BTreeSet<Translation>) -> Self {
+    pub fn of(translations: &Translations) -> Self {
         let mut tables = BTreeMap::<Table, Chains>::new();
         if !translations.is_empty() {
             for stage in Stage::ALL {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dataplane::iptables::chain::ChainName;
 use crate::dataplane::iptables::rule::{Matches, Target};
-use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts};
+use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
 /// A first packet, as the three stages see it.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ fn conflict(a: &Translation, b: &Translation) -> bool {
 }
 
 /// The translations of `set`, in order, that no earlier one conflicts with.
-fn settled(set: Vec<Translation>) -> BTreeSet<Translation> {
+fn settled(set: Vec<Translation>) -> Translations {
     let mut kept: Vec<Translation> = Vec::new();
     for translation in set {
         if !kept.iter().any(|other| conflict(other, &translation)) {
@@ -126,7 +126,7 @@ fn check_shape(table: &Chains, roots: &[ChainName]) {
     }
 }
 
-fn check(translations: &BTreeSet<Translation>) {
+fn check(translations: &Translations) {
     let ruleset = Ruleset::of(translations);
     check_shape(ruleset.chains(Table::Nat), &[Stage::Prerouting.root(), Stage::Postrouting.root()]);
     check_shape(ruleset.chains(Table::Filter), &[Stage::Forward.root(), Stage::Input.root()]);
@@ -217,7 +217,7 @@ proptest! {
 
 #[test]
 fn no_forward_needs_no_chain() {
-    assert!(Ruleset::of(&BTreeSet::new()).is_empty());
+    assert!(Ruleset::of(&Translations::new()).is_empty());
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn clients_that_no_child_covers_and_many_interfaces_stay_within_the_fanout() {
 
 #[test]
 fn ports_with_one_external_are_one_rule_and_clients_with_one_external_are_one_rule() {
-    let post = |set: BTreeSet<Translation>| {
+    let post = |set: Translations| {
         let ruleset = Ruleset::of(&set);
         ruleset.chains(Table::Nat)[&Stage::Postrouting.root()]
             .iter()
@@ -295,7 +295,8 @@ fn a_packet_meets_a_bounded_number_of_rules_however_many_forwards_there_are() {
         let p = NonZeroU16::new(t.flows.ports.last()).unwrap();
         Translation { flows: FlowMatch { ports: PortRange::single(p), ..t.flows }, ..t }
     };
-    for set in [(0..10_000).map(one_port).collect::<BTreeSet<_>>(), settled((0..2_000).map(|n| narrow(scattered(n))).collect())] {
+    for set in [(0..10_000).map(one_port).collect::<Translations>(), settled((0..2_000).map(|n| narrow(scattered(n))).collect())]
+    {
         let ruleset = Ruleset::of(&set);
         for translation in &set {
             let packet = &packets_of(translation)[0];

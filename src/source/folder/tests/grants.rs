@@ -68,7 +68,7 @@ fn the_record_gives_a_broken_file_the_last_good_content_of_its_grants() {
     folder.read();
     folder.write("a.yaml", grant("a", "1.1.1.2"));
     let before = folder.read();
-    folder.contents = Contents::remembering(before.forwards).with_grants(before.grants.as_deref());
+    folder.contents = Contents::remembering(&before.forwards).with_grants(before.grants.as_deref());
     folder.write("a.yaml", "{");
     assert_eq!(granted(&folder.read()), [forward("a", "1.1.1.2", 2)]);
     folder.write("a.yaml", grant("a", "1.1.1.3"));

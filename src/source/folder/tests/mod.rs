@@ -7,6 +7,7 @@ mod watching;
 mod writing;
 
 use super::*;
+use crate::source::Sourced;
 
 fn manifest(name: &str, upstream: &str) -> String {
     format!(
@@ -32,6 +33,11 @@ fn check(decoded: Result<PortForward, DecodeErrors>) -> Result<PortForward, Vec<
     let object = decoded.map_err(|errors| errors.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>())?;
     assert_ne!(object.spec.upstream.targets[0].address, "255.255.255.255", "a fault of the check");
     if object.spec.upstream.targets[0].address == "0.0.0.0" { Err(vec!["spec.upstream: is nowhere".into()]) } else { Ok(object) }
+}
+
+/// The object at this place in the order of the names.
+fn nth(snapshot: &Snapshot, place: usize) -> &Sourced {
+    snapshot.forwards.iter().nth(place).unwrap()
 }
 
 /// The objects in force: name, upstream, generation.

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::source::FileReport;
 use crate::source::folder::{document, reading};
+use crate::source::{FileReport, Sourced};
 
 /// A folder that is read when the test asks for it.
 pub(super) struct Folder {
@@ -71,8 +71,8 @@ fn every_shape_of_manifest_is_read_in_order_of_namespace_and_name() {
     assert_eq!(snapshot.files.iter().filter(|file| file.error.is_some()).collect::<Vec<_>>(), [] as [&FileReport; 0]);
     let names: Vec<_> = in_force(&snapshot).into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["zz", "json", "listed", "one", "two"]);
-    assert_eq!(snapshot.forwards[1].object.metadata.namespace.as_deref(), Some("default"));
-    assert_eq!(snapshot.forwards[1].origin.as_deref(), Some(Path::new("z.json")));
+    assert_eq!(nth(&snapshot, 1).object.metadata.namespace.as_deref(), Some("default"));
+    assert_eq!(nth(&snapshot, 1).origin.as_deref(), Some(Path::new("z.json")));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn fields_that_only_an_api_server_sets_are_dropped_and_the_others_are_kept() {
     folder.write("a.yaml", manifest("a", "3.3.3.3").replace("{name: a}", meta) + "status: {anything: [1]}\n");
     let snapshot = folder.read();
     assert_eq!(error(&snapshot, "a.yaml"), "");
-    let object = &snapshot.forwards[0].object;
+    let object = &nth(&snapshot, 0).object;
     let kept = kube::core::ObjectMeta {
         name: Some("a".into()),
         namespace: Some("default".into()),
@@ -229,7 +229,7 @@ fn a_number_is_no_string_and_yes_is_no_boolean() {
     let mut folder = Folder::new();
     folder.write("a.yaml", manifest("on", "3.3.3.3").replace("{name: on}", "{name: on, labels: {l: yes}}"));
     let snapshot = folder.read();
-    assert_eq!(snapshot.forwards[0].object.metadata.labels.clone().unwrap()["l"], "yes");
+    assert_eq!(nth(&snapshot, 0).object.metadata.labels.clone().unwrap()["l"], "yes");
     folder.remove("a.yaml");
     folder.read();
     assert!(folder.refusal(manifest("8", "3.3.3.3")).contains("metadata.name"));
@@ -265,7 +265,7 @@ fn an_object_in_two_files_stays_with_the_first_by_path() {
     let snapshot = folder.read();
     assert_eq!(error(&snapshot, "b.yaml"), "default/a is in force from a.yaml already; remove one of them");
     assert_eq!(in_force(&snapshot), [forward("a", "4.4.4.4", 2), forward("b", "3.3.3.3", 1)]);
-    assert_eq!(snapshot.forwards[0].origin.as_deref(), Some(Path::new("a.yaml")));
+    assert_eq!(nth(&snapshot, 0).origin.as_deref(), Some(Path::new("a.yaml")));
     folder.remove("a.yaml");
     let snapshot = folder.read();
     assert_eq!(error(&snapshot, "b.yaml"), "");
@@ -306,18 +306,19 @@ fn a_path_that_is_not_a_regular_file_is_reported_and_blocks_nothing() {
 fn the_record_gives_a_broken_file_its_last_good_content_and_every_object_its_generation() {
     let mut folder = Folder::new();
     let remembered = |name: &str, origin: Option<&str>, generation: i64| {
-        let mut object = document::objects(&manifest(name, "3.3.3.3"), CHECK).unwrap().forwards.remove(0);
+        let mut object = PortForward::clone(&document::objects(&manifest(name, "3.3.3.3"), CHECK).unwrap().forwards[0]);
         object.metadata.generation = Some(generation);
-        Sourced { object: Arc::new(object), origin: origin.map(Into::into), trouble: None }
+        Sourced::of(Arc::new(object), origin.map(Into::into))
     };
-    folder.contents = Contents::remembering(vec![
+    let before = [
         remembered("broken", Some("broken.yaml"), 3),
         remembered("changed", Some("changed.yaml"), 4),
         remembered("moved", Some("gone.yaml"), 5),
         remembered("same", Some("same.yaml"), 6),
         remembered("gone", Some("gone.yaml"), 7),
         remembered("from-the-api-server", None, 8),
-    ]);
+    ];
+    folder.contents = Contents::remembering(&before.into_iter().collect());
     folder.write("broken.yaml", "{");
     folder.write("changed.yaml", manifest("changed", "4.4.4.4"));
     folder.write("elsewhere.yaml", manifest("moved", "3.3.3.3"));

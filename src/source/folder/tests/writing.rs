@@ -147,7 +147,7 @@ fn an_old_file_counts_at_once_at_the_start() {
         let mut told = Told::with_both();
         // After a restart, the digest of the content in force is not known.
         let snapshot = told.update(0.0).snapshot;
-        told.contents = Contents::remembering(snapshot.forwards);
+        told.contents = Contents::remembering(&snapshot.forwards);
         let old = FileContent { age: Duration::from_secs(age), ..content(FIRST, writers) };
         assert_eq!(told.told(0.0, Some(old)), wanted, "{writers:?} {age}");
     }
@@ -298,7 +298,7 @@ fn after_a_restart_an_empty_folder_withdraws_at_once_only_if_it_was_changed_sinc
     for (changed, wanted) in [(99, "a b"), (100, "")] {
         let remembered = Told::with_both().update(0.0).snapshot.forwards;
         let mut told = Told::new();
-        told.contents = Contents::remembering(remembered).seen_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
+        told.contents = Contents::remembering(&remembered).seen_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
         told.reading.place = Some(place(7, changed));
         assert_eq!(told.at(0.0, None), "a b");
         assert_eq!(told.at(1.0, None), wanted, "changed at {changed}");
