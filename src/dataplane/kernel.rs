@@ -20,6 +20,8 @@ use crate::model::{Desired, Translation, Translations};
 #[derive(Debug)]
 pub struct Kernel {
     iptables: Iptables,
+    /// The translations of the last apply, and their layout.
+    laid_out: Mutex<(Translations, Ruleset)>,
     forwarding: Forwarding,
     /// How the connections were last checked, if the rules have not changed since. `None` at first: the process that wrote the
     /// existing rules may have stopped before it checked the connections.
@@ -54,6 +56,7 @@ impl Kernel {
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
         Self {
             iptables: Iptables::new(variant),
+            laid_out: Mutex::default(),
             forwarding,
             settled: Mutex::new(None),
             history: AsyncMutex::default(),
@@ -69,6 +72,12 @@ impl Kernel {
 
     fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layout of `translations`, from the last one.
+    fn lay_out(&self, translations: &Translations) -> Ruleset {
+        let (before, ruleset) = std::mem::take(&mut *self.laid_out.lock().unwrap_or_else(PoisonError::into_inner));
+        ruleset.amended(&before, translations)
     }
 
     /// Removes, once, the rules that an earlier choice of variant left in the other variant. The rules of this variant are
@@ -118,7 +127,9 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
 
 impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &Translations, look: Look) -> Applied {
-        let rules = self.iptables.apply(&Ruleset::of(&desired.translations), look).await;
+        let ruleset = self.lay_out(&desired.translations);
+        let rules = self.iptables.apply(&ruleset, look).await;
+        *self.laid_out.lock().unwrap_or_else(PoisonError::into_inner) = (desired.translations.clone(), ruleset);
         if rules.failed.is_empty() {
             self.sweep_other_variant().await;
         }

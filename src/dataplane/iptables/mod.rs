@@ -79,7 +79,7 @@ pub struct RulesReport {
     pub refused: Vec<RefusedRule>,
     /// Read back: the translations that are still in force although they should not be.
     pub left: Vec<Translation>,
-    /// The translations whose DNAT was in force before.
+    /// The translations whose DNAT was in force before, if everything was read.
     pub before: Vec<Translation>,
     /// The chains that were written because they were missing or had other content.
     pub written: Vec<ChainName>,
@@ -276,7 +276,10 @@ impl Iptables {
         let mut before = self.look(look, &mut memory).await;
         self.count(&mut before, ruleset, &mut memory).await;
         let mut report = RulesReport { read: before.extent, ..RulesReport::default() };
-        if let Ok(nat) = &before.tables[&Table::Nat] {
+        // Otherwise the rules are as the last apply left them, and the caller knows what that was.
+        if let Ok(nat) = &before.tables[&Table::Nat]
+            && before.extent == Extent::Everything
+        {
             report.before = nat.translations();
         }
         let mut after = self.write_all(ruleset, before, &mut memory, &mut report).await;

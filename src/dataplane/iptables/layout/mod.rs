@@ -2,6 +2,7 @@
 //!
 //! Pure. This depends on one invariant: no chain of the operator has more than [`FANOUT`] verdicts and [`FANOUT`] jumps.
 
+mod amended;
 mod cell;
 mod forward;
 mod input;

@@ -13,7 +13,8 @@ pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>)
     translations.into_iter().map(rule).collect()
 }
 
-fn rule(translation: &Translation) -> Rule {
+/// The rule of one translation.
+pub(super) fn rule(translation: &Translation) -> Rule {
     let flows = &translation.flows;
     let matches = Matches {
         source: narrowed(flows.source),

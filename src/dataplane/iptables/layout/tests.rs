@@ -215,6 +215,42 @@ proptest! {
     }
 }
 
+/// The translations of which some lead to another upstream or port now.
+fn redirected(set: &Translations, others: &[(usize, u32, bool)]) -> Translations {
+    let mut all: Vec<Translation> = set.iter().cloned().collect();
+    let count = all.len().max(1);
+    for (place, upstream, port) in others {
+        let Some(translation) = all.get_mut(place % count) else { continue };
+        translation.destination.address = address(*upstream);
+        if *port {
+            translation.destination.ports = TargetPorts::One(9);
+        }
+    }
+    all.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn an_amended_layout_is_the_layout_of_the_whole_set(
+        set in prop::collection::vec(any_translation(), 0..120),
+        upstreams in 1u32..60,
+        others in prop::collection::vec((any::<usize>(), 0x0303_0303u32..0x0303_0330, any::<bool>()), 0..4),
+        more in prop::option::weighted(0.2, any_translation()),
+    ) {
+        let spread = |(number, mut translation): (u32, Translation)| {
+            translation.destination.address = address(0x0303_0303 + number % upstreams);
+            translation
+        };
+        let before = settled((0..).zip(set.iter().cloned()).map(spread).collect());
+        let now = settled(redirected(&before, &others).into_iter().chain(more).collect());
+        let ruleset = Ruleset::of(&before).amended(&before, &now);
+        prop_assert_eq!(&ruleset, &Ruleset::of(&now));
+        prop_assert_eq!(ruleset.amended(&now, &before), Ruleset::of(&before));
+    }
+}
+
 #[test]
 fn no_forward_needs_no_chain() {
     assert!(Ruleset::of(&Translations::new()).is_empty());
