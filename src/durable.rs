@@ -26,6 +26,11 @@ pub enum Stored {
 /// symbolic link at `path` is replaced, not followed. Only one writer at a time is allowed: the name of the temporary file
 /// is fixed, so that a crash leaves at most one.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, mode, |file| file.write_all(content))
+}
+
+/// As [`replace`], with the content that `write` writes.
+pub(crate) fn replace_with(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file in a directory"));
     };
@@ -34,7 +39,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     beside.push(name);
     beside.push(".tmp");
     let beside = dir.join(beside);
-    let done = write_new(&beside, content, mode).and_then(|()| fs::rename(&beside, path));
+    let done = write_new(&beside, mode, write).and_then(|()| fs::rename(&beside, path));
     if done.is_err() {
         // The temporary file is removed if possible. The first error is the one to report.
         let _ = fs::remove_file(&beside);
@@ -42,7 +47,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     done.and_then(|()| File::open(dir)?.sync_all())
 }
 
-fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -50,7 +55,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(nofollow()).open(path)?;
     // The umask narrowed the mode at creation.
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(content)?;
+    write(&mut file)?;
     file.sync_all()
 }
 

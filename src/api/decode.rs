@@ -12,7 +12,7 @@ use super::structure::{self, Repaired};
 use super::{Kind, PortForward, PortForwardGrant};
 
 /// The group and version of the API.
-const API_VERSION: &str = "portforward.dev/v1alpha1";
+pub(crate) const API_VERSION: &str = "portforward.dev/v1alpha1";
 
 /// The namespace of an object that names none.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";

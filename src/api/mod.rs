@@ -19,7 +19,7 @@ mod structure;
 mod used;
 
 pub use crd::crds_yaml;
-pub(crate) use decode::{DEFAULT_NAMESPACE, check_identity, is_label, quoted};
+pub(crate) use decode::{API_VERSION, DEFAULT_NAMESPACE, check_identity, is_label, quoted};
 pub use decode::{decode, decode_grant};
 pub use grant::{PortForwardGrant, PortForwardGrantSpec, PortForwardGrantStatus};
 pub use kind::Kind;

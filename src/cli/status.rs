@@ -19,7 +19,7 @@ use crate::api::PortForward;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
-use crate::publish::{list, table, table_within, wide_table};
+use crate::publish::{Shown, list, table, table_within, wide_table};
 use crate::record::{self, RecordError};
 use crate::similar;
 use crate::source::Snapshot;
@@ -87,8 +87,8 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     print(&match options.output {
         Output::Table => screen.coloured(&screen.width.map_or_else(|| table(&objects), |width| table_within(&objects, width))),
         Output::Wide => screen.coloured(&wide_table(&objects)) + &details(&chosen, &seen.plan, rules, routes),
-        Output::Json => serde_json::to_string_pretty(&list(&objects)?)? + "\n",
-        Output::Yaml => serde_saphyr::to_string(&list(&objects)?)?,
+        Output::Json => serde_json::to_string_pretty(&list(&objects))? + "\n",
+        Output::Yaml => serde_saphyr::to_string(&list(&objects))?,
     })?;
     Ok(verdict(&chosen, &seen))
 }
@@ -146,14 +146,14 @@ fn did_you_mean(name: &str, known: &BTreeSet<ForwardKey>) -> String {
 }
 
 /// The chosen objects, each with its status on this node.
-fn objects(node: &str, snapshot: &Snapshot, chosen: &BTreeSet<ForwardKey>, judgements: &Judgements) -> Vec<PortForward> {
+fn objects(node: &str, snapshot: &Snapshot, chosen: &BTreeSet<ForwardKey>, judgements: &Judgements) -> Vec<Shown> {
     let now = Timestamp::now();
-    let with_status = |object: &PortForward| {
+    let shown = |object: &Arc<PortForward>| {
         let key = chosen.get(&ForwardKey::of(object))?;
-        let status = judgements.get(key).map(|judgement| here(node, judgement, now));
-        Some(PortForward { status, ..PortForward::clone(object) })
+        let status = judgements.get(key).map(|judgement| Arc::new(here(node, judgement, now)));
+        Some(Shown { object: Arc::clone(object), status })
     };
-    snapshot.forwards.iter().filter_map(|sourced| with_status(&sourced.object)).collect()
+    snapshot.forwards.iter().filter_map(|sourced| shown(&sourced.object)).collect()
 }
 
 /// Whether the kernel holds all chosen forwards that are carried here, and no withdrawn ones.

@@ -55,8 +55,11 @@ pub(super) struct Forwards {
 #[derive(Debug)]
 struct Sums {
     accounting: Accounting,
-    forwards: BTreeMap<ForwardKey, BTreeMap<(Protocol, Direction), Carried>>,
+    forwards: BTreeMap<ForwardKey, Lanes>,
 }
+
+/// The lanes of one forward, in order: a few.
+type Lanes = Vec<((Protocol, Direction), Carried)>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Carried {
@@ -98,7 +101,10 @@ impl Forwards {
             };
             for (direction, translation) in verdict.directed() {
                 let lanes = sums.forwards.entry(forward.clone()).or_default();
-                lanes.entry((translation.flows.protocol, direction)).or_default();
+                let lane = (translation.flows.protocol, direction);
+                if let Err(place) = lanes.binary_search_by_key(&lane, |(lane, _)| *lane) {
+                    lanes.insert(place, (lane, Carried::default()));
+                }
             }
         }
     }
@@ -129,7 +135,8 @@ impl Forwards {
 
 impl Sums {
     fn lane(&mut self, Lane { forward, protocol, direction }: &Lane) -> Option<&mut Carried> {
-        self.forwards.get_mut(forward)?.get_mut(&(*protocol, *direction))
+        let lanes = self.forwards.get_mut(forward)?;
+        lanes.iter_mut().find(|(lane, _)| *lane == (*protocol, *direction)).map(|(_, carried)| carried)
     }
 
     /// All lanes of the forwards in `shown`.

@@ -29,9 +29,10 @@ pub struct InForce {
 /// What one forward has in force.
 #[derive(Clone, Debug, Default)]
 struct Owned {
-    ports: BTreeSet<(Protocol, IpAddr, PortRange)>,
-    /// The sources: its clients, and the upstream of `reverse`.
-    sources: BTreeSet<IpNet>,
+    /// In order, each once.
+    ports: Vec<(Protocol, IpAddr, PortRange)>,
+    /// The sources: its clients, and the upstream of `reverse`. In order, each once.
+    sources: Vec<IpNet>,
     /// The number of its translations.
     count: usize,
 }
@@ -111,8 +112,8 @@ impl InForce {
         }
         if let Some(forward) = forward {
             let held = self.owned.entry(forward).or_default();
-            held.ports.insert((flows.protocol, flows.destination, flows.ports));
-            held.sources.insert(flows.source);
+            put(&mut held.ports, (flows.protocol, flows.destination, flows.ports));
+            put(&mut held.sources, flows.source);
             held.count += 1;
         } else {
             self.unknown.insert((flows.protocol, flows.destination));
@@ -216,8 +217,15 @@ impl InForce {
     }
 }
 
+/// Adds a value to a list in order, unless it is there.
+fn put<T: Ord>(list: &mut Vec<T>, value: T) {
+    if let Err(place) = list.binary_search(&value) {
+        list.insert(place, value);
+    }
+}
+
 /// The networks that are in both lists.
-fn common(clients: &[IpNet], sources: &BTreeSet<IpNet>) -> Vec<IpNet> {
+fn common(clients: &[IpNet], sources: &[IpNet]) -> Vec<IpNet> {
     let both = |client: &IpNet, source: &IpNet| {
         if source.contains(client) { Some(*client) } else { client.contains(source).then_some(*source) }
     };

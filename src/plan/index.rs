@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use super::small::Small;
 use crate::model::{FlowMatch, PortRange, Protocol};
 
 /// Values by protocol, listen address, ports and client. The interface is ignored.
@@ -38,11 +39,11 @@ pub(super) struct PortIndex<T>(BTreeMap<(Protocol, IpAddr), Ports<Vec<T>>>);
 /// Ranges of similar size are in one map (by the number of bits of their size), so the ranges that overlap a given one are
 /// a few neighbours in each of the sixteen maps.
 #[derive(Clone, Debug)]
-struct Ports<T>(BTreeMap<u32, BTreeMap<(u16, u16), T>>);
+struct Ports<T>(Small<u32, Small<(u16, u16), T>>);
 
 /// Values by network.
 #[derive(Clone, Debug)]
-struct Networks<T>(BTreeMap<IpNet, T>);
+struct Networks<T>(Small<IpNet, T>);
 
 /// Any number of values for each network. Finds the values of all networks that overlap a given one.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ impl<T> FlowIndex<T> {
         };
         let place = self.places.entry((flows.protocol, flows.destination)).or_default();
         place.by_ports.entry(flows.ports).insert(flows.source, index);
-        place.by_client.0.entry(flows.source).or_default().entry(flows.ports).push(index);
+        place.by_client.0.or_default(flows.source).entry(flows.ports).push(index);
     }
 
     /// The values of exactly these ports and this client.
@@ -180,8 +181,7 @@ impl<T> PortIndex<T> {
 
 impl<T: Default> Ports<T> {
     fn entry(&mut self, ports: PortRange) -> &mut T {
-        let class = self.0.entry(width_class(ports)).or_default();
-        class.entry((ports.first(), ports.last())).or_default()
+        self.0.or_default(width_class(ports)).or_default((ports.first(), ports.last()))
     }
 }
 
@@ -206,7 +206,7 @@ impl<T> Ports<T> {
 
     fn overlapping(&self, ports: PortRange) -> impl Iterator<Item = &T> {
         self.0
-            .iter()
+            .range(..)
             .flat_map(move |(bits, class)| class.range(candidates(*bits, ports)))
             .filter(move |((_, last), _)| *last >= ports.first())
             .map(|(_, value)| value)
@@ -214,7 +214,7 @@ impl<T> Ports<T> {
 
     fn overlapping_mut(&mut self, ports: PortRange) -> impl Iterator<Item = &mut T> {
         self.0
-            .iter_mut()
+            .range_mut(..)
             .flat_map(move |(bits, class)| class.range_mut(candidates(*bits, ports)))
             .filter(move |((_, last), _)| *last >= ports.first())
             .map(|(_, value)| value)
@@ -242,7 +242,7 @@ impl<T> Networks<T> {
     fn around(&self, network: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
         (0..=network.prefix_len()).filter_map(move |length| {
             let around = IpNet::new_assert(network.addr(), length).trunc();
-            self.0.get_key_value(&around).map(|(around, value)| (*around, value))
+            self.0.get(&around).map(|value| (around, value))
         })
     }
 
@@ -254,7 +254,7 @@ impl<T> Networks<T> {
 
 impl<T> NetworkMap<T> {
     pub(super) fn insert(&mut self, network: IpNet, value: T) {
-        self.0.0.entry(network).or_default().push(value);
+        self.0.0.or_default(network).push(value);
     }
 
     /// Removes a value of exactly `network`. Returns whether no value is left of any network.
@@ -318,13 +318,13 @@ impl<T> Default for PortIndex<T> {
 
 impl<T> Default for Ports<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Small::default())
     }
 }
 
 impl<T> Default for Networks<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Small::default())
     }
 }
 

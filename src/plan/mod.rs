@@ -21,6 +21,7 @@ mod protected;
 mod reserved;
 mod routes;
 mod share;
+mod small;
 mod verdict;
 mod wires;
 

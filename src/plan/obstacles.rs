@@ -10,7 +10,6 @@ mod tests;
 mod walk;
 mod ways;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -27,7 +26,7 @@ pub(super) struct Found {
     /// The notes.
     pub(super) notes: Vec<Note>,
     /// The neighbours that must answer.
-    pub(super) next_hops: BTreeSet<NextHop>,
+    pub(super) next_hops: Vec<NextHop>,
     /// The interfaces by which the flows enter, as far as they are known.
     pub(super) legs: Vec<InterfaceName>,
 }
@@ -49,7 +48,8 @@ pub(super) fn find<'a>(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verd
     obstacles.extend(dropped);
     obstacles.sort_by_key(|obstacle| obstacle.reason);
     notes.extend(search.notes());
-    let next_hops = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
+    let mut next_hops: Vec<NextHop> = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
+    next_hops.dedup();
     Found { obstacles, notes, next_hops, legs: search.legs().known().cloned().collect() }
 }
 

@@ -1,6 +1,5 @@
 //! The decision of the plan about one forward on this node.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use super::claims::Conflict;
@@ -38,8 +37,8 @@ pub struct Verdict {
     pub routes: Vec<RoutePlan>,
     /// The interfaces by which its flows enter, as far as they are known.
     pub legs: Vec<InterfaceName>,
-    /// The neighbours that must answer for its flows to pass.
-    pub next_hops: BTreeSet<NextHop>,
+    /// The neighbours that must answer for its flows to pass. In order, each once.
+    pub next_hops: Vec<NextHop>,
     /// The known obstacles, the worst first.
     pub obstacles: Vec<Obstacle>,
     /// The notes.
@@ -205,7 +204,7 @@ impl Verdict {
             suspended: Vec::new(),
             routes: Vec::new(),
             legs: Vec::new(),
-            next_hops: BTreeSet::new(),
+            next_hops: Vec::new(),
             obstacles: Vec::new(),
             notes: Vec::new(),
             nested: false,

@@ -3,8 +3,10 @@
 //! Decides only how the status is shown, not what it is.
 
 mod file;
+mod shown;
 mod table;
 
 pub use crate::durable::Stored;
-pub use file::{PublishError, StatusFile, list};
+pub use file::{List, PublishError, StatusFile, list};
+pub use shown::Shown;
 pub use table::{table, table_within, wide_table};

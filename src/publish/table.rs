@@ -3,7 +3,8 @@
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{PortForward, PortForwardStatus, Role, ShownPorts};
+use super::Shown;
+use crate::api::{PortForwardStatus, Role, ShownPorts};
 
 /// The maximum width of a message, in characters. The status file contains the whole text.
 const MESSAGE_WIDTH: usize = 100;
@@ -20,21 +21,21 @@ const LEAST_MESSAGE_WIDTH: usize = 20;
 /// One line for each object, in the given order. Reason and message are those of the first condition that is not `True`,
 /// otherwise of `Ready`. Messages are cut to 100 characters. Ends with a newline.
 #[must_use]
-pub fn table(objects: &[PortForward]) -> String {
+pub fn table(objects: &[Shown]) -> String {
     draw(objects, Ports::Hidden, MESSAGE_WIDTH)
 }
 
 /// As [`table`], for a terminal with this number of columns: messages are cut so that each line fits, but not below 20
 /// characters.
 #[must_use]
-pub fn table_within(objects: &[PortForward], columns: usize) -> String {
+pub fn table_within(objects: &[Shown], columns: usize) -> String {
     let others = draw(objects, Ports::Hidden, 0).lines().map(|line| line.chars().count()).max().unwrap_or(0);
     draw(objects, Ports::Hidden, columns.saturating_sub(others).clamp(LEAST_MESSAGE_WIDTH, MESSAGE_WIDTH))
 }
 
 /// The same with the ports of each forward, as `kubectl get` shows them, and with whole messages.
 #[must_use]
-pub fn wide_table(objects: &[PortForward]) -> String {
+pub fn wide_table(objects: &[Shown]) -> String {
     draw(objects, Ports::Shown, usize::MAX)
 }
 
@@ -46,7 +47,7 @@ enum Ports {
 }
 
 /// The table with messages of at most `width` characters.
-fn draw(objects: &[PortForward], ports: Ports, width: usize) -> String {
+fn draw(objects: &[Shown], ports: Ports, width: usize) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["NAMESPACE", "NAME", "NODE(ROLE)", "PORTS", "ACCEPTED", "PROGRAMMED", "READY", "REASON", "MESSAGE"]);
@@ -61,9 +62,9 @@ fn draw(objects: &[PortForward], ports: Ports, width: usize) -> String {
     table.trim_fmt() + "\n"
 }
 
-fn row(object: &PortForward, width: usize) -> Row {
+fn row(Shown { object, status }: &Shown, width: usize) -> Row {
     let none = PortForwardStatus::default();
-    let status = object.status.as_ref().unwrap_or(&none);
+    let status = status.as_deref().unwrap_or(&none);
     let [accepted, programmed, ready] = CONDITIONS.map(|kind| find(status, kind));
     let telling = [accepted, programmed, ready].into_iter().flatten().find(|condition| condition.status != "True").or(ready);
     let message = plain(telling.map_or("", |condition| &condition.message));
@@ -115,6 +116,8 @@ fn shortened(text: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use crate::publish::file::tests::{condition, object};
 
     use super::*;
@@ -146,7 +149,7 @@ mod tests {
                     condition("Ready", "False", "NoRoute", &"x".repeat(101)),
                 ],
             ),
-            PortForward { status: None, ..object("unseen", &[]) },
+            Shown { status: None, ..object("unseen", &[]) },
         ];
         let long = "x".repeat(99) + "…";
         let wanted = format!(
@@ -168,7 +171,7 @@ default     unseen        <none>            Unknown    Unknown      Unknown   Pe
     #[test]
     fn of_several_nodes_the_active_one_is_named() {
         let mut object = object("web", &[]);
-        let status = object.status.as_mut().unwrap();
+        let status = Arc::make_mut(object.status.as_mut().unwrap());
         let mut other = status.nodes[0].clone();
         other.node_name = "proxy-2".into();
         other.role = Role::Standby;

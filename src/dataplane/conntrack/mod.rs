@@ -10,10 +10,11 @@ pub mod table;
 pub mod verdict;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::{Desired, Protocol, Translation, Translations};
+use crate::model::{Desired, Protocol, Translations};
 use crate::netlink::{NetlinkError, Refusal};
 use crate::words::counted;
 use concerned::Concerned;
@@ -72,6 +73,8 @@ pub enum Judged {
 
 /// How long the removal of an entry is remembered if the entry does not come back.
 const REMEMBERED: Duration = Duration::from_mins(10);
+/// If more removals than this are remembered, only the newest ones are.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// Removes wrong entries, but does not repeat this for an entry that comes back unchanged: if rules of another program
 /// translate a flow differently, removing its entry would only cut it.
@@ -84,7 +87,8 @@ pub struct Purger {
 #[derive(Debug)]
 struct Removed {
     id: Option<u32>,
-    rules: Vec<Translation>,
+    /// The hash of the rules that it met.
+    rules: u64,
     at: Instant,
 }
 
@@ -131,10 +135,12 @@ impl Purger {
     fn worth_removing<'a>(&mut self, stale: Vec<&'a Entry>, now: &Index<'_>, at: Instant) -> Vec<&'a Entry> {
         let mut removed = HashMap::new();
         let worth = |entry: &&Entry| {
-            let rules: Vec<Translation> = now.matching(entry).cloned().collect();
-            if rules.is_empty() {
+            if !now.matches(entry) {
                 return true;
             }
+            let mut rules = DefaultHasher::new();
+            now.matching(entry).for_each(|rule| rule.hash(&mut rules));
+            let rules = rules.finish();
             let key = (entry.protocol, entry.original, entry.reply);
             let came_back = self.removed.get(&key).is_some_and(|last| last.id != entry.id && last.rules == rules);
             removed.insert(key, Removed { id: if came_back { None } else { entry.id }, rules, at });
@@ -142,7 +148,11 @@ impl Purger {
         };
         let stale = stale.into_iter().filter(worth).collect();
         self.removed.retain(|key, last| !removed.contains_key(key) && at.duration_since(last.at) < REMEMBERED);
-        self.removed.extend(removed);
+        if self.removed.len() + removed.len() > MOST_REMEMBERED {
+            self.removed = removed;
+        } else {
+            self.removed.extend(removed);
+        }
         stale
     }
 }
@@ -150,7 +160,7 @@ impl Purger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Destination, FlowMatch, SourceNat, TargetPorts};
+    use crate::model::{Destination, FlowMatch, SourceNat, TargetPorts, Translation};
 
     fn rule(upstream: &str) -> Translation {
         Translation {
