@@ -54,7 +54,7 @@ const REST: Duration = Duration::from_millis(20);
 /// The longest pause between two syncs while events arrive all the time. The pause is a quarter of the last sync.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 /// The maximum time between two comparisons of the whole kernel.
-const RAREST: Duration = Duration::from_secs(30);
+const RAREST: Duration = Duration::from_mins(1);
 /// The time that the agent waits for a first complete set of objects. After it, the agent uses the set of the record.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -63,6 +63,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Pace {
     /// The minimum time between two comparisons.
     pub every: Duration,
+    /// The same as a multiple of the time that a comparison takes, so that comparisons of a large set leave the CPU to others.
+    pub times: u32,
 }
 
 /// The result of one sync, for the publishers.
@@ -162,8 +164,7 @@ pub async fn run<D: Dataplane>(mut node: Node<D>) {
             if outcome == SyncOutcome::Unchanged {
                 comparison = took;
             }
-            // Comparisons without an event take at most 2 percent of the time, unless one takes very long.
-            every = node.pace.every.max(RAREST.min(comparison * 50));
+            every = node.pace.every.max(RAREST.min(comparison * node.pace.times));
         }
         pause = match outcome {
             SyncOutcome::Unchanged | SyncOutcome::Written => every.saturating_sub(compared.elapsed()),

@@ -102,7 +102,7 @@ impl<'a> Planned<'a> {
     pub(super) async fn answered(self, observer: &Observer) -> (Plan, Former, Origin, Judging) {
         let Self { mut facts, candidates, policy, in_force, plan: before, mut former, judging, after_programmed } = self;
         let mut newest = before;
-        if observer.want(&newest.next_hops()).await {
+        if observer.want(&newest.next_hops).await {
             facts.answers = observer.answers();
             let renewed = plan(&facts, &candidates, &policy, &in_force);
             for (key, verdict) in differing(newest, &renewed) {

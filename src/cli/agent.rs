@@ -76,9 +76,9 @@ pub(super) struct AgentOptions {
 const fn pace(variant: Variant) -> Pace {
     match variant {
         // The kernel reports every change of nf_tables, of a link, an address or a route at once.
-        Variant::Nft => Pace { every: Duration::from_secs(10) },
-        // Legacy xtables reports no changes.
-        Variant::Legacy => Pace { every: Duration::from_secs(1) },
+        Variant::Nft => Pace { every: Duration::from_secs(10), times: 200 },
+        // Legacy xtables reports no changes, so what another program changes is found by a comparison only.
+        Variant::Legacy => Pace { every: Duration::from_secs(1), times: 50 },
     }
 }
 

@@ -61,19 +61,14 @@ pub struct Plan {
     pub desired: Desired,
     /// The decisions, by forward.
     pub verdicts: BTreeMap<ForwardKey, Verdict>,
+    /// The neighbours that must answer for the forwards carried here.
+    pub next_hops: BTreeSet<NextHop>,
 }
 
 impl Plan {
     /// What was in force and may come back without being a new claim; see [`Verdict::suspended`].
     pub fn suspended(&self) -> impl Iterator<Item = &Translation> {
         self.verdicts.values().flat_map(|verdict| &verdict.suspended)
-    }
-
-    /// The neighbours that must answer for the forwards carried here.
-    #[must_use]
-    pub fn next_hops(&self) -> BTreeSet<NextHop> {
-        let all: BTreeSet<&NextHop> = self.verdicts.values().flat_map(|verdict| &verdict.next_hops).collect();
-        all.into_iter().cloned().collect()
     }
 }
 
@@ -185,6 +180,7 @@ fn plan_with(known: &BTreeMap<&ForwardKey, &[RoutePlan]>, inputs: Inputs<'_>) ->
         protected.protect_clients(forward);
         let found = obstacles::find(facts, forward, verdict);
         plan.desired.legs.extend(found.legs.iter().cloned());
+        plan.next_hops.extend(found.next_hops.iter().cloned());
         verdict.legs = found.legs;
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);
         let others = notes::find(facts, forward, verdict);

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use super::{Candidate, Inputs, Plan, RoutePlan, Verdict};
 use crate::forward::ForwardKey;
-use crate::model::{Facts, HostRoute, InterfaceName};
+use crate::model::{Facts, HostRoute, InterfaceName, NextHop};
 use neighbourhood::Neighbourhood;
 
 /// The forwards to plan anew.
@@ -68,9 +68,10 @@ impl Plan {
         // Several forwards may share these.
         let (was, is) = (Joint::of(facts, before()), Joint::of(facts, now.iter().copied()));
         if was != is {
-            let Joint { routes, held, legs } = Joint::of(facts, self.verdicts.values());
+            let Joint { routes, held, legs, next_hops } = Joint::of(facts, self.verdicts.values());
             (desired.routes, desired.held, desired.legs) =
                 (routes.into_iter().cloned().collect(), held, legs.into_iter().cloned().collect());
+            self.next_hops = next_hops.into_iter().cloned().collect();
         }
     }
 }
@@ -85,6 +86,7 @@ struct Joint<'a> {
     routes: BTreeSet<&'a HostRoute>,
     held: BTreeSet<IpAddr>,
     legs: BTreeSet<&'a InterfaceName>,
+    next_hops: BTreeSet<&'a NextHop>,
 }
 
 impl<'a> Joint<'a> {
@@ -93,6 +95,7 @@ impl<'a> Joint<'a> {
         let listening: BTreeSet<IpAddr> =
             verdicts.clone().flat_map(|verdict| &verdict.translations).map(|it| it.flows.destination).collect();
         let held = listening.into_iter().filter(|address| facts.holds(*address)).collect();
-        Self { routes, held, legs: verdicts.flat_map(|verdict| &verdict.legs).collect() }
+        let legs = verdicts.clone().flat_map(|verdict| &verdict.legs).collect();
+        Self { routes, held, legs, next_hops: verdicts.flat_map(|verdict| &verdict.next_hops).collect() }
     }
 }

@@ -14,7 +14,7 @@ fn asked(answers: &[(&str, &str, Answer)]) -> Facts {
 
 fn next_hops(facts: &Facts, spec: Value) -> Vec<String> {
     let plan = planned(facts, &[object("one", spec)]);
-    plan.next_hops().iter().map(|NextHop { interface, address }| format!("{address} {interface}")).collect()
+    plan.next_hops.iter().map(|NextHop { interface, address }| format!("{address} {interface}")).collect()
 }
 
 const GATEWAY: (&str, &str) = ("192.168.0.1", "eth1");
@@ -106,5 +106,5 @@ fn answers_change_what_is_said_and_nothing_in_the_kernel() {
 fn a_thousand_forwards_behind_one_gateway_are_one_question() {
     let many: Vec<Candidate> =
         (0..1000).map(|number| object(&format!("f{number}"), with(&[("/ports/0/port", json!(10_000 + number))]))).collect();
-    assert_eq!(planned(&facts(), &many).next_hops().len(), 2);
+    assert_eq!(planned(&facts(), &many).next_hops.len(), 2);
 }

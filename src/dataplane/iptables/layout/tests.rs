@@ -215,15 +215,17 @@ proptest! {
     }
 }
 
-/// The translations of which some lead to another upstream or port now.
-fn redirected(set: &Translations, others: &[(usize, u32, bool)]) -> Translations {
+/// The translations of which some lead to another upstream now, or also to another port or with another source.
+fn redirected(set: &Translations, others: &[(usize, u32, u8)]) -> Translations {
     let mut all: Vec<Translation> = set.iter().cloned().collect();
     let count = all.len().max(1);
-    for (place, upstream, port) in others {
+    for (place, upstream, more) in others {
         let Some(translation) = all.get_mut(place % count) else { continue };
         translation.destination.address = address(*upstream);
-        if *port {
-            translation.destination.ports = TargetPorts::One(9);
+        match more {
+            0 => translation.destination.ports = TargetPorts::One(9),
+            1 => translation.source = SourceNat::Address(address(0x0202_0209)),
+            _ => {}
         }
     }
     all.into_iter().collect()
@@ -236,7 +238,7 @@ proptest! {
     fn an_amended_layout_is_the_layout_of_the_whole_set(
         set in prop::collection::vec(any_translation(), 0..120),
         upstreams in 1u32..60,
-        others in prop::collection::vec((any::<usize>(), 0x0303_0303u32..0x0303_0330, any::<bool>()), 0..4),
+        others in prop::collection::vec((any::<usize>(), 0x0303_0303u32..0x0303_0330, 0u8..9), 0..4),
         more in prop::option::weighted(0.2, any_translation()),
     ) {
         let spread = |(number, mut translation): (u32, Translation)| {
