@@ -99,3 +99,65 @@ impl PartialEq for Sourced {
             && (&self.stored, &self.origin, &self.trouble) == (&other.stored, &other.origin, &other.trouble)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What two maps differ in, by a look at all entries.
+    fn naive(before: &OrdMap<u16, u8>, now: &OrdMap<u16, u8>) -> BTreeMap<u16, (Option<u8>, Option<u8>)> {
+        let keys = before.keys().chain(now.keys());
+        let both = keys.map(|key| (*key, (before.get(key).copied(), now.get(key).copied())));
+        both.filter(|(_, (before, now))| before != now).collect()
+    }
+
+    fn found(before: &OrdMap<u16, u8>, now: &OrdMap<u16, u8>) -> BTreeMap<u16, (Option<u8>, Option<u8>)> {
+        before
+            .diff(now)
+            .map(|item| match item {
+                DiffItem::Add(key, now) => (*key, (None, Some(*now))),
+                DiffItem::Update { old: (key, before), new: (_, now) } => (*key, (Some(*before), Some(*now))),
+                DiffItem::Remove(key, before) => (*key, (Some(*before), None)),
+            })
+            .collect()
+    }
+
+    fn edit() -> impl Strategy<Value = (u16, Option<u8>)> {
+        (0u16..4000, prop::option::weighted(0.6, 0u8..3))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// The agent relies on it: a difference that is missed is a change that never reaches the kernel. A version of the library
+        /// before 7.0.2 missed some.
+        #[test]
+        fn no_difference_between_maps_with_shared_content_is_missed(
+            size in 0u16..3000,
+            step in 1u16..3,
+            steps in prop::collection::vec(prop::collection::vec(edit(), 0..40), 1..6),
+        ) {
+            let first: OrdMap<u16, u8> = (0..size).map(|key| (key * step % 4000, 1)).collect();
+            let mut versions = vec![first];
+            for edits in steps {
+                let mut next = versions[versions.len() - 1].clone();
+                for (key, value) in edits {
+                    match value {
+                        Some(value) => next.insert(key, value),
+                        None => next.remove(&key),
+                    };
+                }
+                versions.push(next);
+            }
+            for before in &versions {
+                for now in &versions {
+                    prop_assert_eq!(found(before, now), naive(before, now));
+                }
+            }
+        }
+    }
+}
