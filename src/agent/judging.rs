@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::key_of;
 use super::planned::Former;
 use crate::dataplane::Applied;
 use crate::forward::ForwardKey;
 use crate::plan::Plan;
-use crate::source::{Snapshot, Sourced, Undecoded};
+use crate::source::{Snapshot, Sourced, Undecoded, Unknown};
 use crate::status::{Judgement, Judgements, Outcome, judge, leave, unknown_form};
 
 /// The judgements of the last sync, and what they were made from beside the verdicts.
@@ -60,7 +59,7 @@ struct Special<'a> {
     /// The newest content cannot be decoded, for this reason.
     troubled: BTreeMap<ForwardKey, &'a str>,
     /// No content could ever be decoded.
-    undecoded: BTreeMap<ForwardKey, &'a Undecoded>,
+    undecoded: &'a Unknown,
     /// They were deleted, and something of them may be in force.
     leaving: &'a BTreeMap<ForwardKey, Sourced>,
 }
@@ -71,8 +70,7 @@ impl<'a> Special<'a> {
             let error = sourced.trouble.as_deref()?;
             Some((ForwardKey::of(&sourced.object), error))
         });
-        let undecoded = snapshot.undecoded.iter().map(|undecoded| (key_of(undecoded), undecoded));
-        Self { troubled: troubled.collect(), undecoded: undecoded.collect(), leaving }
+        Self { troubled: troubled.collect(), undecoded: &snapshot.undecoded, leaving }
     }
 
     fn keys(&self) -> BTreeSet<ForwardKey> {
@@ -83,7 +81,7 @@ impl<'a> Special<'a> {
         if let Some(sourced) = self.leaving.get(key) {
             return Some(leave(&sourced.object, applied));
         }
-        if let Some(Undecoded { metadata, error, .. }) = self.undecoded.get(key) {
+        if let Some(Undecoded { metadata, error, .. }) = self.undecoded.get(key).map(AsRef::as_ref) {
             return Some(unknown_form(metadata.uid.clone(), metadata.generation.unwrap_or(0), error));
         }
         let judgement = judge(plan.verdicts.get(key)?, applied);

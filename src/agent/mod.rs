@@ -39,7 +39,7 @@ use crate::model::{Desired, FlowMatch};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Plan, Policy};
 use crate::progress;
-use crate::source::{Snapshot, Source, Sourced, Undecoded};
+use crate::source::{Snapshot, Source, Sourced};
 use crate::status::Judgements;
 use attribution::Attribution;
 use changes::{Changes, Repaired};
@@ -347,11 +347,6 @@ pub async fn inspect<D: Dataplane>(
     let (plan, former, _, judging) = planned.answered(observer).await;
     let judging = judging.renewed((&plan, &former), &applied, snapshot, &BTreeMap::new());
     Ok(Synced { plan, applied, judgements: judging.judgements().clone(), leaving: Vec::new(), kept: Kept::default() })
-}
-
-/// The name of an object that cannot be decoded.
-fn key_of(Undecoded { metadata, .. }: &Undecoded) -> ForwardKey {
-    ForwardKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() }
 }
 
 /// The causes of an error, for a log field.

@@ -3,7 +3,7 @@
 //!
 //! Runs as a separate task, so that slow output never delays the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::api::PortForwardStatus;
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
 use crate::publish::{Shown, StatusFile, table};
-use crate::source::{Snapshot, Sourced};
-use crate::status::{Judgement, Judgements, merge};
+use crate::source::{FileReport, Snapshot, Sourced};
+use crate::status::{Judgement, Judgements, Type, merge};
 use crate::words::counted;
 
 /// The maximum number of forwards that are printed. Of more, those that changed are printed.
@@ -33,7 +33,10 @@ pub struct Publisher {
     file: StatusFile,
     metrics: Arc<Metrics>,
     statuses: Statuses,
+    /// The table that was printed last.
     printed: String,
+    /// The mistakes in files that were printed last.
+    mistakes: String,
     writable: bool,
 }
 
@@ -41,7 +44,8 @@ impl Publisher {
     /// A publisher for the node `node` that writes to `file`. Failed writes are counted in `metrics`.
     #[must_use]
     pub fn new(node: String, file: StatusFile, metrics: Arc<Metrics>) -> Self {
-        Self { node, file, metrics, statuses: Statuses::new(), printed: String::new(), writable: true }
+        let (printed, mistakes) = (String::new(), String::new());
+        Self { node, file, metrics, statuses: Statuses::new(), printed, mistakes, writable: true }
     }
 
     /// Takes over the times of the transitions before this start.
@@ -75,38 +79,62 @@ impl Publisher {
         self.statuses = objects.iter().filter_map(status).collect();
     }
 
-    /// Prints the table if it differs from the last one.
+    /// Prints what differs from the last time: the whole table, or of many forwards those that changed.
     fn print(&mut self, objects: &[Shown], report: &Report) {
-        let mut text = if objects.len() > MOST_PRINTED { self.changed(objects) } else { table(objects) };
-        for file in &report.snapshot.files {
-            let Some(error) = &file.error else { continue };
-            let path = file.path.display();
-            text = error.lines().fold(text, |text, line| format!("{text}\n{path}: {line}"));
-            if file.is_folder() {
-                continue;
-            }
-            text = format!("{text}\n{path}: not applied; the last good content of the file, if there is one, stays in force");
-        }
-        if !text.is_empty() && text != self.printed {
+        let mistakes = mistakes(&report.snapshot.files);
+        let table = if objects.len() > MOST_PRINTED { self.changed(objects) } else { table(objects) };
+        let is_new = (!table.is_empty() && table != self.printed) || mistakes != self.mistakes;
+        if is_new {
             // A closed standard output is not an error; the status file still contains the status.
-            let _ = writeln!(std::io::stdout().lock(), "{text}\n");
-            self.printed = text;
+            let _ = writeln!(std::io::stdout().lock(), "{table}{mistakes}");
+            self.printed = table;
+            self.mistakes = mistakes;
         }
     }
 
-    /// The table of the forwards whose status changed, and how many others there are; nothing if none changed.
+    /// The forwards whose status changed, and a summary of all; nothing if none changed.
     fn changed(&self, objects: &[Shown]) -> String {
         let is_new = |shown: &&Shown| {
             let before = self.statuses.get(&ForwardKey::of(&shown.object)).map(|(_, status)| status);
             !before.zip(shown.status.as_ref()).is_some_and(|(before, now)| Arc::ptr_eq(before, now))
         };
-        let changed: Vec<Shown> = objects.iter().filter(is_new).take(MOST_PRINTED).cloned().collect();
-        if changed.is_empty() {
+        let keys: BTreeSet<ForwardKey> = objects.iter().map(|shown| ForwardKey::of(&shown.object)).collect();
+        let removed = self.statuses.keys().filter(|key| !keys.contains(*key)).count();
+        let changed: Vec<Shown> = objects.iter().filter(is_new).cloned().collect();
+        if changed.is_empty() && removed == 0 && !self.printed.is_empty() {
             return String::new();
         }
-        let others = counted(objects.len() - changed.len(), "more forward", "more forwards");
-        format!("{}{others}; portforward-operator status lists all\n", table(&changed))
+        let shown = changed.get(..MOST_PRINTED).unwrap_or(&changed);
+        let mut text = if shown.is_empty() { String::new() } else { table(shown) };
+        let more = [
+            (changed.len() - shown.len(), "more forward changed", "more forwards changed"),
+            (removed, "forward was removed", "forwards were removed"),
+        ];
+        for (count, one, many) in more.into_iter().filter(|(count, ..)| *count > 0) {
+            text = format!("{text}{}\n", counted(count, one, many));
+        }
+        let ready = objects.iter().filter(|shown| is_ready(shown)).count();
+        format!("{text}{} forwards, {ready} ready; portforward-operator status lists them\n", objects.len())
     }
+}
+
+fn is_ready(Shown { status, .. }: &Shown) -> bool {
+    let mut conditions = status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| condition.type_ == Type::Ready.as_str() && condition.status == "True")
+}
+
+/// The mistakes in the files of a folder, a line each.
+fn mistakes(files: &[FileReport]) -> String {
+    let mut text = String::new();
+    for file in files {
+        let Some(error) = &file.error else { continue };
+        let path = file.path.display();
+        text = error.lines().fold(text, |text, line| format!("{text}{path}: {line}\n"));
+        if !file.is_folder() {
+            text = format!("{text}{path}: not applied; the last good content of the file, if there is one, stays in force\n");
+        }
+    }
+    text
 }
 
 /// Publishes each new report. A report that is replaced before it is published is skipped. Ends when the sender of reports is
@@ -140,4 +168,88 @@ pub fn objects(node: &str, snapshot: &Snapshot, leaving: &[Sourced], judgements:
         Shown { object: Arc::clone(object), status }
     };
     snapshot.forwards.iter().chain(leaving).map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api;
+    use crate::dataplane::iptables::Variant;
+    use crate::metrics::{Detail, PerForward};
+    use crate::status::{Standing, unknown_form};
+
+    fn publisher(dir: &std::path::Path) -> Publisher {
+        let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Off, limit: 0 });
+        Publisher::new("n".to_owned(), StatusFile::new(dir.join("status.json")), Arc::new(metrics))
+    }
+
+    /// A report about the forwards with these numbers, and their statuses.
+    fn report(numbers: impl Iterator<Item = usize>) -> Report {
+        let sourced = |number: usize| {
+            let document = json!({
+                "apiVersion": "portforward.dev/v1alpha1", "kind": "PortForward",
+                "metadata": {"namespace": "lines", "name": format!("f{number:03}"), "generation": 1},
+                "spec": {
+                    "client": {"addresses": ["1.1.1.1"]}, "internal": {"addresses": ["192.168.0.2"]},
+                    "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"port": 80}],
+                },
+            });
+            Sourced::of(Arc::new(api::decode(document).unwrap()), None)
+        };
+        let snapshot = Snapshot { forwards: numbers.map(sourced).collect(), ..Snapshot::default() };
+        let judgement = |key: &ForwardKey| (key.clone(), Arc::new(unknown_form(None, 1, "a")));
+        let judgements = snapshot.forwards.keys().map(judgement).collect();
+        Report { snapshot: Arc::new(snapshot), judgements, ..Report::default() }
+    }
+
+    /// What is printed of a report, which is then kept.
+    fn printed(publisher: &mut Publisher, report: &Report) -> Vec<String> {
+        let objects = objects("n", &report.snapshot, &[], &report.judgements, &publisher.statuses);
+        let text = publisher.changed(&objects);
+        publisher.keep(&objects, &report.judgements);
+        publisher.printed.clone_from(&text);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn of_many_forwards_only_those_that_changed_are_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut publisher = publisher(dir.path());
+        let mut all = report(0..150);
+        let first = printed(&mut publisher, &all);
+        assert_eq!(first.len(), 1 + 100 + 2, "{first:?}");
+        assert_eq!(first[101..], ["50 more forwards changed", "150 forwards, 0 ready; portforward-operator status lists them"]);
+        publisher.printed = "something".to_owned();
+        assert_eq!(printed(&mut publisher, &all), [""; 0]);
+        publisher.printed = "something".to_owned();
+        let key = all.judgements.keys().next().unwrap().clone();
+        let other = Judgement { standing: Standing::Refused, ..unknown_form(None, 1, "another mistake") };
+        all.judgements.insert(key, Arc::new(other));
+        let changed = printed(&mut publisher, &all);
+        assert!(changed.len() == 3 && changed[1].contains("f000"), "{changed:?}");
+        let fewer = Report { judgements: all.judgements.clone(), ..report(1..150) };
+        assert_eq!(printed(&mut publisher, &fewer)[0], "1 forward was removed");
+    }
+
+    #[tokio::test]
+    async fn the_times_of_transitions_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = report(0..2);
+        publisher(dir.path()).write(&report).await;
+        let path = dir.path().join("status.json");
+        let old = r#""lastTransitionTime": "2026-01-02T03:04:05Z""#;
+        let times = regex::Regex::new(r#""lastTransitionTime": "[^"]*""#).unwrap();
+        let text = times.replace_all(&fs::read_to_string(&path).unwrap(), old).into_owned();
+        assert!(text.contains(old));
+        fs::write(&path, &text).unwrap();
+        let (sender, reports) = watch::channel(None);
+        sender.send_replace(Some(Arc::new(report)));
+        drop(sender);
+        publish(publisher(dir.path()), reports).await;
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::parsed::Parsed;
 use super::planned::{Former, LastPlan, Origin};
 use super::recording::Records;
-use super::{key_of, standing};
+use super::standing;
 use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Sight, Translation, Translations};
 use crate::plan::{Grants, InForce, Plan, RequireGrants};
@@ -199,9 +199,7 @@ impl Memory {
         let attempted = self.attempted.iter().filter(|(key, _)| snapshot.forwards.get(key).is_none());
         let attempted = attempted.map(|(key, sourced)| (key.clone(), sourced.clone()));
         let mut gone: BTreeMap<ForwardKey, Sourced> = recorded.chain(attempted).collect();
-        for undecoded in &snapshot.undecoded {
-            gone.remove(&key_of(undecoded));
-        }
+        gone.retain(|key, _| !snapshot.undecoded.contains_key(key));
         gone
     }
 
@@ -226,7 +224,7 @@ impl Memory {
     pub fn attempt(&mut self, snapshot: &Snapshot, desired: &Desired) {
         let objects = snapshot.forwards.iter().map(|sourced| (ForwardKey::of(&sourced.object), sourced.clone()));
         self.attempted.extend(objects);
-        self.in_force.extend(desired.translations.iter().cloned());
+        self.in_force = std::mem::take(&mut self.in_force).union(desired.translations.clone());
         if self.complete && !self.records_flows() {
             self.record_flows();
             self.hand_on();

@@ -100,6 +100,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let outdated = loaded.as_ref().is_some_and(|loaded| loaded.outdated.is_some());
     let withheld = loaded.as_ref().map(Loaded::withheld).unwrap_or_default();
     let memory = Memory::new(&name, loaded.as_ref().map(believed)).holding(withheld).recorded_by(records);
+    drop(loaded);
     let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut tasks = Tasks::default();
     watch(&wake, &rules, &mut tasks);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use imbl::ordmap::DiffItem;
 use kube::core::ObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
@@ -20,14 +21,13 @@ use super::selector::ForwardSelector;
 use super::trouble::{Outage, Trouble};
 use crate::api::PortForward;
 use crate::forward::{Forward, ForwardKey};
-use crate::source::{Difference, Forwards, GrantSet, Heard, Snapshot, Sourced, Stored, Undecoded};
+use crate::source::{Difference, Forwards, GrantSet, Heard, Snapshot, Sourced, Stored, Undecoded, Unknown};
 use crate::supervise::guarded;
 
 /// The shortest time between two sets. The first change after it becomes a set at once, and a burst of changes becomes few sets.
 const APART: Duration = Duration::from_millis(20);
-/// A change of status alone also waits for this number of times the duration of making the last set, so that a large set is not
-/// made anew for each status that an agent writes.
-const STATUS_SHARE: u32 = 20;
+/// The time that a change of status alone waits, so that a change of content seldom waits for the set that it becomes.
+const STATUS_REST: Duration = Duration::from_millis(100);
 
 /// Sends the complete set of the forwards that `selector` selects whenever a forward or a value in `around` changes.
 pub(super) async fn follow(
@@ -40,7 +40,7 @@ pub(super) async fn follow(
     wake: Arc<Notify>,
 ) {
     let api: Api<Received> = Api::all(client);
-    let objects = Mutex::new(Objects::remembering(&remembered));
+    let objects = Mutex::new(Objects::remembering(remembered));
     let (changed, status_changed) = (Notify::new(), Notify::new());
     let take = |event| match locked(&objects).take(event) {
         Some(Change::Content) => changed.notify_one(),
@@ -48,12 +48,12 @@ pub(super) async fn follow(
         None => {}
     };
     let join = async {
-        let (mut rest, mut last) = (Duration::ZERO, None::<Instant>);
+        let mut last = None::<Instant>;
         loop {
             let goes_on = tokio::select! {
                 () = changed.notified() => Ok(()),
                 changed = around.changed() => changed,
-                () = async { status_changed.notified().await; tokio::time::sleep(rest).await } => Ok(()),
+                () = async { status_changed.notified().await; tokio::time::sleep(STATUS_REST).await } => Ok(()),
             };
             if goes_on.is_err() {
                 return;
@@ -62,12 +62,10 @@ pub(super) async fn follow(
             if let Some(last) = last {
                 tokio::time::sleep_until(last + APART).await;
             }
-            let begun = Instant::now();
             let snapshot = around.newest().and_then(|around| locked(&objects).snapshot(around));
             if let Some(snapshot) = snapshot {
                 offer(Snapshot { heard, ..snapshot }, &snapshots, &wake);
             }
-            rest = begun.elapsed() * STATUS_SHARE;
             last = Some(Instant::now());
         }
     };
@@ -109,11 +107,12 @@ pub(super) fn same_but_status(a: &Snapshot, b: &Snapshot) -> bool {
         && (&a.labels, &a.api_servers, a.sight) == (&b.labels, &b.api_servers, b.sight)
         && (&a.node_addresses, &a.services, &a.nodes) == (&b.node_addresses, &b.services, &b.nodes)
         && a.forwards.differences(&b.forwards).all(same_forward)
-        && a.undecoded.len() == b.undecoded.len()
-        && a.undecoded
-            .iter()
-            .zip(&b.undecoded)
-            .all(|(a, b)| (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation))
+        && a.undecoded.diff(&b.undecoded).all(|difference| match difference {
+            DiffItem::Update { old: (_, a), new: (_, b) } => {
+                (&a.metadata.uid, a.metadata.generation) == (&b.metadata.uid, b.metadata.generation)
+            }
+            DiffItem::Add(..) | DiffItem::Remove(..) => false,
+        })
 }
 
 /// What an event changed.
@@ -141,10 +140,10 @@ struct Objects {
     remembered: BTreeMap<ForwardKey, Arc<PortForward>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Set {
     forwards: Forwards,
-    undecoded: BTreeMap<ForwardKey, Undecoded>,
+    undecoded: Unknown,
 }
 
 impl Set {
@@ -156,7 +155,7 @@ impl Set {
             }
             Held::Unknown(undecoded) => {
                 self.forwards.remove(&key);
-                self.undecoded.insert(key, *undecoded);
+                self.undecoded.insert(key, undecoded);
             }
         }
     }
@@ -178,13 +177,12 @@ enum Held {
     /// The newest content of the object, or the last good one and why the newest one cannot be decoded.
     Known(Sourced),
     /// No content of the object could be decoded.
-    Unknown(Box<Undecoded>),
+    Unknown(Arc<Undecoded>),
 }
 
 impl Objects {
-    fn remembering(remembered: &Snapshot) -> Self {
-        let sourced = remembered.forwards.iter();
-        let remembered = sourced.map(|sourced| (ForwardKey::of(&sourced.object), Arc::clone(&sourced.object))).collect();
+    fn remembering(Snapshot { forwards, .. }: Snapshot) -> Self {
+        let remembered = forwards.iter().map(|sourced| (ForwardKey::of(&sourced.object), Arc::clone(&sourced.object))).collect();
         Self { remembered, ..Self::default() }
     }
 
@@ -203,6 +201,8 @@ impl Objects {
             Event::InitDone => {
                 self.complete = self.coming.take().unwrap_or_default();
                 self.listed = true;
+                // The set has what is still needed of them.
+                self.remembered.clear();
                 Some(Change::Content)
             }
             Event::Apply(object) => {
@@ -225,12 +225,17 @@ impl Objects {
     fn held(&self, object: Received) -> (ForwardKey, Held) {
         let key = object.key();
         let (metadata, status) = (object.metadata.clone(), object.status.clone());
-        let stored = |status| Some(Arc::new(Stored { version: metadata.resource_version.clone(), status }));
+        // A list that is read again has mostly known versions.
+        let known = self.complete.forwards.get(&key).and_then(|known| known.stored.clone());
+        let known = known.filter(|known| known.version.is_some() && known.version == metadata.resource_version);
+        let stored = |status| known.or_else(|| Some(Arc::new(Stored { version: metadata.resource_version.clone(), status })));
         let held = match guarded(|| (self.decode)(object)) {
             Ok(object) => {
                 let object = Arc::new(without_stored(object));
                 let before = self.complete.forwards.get(&key).filter(|before| before.trouble.is_none());
-                let same = before.filter(|before| same_object(&before.object, &object)).map(|before| Arc::clone(&before.object));
+                // Another version of the CRD may read the same generation differently.
+                let is_same = |it: &&Sourced| same_object(&it.object, &object) && it.object.spec == object.spec;
+                let same = before.filter(is_same).map(|before| Arc::clone(&before.object));
                 Held::Known(Sourced { object: same.unwrap_or(object), stored: stored(status), origin: None, trouble: None })
             }
             Err(error) => match self.last_good(&key, &metadata) {
@@ -238,7 +243,7 @@ impl Objects {
                     let object = Arc::new(with_newest(&last, metadata.clone()));
                     Held::Known(Sourced { object, stored: stored(status), origin: None, trouble: Some(error) })
                 }
-                None => Held::Unknown(Box::new(Undecoded { metadata, status, error })),
+                None => Held::Unknown(Arc::new(Undecoded { metadata, status, error })),
             },
         };
         (key, held)
@@ -255,8 +260,8 @@ impl Objects {
         if !self.listed {
             return None;
         }
-        let undecoded = self.complete.undecoded.values().cloned().collect();
-        Some(Snapshot { forwards: self.complete.forwards.clone(), undecoded, ..around })
+        let Set { forwards, undecoded } = self.complete.clone();
+        Some(Snapshot { forwards, undecoded, ..around })
     }
 }
 
@@ -282,7 +287,7 @@ fn with_newest(last: &PortForward, metadata: ObjectMeta) -> PortForward {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::PortForwardStatus;
+    use crate::api::{Mode, PortForwardStatus};
 
     fn object(name: &str, uid: &str, generation: i64, mode: &str) -> Received {
         let spec = serde_json::json!({
@@ -307,9 +312,7 @@ mod tests {
                 if sourced.trouble.is_some() { " outdated" } else { "" }
             )
         });
-        forwards
-            .chain(snapshot.undecoded.iter().map(|undecoded| format!("{} unknown", undecoded.metadata.name.as_ref().unwrap())))
-            .collect()
+        forwards.chain(snapshot.undecoded.keys().map(|key| format!("{} unknown", key.name))).collect()
     }
 
     #[test]
@@ -354,7 +357,7 @@ mod tests {
         objects.take(Event::Apply(object("z", "3", 1, "Enabled")));
         assert_eq!(text(&objects), ["x 1 outdated", "z 1", "y unknown"]);
         let snapshot = objects.snapshot(Snapshot::default()).unwrap();
-        assert!(snapshot.undecoded[0].error.contains("a fault of the decoder"), "{}", snapshot.undecoded[0].error);
+        assert!(snapshot.undecoded.values().all(|it| it.error.contains("a fault of the decoder")), "{snapshot:?}");
     }
 
     #[test]
@@ -376,6 +379,34 @@ mod tests {
         changed.metadata.resource_version = Some("7".to_owned());
         objects.take(Event::Apply(changed));
         assert_eq!(heard(&objects, 3), Some(2), "a change of status does not count");
+    }
+
+    /// The versions of a CRD may differ in the fields that they keep and in their defaults.
+    #[test]
+    fn another_spec_of_the_same_generation_is_taken_over() {
+        let mut objects = Objects { listed: true, ..Objects::default() };
+        objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        assert_eq!(objects.take(Event::Apply(object("x", "1", 1, "Disabled"))), Some(Change::Content));
+        let snapshot = objects.snapshot(Snapshot::default()).unwrap();
+        assert!(snapshot.forwards.iter().all(|it| it.object.spec.mode == Mode::Disabled), "{snapshot:?}");
+    }
+
+    #[test]
+    fn a_list_that_is_read_again_gives_the_same_values() {
+        let mut objects = Objects::default();
+        let listed = || {
+            let mut listed = object("x", "1", 1, "Enabled");
+            listed.metadata.resource_version = Some("7".to_owned());
+            [Event::Init, Event::InitApply(listed), Event::InitDone]
+        };
+        let mut read = || {
+            for event in listed() {
+                objects.take(event);
+            }
+            objects.snapshot(Snapshot::default()).unwrap().forwards.iter().next().unwrap().clone()
+        };
+        let (first, again) = (read(), read());
+        assert!(Arc::ptr_eq(&first.object, &again.object) && Arc::ptr_eq(&first.stored.unwrap(), &again.stored.unwrap()));
     }
 
     #[test]

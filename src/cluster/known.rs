@@ -9,7 +9,7 @@ use kube::core::ObjectMeta;
 
 use super::Alive;
 use crate::agent::Report;
-use crate::api::{DEFAULT_NAMESPACE, PortForwardStatus};
+use crate::api::PortForwardStatus;
 use crate::forward::ForwardKey;
 use crate::source::{Difference, Snapshot, Sourced, Undecoded};
 
@@ -44,8 +44,12 @@ impl Known {
             let nothing = Snapshot::default();
             let (old, new) = (before.map_or(&nothing, |before| &*before.snapshot), &*self.snapshot);
             affected.extend(old.forwards.differences(&new.forwards).filter(is_newer).map(|difference| difference.key.clone()));
-            let (old, new) = (versions(&old.undecoded), versions(&new.undecoded));
-            affected.extend(old.symmetric_difference(&new).map(|(key, ..)| key.clone()));
+            affected.extend(old.undecoded.diff(&new.undecoded).filter_map(|difference| match difference {
+                DiffItem::Add(key, _) | DiffItem::Remove(key, _) => Some(key.clone()),
+                DiffItem::Update { old: (_, old), new: (key, new) } => {
+                    (version(&old.metadata) != version(&new.metadata)).then(|| key.clone())
+                }
+            }));
         }
         if before.is_none_or(|before| !Arc::ptr_eq(&before.report, &self.report)) {
             let nothing = Report::default();
@@ -65,17 +69,8 @@ fn object<'a>(snapshot: &'a Snapshot, key: &ForwardKey) -> Option<Seen<'a>> {
         let version = stored.and_then(|stored| stored.version.as_deref());
         return Some(Seen { metadata: &object.metadata, version, status: stored.and_then(|stored| stored.status.as_ref()) });
     }
-    let place = snapshot
-        .undecoded
-        .binary_search_by(|undecoded| name(&undecoded.metadata).cmp(&(key.namespace.as_str(), key.name.as_str())))
-        .ok()?;
-    let Undecoded { metadata, status, .. } = snapshot.undecoded.get(place)?;
+    let Undecoded { metadata, status, .. } = &**snapshot.undecoded.get(key)?;
     Some(Seen { metadata, version: metadata.resource_version.as_deref(), status: status.as_ref() })
-}
-
-/// The namespace and the name.
-fn name(metadata: &ObjectMeta) -> (&str, &str) {
-    (metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), metadata.name.as_deref().unwrap_or_default())
 }
 
 /// Whether a set contains an object of this name.
@@ -91,11 +86,9 @@ fn is_newer(difference: &Difference<'_>) -> bool {
     difference.before.map(version) != difference.now.map(version)
 }
 
-/// The versions of the objects that cannot be decoded.
-fn versions<'a>(undecoded: &'a [Undecoded]) -> BTreeSet<(ForwardKey, Option<&'a str>, Option<&'a str>)> {
-    let version =
-        |metadata: &'a ObjectMeta| (ForwardKey::named(metadata), metadata.uid.as_deref(), metadata.resource_version.as_deref());
-    undecoded.iter().map(|undecoded| version(&undecoded.metadata)).collect()
+/// Every change of an object has another version.
+fn version(metadata: &ObjectMeta) -> (Option<&str>, Option<&str>) {
+    (metadata.uid.as_deref(), metadata.resource_version.as_deref())
 }
 
 #[cfg(test)]
@@ -129,8 +122,10 @@ mod tests {
             let stored = Stored { version: Some((*version).to_owned()), status: None };
             Sourced { stored: Some(Arc::new(stored)), ..Sourced::of(Arc::new(object), None) }
         };
-        let undecoded =
-            |(key, version): &(&str, &str)| Undecoded { metadata: metadata(key, version), status: None, error: String::new() };
+        let undecoded = |(text, version): &(&str, &str)| {
+            let undecoded = Undecoded { metadata: metadata(text, version), status: None, error: String::new() };
+            (key(text), Arc::new(undecoded))
+        };
         let snapshot = Snapshot {
             forwards: good.iter().map(sourced).collect(),
             undecoded: unknown.iter().map(undecoded).collect(),

@@ -299,7 +299,7 @@ fn gone<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<Item = (&'
     let good = good
         .filter_map(|difference| difference.before)
         .map(|it| (&it.object.metadata, it.stored.as_ref().and_then(|stored| stored.status.as_ref())));
-    let all = good.chain(before.undecoded.iter().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref())));
+    let all = good.chain(before.undecoded.values().map(|undecoded| (&undecoded.metadata, undecoded.status.as_ref())));
     all.filter(|(metadata, _)| !contains(now, &ForwardKey::named(metadata)))
 }
 

@@ -143,7 +143,8 @@ impl Dataplane for Kernel {
             self.history.lock().await.purger.purge(before, desired, Judged::Changes).await
         } else {
             // The rules that were read are the best source for what was in force. The caller may know of more.
-            let before: Translations = before.iter().chain(&rules.before).cloned().collect();
+            let mut before = before.clone();
+            before.extend(rules.before.iter().cloned());
             self.history.lock().await.purger.purge(&before, &in_force(desired, &rules), Judged::All).await
         };
         // The route to a client is removed last, after both ends of the cut connections were notified.

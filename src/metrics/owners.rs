@@ -22,9 +22,12 @@ pub struct Lane {
     pub direction: Direction,
 }
 
-/// The translations in force, each with its owner. Sorted; no two have the same flows.
+/// The translations in force, each with its owner, by their flows: no two have the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owners(OrdMap<Translation, Arc<Lane>>);
+pub struct Owners(OrdMap<FlowMatch, Owned>);
+
+/// A translation and its owner.
+type Owned = (Translation, Arc<Lane>);
 
 impl Owners {
     /// The owners of the planned translations.
@@ -36,7 +39,7 @@ impl Owners {
     /// Takes over changed verdicts. Before, these were the owners for the `former` verdicts and all others of `verdicts`.
     pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
         for gone in former.values().flatten().flat_map(|verdict| &verdict.translations) {
-            self.0.remove(gone);
+            self.0.remove(&gone.flows);
         }
         for (forward, verdict) in former.keys().filter_map(|forward| verdicts.get_key_value(forward)) {
             self.0.extend(owned(forward, verdict));
@@ -46,7 +49,7 @@ impl Owners {
     /// The owner of these flows.
     #[must_use]
     pub fn lane(&self, flows: &FlowMatch) -> Option<&Arc<Lane>> {
-        self.0.get(flows)
+        self.0.get(flows).map(|(_, lane)| lane)
     }
 
     /// Whether there is no translation in force.
@@ -57,15 +60,15 @@ impl Owners {
 
     /// All lanes; some appear several times.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.0.values().map(AsRef::as_ref)
+        self.0.values().map(|(_, lane)| lane.as_ref())
     }
 }
 
 /// The translations of one forward.
-fn owned(forward: &ForwardKey, verdict: &Verdict) -> impl Iterator<Item = (Translation, Arc<Lane>)> {
+fn owned(forward: &ForwardKey, verdict: &Verdict) -> impl Iterator<Item = (FlowMatch, Owned)> {
     verdict.directed().map(|(direction, translation)| {
         let lane = Lane { forward: forward.clone(), protocol: translation.flows.protocol, direction };
-        (translation.clone(), Arc::new(lane))
+        (translation.flows.clone(), (translation.clone(), Arc::new(lane)))
     })
 }
 
@@ -80,7 +83,7 @@ impl<'a> Finder<'a> {
     /// Indexes `owners`.
     #[must_use]
     pub fn new(owners: &'a Owners) -> Self {
-        Self { owners, index: Index::new(owners.0.keys()) }
+        Self { owners, index: Index::new(owners.0.values().map(|(translation, _)| translation)) }
     }
 
     /// The owner of `entry`, and the flow match of its translation.
@@ -88,5 +91,41 @@ impl<'a> Finder<'a> {
     pub fn lane(&self, entry: &Entry) -> Option<(&'a FlowMatch, &'a Arc<Lane>)> {
         let flows = &translation_of(entry, &self.index)?.flows;
         Some((flows, self.owners.lane(flows)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::model::{Destination, SourceNat, TargetPorts};
+    use crate::plan::Acceptance;
+
+    #[test]
+    fn each_of_many_owners_is_found_after_its_upstream_changed() {
+        let key = |number: u16| ForwardKey { namespace: "a".to_owned(), name: format!("{number:03}") };
+        let verdict = |number: u16, upstream: u8| {
+            let flows = FlowMatch {
+                protocol: Protocol::Tcp,
+                destination: "192.168.0.2".parse().unwrap(),
+                ports: (1000 + number).to_string().parse().unwrap(),
+                source: "1.1.1.1/32".parse().unwrap(),
+                interface: None,
+            };
+            let destination = Destination { address: IpAddr::from([3, 3, 3, upstream]), ports: TargetPorts::Same };
+            let translations = vec![Translation { flows, destination, source: SourceNat::Masquerade }];
+            Verdict { translations, ..Verdict::new(None, 1, Acceptance::Accepted, None) }
+        };
+        let mut verdicts: BTreeMap<ForwardKey, Verdict> = (0..300).map(|number| (key(number), verdict(number, 9))).collect();
+        let mut owners = Owners::of(&verdicts);
+        for (number, upstream) in (0..300).map(|number| (number, 3)).chain((0..300).rev().map(|number| (number, 12))) {
+            let former = verdicts.insert(key(number), verdict(number, upstream));
+            owners.amend(&BTreeMap::from([(key(number), former)]), &verdicts);
+            let lost: Vec<_> =
+                verdicts.values().flat_map(|it| &it.translations).filter(|it| owners.lane(&it.flows).is_none()).collect();
+            assert!(lost.is_empty(), "{number} {upstream}: {lost:?}");
+        }
+        assert_eq!(owners, Owners::of(&verdicts));
     }
 }

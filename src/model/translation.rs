@@ -1,9 +1,7 @@
 //! One address translation: which flows it matches, and their new destination and source.
 
-use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use equivalent::{Comparable, Equivalent};
 use ipnet::IpNet;
 
 use super::{InterfaceName, PortRange, Protocol, TargetPorts};
@@ -58,19 +56,6 @@ pub struct Translation {
 /// Some translations. A copy shares its content with the original, and what differs between two copies is found without a look at
 /// what they share.
 pub type Translations = imbl::OrdSet<Translation>;
-
-impl Equivalent<Translation> for FlowMatch {
-    fn equivalent(&self, translation: &Translation) -> bool {
-        *self == translation.flows
-    }
-}
-
-impl Comparable<Translation> for FlowMatch {
-    /// Translations are ordered by their flows first.
-    fn compare(&self, translation: &Translation) -> Ordering {
-        self.cmp(&translation.flows)
-    }
-}
 
 impl Translation {
     /// The same translation for `ports` only, which must be some of its ports.

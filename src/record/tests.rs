@@ -148,8 +148,10 @@ fn no_record_is_no_error() {
 fn equal_content_is_not_written_again() {
     let (_parent, dir) = stored();
     let mut record = with_first(&record(), |first| {
+        let status = api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() };
+        first.stored = Some(Arc::new(crate::source::Stored { version: Some("8".into()), status: Some(status.clone()) }));
         let object = Arc::make_mut(&mut first.object);
-        object.status = Some(api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() });
+        object.status = Some(status);
         object.metadata.resource_version = Some("8".into());
     });
     assert_eq!(store(&dir, &record).unwrap(), Stored::Unchanged);

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::api::{PortForward, PortForwardGrant, PortForwardGrantStatus, PortForwardStatus};
+use crate::forward::ForwardKey;
 use crate::model::{Nodes, Sight};
 
 pub(crate) use forwards::Difference;
@@ -63,6 +64,9 @@ pub struct Undecoded {
     /// The reason, for people.
     pub error: String,
 }
+
+/// Objects that this program cannot decode.
+pub type Unknown = imbl::OrdMap<ForwardKey, Arc<Undecoded>>;
 
 /// A grant and the place it was read from.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,8 +138,8 @@ pub struct Snapshot {
     pub grants: Option<Arc<GrantSet>>,
     /// Every file that was read, ordered by path; empty if the objects come from the API server.
     pub files: Vec<FileReport>,
-    /// Every object that cannot be planned because this program cannot decode it, ordered by namespace and name.
-    pub undecoded: Vec<Undecoded>,
+    /// Every object that cannot be planned because this program cannot decode it.
+    pub undecoded: Unknown,
     /// The labels of this node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
     /// The addresses of the API servers; empty without a cluster.

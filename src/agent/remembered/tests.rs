@@ -4,7 +4,9 @@ use std::num::NonZeroU16;
 
 use super::*;
 use crate::agent::recording::{Due, recording};
+use crate::api::PortForwardStatus;
 use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, SourceNat, TargetPorts};
+use crate::source::Stored;
 
 fn desired(ports: &[u16]) -> Desired {
     let translation = |port: &u16| Translation {
@@ -33,11 +35,11 @@ fn set(active_node: &str) -> Arc<Snapshot> {
             "upstream": {"targets": [{"address": "3.3.3.3"}]}, "ports": [{"name": "http", "port": 80}],
         },
     });
-    let mut object = crate::api::decode(object).unwrap();
-    object.metadata.resource_version = Some(active_node.to_owned());
-    object.status.get_or_insert_default().active_node = Some(active_node.to_owned());
+    let sourced = Sourced::of(Arc::new(crate::api::decode(object).unwrap()), None);
+    let status = PortForwardStatus { active_node: Some(active_node.to_owned()), ..PortForwardStatus::default() };
+    let stored = Stored { version: Some(active_node.to_owned()), status: Some(status) };
     Arc::new(Snapshot {
-        forwards: [Sourced::of(Arc::new(object), None)].into_iter().collect(),
+        forwards: [Sourced { stored: Some(Arc::new(stored)), ..sourced }].into_iter().collect(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         api_servers: ["10.0.0.1".parse().unwrap()].into(),
         node_addresses: ["192.168.7.1".parse().unwrap()].into(),

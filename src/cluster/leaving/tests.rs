@@ -50,10 +50,10 @@ fn found(version: &str, pool: &str, status: PortForwardStatus) -> Found {
 
 /// The set of these objects, each with the entries of these nodes.
 fn set(objects: &[(&str, &[&str])]) -> Arc<Snapshot> {
-    let object = |(name, nodes): &(&str, &[&str])| Undecoded {
-        metadata: metadata(name, "1", "edge"),
-        status: Some(status(nodes, None)),
-        error: String::new(),
+    let object = |(name, nodes): &(&str, &[&str])| {
+        let metadata = metadata(name, "1", "edge");
+        let undecoded = Undecoded { metadata, status: Some(status(nodes, None)), error: String::new() };
+        (ForwardKey::named(&undecoded.metadata), Arc::new(undecoded))
     };
     Arc::new(Snapshot { undecoded: objects.iter().map(object).collect(), ..Snapshot::default() })
 }

@@ -59,12 +59,11 @@ impl Store {
 
     /// What the agent knows after it has read the store, if it judges every object like this.
     fn known(&self, judgement: &Judgement) -> Known {
-        let undecoded = |(metadata, status): &(ObjectMeta, PortForwardStatus)| Undecoded {
-            metadata: metadata.clone(),
-            status: Some(status.clone()),
-            error: String::new(),
+        let undecoded = |(key, (metadata, status)): (&ForwardKey, &(ObjectMeta, PortForwardStatus))| {
+            let (metadata, status) = (metadata.clone(), Some(status.clone()));
+            (key.clone(), Arc::new(Undecoded { metadata, status, error: String::new() }))
         };
-        let snapshot = Snapshot { undecoded: self.objects.values().map(undecoded).collect(), ..Snapshot::default() };
+        let snapshot = Snapshot { undecoded: self.objects.iter().map(undecoded).collect(), ..Snapshot::default() };
         let judgements = self.objects.keys().map(|key| (key.clone(), Arc::new(judgement.clone()))).collect();
         let report = Report { judgements, ..Report::default() };
         Known { report: Arc::new(report), snapshot: Arc::new(snapshot), live: px0() }

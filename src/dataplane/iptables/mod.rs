@@ -65,6 +65,8 @@ struct Memory {
     last: Option<Reading>,
     /// Whether another program may have written between the last two readings.
     foreign: bool,
+    /// Whether rules may be in force that the last apply did not ask for.
+    open: bool,
     /// Why the lock file could not be protected, as it was last logged.
     unprotected: Option<String>,
 }
@@ -79,7 +81,7 @@ pub struct RulesReport {
     pub refused: Vec<RefusedRule>,
     /// Read back: the translations that are still in force although they should not be.
     pub left: Vec<Translation>,
-    /// The translations whose DNAT was in force before, if everything was read.
+    /// The translations whose DNAT was in force before; empty if these are what the last apply asked for.
     pub before: Vec<Translation>,
     /// The chains that were written because they were missing or had other content.
     pub written: Vec<ChainName>,
@@ -276,9 +278,9 @@ impl Iptables {
         let mut before = self.look(look, &mut memory).await;
         self.count(&mut before, ruleset, &mut memory).await;
         let mut report = RulesReport { read: before.extent, ..RulesReport::default() };
-        // Otherwise the rules are as the last apply left them, and the caller knows what that was.
+        // Otherwise the rules are those of the last apply, which were all desired, and the caller knows them.
         if let Ok(nat) = &before.tables[&Table::Nat]
-            && before.extent == Extent::Everything
+            && (before.extent == Extent::Everything || memory.open)
         {
             report.before = nat.translations();
         }
@@ -290,6 +292,7 @@ impl Iptables {
             conclude(&mut report, ruleset, &after.tables);
         }
         memory.last = Some(after);
+        memory.open = !report.is_closed();
         report.met = memory.counters.told();
         report
     }

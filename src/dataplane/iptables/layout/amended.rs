@@ -114,3 +114,37 @@ fn below(root: ChainName, chains: &Chains) -> BTreeSet<ChainName> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Destination, SourceNat, TargetPorts};
+
+    fn set(upstreams: impl IntoIterator<Item = u8>) -> Translations {
+        let translation = |(port, upstream): (u16, u8)| Translation {
+            flows: FlowMatch {
+                protocol: Protocol::Tcp,
+                destination: "192.168.0.2".parse().unwrap(),
+                ports: port.to_string().parse().unwrap(),
+                source: "1.1.1.1/32".parse().unwrap(),
+                interface: None,
+            },
+            destination: Destination { address: IpAddr::from([3, 3, 3, upstream]), ports: TargetPorts::Same },
+            source: SourceNat::Masquerade,
+        };
+        (80..).zip(upstreams).map(translation).collect()
+    }
+
+    /// The property test would pass too if everything were laid out anew.
+    #[test]
+    fn another_upstream_needs_no_new_layout_and_another_forward_does() {
+        for count in [3, 40] {
+            let (before, now) = (set(1..=count), set((1..=count).rev()));
+            let changes = redirected(&before, &now).unwrap();
+            let mut ruleset = Ruleset::of(&before);
+            assert!(ruleset.redirect(&changes, &now));
+            assert_eq!(ruleset, Ruleset::of(&now));
+            assert!(redirected(&before, &set(1..=count + 1)).is_none());
+        }
+    }
+}
