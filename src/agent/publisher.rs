@@ -79,17 +79,32 @@ impl Publisher {
         self.statuses = objects.iter().filter_map(status).collect();
     }
 
-    /// Prints what differs from the last time: the whole table, or of many forwards those that changed.
+    /// Prints what differs from the last time.
     fn print(&mut self, objects: &[Shown], report: &Report) {
-        let mistakes = mistakes(&report.snapshot.files);
-        let table = if objects.len() > MOST_PRINTED { self.changed(objects) } else { table(objects) };
-        let is_new = (!table.is_empty() && table != self.printed) || mistakes != self.mistakes;
-        if is_new {
+        let news = self.news(objects, &report.snapshot.files);
+        if !news.is_empty() {
             // A closed standard output is not an error; the status file still contains the status.
-            let _ = writeln!(std::io::stdout().lock(), "{table}{mistakes}");
-            self.printed = table;
-            self.mistakes = mistakes;
+            let _ = writeln!(std::io::stdout().lock(), "{news}");
         }
+    }
+
+    /// The table of all forwards if it differs from the last one, or of many forwards those that changed; with the mistakes in
+    /// files, if they are new.
+    fn news(&mut self, objects: &[Shown], files: &[FileReport]) -> String {
+        let many = objects.len() > MOST_PRINTED;
+        let table = if many { self.changed(objects) } else { table(objects) };
+        let mistakes = mistakes(files);
+        let other_mistakes = mistakes != self.mistakes;
+        if !other_mistakes && (table.is_empty() || table == self.printed) {
+            return String::new();
+        }
+        let mended = if many && other_mistakes && mistakes.is_empty() { "no file has a mistake any more\n" } else { "" };
+        let text = format!("{table}{}{mended}", if many && !other_mistakes { "" } else { mistakes.as_str() });
+        if !table.is_empty() {
+            self.printed = table;
+        }
+        self.mistakes = mistakes;
+        text
     }
 
     /// The forwards whose status changed, and a summary of all; nothing if none changed.
@@ -209,9 +224,8 @@ mod tests {
     /// What is printed of a report, which is then kept.
     fn printed(publisher: &mut Publisher, report: &Report) -> Vec<String> {
         let objects = objects("n", &report.snapshot, &[], &report.judgements, &publisher.statuses);
-        let text = publisher.changed(&objects);
+        let text = publisher.news(&objects, &report.snapshot.files);
         publisher.keep(&objects, &report.judgements);
-        publisher.printed.clone_from(&text);
         text.lines().map(str::to_owned).collect()
     }
 
@@ -223,16 +237,36 @@ mod tests {
         let first = printed(&mut publisher, &all);
         assert_eq!(first.len(), 1 + 100 + 2, "{first:?}");
         assert_eq!(first[101..], ["50 more forwards changed", "150 forwards, 0 ready; portforward-operator status lists them"]);
-        publisher.printed = "something".to_owned();
         assert_eq!(printed(&mut publisher, &all), [""; 0]);
-        publisher.printed = "something".to_owned();
         let key = all.judgements.keys().next().unwrap().clone();
         let other = Judgement { standing: Standing::Refused, ..unknown_form(None, 1, "another mistake") };
         all.judgements.insert(key, Arc::new(other));
         let changed = printed(&mut publisher, &all);
         assert!(changed.len() == 3 && changed[1].contains("f000"), "{changed:?}");
+        let with = |error: Option<&str>| {
+            let files = vec![FileReport { path: "a.yaml".into(), error: error.map(str::to_owned) }];
+            let snapshot = Arc::new(Snapshot { files, ..Snapshot::clone(&all.snapshot) });
+            Report { snapshot, judgements: all.judgements.clone(), ..Report::default() }
+        };
+        for _ in 0..2 {
+            let refused = printed(&mut publisher, &with(Some("is empty")));
+            assert!(refused.len() == 2 && refused[0] == "a.yaml: is empty", "{refused:?}");
+            assert_eq!(printed(&mut publisher, &with(Some("is empty"))), [""; 0]);
+            assert_eq!(printed(&mut publisher, &with(None)), ["no file has a mistake any more"]);
+            assert_eq!(printed(&mut publisher, &with(None)), [""; 0]);
+        }
         let fewer = Report { judgements: all.judgements.clone(), ..report(1..150) };
         assert_eq!(printed(&mut publisher, &fewer)[0], "1 forward was removed");
+    }
+
+    #[test]
+    fn of_few_forwards_the_whole_table_is_printed_if_anything_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut publisher = publisher(dir.path());
+        assert_eq!(printed(&mut publisher, &report(0..3)).len(), 1 + 3);
+        assert_eq!(printed(&mut publisher, &report(0..3)), [""; 0]);
+        assert_eq!(printed(&mut publisher, &report(1..3)).len(), 1 + 2);
+        assert_eq!(printed(&mut publisher, &report(0..0)).len(), 1);
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::supervise::guarded;
 
 /// The shortest time between two sets. The first change after it becomes a set at once, and a burst of changes becomes few sets.
 const APART: Duration = Duration::from_millis(20);
-/// The time that a change of status alone waits, so that a change of content seldom waits for the set that it becomes.
+/// A change of status alone waits this long. Otherwise the sets of many such changes would delay a change of content by [`APART`].
 const STATUS_REST: Duration = Duration::from_millis(100);
 
 /// Sends the complete set of the forwards that `selector` selects whenever a forward or a value in `around` changes.
@@ -95,7 +95,8 @@ fn same_object(a: &Arc<PortForward>, b: &Arc<PortForward>) -> bool {
     fn of(object: &PortForward) -> (Option<&String>, Option<i64>, bool) {
         (object.metadata.uid.as_ref(), object.metadata.generation, object.metadata.deletion_timestamp.is_some())
     }
-    Arc::ptr_eq(a, b) || of(a) == of(b)
+    // Another version of the CRD may read the same generation differently.
+    Arc::ptr_eq(a, b) || (of(a) == of(b) && a.spec == b.spec)
 }
 
 /// Whether two sets ask for the same state of the kernel.
@@ -208,7 +209,11 @@ impl Objects {
             Event::Apply(object) => {
                 let (key, held) = self.held(object);
                 let change = match (&held, self.complete.forwards.get(&key)) {
-                    (Held::Known(now), Some(before)) if Arc::ptr_eq(&before.object, &now.object) => Change::Status,
+                    (Held::Known(now), Some(before))
+                        if Arc::ptr_eq(&before.object, &now.object) && before.trouble == now.trouble =>
+                    {
+                        Change::Status
+                    }
                     (Held::Known(_) | Held::Unknown(_), _) => Change::Content,
                 };
                 self.complete.insert(key, held);
@@ -225,22 +230,21 @@ impl Objects {
     fn held(&self, object: Received) -> (ForwardKey, Held) {
         let key = object.key();
         let (metadata, status) = (object.metadata.clone(), object.status.clone());
-        // A list that is read again has mostly known versions.
+        // Most objects of a list that is read again have a known version.
         let known = self.complete.forwards.get(&key).and_then(|known| known.stored.clone());
-        let known = known.filter(|known| known.version.is_some() && known.version == metadata.resource_version);
+        let known = known.filter(|known| known.version == metadata.resource_version && known.status == status);
         let stored = |status| known.or_else(|| Some(Arc::new(Stored { version: metadata.resource_version.clone(), status })));
         let held = match guarded(|| (self.decode)(object)) {
             Ok(object) => {
                 let object = Arc::new(without_stored(object));
                 let before = self.complete.forwards.get(&key).filter(|before| before.trouble.is_none());
-                // Another version of the CRD may read the same generation differently.
-                let is_same = |it: &&Sourced| same_object(&it.object, &object) && it.object.spec == object.spec;
-                let same = before.filter(is_same).map(|before| Arc::clone(&before.object));
+                let same = before.filter(|before| same_object(&before.object, &object)).map(|before| Arc::clone(&before.object));
                 Held::Known(Sourced { object: same.unwrap_or(object), stored: stored(status), origin: None, trouble: None })
             }
             Err(error) => match self.last_good(&key, &metadata) {
                 Some(last) => {
-                    let object = Arc::new(with_newest(&last, metadata.clone()));
+                    let newest = with_newest(&last, metadata.clone());
+                    let object = if *last == newest { last } else { Arc::new(newest) };
                     Held::Known(Sourced { object, stored: stored(status), origin: None, trouble: Some(error) })
                 }
                 None => Held::Unknown(Arc::new(Undecoded { metadata, status, error })),
@@ -340,6 +344,10 @@ mod tests {
         objects.take(Event::Apply(object("y", "2", 1, "DryRun")));
         objects.take(Event::Apply(object("z", "3", 1, "Enabled")));
         assert_eq!(text(&objects), ["x 1 outdated", "z 1", "y unknown"]);
+        let mut written = object("x", "1", 2, "DryRun");
+        written.metadata.resource_version = Some("7".to_owned());
+        assert_eq!(objects.take(Event::Apply(written)), Some(Change::Status));
+        assert_eq!(objects.take(Event::Apply(object("x", "1", 3, "Simulated"))), Some(Change::Content), "another mistake");
         objects.take(Event::Apply(object("x", "9", 1, "DryRun")));
         assert_eq!(text(&objects), ["z 1", "x unknown", "y unknown"], "another object of the same name has no last good content");
     }
@@ -386,8 +394,10 @@ mod tests {
     fn another_spec_of_the_same_generation_is_taken_over() {
         let mut objects = Objects { listed: true, ..Objects::default() };
         objects.take(Event::Apply(object("x", "1", 1, "Enabled")));
+        let before = objects.snapshot(Snapshot::default()).unwrap();
         assert_eq!(objects.take(Event::Apply(object("x", "1", 1, "Disabled"))), Some(Change::Content));
         let snapshot = objects.snapshot(Snapshot::default()).unwrap();
+        assert!(!same_but_status(&before, &snapshot));
         assert!(snapshot.forwards.iter().all(|it| it.object.spec.mode == Mode::Disabled), "{snapshot:?}");
     }
 

@@ -47,6 +47,8 @@ struct Settled {
 #[derive(Debug, Default)]
 struct History {
     purger: Purger,
+    /// What was in force for the last check of the connections, if it failed. The next one needs it.
+    owed: Translations,
     lingering: Lingering,
 }
 
@@ -143,9 +145,14 @@ impl Dataplane for Kernel {
             self.history.lock().await.purger.purge(before, desired, Judged::Changes).await
         } else {
             // The rules that were read are the best source for what was in force. The caller may know of more.
-            let mut before = before.clone();
+            let mut history = self.history.lock().await;
+            let mut before = before.clone().union(std::mem::take(&mut history.owed));
             before.extend(rules.before.iter().cloned());
-            self.history.lock().await.purger.purge(&before, &in_force(desired, &rules), Judged::All).await
+            let purged = history.purger.purge(&before, &in_force(desired, &rules), Judged::All).await;
+            if purged.is_err() {
+                history.owed = before;
+            }
+            purged
         };
         // The route to a client is removed last, after both ends of the cut connections were notified.
         let keep = match &conntrack {

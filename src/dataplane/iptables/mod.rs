@@ -288,6 +288,8 @@ impl Iptables {
         conclude(&mut report, ruleset, &after.tables);
         if report.was_changed_meanwhile() {
             report.disturbed = true;
+            // The other program put them in force, and the second write removes them.
+            report.before.append(&mut report.left);
             after = self.write_all(ruleset, after, &mut memory, &mut report).await;
             conclude(&mut report, ruleset, &after.tables);
         }
