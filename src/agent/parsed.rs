@@ -29,6 +29,7 @@ impl Parsed {
         let changed = differences.iter().map(|difference| difference.key.clone()).collect();
         let parsed = |now: &Sourced| Candidate::of(&now.object);
         let mut former = Vec::new();
+        // The usual edit moves no other object.
         if differences.iter().all(|difference| difference.before.is_some() && difference.now.is_some()) {
             for Difference { key, now, .. } in differences {
                 let place = candidates.binary_search_by(|candidate| candidate.key.cmp(key));

@@ -43,11 +43,12 @@ impl Known {
         if before.is_none_or(|before| !Arc::ptr_eq(&before.snapshot, &self.snapshot)) {
             let nothing = Snapshot::default();
             let (old, new) = (before.map_or(&nothing, |before| &*before.snapshot), &*self.snapshot);
-            affected.extend(old.forwards.differences(&new.forwards).filter(is_newer).map(|difference| difference.key.clone()));
+            let is_other = |it: &Difference<'_>| !it.before.zip(it.now).is_some_and(|(old, new)| is_same(seen(old), seen(new)));
+            affected.extend(old.forwards.differences(&new.forwards).filter(is_other).map(|difference| difference.key.clone()));
             affected.extend(old.undecoded.diff(&new.undecoded).filter_map(|difference| match difference {
                 DiffItem::Add(key, _) | DiffItem::Remove(key, _) => Some(key.clone()),
                 DiffItem::Update { old: (_, old), new: (key, new) } => {
-                    (version(&old.metadata) != version(&new.metadata)).then(|| key.clone())
+                    (!is_same(seen_only(old), seen_only(new))).then(|| key.clone())
                 }
             }));
         }
@@ -64,13 +65,7 @@ impl Known {
 
 /// An object in a set.
 fn object<'a>(snapshot: &'a Snapshot, key: &ForwardKey) -> Option<Seen<'a>> {
-    if let Some(Sourced { object, stored, .. }) = snapshot.forwards.get(key) {
-        let stored = stored.as_deref();
-        let version = stored.and_then(|stored| stored.version.as_deref());
-        return Some(Seen { metadata: &object.metadata, version, status: stored.and_then(|stored| stored.status.as_ref()) });
-    }
-    let Undecoded { metadata, status, .. } = &**snapshot.undecoded.get(key)?;
-    Some(Seen { metadata, version: metadata.resource_version.as_deref(), status: status.as_ref() })
+    snapshot.forwards.get(key).map(seen).or_else(|| snapshot.undecoded.get(key).map(|undecoded| seen_only(undecoded)))
 }
 
 /// Whether a set contains an object of this name.
@@ -78,17 +73,19 @@ pub(super) fn contains(snapshot: &Snapshot, key: &ForwardKey) -> bool {
     object(snapshot, key).is_some()
 }
 
-/// Whether the API server has stored the object anew: every change of an object has another version.
-fn is_newer(difference: &Difference<'_>) -> bool {
-    let version = |sourced: &Sourced| {
-        (sourced.object.metadata.uid.clone(), sourced.stored.as_ref().and_then(|stored| stored.version.clone()))
-    };
-    difference.before.map(version) != difference.now.map(version)
+/// Whether two states of an object are the same one: every change of an object has another version.
+fn is_same(a: Seen<'_>, b: Seen<'_>) -> bool {
+    (&a.metadata.uid, a.version) == (&b.metadata.uid, b.version)
 }
 
-/// Every change of an object has another version.
-fn version(metadata: &ObjectMeta) -> (Option<&str>, Option<&str>) {
-    (metadata.uid.as_deref(), metadata.resource_version.as_deref())
+fn seen(Sourced { object, stored, .. }: &Sourced) -> Seen<'_> {
+    let stored = stored.as_deref();
+    let version = stored.and_then(|stored| stored.version.as_deref());
+    Seen { metadata: &object.metadata, version, status: stored.and_then(|stored| stored.status.as_ref()) }
+}
+
+fn seen_only(Undecoded { metadata, status, .. }: &Undecoded) -> Seen<'_> {
+    Seen { metadata, version: metadata.resource_version.as_deref(), status: status.as_ref() }
 }
 
 #[cfg(test)]

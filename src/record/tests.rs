@@ -15,7 +15,7 @@ use crate::api;
 use crate::model::{Destination, FlowMatch, Nodes, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
 
 use super::*;
-use crate::source::SourcedGrant;
+use crate::source::{self, SourcedGrant};
 
 const NODE: &str = "proxy-1";
 
@@ -65,8 +65,13 @@ fn grant(name: &str) -> SourcedGrant {
 
 fn record() -> Record {
     let sourced =
-        |name: &str, origin: Option<&str>| Sourced::of(Arc::new(api::decode(object(name)).unwrap()), origin.map(PathBuf::from));
+        |name, origin: Option<&str>| Sourced::of(Arc::new(api::decode(object(name)).unwrap()), origin.map(PathBuf::from));
     let shifted = TargetPorts::Shifted(Shift::new("80:90".parse().unwrap(), "8080:8090".parse().unwrap()).unwrap());
+    let in_force = [
+        translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
+        translation(None, TargetPorts::Same, SourceNat::Masquerade),
+        translation(None, shifted, SourceNat::Masquerade),
+    ];
     Record {
         node: NODE.into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
@@ -80,23 +85,15 @@ fn record() -> Record {
         forwards: [sourced("a", Some("a.yaml")), sourced("b", None)].into_iter().collect(),
         grants: Some(Arc::new(GrantSet { grants: vec![grant("bank-a")], undecoded: Vec::new() })),
         grants_required: true,
-        in_force: [
-            translation(Some("eth1"), TargetPorts::One(8080), SourceNat::Address("2.2.2.2".parse().unwrap())),
-            translation(None, TargetPorts::Same, SourceNat::Masquerade),
-            translation(None, shifted, SourceNat::Masquerade),
-        ]
-        .into_iter()
-        .collect(),
+        in_force: in_force.into_iter().collect(),
     }
 }
 
 /// The record with another forward in place of its first one.
 fn with_first(record: &Record, change: impl FnOnce(&mut Sourced)) -> Record {
-    let mut record = record.clone();
     let mut first = record.forwards.iter().next().unwrap().clone();
     change(&mut first);
-    record.forwards.insert(first);
-    record
+    Record { forwards: record.forwards.iter().cloned().chain([first]).collect(), ..record.clone() }
 }
 
 /// A state directory with a record in it.
@@ -117,14 +114,12 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[test]
 fn the_texts_of_unchanged_objects_are_taken_over_and_the_whole_is_the_same() {
-    let mut kept = content::Rendered::default();
-    let all = record();
+    let (mut kept, all) = (content::Rendered::default(), record());
     let fewer = Record { forwards: all.forwards.iter().skip(1).cloned().collect(), ..all.clone() };
     let changed = with_first(&all, |first| Arc::make_mut(&mut first.object).spec.description = Some("another".to_owned()));
     let moved = with_first(&all, |first| first.origin = Some("moved.yaml".into()));
     for record in [&all, &changed, &fewer, &changed, &all, &moved] {
-        let text = content::render(record, &mut kept).unwrap();
-        assert_eq!(String::from_utf8(text.bytes), String::from_utf8(rendered(record)));
+        assert_eq!(content::render(record, &mut kept).unwrap().bytes, rendered(record));
     }
 }
 
@@ -149,7 +144,7 @@ fn equal_content_is_not_written_again() {
     let (_parent, dir) = stored();
     let mut record = with_first(&record(), |first| {
         let status = api::PortForwardStatus { active_node: Some("x".into()), ..Default::default() };
-        first.stored = Some(Arc::new(crate::source::Stored { version: Some("8".into()), status: Some(status.clone()) }));
+        first.stored = Some(Arc::new(source::Stored { version: Some("8".into()), status: Some(status.clone()) }));
         let object = Arc::make_mut(&mut first.object);
         object.status = Some(status);
         object.metadata.resource_version = Some("8".into());

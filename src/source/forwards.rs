@@ -63,7 +63,7 @@ impl Forwards {
         self.0.is_empty()
     }
 
-    /// Those without which `wanted` is true.
+    /// Those for which `wanted` is true.
     #[must_use]
     pub fn filtered(&self, wanted: impl Fn(&Sourced) -> bool) -> Self {
         self.iter().filter(|sourced| wanted(sourced)).cloned().collect()

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::condition::{Circumstance, Judged, State, Type};
 use super::summary::replaced;
-use super::writes::{Write, said, same_summary, statement};
+use super::writes::{Write, said, same_summary, says_ready, statement};
 use crate::api::PortForwardStatus;
 
 /// How long an overwritten status is remembered.
@@ -128,8 +128,7 @@ impl Contest {
 
 /// The summary with `Ready=False` if it was `Ready=True`.
 fn contested(summary: PortForwardStatus, stored: &PortForwardStatus, now: Timestamp) -> PortForwardStatus {
-    let is_ready = summary.conditions.iter().any(|it| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str());
-    if !is_ready {
+    if !says_ready(&summary.conditions) {
         return summary;
     }
     let message = "another client keeps overwriting this status, so it cannot be trusted; the agents pause between their corrections; \

@@ -25,4 +25,5 @@ pub use judgement::{Judgement, Judgements, Standing};
 pub use outcome::Outcome;
 pub use summary::{merge, node_status, summary};
 pub use unfollowed::{is_left_to, unfollowed};
+pub(crate) use writes::says_ready;
 pub use writes::{SETTLE, View, Write};

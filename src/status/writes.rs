@@ -204,7 +204,8 @@ enum Duty {
     Watcher,
 }
 
-fn says_ready(conditions: &[Condition]) -> bool {
+/// Whether the conditions say that traffic flows.
+pub(crate) fn says_ready(conditions: &[Condition]) -> bool {
     conditions.iter().any(|it| it.type_ == Type::Ready.as_str() && it.status == State::True.as_str())
 }
 

@@ -118,21 +118,11 @@ fn below(root: ChainName, chains: &Chains) -> BTreeSet<ChainName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Destination, SourceNat, TargetPorts};
+    use crate::dataplane::iptables::layout::tests::translation;
 
-    fn set(upstreams: impl IntoIterator<Item = u8>) -> Translations {
-        let translation = |(port, upstream): (u16, u8)| Translation {
-            flows: FlowMatch {
-                protocol: Protocol::Tcp,
-                destination: "192.168.0.2".parse().unwrap(),
-                ports: port.to_string().parse().unwrap(),
-                source: "1.1.1.1/32".parse().unwrap(),
-                interface: None,
-            },
-            destination: Destination { address: IpAddr::from([3, 3, 3, upstream]), ports: TargetPorts::Same },
-            source: SourceNat::Masquerade,
-        };
-        (80..).zip(upstreams).map(translation).collect()
+    fn set(upstreams: impl IntoIterator<Item = u32>) -> Translations {
+        let numbered = (80..).zip(upstreams);
+        numbered.map(|(port, upstream)| translation(Protocol::Tcp, 1, (port, port), (2, 32), None, None, upstream)).collect()
     }
 
     /// The property test would pass too if everything were laid out anew.

@@ -162,7 +162,7 @@ fn address(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(number))
 }
 
-fn translation(
+pub(super) fn translation(
     protocol: Protocol,
     listen: u32,
     ports: (u16, u16),
