@@ -10,6 +10,7 @@ use portforward_operator::api;
 use portforward_operator::dataplane::iptables::{Ruleset, Stage, Table, Variant, rewrite};
 use portforward_operator::forward::Forward;
 use portforward_operator::grant::Grant;
+use portforward_operator::model::Connmark;
 use portforward_operator::status::Reason;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -114,7 +115,7 @@ fn objects(text: &str) -> Vec<Forward> {
 /// Every rule that a manifest becomes, with the jumps, in the format of `iptables-save`.
 fn rules(manifest: &str) -> BTreeSet<String> {
     let translations = objects(manifest).iter().flat_map(Forward::translations).collect();
-    let ruleset = Ruleset::of(&translations);
+    let ruleset = Ruleset::of(&translations, Connmark::default());
     let chains = |table| rewrite(Variant::Nft, table, ruleset.chains(table), ruleset.chains(table).keys());
     let texts: String = Table::ALL.into_iter().flat_map(chains).collect();
     let jumps = Stage::ALL.map(|stage| format!("-A {} {}", stage.builtin(), stage.jump()));

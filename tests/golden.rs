@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use portforward_operator::dataplane::iptables::{Ruleset, Variant, whole};
+use portforward_operator::model::Connmark;
 use portforward_operator::plan::{Acceptance, Candidate, InForce, Plan, Policy, RoutePlan, assumed_facts, plan};
 use portforward_operator::source::folder;
 
@@ -23,7 +24,7 @@ fn rendered(manifests: &str) -> String {
     facts.node_addresses.insert("192.168.0.2".parse().expect("an address"));
     let policy = Policy { reserved_ports: "22/TCP".parse().expect("a port"), ..Policy::default() };
     let plan = plan(&facts, &candidates, &policy, &InForce::default());
-    let rules = |variant| whole(variant, &Ruleset::of(&plan.desired.translations));
+    let rules = |variant| whole(variant, &Ruleset::of(&plan.desired.translations, Connmark::default()));
     let mut text = verdicts(&plan);
     text += &rules(Variant::Nft);
     if rules(Variant::Nft) != rules(Variant::Legacy) {

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Iptables, Ruleset, SavedTable, Table, Variant};
 use portforward_operator::model::{
-    Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation, Translations,
+    Connmark, Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation, Translations,
 };
 
 use crate::netns::{Netns, must};
@@ -47,7 +47,7 @@ pub(crate) type Times = BTreeMap<Step, Vec<Duration>>;
 pub(crate) fn apply(variant: Variant, netns: &Netns, forwards: &[Forward]) {
     let translations = translations(forwards);
     within(netns, async || {
-        let report = Iptables::new(variant).apply(&Ruleset::of(&translations), Look::Everything).await;
+        let report = Iptables::new(variant).apply(&Ruleset::of(&translations, Connmark::default()), Look::Everything).await;
         assert!(report.is_exact(), "read back: {report:?}");
     });
 }
@@ -69,7 +69,7 @@ pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Fo
     let mut note = |step: Step, time: Duration| times.entry(step).or_default().push(time);
 
     let started = Instant::now();
-    let laid_out = Ruleset::of(&all);
+    let laid_out = Ruleset::of(&all, Connmark::default());
     note(Step::LayOut, started.elapsed());
     drop(laid_out);
     let taken = within(ours, async || {
@@ -98,14 +98,14 @@ pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Fo
 
 /// The number of rules and chains that the operator makes of these forwards.
 pub(crate) fn size(forwards: &[Forward]) -> (usize, usize) {
-    let laid_out = Ruleset::of(&translations(forwards));
+    let laid_out = Ruleset::of(&translations(forwards), Connmark::default());
     let chains = Table::ALL.map(|table| laid_out.chains(table));
     (chains.iter().flat_map(|chains| chains.values()).map(Vec::len).sum(), chains.iter().map(|chains| chains.len()).sum())
 }
 
 async fn timed_apply(agent: &Iptables, translations: &Translations) -> Duration {
     let started = Instant::now();
-    let report = agent.apply(&Ruleset::of(translations), Look::Changes).await;
+    let report = agent.apply(&Ruleset::of(translations, Connmark::default()), Look::Changes).await;
     let taken = started.elapsed();
     assert!(report.is_exact(), "read back: {report:?}");
     taken

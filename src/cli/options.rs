@@ -9,6 +9,7 @@ use tracing::warn;
 use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
 use crate::dataplane::{Forwarding, Kernel};
+use crate::model::Connmark;
 use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts, TranslationLimit};
 use crate::record::{self, Keeper, Loaded, Outdated, Record};
 
@@ -30,6 +31,9 @@ pub(super) struct VariantOptions {
     /// Variant of the iptables programs; auto uses the variant that the kubelet marks, else the variant with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     iptables: VariantChoice,
+    /// Bit of the connection mark (connmark) that flows of forwards have: a power of two that no other program of this node uses
+    #[arg(long, default_value_t, value_name = "BIT", env = "PORTFORWARD_CONNMARK")]
+    pub(super) connmark: Connmark,
 }
 
 #[derive(Args, Debug)]
@@ -186,7 +190,8 @@ impl KernelOptions {
 
     /// The access to the kernel; the rules are written by the programs of `variant`.
     pub(super) fn kernel(&self, variant: Variant) -> Kernel {
-        Kernel::new(variant, if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave })
+        let forwarding = if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
+        Kernel::new(variant, forwarding).marking(self.variant.connmark)
     }
 }
 

@@ -16,6 +16,7 @@ use super::screen::Screen;
 use super::wide::details;
 use crate::agent::{self, Memory, Synced};
 use crate::api::PortForward;
+use crate::dataplane::iptables::Ruleset;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
@@ -28,7 +29,7 @@ use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --connmark, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
 )]
 pub(super) struct StatusOptions {
     /// Forwards to show, as NAMESPACE/NAME, or NAME in any namespace [default: all]
@@ -72,7 +73,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;
-    let kernel = Kernel::new(variant, Forwarding::Leave);
+    let kernel = Kernel::new(variant, Forwarding::Leave).marking(options.variant.connmark);
     let policy = options.policy.policy().requiring_at_least(memory.required_grants());
     let mut tasks = Tasks::default();
     let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
@@ -86,7 +87,16 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let screen = Screen::of_stdout();
     print(&match options.output {
         Output::Table => screen.coloured(&screen.width.map_or_else(|| table(&objects), |width| table_within(&objects, width))),
-        Output::Wide => screen.coloured(&wide_table(&objects)) + &details(&chosen, &seen.plan, rules, routes),
+        Output::Wide => {
+            screen.coloured(&wide_table(&objects))
+                + &details(
+                    &chosen,
+                    &seen.plan,
+                    &Ruleset::of(&seen.plan.desired.translations, options.variant.connmark),
+                    rules,
+                    routes,
+                )
+        }
         Output::Json => serde_json::to_string_pretty(&list(&objects))? + "\n",
         Output::Yaml => serde_saphyr::to_string(&list(&objects))?,
     })?;
@@ -181,6 +191,7 @@ mod tests {
     use crate::dataplane::iptables::{RulesReport, Stage};
     use crate::dataplane::routes::RoutesReport;
     use crate::dataplane::{Applied, Forwarded};
+    use crate::model::Connmark;
     use crate::plan::{Candidate, InForce, Plan, assumed_facts, plan};
     use crate::source::Sourced;
     use crate::status::judge;
@@ -262,7 +273,8 @@ mod tests {
         let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
         let drifted = RulesReport { differing: vec![Stage::Forward.root()], ..RulesReport::default() };
         let seen = seen(&snapshot, drifted.clone());
-        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &drifted, &RoutesReport::default());
+        let ruleset = Ruleset::of(&seen.plan.desired.translations, Connmark::default());
+        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &ruleset, &drifted, &RoutesReport::default());
         let wanted = "
 a/earlier: carried, Active
   translation TCP 1.1.1.1/32 → 192.168.0.2:80 → 3.3.3.3:80, source address of the outgoing interface

@@ -14,10 +14,15 @@ use crate::plan::{Plan, RoutePlan, Verdict};
 const STAGES: [Stage; 3] = [Stage::Prerouting, Stage::Forward, Stage::Postrouting];
 
 /// A block for each of `chosen`, each after an empty line.
-pub(super) fn details(chosen: &BTreeSet<ForwardKey>, plan: &Plan, rules: &RulesReport, routes: &RoutesReport) -> String {
-    let ruleset = Ruleset::of(&plan.desired.translations);
+pub(super) fn details(
+    chosen: &BTreeSet<ForwardKey>,
+    plan: &Plan,
+    ruleset: &Ruleset,
+    rules: &RulesReport,
+    routes: &RoutesReport,
+) -> String {
     let verdicts = chosen.iter().filter_map(|key| Some((key, plan.verdicts.get(key)?)));
-    verdicts.map(|(key, verdict)| block(key, verdict, &ruleset, rules, routes)).collect()
+    verdicts.map(|(key, verdict)| block(key, verdict, ruleset, rules, routes)).collect()
 }
 
 fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesReport, routes: &RoutesReport) -> String {

@@ -14,12 +14,14 @@ use super::forwarding::{Forwarded, Forwarding, ForwardingError};
 use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
 use super::{Applied, Dataplane, Look, conntrack, routes};
-use crate::model::{Desired, Translation, Translations};
+use crate::model::{Connmark, Desired, Translation, Translations};
 
 /// The kernel of this node's network namespace.
 #[derive(Debug)]
 pub struct Kernel {
     iptables: Iptables,
+    /// The bit of the connection mark that the translated flows have.
+    mark: Connmark,
     /// The translations of the last apply, and their layout.
     laid_out: Mutex<(Translations, Ruleset)>,
     forwarding: Forwarding,
@@ -58,12 +60,21 @@ impl Kernel {
     pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
         Self {
             iptables: Iptables::new(variant),
+            mark: Connmark::default(),
             laid_out: Mutex::default(),
             forwarding,
             settled: Mutex::new(None),
             history: AsyncMutex::default(),
             swept: AtomicBool::new(false),
         }
+    }
+
+    /// Sets the bit of the connection mark that the translated flows have.
+    #[must_use]
+    pub fn marking(self, mark: Connmark) -> Self {
+        let nothing = (Translations::new(), Ruleset::of(&Translations::new(), mark));
+        let history = History { purger: Purger::new(mark), ..History::default() };
+        Self { mark, laid_out: Mutex::new(nothing), history: AsyncMutex::new(history), ..self }
     }
 
     /// Sets whether the connections that match the rules are counted.
@@ -130,6 +141,11 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
 impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &Translations, look: Look) -> Applied {
         let ruleset = self.lay_out(&desired.translations);
+        // FORWARD asks for the mark from the next write on.
+        let marked = match look {
+            Look::Everything => conntrack::mark(&desired.translations, self.mark).await,
+            Look::Changes => Ok(0),
+        };
         let rules = self.iptables.apply(&ruleset, look).await;
         *self.laid_out.lock().unwrap_or_else(PoisonError::into_inner) = (desired.translations.clone(), ruleset);
         if rules.failed.is_empty() {
@@ -154,6 +170,7 @@ impl Dataplane for Kernel {
             }
             purged
         };
+        let conntrack = marked.and(conntrack);
         // The route to a client is removed last, after both ends of the cut connections were notified.
         let keep = match &conntrack {
             Ok(purged) if rules.is_closed() => Keep::To(purged.ends.clone()),
@@ -174,7 +191,7 @@ impl Dataplane for Kernel {
     }
 
     async fn inspect(&self, desired: &Desired) -> Applied {
-        let rules = self.iptables.inspect(&Ruleset::of(&desired.translations)).await;
+        let rules = self.iptables.inspect(&Ruleset::of(&desired.translations, self.mark)).await;
         let routes = routes::inspect(&desired.routes).await;
         Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()), forwarding: Ok(Forwarded::AsFound) }
     }

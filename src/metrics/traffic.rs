@@ -157,6 +157,7 @@ mod tests {
                 reply: Tuple { source: upstream, destination: external, source_port: 80, destination_port: source_port },
                 status: Status::DstNat,
                 id: Some(id),
+                mark: 0,
             },
             volumes: Volumes { original: Volume { packets: bytes / 10, bytes }, reply: Volume { packets: 1, bytes: 1 } },
         }

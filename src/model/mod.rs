@@ -3,6 +3,7 @@
 //! Pure data. Imports only `std` and [`ipnet`] (which adds CIDR types to the address types of `std`), so that planning and
 //! the dataplane can share these types without depending on each other.
 
+mod connmark;
 mod desired;
 mod facts;
 mod firewall;
@@ -16,6 +17,7 @@ mod routing;
 mod target_ports;
 mod translation;
 
+pub use connmark::{Connmark, InvalidConnmark};
 pub use desired::Desired;
 pub use facts::{
     Delivery, Facts, Hop, Link, Listener, LocalAddress, LocalRoute, LocalTable, Route, RouteKind, RouteTable, RpFilter, Sight,

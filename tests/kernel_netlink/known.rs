@@ -2,7 +2,9 @@
 
 use portforward_operator::dataplane::Look;
 use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Table, Variant};
-use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation, Translations};
+use portforward_operator::model::{
+    Connmark, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation, Translations,
+};
 
 use crate::namespace::{inside, run};
 
@@ -24,7 +26,7 @@ fn translation(port: u16, upstream: &str) -> Translation {
 fn rules(first: &str, upstream: &str) -> Ruleset {
     let translations: Translations =
         (1000..1100).map(|port| translation(port, if port == 1000 { first } else { upstream })).collect();
-    Ruleset::of(&translations)
+    Ruleset::of(&translations, Connmark::default())
 }
 
 async fn applied(agent: &Iptables, ruleset: &Ruleset) -> RulesReport {
@@ -49,13 +51,14 @@ fn only_what_was_written_is_read_back() {
         }
         // Chains come and go.
         let many = rules("3.3.3.5", "3.3.3.3");
-        let few = Ruleset::of(&Translations::unit(translation(1000, "3.3.3.5")));
+        let few = Ruleset::of(&Translations::unit(translation(1000, "3.3.3.5")), Connmark::default());
         for ruleset in [&few, &many, &few] {
             let changed = applied(&agent, ruleset).await;
             assert!(changed.read == Extent::Written && changed.changed(), "{changed:?}");
         }
         // Several COMMITs by one program: each has 2,000 rules at most.
-        let large = |upstream: &str| Ruleset::of(&(1000..6000).map(|port| translation(port, upstream)).collect());
+        let large =
+            |upstream: &str| Ruleset::of(&(1000..6000).map(|port| translation(port, upstream)).collect(), Connmark::default());
         for ruleset in [&large("3.3.3.3"), &large("3.3.3.4"), &few] {
             let changed = applied(&agent, ruleset).await;
             assert_eq!((changed.read, changed.changed()), (Extent::Written, true));
@@ -104,7 +107,8 @@ fn what_another_program_wrote_is_found_although_only_changes_are_read() {
 fn after_a_write_that_was_not_complete_everything_is_read() {
     inside(|| async {
         let agent = Iptables::new(Variant::Nft);
-        let (many, few) = (rules("3.3.3.3", "3.3.3.3"), Ruleset::of(&Translations::unit(translation(2000, "3.3.3.5"))));
+        let (many, few) =
+            (rules("3.3.3.3", "3.3.3.3"), Ruleset::of(&Translations::unit(translation(2000, "3.3.3.5")), Connmark::default()));
         applied(&agent, &many).await;
         let stale = many.chains(Table::Nat).keys().find(|name| !few.chains(Table::Nat).contains_key(*name)).unwrap();
         run("iptables-nft -t nat -N OTHER");

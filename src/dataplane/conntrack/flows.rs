@@ -26,8 +26,6 @@ const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_COUNTERS_PACKETS: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
-/// With `CTA_STATUS`: the kernel lists only flows with these bits set. A kernel that does not support it lists all flows.
-const CTA_STATUS_MASK: u16 = 26;
 
 /// A number of packets and of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +105,6 @@ impl Flows {
     /// # Errors
     /// When the table cannot be listed.
     pub async fn look(&mut self, mut each: impl FnMut(Flow)) -> Result<(), ConntrackError> {
-        let mask = DefaultNla::new(CTA_STATUS_MASK, Status::DstNat.bits().to_be_bytes().to_vec());
-        let filter = vec![ConntrackAttribute::CtaStatus(Status::DstNat), ConntrackAttribute::Other(mask)];
         let keep = |inner| {
             if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = inner
                 && let Some(flow) = flow(&attributes)
@@ -118,7 +114,7 @@ impl Flows {
             }
             None::<()>
         };
-        self.table.list(filter, keep).await?;
+        self.table.list(table::translated(), keep).await?;
         Ok(())
     }
 

@@ -1,7 +1,8 @@
-//! Removes the conntrack entries that are wrong under the rules in force, and no others.
+//! Removes the conntrack entries that are wrong under the rules in force, and no others. Marks those that are the operator's and
+//! began before the rules that mark them.
 //!
-//! Runs after the rules are in place: an entry that is removed earlier would be created again by the old rules. [`verdict`]
-//! decides, [`table`] reads and deletes. Independently of that, [`flows`] reports the traffic of entries.
+//! Entries are removed after the rules are in place: an entry that is removed earlier would be created again by the old rules.
+//! [`verdict`] decides, [`table`] reads, deletes and marks. Independently of that, [`flows`] reports the traffic of entries.
 
 mod concerned;
 pub mod flows;
@@ -14,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::{Desired, Protocol, Translations};
+use crate::model::{Connmark, Desired, Protocol, Translations};
 use crate::netlink::{NetlinkError, Refusal};
 use crate::words::counted;
 use concerned::Concerned;
@@ -38,6 +39,17 @@ pub enum ConntrackError {
         /// The kernel's error for the first of them.
         first: Refusal,
     },
+    /// Some entries could not be marked.
+    #[error(
+        "{} could not be marked, so FORWARD may drop their packets; the kernel's first error: {first}",
+        counted(*count, "conntrack entry", "conntrack entries")
+    )]
+    Unmarked {
+        /// How many.
+        count: usize,
+        /// The kernel's error for the first of them.
+        first: Refusal,
+    },
 }
 
 impl ConntrackError {
@@ -46,7 +58,7 @@ impl ConntrackError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Netlink(error) => error.is_transient(),
-            Self::Refused { first, .. } => first.is_transient(),
+            Self::Refused { first, .. } | Self::Unmarked { first, .. } => first.is_transient(),
         }
     }
 }
@@ -80,6 +92,7 @@ const MOST_REMEMBERED: usize = 10_000;
 /// translate a flow differently, removing its entry would only cut it.
 #[derive(Debug, Default)]
 pub struct Purger {
+    mark: Connmark,
     removed: HashMap<(Protocol, Tuple, Tuple), Removed>,
 }
 
@@ -90,6 +103,25 @@ struct Removed {
     /// The hash of the rules that it met.
     rules: u64,
     at: Instant,
+}
+
+/// Marks the translated flows of `now` that lack the bit `mark`: they began before the rules that mark them, or another program
+/// removed the bit. Returns how many there were.
+///
+/// # Errors
+/// When the table cannot be read, or when the kernel does not mark an entry.
+pub async fn mark(now: &Translations, mark: Connmark) -> Result<usize, ConntrackError> {
+    if now.is_empty() {
+        return Ok(0);
+    }
+    let mut table = table::Table::open()?;
+    let unmarked = table.unmarked(mark).await?;
+    if unmarked.is_empty() {
+        return Ok(0);
+    }
+    let index = Index::new(now);
+    let ours: Vec<&Entry> = unmarked.iter().filter(|entry| verdict::lacks(entry, mark, &index)).collect();
+    table.mark(&ours, mark).await
 }
 
 /// Removes the entries that are wrong now that `now` is in force and `before` was in force until now.
@@ -104,7 +136,13 @@ pub async fn purge(before: &Translations, now: &Desired) -> Result<Purged, Connt
 }
 
 impl Purger {
-    /// As [`purge`], for repeated calls.
+    /// Marks the flows that stay with the bit `mark`.
+    #[must_use]
+    pub fn new(mark: Connmark) -> Self {
+        Self { mark, ..Self::default() }
+    }
+
+    /// As [`purge`], for repeated calls. Then marks the translated flows of `now` that lack the bit.
     ///
     /// # Errors
     /// As for [`purge`].
@@ -124,6 +162,8 @@ impl Purger {
         let stale = verdict::stale(&entries, &before, &index, &now.held);
         let stale = self.worth_removing(stale, &index, Instant::now());
         let count = table.remove(&stale).await?;
+        let kept = entries.iter().filter(|entry| verdict::lacks(entry, self.mark, &index));
+        table.mark(&kept.collect::<Vec<_>>(), self.mark).await?;
         // An entry that still matches a rule begins anew by that rule. An entry that matches none has ended, and both ends
         // are notified.
         let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
@@ -191,7 +231,7 @@ mod tests {
             destination_port: source_port,
         };
         let status = netlink_packet_netfilter::conntrack::Status::empty();
-        Entry { protocol: Protocol::Udp, original, reply, status, id: Some(id) }
+        Entry { protocol: Protocol::Udp, original, reply, status, id: Some(id), mark: 0 }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The conntrack table of this network namespace: its IPv4 entries of TCP and UDP (ctnetlink,
 //! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 //!
-//! Reads and deletes; decides nothing. Entries in other zones than zone 0 belong to other programs and are ignored.
+//! Reads, deletes and marks; decides nothing. Entries in other zones than zone 0 belong to other programs and are ignored.
 
 use std::net::IpAddr;
 
@@ -13,11 +13,15 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use rustix::io::Errno;
 
 use super::ConntrackError;
-use crate::model::Protocol;
-use crate::netlink::{Change, Frame, NetlinkError, Socket};
+use crate::model::{Connmark, Protocol};
+use crate::netlink::{Change, Frame, NetlinkError, Refusal, Socket};
 
 /// The id of an entry. Another flow with the same tuple has another id.
 const CTA_ID: u16 = 12;
+/// With `CTA_MARK`: the bits that it is about.
+const CTA_MARK_MASK: u16 = 21;
+/// With `CTA_STATUS`: the kernel lists only flows with these bits set. A kernel that does not support it lists all flows.
+const CTA_STATUS_MASK: u16 = 26;
 /// The zone of an entry; absent in zone 0.
 const CTA_ZONE: u16 = 18;
 /// The zone of one direction only; absent in zone 0.
@@ -61,6 +65,8 @@ pub struct Entry {
     pub status: Status,
     /// The id that the kernel assigned.
     pub id: Option<u32>,
+    /// The connection mark.
+    pub mark: u32,
 }
 
 /// An open connection to the table.
@@ -95,6 +101,22 @@ impl Table {
         self.list(Vec::new(), keep).await
     }
 
+    /// Those of the [`entries`](Self::entries) whose destination is translated and that do not have the bit `mark`.
+    ///
+    /// # Errors
+    /// When the table cannot be listed.
+    pub async fn unmarked(&mut self, mark: Connmark) -> Result<Vec<Entry>, NetlinkError> {
+        let mut filter = translated();
+        filter.extend([ConntrackAttribute::CtaMark(0), mask(mark)]);
+        let keep = |inner| match inner {
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => {
+                entry(&attributes).filter(|entry| entry.status.contains(Status::DstNat) && !mark.is_set_in(entry.mark))
+            }
+            _ => None,
+        };
+        self.list(filter, keep).await
+    }
+
     /// The results of `keep` for every entry that the kernel lists by `filter`.
     pub(super) async fn list<R>(
         &mut self,
@@ -109,15 +131,53 @@ impl Table {
     /// # Errors
     /// When the kernel does not remove one of them. The others are removed in any case.
     pub async fn remove(&mut self, entries: &[&Entry]) -> Result<usize, ConntrackError> {
-        let changes = entries.iter().map(|entry| Change { message: message(deletion(entry)), flags: 0 }).collect();
+        let (count, refused) = self.change(entries, |entry| ConntrackMessage::Delete(named(entry))).await?;
+        match refused {
+            None => Ok(count),
+            Some((count, first)) => Err(ConntrackError::Refused { count, first }),
+        }
+    }
+
+    /// Sets the bit `mark` of exactly `entries`. Returns how many of them still existed.
+    ///
+    /// # Errors
+    /// When the kernel does not mark one of them. The others are marked in any case.
+    pub async fn mark(&mut self, entries: &[&Entry], mark: Connmark) -> Result<usize, ConntrackError> {
+        let marking = |entry: &Entry| {
+            let mark = [ConntrackAttribute::CtaMark(mark.bit()), mask(mark)];
+            ConntrackMessage::New(named(entry).into_iter().chain(mark).collect())
+        };
+        let (count, refused) = self.change(entries, marking).await?;
+        match refused {
+            None => Ok(count),
+            Some((count, first)) => Err(ConntrackError::Unmarked { count, first }),
+        }
+    }
+
+    /// Sends a message about each of `entries`. Returns how many of them still existed, and how many were refused, with the first
+    /// refusal.
+    async fn change(
+        &mut self,
+        entries: &[&Entry],
+        about: impl Fn(&Entry) -> ConntrackMessage,
+    ) -> Result<(usize, Option<(usize, Refusal)>), NetlinkError> {
+        let changes = entries.iter().map(|entry| Change { message: message(about(entry)), flags: 0 }).collect();
         let outcomes = self.0.change(changes).await?;
         let count = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let mut refused = outcomes.into_iter().filter_map(Result::err).filter(|refusal| refusal.errno != Errno::NOENT);
-        match refused.next() {
-            None => Ok(count),
-            Some(first) => Err(ConntrackError::Refused { count: 1 + refused.count(), first }),
-        }
+        Ok((count, refused.next().map(|first| (1 + refused.count(), first))))
     }
+}
+
+/// The filter of a list: the destination is translated.
+pub(super) fn translated() -> Vec<ConntrackAttribute> {
+    let mask = DefaultNla::new(CTA_STATUS_MASK, Status::DstNat.bits().to_be_bytes().to_vec());
+    vec![ConntrackAttribute::CtaStatus(Status::DstNat), ConntrackAttribute::Other(mask)]
+}
+
+/// The bit that a value of `CTA_MARK` is about.
+fn mask(mark: Connmark) -> ConntrackAttribute {
+    ConntrackAttribute::Other(DefaultNla::new(CTA_MARK_MASK, mark.bit().to_be_bytes().to_vec()))
 }
 
 fn message(inner: ConntrackMessage) -> NetfilterMessage {
@@ -131,19 +191,20 @@ pub(super) fn inner(frame: &Frame<'_>) -> Option<NetfilterMessageInner> {
 
 /// An IPv4 entry of TCP or UDP in zone 0.
 pub(super) fn entry(attributes: &[ConntrackAttribute]) -> Option<Entry> {
-    let (mut original, mut reply, mut status, mut id) = (None, None, Status::empty(), None);
+    let (mut original, mut reply, mut status, mut id, mut mark) = (None, None, Status::empty(), None, 0);
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(parts) => original = tuple(parts),
             ConntrackAttribute::CtaTupleReply(parts) => reply = tuple(parts),
             ConntrackAttribute::CtaStatus(bits) => status = *bits,
+            ConntrackAttribute::CtaMark(bits) => mark = *bits,
             ConntrackAttribute::Other(other) if other.kind() == CTA_ID => id = value(other).map(u32::from_be_bytes),
             ConntrackAttribute::Other(other) if other.kind() == CTA_ZONE && value(other) != Some([0; 2]) => return None,
             _ => {}
         }
     }
     let ((protocol, original), (_, reply)) = (original?, reply?);
-    Some(Entry { protocol, original, reply, status, id })
+    Some(Entry { protocol, original, reply, status, id, mark })
 }
 
 /// One direction; `None` for another protocol or another zone.
@@ -184,8 +245,8 @@ fn value<const N: usize>(attribute: &DefaultNla) -> Option<[u8; N]> {
     (attribute.value_len() == N).then(|| attribute.emit_value(&mut bytes)).map(|()| bytes)
 }
 
-/// The request that deletes exactly `entry`: the kernel compares the tuple and the id.
-fn deletion(entry: &Entry) -> ConntrackMessage {
+/// What names exactly `entry`. The kernel compares the tuple, and the id when it deletes.
+fn named(entry: &Entry) -> Vec<ConntrackAttribute> {
     let Tuple { source, destination, source_port, destination_port } = entry.original;
     let tuple = vec![
         KernelTuple::Ip(vec![IPTuple::SourceAddress(source), IPTuple::DestinationAddress(destination)]),
@@ -196,5 +257,5 @@ fn deletion(entry: &Entry) -> ConntrackMessage {
         ]),
     ];
     let id = entry.id.map(|id| ConntrackAttribute::Other(DefaultNla::new(CTA_ID, id.to_be_bytes().to_vec())));
-    ConntrackMessage::Delete(std::iter::once(ConntrackAttribute::CtaTupleOrig(tuple)).chain(id).collect())
+    std::iter::once(ConntrackAttribute::CtaTupleOrig(tuple)).chain(id).collect()
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::table::Entry;
-use crate::model::{Protocol, SourceNat, Translation};
+use crate::model::{Connmark, Protocol, SourceNat, Translation};
 
 pub use index::Index;
 
@@ -38,6 +38,12 @@ fn is_stale(entry: &Entry, before: &Index<'_>, now: &Index<'_>, held: &BTreeSet<
         // The incoming interface is not recorded in an entry, so any translation that fits is accepted.
         Protocol::Udp => !in_force.any(|translation| fits(entry, translation, before)),
     }
+}
+
+/// Whether `entry` is a translated flow of `now` without the bit `mark`.
+#[must_use]
+pub fn lacks(entry: &Entry, mark: Connmark, now: &Index<'_>) -> bool {
+    !mark.is_set_in(entry.mark) && is_translated(entry) && now.matches(entry)
 }
 
 /// The translation of `now` that `entry` is a flow of. If several differ by interface, one that gives the destination of

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::chain::ChainName;
 use super::variant::Variant;
-use crate::model::{Destination, InterfaceName, PortRange, Protocol, TargetPorts};
+use crate::model::{Connmark, Destination, InterfaceName, PortRange, Protocol, TargetPorts};
 
 /// A rule in one of the operator's chains.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,17 @@ pub struct Matches {
     pub packets: Packets,
     /// What the conntrack entry of the packet must contain.
     pub original: Option<Original>,
+    /// Whether the flow of the packet must be marked.
+    pub mark: Option<MarkMatch>,
+}
+
+/// A condition on the connection mark: `-m connmark --mark` (iptables-extensions(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MarkMatch {
+    /// The bit is set: the flow is the operator's.
+    Set(Connmark),
+    /// The bit is not set.
+    Unset(Connmark),
 }
 
 /// Which packets of a connection a rule matches.
@@ -82,6 +93,12 @@ pub enum Target {
     Snat(IpAddr),
     /// `MASQUERADE`.
     Masquerade,
+    /// `RETURN`.
+    Return,
+    /// `CONNMARK`: sets the bit, and no other one.
+    Mark(Connmark),
+    /// `CONNMARK`: removes the bit, and no other one.
+    Unmark(Connmark),
 }
 
 /// A rule in a form that the operator does not write.
@@ -90,10 +107,13 @@ pub enum Target {
 pub struct ForeignRule;
 
 impl Rule {
-    /// Whether it decides about a packet, instead of jumping to another chain.
+    /// Whether it decides about a packet, instead of only directing or marking it.
     #[must_use]
-    pub fn is_verdict(&self) -> bool {
-        !matches!(self.target, Target::Jump(_))
+    pub const fn is_verdict(&self) -> bool {
+        match self.target {
+            Target::Accept | Target::Drop | Target::Dnat(_) | Target::Snat(_) | Target::Masquerade => true,
+            Target::Jump(_) | Target::Return | Target::Mark(_) | Target::Unmark(_) => false,
+        }
     }
 
     /// The rule as `iptables-restore` of `variant` reads it, without the leading `-A CHAIN`.
@@ -143,7 +163,11 @@ impl fmt::Display for MatchText<'_> {
                 write!(f, "--ctorigdstport {ports} ")?;
             }
         }
-        Ok(())
+        match matches.mark {
+            Some(MarkMatch::Set(bit)) => write!(f, "-m connmark --mark {bit}/{bit} "),
+            Some(MarkMatch::Unset(bit)) => write!(f, "-m connmark ! --mark {bit}/{bit} "),
+            None => Ok(()),
+        }
     }
 }
 
@@ -163,6 +187,9 @@ impl fmt::Display for Target {
             }
             Self::Snat(address) => write!(f, "-j SNAT --to-source {address}"),
             Self::Masquerade => f.write_str("-j MASQUERADE"),
+            Self::Return => f.write_str("-j RETURN"),
+            Self::Mark(bit) => write!(f, "-j CONNMARK --set-xmark {bit}/{bit}"),
+            Self::Unmark(bit) => write!(f, "-j CONNMARK --set-xmark 0x0/{bit}"),
         }
     }
 }
@@ -183,6 +210,7 @@ impl FromStr for Rule {
                 "-m" => match words.next() {
                     Some("tcp" | "udp" | "multiport") => {}
                     Some("conntrack") => matches.original = Some(original_start(&mut words)?),
+                    Some("connmark") => matches.mark = Some(mark_match(&mut words)?),
                     Some(_) | None => return Err(ForeignRule),
                 },
                 "--dport" | "--dports" => matches.ports = Some(value(&mut words)?),
@@ -226,6 +254,32 @@ fn original_start(words: &mut SplitAsciiWhitespace<'_>) -> Result<Original, Fore
     if begins { Ok(Original { protocol: protocol(words)?, destination: None, ports: None }) } else { Err(ForeignRule) }
 }
 
+/// `--mark B/B` or `! --mark B/B`, with one bit `B`.
+fn mark_match(words: &mut SplitAsciiWhitespace<'_>) -> Result<MarkMatch, ForeignRule> {
+    match words.next() {
+        Some("--mark") => bits(words).map(MarkMatch::Set),
+        Some("!") if words.next() == Some("--mark") => bits(words).map(MarkMatch::Unset),
+        _ => Err(ForeignRule),
+    }
+}
+
+/// A value and a mask that are the same bit.
+fn bits(words: &mut SplitAsciiWhitespace<'_>) -> Result<Connmark, ForeignRule> {
+    let (value, mask) = words.next().and_then(|word| word.split_once('/')).ok_or(ForeignRule)?;
+    if value == mask { mask.parse().map_err(|_| ForeignRule) } else { Err(ForeignRule) }
+}
+
+/// `--set-xmark VALUE/MASK`, which sets or removes one bit.
+fn xmark(words: &mut SplitAsciiWhitespace<'_>) -> Result<Target, ForeignRule> {
+    let (value, mask) = option(words, "--set-xmark")?.split_once('/').ok_or(ForeignRule)?;
+    let bit = mask.parse().map_err(|_| ForeignRule)?;
+    match value {
+        "0x0" => Ok(Target::Unmark(bit)),
+        value if value == mask => Ok(Target::Mark(bit)),
+        _ => Err(ForeignRule),
+    }
+}
+
 fn original(matches: &mut Matches) -> Result<&mut Original, ForeignRule> {
     matches.original.as_mut().ok_or(ForeignRule)
 }
@@ -235,6 +289,8 @@ fn target(words: &mut SplitAsciiWhitespace<'_>) -> Result<Target, ForeignRule> {
         "ACCEPT" => Target::Accept,
         "DROP" => Target::Drop,
         "MASQUERADE" => Target::Masquerade,
+        "RETURN" => Target::Return,
+        "CONNMARK" => xmark(words)?,
         "SNAT" => Target::Snat(option(words, "--to-source")?.parse().map_err(|_| ForeignRule)?),
         "DNAT" => dnat(option(words, "--to-destination")?)?,
         chain => Target::Jump(chain.parse().map_err(|_| ForeignRule)?),
@@ -270,7 +326,11 @@ fn host(text: &str) -> Result<IpAddr, ForeignRule> {
 mod tests {
     use super::*;
 
-    const OURS: [&str; 12] = [
+    const OURS: [&str; 16] = [
+        "-j CONNMARK --set-xmark 0x1000/0x1000",
+        "-j CONNMARK --set-xmark 0x0/0x1000",
+        "-m connmark ! --mark 0x1000/0x1000 -j RETURN",
+        "-m connmark --mark 0x1000/0x1000 -j ACCEPT",
         "-s 1.1.1.1/32 -d 192.168.0.2/32 -p tcp -m tcp --dport 80 -j DROP",
         "-s 3.3.3.3/32 -p tcp -j DROP",
         "-s 3.3.3.3/32 -d 2.2.2.2/32 -p tcp -m tcp --dport 1:65535 --tcp-flags FIN,SYN,RST,ACK SYN -j DNAT --to-destination 1.1.1.1:80",
@@ -323,6 +383,13 @@ mod tests {
             "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
             "--ctorigdst 1.1.1.1 -j ACCEPT",
             "-g PF-x",
+            "-m connmark --mark 0x1000 -j ACCEPT",
+            "-m connmark --mark 0x1000/0x3000 -j ACCEPT",
+            "-m connmark --mark 0x3000/0x3000 -j ACCEPT",
+            "-m connmark ! -j RETURN",
+            "-j CONNMARK --set-xmark 0x1000/0xffffffff",
+            "-j CONNMARK --set-xmark 0x3000/0x3000",
+            "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff",
             "-p tcp -m tcp --tcp-flags SYN SYN -j ACCEPT",
         ] {
             assert_eq!(text.parse::<Rule>(), Err(ForeignRule), "{text}");

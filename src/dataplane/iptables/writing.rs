@@ -16,7 +16,7 @@ use super::program::{self, LOCK_WAIT_SECS};
 use super::transaction::{append, delete, rewrite};
 use super::{
     ChainName, Iptables, JumpState, Memory, ProgramError, RefusedRule, Rule, RulesError, RulesReport, SavedTable, Stage, Table,
-    Variant, jumps, scaffold,
+    Target, Variant, jumps, scaffold,
 };
 
 /// The minimum time between two moves of a jump back to the first position, after another program put a rule before it.
@@ -120,7 +120,7 @@ impl Iptables {
         refused: &mut Vec<RefusedRule>,
     ) -> Result<(), RulesError> {
         let held = |rule: &&Rule| before.chains.get(name).is_some_and(|held| held.iter().any(|held| held.as_ref() == Ok(*rule)));
-        let withheld = |rule: &&Rule| refused.iter().any(|other| other.withholds(rule));
+        let withheld = |rule: &&Rule| refused.iter().any(|other| other.withholds(name, rule));
         if !rules.iter().any(|rule| withheld(&rule)) {
             let whole = [(name.clone(), rules.to_vec())].into();
             match self.restore(&rewrite(self.variant, table, &whole, [name]).concat()).await {
@@ -146,7 +146,7 @@ impl Iptables {
             }
         }
         for rule in rules.iter().filter(|rule| !held(rule)) {
-            let blocked = refused.iter().find(|other| other.withholds(rule)).map(|other| other.error.clone());
+            let blocked = refused.iter().find(|other| other.withholds(name, rule)).map(|other| other.error.clone());
             let appended = match blocked {
                 Some(error) => Err(error),
                 None => self.restore(&append(self.variant, table, name, rule)).await,
@@ -260,8 +260,12 @@ impl Iptables {
 }
 
 impl RefusedRule {
-    /// Whether `rule` of PREROUTING must not be added because its flows would match this refused rule in a later chain.
-    fn withholds(&self, rule: &Rule) -> bool {
+    /// Whether `rule` must not be added to the chain `name`: without this refused rule, it would match flows of others or leave its
+    /// flows unmarked, or its flows would match the refused rule in a later chain.
+    fn withholds(&self, name: &ChainName, rule: &Rule) -> bool {
+        if self.chain == *name && matches!(self.rule.target, Target::Return | Target::Mark(_)) {
+            return true;
+        }
         let translation = super::saved::translation(rule);
         translation.is_some_and(|translation| Stage::Postrouting.is_of(&self.chain) && self.concerns(&translation))
     }

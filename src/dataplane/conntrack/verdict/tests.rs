@@ -55,6 +55,7 @@ fn entry(protocol: Protocol, upstream: &str, source: &str) -> Entry {
         reply: Tuple { source: upstream, destination: address(source), source_port: upstream_port, destination_port: 40000 },
         status: Status::empty(),
         id: Some(1),
+        mark: 0,
     }
 }
 
@@ -65,6 +66,22 @@ fn held<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> BTreeSet
 
 fn is_wrong(entry: &Entry, before: &[Translation], now: &[Translation]) -> bool {
     !stale(std::slice::from_ref(entry), &Index::new(before), &Index::new(now), &held(now)).is_empty()
+}
+
+#[test]
+fn what_lacks_the_mark_is_a_translated_flow_of_ours_whose_bit_is_not_set() {
+    let (rules, mark) = ([ours(Protocol::Tcp)], Connmark::default());
+    let now = Index::new(&rules);
+    let flow = entry(Protocol::Tcp, UPSTREAM, EXTERNAL);
+    assert!(lacks(&flow, mark, &now), "it began before the rules");
+    assert!(lacks(&Entry { mark: !mark.bit(), ..flow.clone() }, mark, &now), "the bits of others do not count");
+    assert!(!lacks(&Entry { mark: mark.bit() | 1, ..flow.clone() }, mark, &now));
+    assert!(lacks(&entry(Protocol::Tcp, "9.9.9.9:80", EXTERNAL), mark, &now), "TCP stays with its upstream");
+    let untranslated = entry(Protocol::Tcp, LISTEN, CLIENT);
+    assert!(!lacks(&untranslated, mark, &now));
+    let mut other = flow;
+    other.original.source = address("1.1.1.2");
+    assert!(!lacks(&other, mark, &now), "another program translates it");
 }
 
 #[test]
@@ -249,6 +266,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         reply,
         status: Status::empty(),
         id: None,
+        mark: 0,
     })
 }
 

@@ -28,7 +28,7 @@ impl Ruleset {
         if before.ptr_eq(now) || redirected(before, now).is_some_and(|changes| self.redirect(&changes, now)) {
             return self;
         }
-        Self::of(now)
+        Self::of(now, self.mark)
     }
 
     /// Takes over the new destinations. Returns whether that was possible.
@@ -52,14 +52,14 @@ impl Ruleset {
     fn replace(&mut self, before: &Translation, now: &Translation) -> bool {
         let (old, new) = (prerouting::rule(before), prerouting::rule(now));
         let path = self.path(Stage::Prerouting, before);
-        let Some(chains) = self.0.get_mut(&Stage::Prerouting.table()) else { return false };
+        let Some(chains) = self.tables.get_mut(&Stage::Prerouting.table()) else { return false };
         let place_in = |name: &ChainName| Some((name.clone(), chains.get(name)?.iter().position(|rule| *rule == old)?));
         let Some((name, place)) = path.iter().find_map(place_in) else { return false };
         chains.get_mut(&name).and_then(|rules| rules.get_mut(place)).map(|rule| *rule = new).is_some()
     }
 
     fn lay_out_input(&mut self, now: &Translations) {
-        let chains = self.0.entry(Table::Filter).or_default();
+        let chains = self.tables.entry(Table::Filter).or_default();
         for name in below(Stage::Input.root(), chains) {
             chains.remove(&name);
         }
@@ -108,7 +108,14 @@ fn below(root: ChainName, chains: &Chains) -> BTreeSet<ChainName> {
     while let Some(name) = next.pop() {
         next.extend(chains.get(&name).into_iter().flatten().filter_map(|rule| match &rule.target {
             Target::Jump(to) => Some(to.clone()),
-            Target::Accept | Target::Drop | Target::Dnat(_) | Target::Snat(_) | Target::Masquerade => None,
+            Target::Accept
+            | Target::Drop
+            | Target::Dnat(_)
+            | Target::Snat(_)
+            | Target::Masquerade
+            | Target::Return
+            | Target::Mark(_)
+            | Target::Unmark(_) => None,
         }));
         found.insert(name);
     }
@@ -119,6 +126,7 @@ fn below(root: ChainName, chains: &Chains) -> BTreeSet<ChainName> {
 mod tests {
     use super::*;
     use crate::dataplane::iptables::layout::tests::translation;
+    use crate::model::Connmark;
 
     fn set(upstreams: impl IntoIterator<Item = u32>) -> Translations {
         let numbered = (80..).zip(upstreams);
@@ -131,9 +139,9 @@ mod tests {
         for count in [3, 40] {
             let (before, now) = (set(1..=count), set((1..=count).rev()));
             let changes = redirected(&before, &now).unwrap();
-            let mut ruleset = Ruleset::of(&before);
+            let mut ruleset = Ruleset::of(&before, Connmark::default());
             assert!(ruleset.redirect(&changes, &now));
-            assert_eq!(ruleset, Ruleset::of(&now));
+            assert_eq!(ruleset, Ruleset::of(&now, Connmark::default()));
             assert!(redirected(&before, &set(1..=count + 1)).is_none());
         }
     }

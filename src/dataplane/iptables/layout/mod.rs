@@ -23,37 +23,34 @@ pub use stage::{Stage, Table};
 pub use trie::FANOUT;
 
 use super::chain::Chains;
-use super::rule::Rule;
-use crate::model::Translations;
+use crate::model::{Connmark, Translations};
 
 /// All chains of the operator, by table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ruleset(BTreeMap<Table, Chains>);
+pub struct Ruleset {
+    tables: BTreeMap<Table, Chains>,
+    mark: Connmark,
+}
 
 impl Ruleset {
-    /// The chains for `translations`, no two of which match the same packet. No chains if there are no translations.
+    /// The chains for `translations`, no two of which match the same packet. No chains if there are no translations. `mark` is set
+    /// for the translated flows.
     #[must_use]
-    pub fn of(translations: &Translations) -> Self {
+    pub fn of(translations: &Translations, mark: Connmark) -> Self {
         let mut tables = BTreeMap::<Table, Chains>::new();
         if !translations.is_empty() {
             for stage in Stage::ALL {
-                let rules: Vec<Rule> = match stage {
-                    Stage::Prerouting => prerouting::rules(translations),
-                    Stage::Postrouting => postrouting::rules(translations),
-                    Stage::Forward => forward::rules(translations),
-                    Stage::Input => input::rules(translations).into_iter().collect(),
-                };
-                tables.entry(stage.table()).or_default().extend(trie::grow(stage, rules));
+                tables.entry(stage.table()).or_default().extend(chains(stage, translations, mark));
             }
         }
-        Self(tables)
+        Self { tables, mark }
     }
 
     /// The chains of one table, by name.
     #[must_use]
     pub fn chains(&self, table: Table) -> &Chains {
         static NONE: Chains = Chains::new();
-        self.0.get(&table).unwrap_or(&NONE)
+        self.tables.get(&table).unwrap_or(&NONE)
     }
 
     /// The tables in the order in which they are written, so that no flow is translated that FORWARD does not accept,
@@ -69,6 +66,24 @@ impl Ruleset {
     /// Whether there are no chains, so that the kernel should have no rules of the operator.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tables.is_empty()
     }
+}
+
+/// The chains of one stage.
+fn chains(stage: Stage, translations: &Translations, mark: Connmark) -> Chains {
+    let mut chains = match stage {
+        Stage::Prerouting => trie::grow(stage, prerouting::rules(translations)),
+        Stage::Postrouting => trie::grow(stage, postrouting::rules(translations)),
+        Stage::Forward => Chains::from([(stage.root(), vec![forward::rule(mark)])]),
+        Stage::Input => trie::grow(stage, input::rules(translations)),
+    };
+    if let Some(root) = chains.get_mut(&stage.root()) {
+        match stage {
+            Stage::Prerouting => prerouting::mark(root, mark),
+            Stage::Postrouting => postrouting::skip_unmarked(root, mark),
+            Stage::Forward | Stage::Input => {}
+        }
+    }
+    chains
 }

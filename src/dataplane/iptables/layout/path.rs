@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::dataplane::iptables::FANOUT;
     use crate::dataplane::iptables::rule::Rule;
-    use crate::model::{Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translations};
+    use crate::model::{Connmark, Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translations};
 
     fn translation(number: u16) -> Translation {
         let [_, client] = number.to_be_bytes();
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn the_path_leads_from_the_root_to_the_chain_that_decides_and_nowhere_else() {
         let set: Translations = (0..200).map(translation).collect();
-        let ruleset = Ruleset::of(&set);
+        let ruleset = Ruleset::of(&set, Connmark::default());
         for translation in &set {
             for stage in Stage::ALL {
                 let path = ruleset.path(stage, translation);

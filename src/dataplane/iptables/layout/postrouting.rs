@@ -1,7 +1,9 @@
 //! `nat POSTROUTING`: the new source of a translated flow, by its conntrack entry.
 //!
-//! If all flows to a port get the same source, one rule per range of such ports covers all clients. If the source differs
-//! by client, there is one rule per client prefix, and prefixes with the same source are merged into one rule.
+//! Only marked flows come here, so a rule may cover addresses and ports on which no forward listens. If all flows of a protocol get
+//! the same source, there is one rule for them, and otherwise one for each prefix of listen addresses with the same source. If the
+//! source differs within one listen address, there is one rule for each range of ports with the same source. If it differs by
+//! client, there is one rule for each client prefix with the same source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,18 +11,49 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::prefix::{LEVEL, Prefix};
-use super::runs::{merged, overlapping};
+use super::runs::{joined, overlapping};
 use super::stage::{host, narrowed};
-use crate::dataplane::iptables::rule::{Matches, Original, Rule, Target};
-use crate::model::{PortRange, Protocol, SourceNat, Translation};
+use crate::dataplane::iptables::rule::{MarkMatch, Matches, Original, Rule, Target};
+use crate::model::{Connmark, PortRange, Protocol, SourceNat, Translation};
 
 /// The final rules of POSTROUTING.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> Vec<Rule> {
-    let mut listeners = BTreeMap::<(Protocol, IpAddr), Vec<&Translation>>::new();
+    let mut protocols = BTreeMap::<Protocol, BTreeMap<IpAddr, Vec<&Translation>>>::new();
     for translation in translations {
-        listeners.entry((translation.flows.protocol, translation.flows.destination)).or_default().push(translation);
+        let flows = &translation.flows;
+        protocols.entry(flows.protocol).or_default().entry(flows.destination).or_default().push(translation);
     }
-    listeners.into_iter().flat_map(|((protocol, address), served)| Listen { protocol, address }.rules(&served)).collect()
+    protocols.into_iter().flat_map(|(protocol, served)| of_protocol(protocol, &served)).collect()
+}
+
+/// Adds to the rules of the root chain the one that leaves out the flows of others.
+pub(super) fn skip_unmarked(root: &mut Vec<Rule>, mark: Connmark) {
+    let matches = Matches { mark: Some(MarkMatch::Unset(mark)), ..Matches::default() };
+    root.insert(0, Rule { matches, target: Target::Return });
+}
+
+fn of_protocol(protocol: Protocol, served: &BTreeMap<IpAddr, Vec<&Translation>>) -> Vec<Rule> {
+    let sources: BTreeMap<IpAddr, Option<SourceNat>> =
+        served.iter().map(|(address, served)| (*address, source_of(served))).collect();
+    let rule = |destination, source| rule(None, None, Original { protocol, destination, ports: None }, source);
+    let mut different = sources.values();
+    if let Some(Some(source)) = different.next()
+        && different.all(|other| *other == Some(*source))
+    {
+        return vec![rule(None, *source)];
+    }
+    let by_address = covered(sources.iter().map(|(address, source)| (host(*address), *source)).collect());
+    let mut rules: Vec<Rule> =
+        by_address.into_iter().filter_map(|(addresses, source)| Some(rule(Some(addresses), source?))).collect();
+    let mixed = served.iter().filter(|(address, _)| sources[*address].is_none());
+    rules.extend(mixed.flat_map(|(address, served)| Listen { protocol, address: *address }.rules(served)));
+    rules
+}
+
+/// The new source of all these flows, if it is the same one.
+fn source_of(served: &[&Translation]) -> Option<SourceNat> {
+    let (first, rest) = served.split_first()?;
+    rest.iter().all(|other| other.source == first.source).then_some(first.source)
 }
 
 /// One listen address and protocol.
@@ -31,20 +64,25 @@ struct Listen {
 }
 
 impl Listen {
+    /// The rules for different sources.
     fn rules(self, served: &[&Translation]) -> Vec<Rule> {
         let mut rules = Vec::new();
-        let mut plain = BTreeMap::<SourceNat, Vec<PortRange>>::new();
-        for run in runs(served) {
-            let sources: BTreeSet<SourceNat> = run.iter().map(|translation| translation.source).collect();
-            if let (1, Some(source)) = (sources.len(), sources.first()) {
-                plain.entry(*source).or_default().extend(run.iter().map(|translation| translation.flows.ports));
-            } else {
+        // The last range of ports with one source. It grows over ports on which no forward listens.
+        let mut last: Option<(PortRange, SourceNat)> = None;
+        for (ports, run) in runs(served) {
+            let source = source_of(&run);
+            last = match (last, source) {
+                (Some((before, same)), Some(source)) if same == source => Some((joined(before, ports), source)),
+                (last, source) => {
+                    rules.extend(last.map(|(ports, source)| self.rule(None, None, ports, source)));
+                    source.map(|source| (ports, source))
+                }
+            };
+            if source.is_none() {
                 rules.extend(self.by_client(&run));
             }
         }
-        for (source, ports) in plain {
-            rules.extend(merged(ports).into_iter().map(|ports| self.rule(None, None, ports, source)));
-        }
+        rules.extend(last.map(|(ports, source)| self.rule(None, None, ports, source)));
         rules
     }
 
@@ -66,59 +104,68 @@ impl Listen {
     }
 
     fn rule(self, client: Option<IpNet>, upstream: Option<IpAddr>, ports: PortRange, source: SourceNat) -> Rule {
-        let matches = Matches {
-            source: client.and_then(narrowed),
-            destination: upstream.map(host),
-            original: Some(Original { protocol: self.protocol, destination: Some(host(self.address)), ports: Some(ports) }),
-            ..Matches::default()
-        };
-        let target = match source {
-            SourceNat::Address(address) => Target::Snat(address),
-            SourceNat::Masquerade => Target::Masquerade,
-        };
-        Rule { matches, target }
+        let original = Original { protocol: self.protocol, destination: Some(host(self.address)), ports: Some(ports) };
+        rule(client, upstream, original, source)
     }
 }
 
-/// The translations of one listen address, by ranges of overlapping ports.
-fn runs<'a>(served: &[&'a Translation]) -> Vec<Vec<&'a Translation>> {
+fn rule(client: Option<IpNet>, upstream: Option<IpAddr>, original: Original, source: SourceNat) -> Rule {
+    let matches = Matches {
+        source: client.and_then(narrowed),
+        destination: upstream.map(host),
+        original: Some(original),
+        ..Matches::default()
+    };
+    let target = match source {
+        SourceNat::Address(address) => Target::Snat(address),
+        SourceNat::Masquerade => Target::Masquerade,
+    };
+    Rule { matches, target }
+}
+
+/// The translations of one listen address, by ranges of overlapping ports, in order.
+fn runs<'a>(served: &[&'a Translation]) -> Vec<(PortRange, Vec<&'a Translation>)> {
     let bounds = overlapping(served.iter().map(|translation| translation.flows.ports));
-    let mut runs = vec![Vec::new(); bounds.len()];
+    let mut runs: Vec<(PortRange, Vec<&Translation>)> = bounds.into_iter().map(|ports| (ports, Vec::new())).collect();
     for translation in served {
-        let run = bounds.partition_point(|run| run.last() < translation.flows.ports.first());
-        runs[run].push(*translation);
+        let run = runs.partition_point(|(ports, _)| ports.last() < translation.flows.ports.first());
+        runs[run].1.push(*translation);
     }
     runs
 }
 
-/// The smallest set of prefixes on whole levels that gives each client its source. It may also cover addresses that are not
-/// clients: no DNAT rule accepts them.
-fn covered(clients: BTreeMap<IpNet, SourceNat>) -> Vec<(IpNet, SourceNat)> {
-    let clients: Vec<(Prefix, SourceNat)> =
-        clients.into_iter().map(|(client, source)| (Prefix::of_network(client), source)).collect();
+/// Prefixes that give each network its source: one for all neighbouring networks with the same source. A prefix of several networks
+/// is on a whole level, and may cover other addresses.
+fn covered<S: Copy + PartialEq>(networks: BTreeMap<IpNet, S>) -> Vec<(IpNet, S)> {
+    let networks: Vec<(Prefix, S)> =
+        networks.into_iter().map(|(network, source)| (Prefix::of_network(network), source)).collect();
     let mut prefixes = Vec::new();
-    cover(clients, None, &mut prefixes);
+    cover(networks, &mut prefixes);
     prefixes
 }
 
-/// `within`: the prefix one level above that contains the clients.
-fn cover(clients: Vec<(Prefix, SourceNat)>, within: Option<Prefix>, prefixes: &mut Vec<(IpNet, SourceNat)>) {
-    let Some(source) = clients.first().map(|(_, source)| *source) else { return };
-    if let Some(within) = within
-        && clients.iter().all(|(_, other)| *other == source)
-    {
-        return prefixes.push((within.network(), source));
+fn cover<S: Copy + PartialEq>(networks: Vec<(Prefix, S)>, prefixes: &mut Vec<(IpNet, S)>) {
+    if let [(network, source)] = networks[..] {
+        return prefixes.push((network.network(), source));
     }
-    let Some(whole) = clients.iter().map(|(client, _)| *client).reduce(Prefix::common).map(Prefix::whole_levels) else { return };
-    let mut children = BTreeMap::<Prefix, Vec<(Prefix, SourceNat)>>::new();
-    for (client, source) in clients {
-        if client.len() >= whole.len() + LEVEL {
-            children.entry(client.truncated(whole.len() + LEVEL)).or_default().push((client, source));
+    let Some(whole) = networks.iter().map(|(network, _)| *network).reduce(Prefix::common).map(Prefix::whole_levels) else {
+        return;
+    };
+    let mut sources = networks.iter().map(|(_, source)| *source);
+    if let Some(source) = sources.next()
+        && sources.all(|other| other == source)
+    {
+        return prefixes.push((whole.network(), source));
+    }
+    let mut children = BTreeMap::<Prefix, Vec<(Prefix, S)>>::new();
+    for (network, source) in networks {
+        if network.len() >= whole.len() + LEVEL {
+            children.entry(network.truncated(whole.len() + LEVEL)).or_default().push((network, source));
         } else {
-            prefixes.push((client.network(), source));
+            prefixes.push((network.network(), source));
         }
     }
-    for (within, clients) in children {
-        cover(clients, Some(within), prefixes);
+    for networks in children.into_values() {
+        cover(networks, prefixes);
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn merged(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRan
 }
 
 /// The smallest range that contains both.
-fn joined(a: PortRange, b: PortRange) -> PortRange {
+pub(super) fn joined(a: PortRange, b: PortRange) -> PortRange {
     let port = |number: u16| NonZeroU16::new(number).unwrap_or(NonZeroU16::MIN);
     PortRange::new(port(a.first().min(b.first())), port(a.last().max(b.last()))).unwrap_or(a)
 }

@@ -120,7 +120,7 @@ impl Stage {
             Self::Input => (matches.protocol?, matches.destination.unwrap_or(anywhere), matches.ports.unwrap_or(PortRange::ALL)),
             Self::Postrouting | Self::Forward => {
                 let original = matches.original.as_ref()?;
-                (original.protocol, original.destination?, original.ports?)
+                (original.protocol, original.destination.unwrap_or(anywhere), original.ports.unwrap_or(PortRange::ALL))
             }
         };
         let apart = match self {

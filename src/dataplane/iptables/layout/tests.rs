@@ -9,8 +9,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::iptables::chain::ChainName;
-use crate::dataplane::iptables::rule::{Matches, Target};
-use crate::model::{Destination, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation};
+use crate::dataplane::iptables::rule::{MarkMatch, Matches, Target};
+use crate::model::{
+    Connmark, Destination, FlowMatch, InterfaceName, PortRange, Protocol, Shift, SourceNat, TargetPorts, Translation,
+};
 
 /// A first packet, as the three stages see it.
 #[derive(Clone, Debug)]
@@ -22,7 +24,14 @@ struct Packet {
     /// The destination at this stage.
     destination: IpAddr,
     interface: InterfaceName,
+    /// The connection mark at this stage.
+    mark: u32,
 }
+
+/// The mark of a flow that another program has marked. Its bits stay as they are.
+const FOREIGN: u32 = 0x4001;
+/// The same, with the operator's bit.
+const OURS: u32 = FOREIGN | 0x1000;
 
 fn matched(stage: Stage, matches: &Matches, packet: &Packet) -> bool {
     let within = |network: Option<IpNet>, address: &IpAddr| network.is_none_or(|network| network.contains(address));
@@ -32,6 +41,10 @@ fn matched(stage: Stage, matches: &Matches, packet: &Packet) -> bool {
         && matches.interface.as_ref().is_none_or(|interface| stage == Stage::Prerouting && *interface == packet.interface)
         && matches.protocol.is_none_or(|protocol| protocol == packet.protocol)
         && matches.ports.is_none_or(|ports| ports.contains(port))
+        && matches.mark.is_none_or(|mark| match mark {
+            MarkMatch::Set(bit) => bit.is_set_in(packet.mark),
+            MarkMatch::Unset(bit) => !bit.is_set_in(packet.mark),
+        })
         && matches.original.as_ref().is_none_or(|original| {
             original.protocol == packet.protocol
                 && within(original.destination, &address)
@@ -39,24 +52,44 @@ fn matched(stage: Stage, matches: &Matches, packet: &Packet) -> bool {
         })
 }
 
-/// Every verdict that the packet matches, and the number of rules that it is compared with.
-fn walk(stage: Stage, chains: &Chains, packet: &Packet) -> (Vec<Target>, usize) {
-    fn go(stage: Stage, chains: &Chains, chain: &ChainName, packet: &Packet, met: &mut Vec<Target>, steps: &mut usize) {
+/// What happens to a packet at one stage.
+#[derive(Debug)]
+struct Walk {
+    /// Every verdict that the packet matches. The first one is the one that counts.
+    met: Vec<Target>,
+    /// The connection mark at the first verdict; without a verdict, at the end.
+    mark: u32,
+    /// The number of rules that the packet is compared with.
+    steps: usize,
+}
+
+impl Walk {
+    fn go(&mut self, stage: Stage, chains: &Chains, chain: &ChainName, packet: &mut Packet) {
         for rule in &chains[chain] {
-            *steps += 1;
-            if matched(stage, &rule.matches, packet) {
-                match &rule.target {
-                    Target::Jump(next) => go(stage, chains, next, packet, met, steps),
-                    verdict => met.push(verdict.clone()),
-                }
+            self.steps += 1;
+            if !matched(stage, &rule.matches, packet) {
+                continue;
+            }
+            match &rule.target {
+                Target::Jump(next) => self.go(stage, chains, next, packet),
+                Target::Return => return,
+                Target::Mark(bit) => packet.mark |= bit.bit(),
+                Target::Unmark(bit) => packet.mark &= !bit.bit(),
+                verdict => self.met.push(verdict.clone()),
+            }
+            if self.met.is_empty() {
+                self.mark = packet.mark;
             }
         }
     }
-    let (mut met, mut steps) = (Vec::new(), 0);
+}
+
+fn walk(stage: Stage, chains: &Chains, packet: &Packet) -> Walk {
+    let mut walk = Walk { met: Vec::new(), mark: packet.mark, steps: 0 };
     if chains.contains_key(&stage.root()) {
-        go(stage, chains, &stage.root(), packet, &mut met, &mut steps);
+        walk.go(stage, chains, &stage.root(), &mut packet.clone());
     }
-    (met, steps)
+    walk
 }
 
 fn matches_packet(translation: &Translation, packet: &Packet) -> bool {
@@ -102,6 +135,7 @@ fn packets_of(translation: &Translation) -> Vec<Packet> {
                 original,
                 destination: flows.destination,
                 interface: interface.clone(),
+                mark: FOREIGN,
             });
         }
     }
@@ -111,8 +145,10 @@ fn packets_of(translation: &Translation) -> Vec<Packet> {
 fn check_shape(table: &Chains, roots: &[ChainName]) {
     let mut referenced: BTreeSet<&ChainName> = roots.iter().collect();
     for (name, rules) in table {
-        let jumps = rules.iter().filter(|rule| !rule.is_verdict()).count();
-        assert!(jumps <= FANOUT && rules.len() - jumps <= FANOUT, "{name}: {} rules, {jumps} jumps", rules.len());
+        let jumps = rules.iter().filter(|rule| matches!(rule.target, Target::Jump(_))).count();
+        let verdicts = rules.iter().filter(|rule| rule.is_verdict()).count();
+        assert!(jumps <= FANOUT && verdicts <= FANOUT, "{name}: {verdicts} verdicts, {jumps} jumps");
+        assert!(rules.len() - verdicts - jumps <= 2, "{name}: {rules:?}");
         for rule in rules {
             if let Target::Jump(child) = &rule.target {
                 assert!(table.contains_key(child), "{name} jumps to {child}, which is not there");
@@ -127,33 +163,36 @@ fn check_shape(table: &Chains, roots: &[ChainName]) {
 }
 
 fn check(translations: &Translations) {
-    let ruleset = Ruleset::of(translations);
+    let ruleset = Ruleset::of(translations, Connmark::default());
     check_shape(ruleset.chains(Table::Nat), &[Stage::Prerouting.root(), Stage::Postrouting.root()]);
     check_shape(ruleset.chains(Table::Filter), &[Stage::Forward.root(), Stage::Input.root()]);
     for packet in translations.iter().flat_map(packets_of) {
         let fitting: Vec<&Translation> = translations.iter().filter(|translation| matches_packet(translation, &packet)).collect();
-        let (met, _) = walk(Stage::Prerouting, ruleset.chains(Table::Nat), &packet);
+        let pre = walk(Stage::Prerouting, ruleset.chains(Table::Nat), &packet);
         let wanted: Vec<Target> = fitting.iter().map(|t| Target::Dnat(t.destination)).collect();
-        assert_eq!(met, wanted, "PREROUTING of {packet:?}");
+        assert_eq!(pre.met, wanted, "PREROUTING of {packet:?}");
+        assert_eq!(pre.mark, if fitting.is_empty() { FOREIGN } else { OURS }, "PREROUTING of {packet:?}");
         if let [translation] = fitting.as_slice() {
-            let packet = Packet { destination: translation.destination.address, ..packet };
-            let (met, _) = walk(Stage::Postrouting, ruleset.chains(Table::Nat), &packet);
+            let packet = Packet { destination: translation.destination.address, mark: pre.mark, ..packet.clone() };
+            let post = walk(Stage::Postrouting, ruleset.chains(Table::Nat), &packet);
             let wanted = match translation.source {
                 SourceNat::Address(address) => Target::Snat(address),
                 SourceNat::Masquerade => Target::Masquerade,
             };
             assert!(
-                !met.is_empty() && met.iter().all(|target| *target == wanted),
-                "POSTROUTING of {packet:?}: {met:?}, not {wanted:?}"
+                !post.met.is_empty() && post.met.iter().all(|target| *target == wanted),
+                "POSTROUTING of {packet:?}: {post:?}, not {wanted:?}"
             );
-            let (met, _) = walk(Stage::Forward, ruleset.chains(Table::Filter), &packet);
-            assert_eq!(met, [Target::Accept], "FORWARD of {packet:?}");
-        } else if !translations.iter().any(|t| {
-            t.flows.protocol == packet.protocol
-                && t.flows.destination == packet.original.0
-                && t.flows.ports.contains(packet.original.1)
-        }) {
-            assert_eq!(walk(Stage::Forward, ruleset.chains(Table::Filter), &packet).0, [], "FORWARD of {packet:?}");
+            assert_eq!(
+                walk(Stage::Forward, ruleset.chains(Table::Filter), &packet).met,
+                [Target::Accept],
+                "FORWARD of {packet:?}"
+            );
+        }
+        // A flow that another program translates, at whatever address, port and client.
+        for stage in [Stage::Postrouting, Stage::Forward] {
+            let foreign = Packet { mark: FOREIGN, ..packet.clone() };
+            assert_eq!(walk(stage, ruleset.chains(stage.table()), &foreign).met, [], "{stage:?} of {foreign:?}");
         }
     }
 }
@@ -247,15 +286,15 @@ proptest! {
         };
         let before = settled((0..).zip(set.iter().cloned()).map(spread).collect());
         let now = settled(redirected(&before, &others).into_iter().chain(more).collect());
-        let ruleset = Ruleset::of(&before).amended(&before, &now);
-        prop_assert_eq!(&ruleset, &Ruleset::of(&now));
-        prop_assert_eq!(ruleset.amended(&now, &before), Ruleset::of(&before));
+        let ruleset = Ruleset::of(&before, Connmark::default()).amended(&before, &now);
+        prop_assert_eq!(&ruleset, &Ruleset::of(&now, Connmark::default()));
+        prop_assert_eq!(ruleset.amended(&now, &before), Ruleset::of(&before, Connmark::default()));
     }
 }
 
 #[test]
 fn no_forward_needs_no_chain() {
-    assert!(Ruleset::of(&Translations::new()).is_empty());
+    assert!(Ruleset::of(&Translations::new(), Connmark::default()).is_empty());
 }
 
 #[test]
@@ -279,9 +318,9 @@ fn clients_that_no_child_covers_and_many_interfaces_stay_within_the_fanout() {
 }
 
 #[test]
-fn ports_with_one_external_are_one_rule_and_clients_with_one_external_are_one_rule() {
+fn flows_with_one_external_are_one_rule_by_protocol_address_ports_or_client() {
     let post = |set: Translations| {
-        let ruleset = Ruleset::of(&set);
+        let ruleset = Ruleset::of(&set, Connmark::default());
         ruleset.chains(Table::Nat)[&Stage::Postrouting.root()]
             .iter()
             .map(|rule| rule.text(crate::dataplane::iptables::Variant::Nft))
@@ -290,9 +329,28 @@ fn ports_with_one_external_are_one_rule_and_clients_with_one_external_are_one_ru
     let by_port = (80..96).map(|port| {
         translation(Protocol::Tcp, 0xc0a8_0002, (port, port), (0x0a00_0000 + u32::from(port), 32), None, Some(0x0202_0202), 9)
     });
+    let skip = "-m connmark ! --mark 0x1000/0x1000 -j RETURN";
+    let by_port: Translations = by_port.collect();
+    assert_eq!(post(by_port.clone()), [skip, "-m conntrack --ctstate DNAT --ctproto 6 -j SNAT --to-source 2.2.2.2"]);
+    let on = |listen, port, external| translation(Protocol::Tcp, listen, (port, port), (1, 32), None, Some(external), 9);
+    // Another external for two other listen addresses, and for two ports of this one.
+    let more = [
+        on(0xc0a8_0102, 80, 0x0202_0203),
+        on(0xc0a8_01f2, 443, 0x0202_0203),
+        on(0xc0a9_0002, 80, 0x0202_0202),
+        on(0xc0a8_0002, 200, 0x0202_0204),
+        on(0xc0a8_0002, 300, 0x0202_0204),
+    ];
+    let to = "-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst";
     assert_eq!(
-        post(by_port.collect()),
-        ["-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80:95 -j SNAT --to-source 2.2.2.2"]
+        post(by_port.into_iter().chain(more).collect()),
+        [
+            skip.to_owned(),
+            format!("{to} 192.168.0.2/32 --ctorigdstport 80:95 -j SNAT --to-source 2.2.2.2"),
+            format!("{to} 192.168.0.2/32 --ctorigdstport 200:300 -j SNAT --to-source 2.2.2.4"),
+            format!("{to} 192.168.1.0/24 -j SNAT --to-source 2.2.2.3"),
+            format!("{to} 192.169.0.2/32 -j SNAT --to-source 2.2.2.2"),
+        ]
     );
     let by_client = (0..200).map(|n| {
         translation(
@@ -308,8 +366,9 @@ fn ports_with_one_external_are_one_rule_and_clients_with_one_external_are_one_ru
     assert_eq!(
         post(by_client.collect()),
         [
-            "-s 10.0.0.0/16 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.2",
-            "-s 10.1.0.0/16 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.3",
+            skip,
+            "-s 10.0.0.0/24 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.2",
+            "-s 10.1.0.0/24 -m conntrack --ctstate DNAT --ctproto 6 --ctorigdst 192.168.0.2/32 --ctorigdstport 80 -j SNAT --to-source 2.2.2.3",
         ]
     );
 }
@@ -335,12 +394,14 @@ fn a_packet_meets_a_bounded_number_of_rules_however_many_forwards_there_are() {
     };
     for set in [(0..10_000).map(one_port).collect::<Translations>(), settled((0..2_000).map(|n| narrow(scattered(n))).collect())]
     {
-        let ruleset = Ruleset::of(&set);
+        let ruleset = Ruleset::of(&set, Connmark::default());
         for translation in &set {
-            let packet = &packets_of(translation)[0];
             for stage in Stage::ALL {
-                let (_, steps) = walk(stage, ruleset.chains(stage.table()), packet);
-                assert!(steps <= 6 * FANOUT, "{stage:?}: {steps} rules for {packet:?}");
+                let mark = if stage == Stage::Prerouting { FOREIGN } else { OURS };
+                let packet = Packet { mark, ..packets_of(translation)[0].clone() };
+                let Walk { steps, .. } = walk(stage, ruleset.chains(stage.table()), &packet);
+                let most = if stage == Stage::Forward { 1 } else { 6 * FANOUT };
+                assert!(steps <= most, "{stage:?}: {steps} rules for {packet:?}");
             }
         }
     }
