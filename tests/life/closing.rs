@@ -16,6 +16,7 @@ use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_both_variants, serv
 on_both_variants! {
     what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
     a_rule_that_is_refused_stops_its_own_forward_and_no_other,
+    without_marks_no_rule_decides_about_a_flow,
     a_flow_that_began_while_its_rule_was_refused_is_translated_once_the_rule_is_taken,
     a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again,
 }
@@ -224,6 +225,30 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
     assert!(agent.stop().success());
     cleanup(bed.proxy(), Some(&folder));
     assert_eq!(bed.proxy().our_rules(variant), [""; 0]);
+}
+
+/// Without the mark, FORWARD would not know the flows, and POSTROUTING would change the source of flows of others.
+fn without_marks_no_rule_decides_about_a_flow(variant: Variant) {
+    let bed = Bed::new();
+    let (options, folder) = lacking(variant, &bed, &["xt_connmark", "xt_CONNMARK"]);
+    let stage = Stage::with(options, bed, &[(FILE, Manifest::seed())]);
+    stage.agent.wait_condition(SEED, "Programmed", "False", "ApplyFailed");
+    let message = stage.message(SEED, "Programmed");
+    assert!(message.contains("PF-") && message.to_lowercase().contains("connmark"), "{message}");
+    let reached = |root: &str| {
+        let ours = stage.proxy().our_rules(variant);
+        ours.into_iter().filter(|rule| rule.contains(&format!("-A {root} "))).collect::<Vec<_>>()
+    };
+    for root in ["PF-PRE", "PF-POST", "PF-FWD"] {
+        assert_eq!(reached(root), [""; 0], "{root}");
+    }
+    let _servers = servers(&stage.bed);
+    assert_eq!(ask(&stage.bed, 80), Err(Silence::Refused), "the node itself gets the packet");
+    for name in ["libxt_connmark.so", "libxt_CONNMARK.so"] {
+        std::os::unix::fs::symlink(installed().join(name), folder.join(name)).unwrap();
+    }
+    stage.agent.wait_ready(SEED);
+    assert_eq!(ask(&stage.bed, 80), by(SERVER, EXTERNAL));
 }
 
 fn a_flow_that_began_while_its_rule_was_refused_is_translated_once_the_rule_is_taken(variant: Variant) {

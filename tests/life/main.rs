@@ -20,6 +20,7 @@ mod grants;
 mod in_force;
 mod invalid;
 mod logs;
+mod marks;
 mod metrics;
 mod others;
 mod outdated;
