@@ -112,7 +112,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
         observer,
-        dataplane: options.kernel.kernel(variant).counting(options.serving.counting()),
+        dataplane: options.kernel.kernel(variant, options.policy.connmark).counting(options.serving.counting()),
         policy: options.policy.policy(),
         memory,
         fallback,

@@ -31,9 +31,6 @@ pub(super) struct VariantOptions {
     /// Variant of the iptables programs; auto uses the variant that the kubelet marks, else the variant with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     iptables: VariantChoice,
-    /// Bit of the connection mark (connmark) that flows of forwards have: a power of two that no other program of this node uses
-    #[arg(long, default_value_t, value_name = "BIT", env = "PORTFORWARD_CONNMARK")]
-    pub(super) connmark: Connmark,
 }
 
 #[derive(Args, Debug)]
@@ -60,6 +57,10 @@ pub(super) struct PolicyOptions {
     /// entries of reverse. A lower number withdraws the youngest forwards
     #[arg(long, default_value_t, value_name = "NUMBER")]
     max_translations: TranslationLimit,
+    /// Bit of the connection mark (connmark) by which the rules know the flows of forwards: a power of two that no other program of
+    /// the node changes
+    #[arg(long, default_value_t, value_name = "BIT", env = "PORTFORWARD_CONNMARK")]
+    pub(super) connmark: Connmark,
     /// Whether a forward needs a PortForwardGrant: with true, a forward that lies inside no grant is refused and withdrawn; with
     /// report, it is carried with a note; with false, grants are ignored
     #[arg(
@@ -99,6 +100,7 @@ impl PolicyOptions {
             reserved_ports: self.reserved_ports.clone(),
             forbidden_networks: self.forbidden_networks.clone(),
             translations: self.max_translations,
+            connmark: self.connmark,
             require_grants,
             ..Policy::default()
         }
@@ -188,10 +190,10 @@ impl KernelOptions {
         self.variant.variant().await
     }
 
-    /// The access to the kernel; the rules are written by the programs of `variant`.
-    pub(super) fn kernel(&self, variant: Variant) -> Kernel {
+    /// The access to the kernel; the rules are written by the programs of `variant`, and the flows have the mark `connmark`.
+    pub(super) fn kernel(&self, variant: Variant, connmark: Connmark) -> Kernel {
         let forwarding = if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
-        Kernel::new(variant, forwarding).marking(self.variant.connmark)
+        Kernel::new(variant, forwarding).marking(connmark)
     }
 }
 

@@ -16,7 +16,7 @@ use super::options::{PolicyOptions, label};
 use crate::dataplane::iptables::{Ruleset, Variant, whole};
 use crate::dataplane::routes::{METRIC, PROTOCOL};
 use crate::grant::Grant;
-use crate::model::{Connmark, Facts, HostRoute};
+use crate::model::{Facts, HostRoute};
 use crate::node::Observer;
 use crate::plan::{Acceptance, Candidate, Grants, InForce, Plan, Policy, RoutePlan, assumed_facts, is_assumed, plan};
 use crate::source::folder::{self, Objects};
@@ -32,9 +32,6 @@ pub(super) struct RenderOptions {
     /// Variant of the iptables programs
     #[arg(long, value_enum, default_value_t = RenderVariant::Nft, value_name = "VARIANT")]
     iptables: RenderVariant,
-    /// Bit of the connection mark (connmark) that flows of forwards have
-    #[arg(long, default_value_t, value_name = "BIT")]
-    connmark: Connmark,
     /// Plan for this node as it is now
     #[arg(long)]
     this_node: bool,
@@ -82,7 +79,7 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
         RenderVariant::Nft => Variant::Nft,
         RenderVariant::Legacy => Variant::Legacy,
     };
-    print(&(whole(variant, &Ruleset::of(&plan.desired.translations, options.connmark)) + &routes(&plan)))?;
+    print(&(whole(variant, &Ruleset::of(&plan.desired.translations, policy.connmark)) + &routes(&plan)))?;
     Ok(exit)
 }
 

@@ -171,7 +171,8 @@ impl Restorer {
         } else {
             let variant = self.options.variant().await?;
             let asked = NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks);
-            self.bound.insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant)))
+            self.bound
+                .insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant, self.policy.connmark)))
         };
         let memory = Memory::new(&self.node, Some(record)).holding(loaded.withheld());
         match fallback.allows(&memory, kernel).await {

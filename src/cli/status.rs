@@ -73,8 +73,8 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
     let variant = options.variant.variant().await?;
-    let kernel = Kernel::new(variant, Forwarding::Leave).marking(options.variant.connmark);
     let policy = options.policy.policy().requiring_at_least(memory.required_grants());
+    let kernel = Kernel::new(variant, Forwarding::Leave).marking(policy.connmark);
     let mut tasks = Tasks::default();
     let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
@@ -89,13 +89,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
         Output::Table => screen.coloured(&screen.width.map_or_else(|| table(&objects), |width| table_within(&objects, width))),
         Output::Wide => {
             screen.coloured(&wide_table(&objects))
-                + &details(
-                    &chosen,
-                    &seen.plan,
-                    &Ruleset::of(&seen.plan.desired.translations, options.variant.connmark),
-                    rules,
-                    routes,
-                )
+                + &details(&chosen, &seen.plan, &Ruleset::of(&seen.plan.desired.translations, policy.connmark), rules, routes)
         }
         Output::Json => serde_json::to_string_pretty(&list(&objects))? + "\n",
         Output::Yaml => serde_saphyr::to_string(&list(&objects))?,

@@ -128,6 +128,8 @@ pub enum Action {
     Zone(Option<u16>),
     /// Changes the packet mark.
     Mark,
+    /// Changes these bits of the connection mark, which conntrack keeps for the flow.
+    Connmark(u32),
     /// An action that could not be interpreted.
     Uncertain,
 }
@@ -308,7 +310,13 @@ impl BaseChain {
         let harmless = |rule: &FilterRule| match &rule.action {
             Action::Continue | Action::Accept | Action::Return => true,
             Action::Jump(chain) | Action::Goto(chain) => self.jumps.contains_key(chain),
-            Action::Drop | Action::Translate(_) | Action::Untrack | Action::Zone(_) | Action::Mark | Action::Uncertain => false,
+            Action::Drop
+            | Action::Translate(_)
+            | Action::Untrack
+            | Action::Zone(_)
+            | Action::Mark
+            | Action::Connmark(_)
+            | Action::Uncertain => false,
         };
         self.policy == Policy::Accept && self.rules.iter().chain(self.jumps.values().flatten()).all(harmless)
     }

@@ -46,7 +46,7 @@ pub use verdict::{Acceptance, NodeRefusal, NodeRefusalReason, Note, Obstacle, Ob
 
 use crate::api::{PortForward, Role, ShownPorts};
 use crate::forward::{Forward, ForwardKey, Refusal};
-use crate::model::{Desired, Facts, NextHop, Translation};
+use crate::model::{Connmark, Desired, Facts, NextHop, Translation};
 use admission::{Admission, admit};
 use claims::Claims;
 use floor::Floor;
@@ -81,6 +81,8 @@ pub struct Policy {
     pub forbidden_networks: ForbiddenNetworks,
     /// The most translations of one namespace on this node.
     pub translations: TranslationLimit,
+    /// The bit of the connection mark that the flows of forwards have.
+    pub connmark: Connmark,
     /// Whether a forward needs a grant.
     pub require_grants: RequireGrants,
     /// The grants. They come from the objects and not from the administrator of the node.
@@ -178,7 +180,7 @@ fn plan_with(known: &BTreeMap<&ForwardKey, &[RoutePlan]>, inputs: Inputs<'_>) ->
             None => floor.withholding(routes::plan(facts, forward, &protected)),
         };
         protected.protect_clients(forward);
-        let found = obstacles::find(facts, forward, verdict);
+        let found = obstacles::find(facts, policy.connmark, forward, verdict);
         plan.desired.legs.extend(found.legs.iter().cloned());
         plan.next_hops.extend(found.next_hops.iter().cloned());
         verdict.legs = found.legs;

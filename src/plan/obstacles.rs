@@ -3,6 +3,7 @@
 mod firewall;
 mod flows;
 mod legs;
+mod marks;
 mod next_hops;
 mod packet;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 use super::verdict::{Note, Obstacle, ObstacleReason, RoutePlan, Verdict};
 use crate::api::Role;
 use crate::forward::Forward;
-use crate::model::{Courses, Facts, InterfaceName, NextHop, Virtual};
+use crate::model::{Connmark, Courses, Facts, InterfaceName, NextHop, Virtual};
 
 /// What stops or may stop a forward, and the next hops that it depends on.
 pub(super) struct Found {
@@ -31,9 +32,9 @@ pub(super) struct Found {
     pub(super) legs: Vec<InterfaceName>,
 }
 
-/// Checks for everything that is known to stop `forward`.
-pub(super) fn find<'a>(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verdict) -> Found {
-    let search = Search::of(facts, forward, verdict);
+/// Checks for everything that is known to stop `forward`, whose flows have the mark `connmark`.
+pub(super) fn find<'a>(facts: &'a Facts, connmark: Connmark, forward: &'a Forward, verdict: &'a Verdict) -> Found {
+    let search = Search::of(facts, connmark, forward, verdict);
     let next_hops = search.next_hops();
     let mut obstacles = search.forwarding();
     obstacles.extend(search.interfaces());
@@ -57,6 +58,8 @@ struct Search<'a> {
     facts: &'a Facts,
     forward: &'a Forward,
     verdict: &'a Verdict,
+    /// The bit of the connection mark that the flows have.
+    connmark: Connmark,
     /// The ways of packets from each client to the upstream.
     to_upstream: Vec<(IpNet, Courses<'a>)>,
     /// The ways of packets from the upstream to each client.
@@ -64,9 +67,9 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn of(facts: &'a Facts, forward: &'a Forward, verdict: &'a Verdict) -> Self {
+    fn of(facts: &'a Facts, connmark: Connmark, forward: &'a Forward, verdict: &'a Verdict) -> Self {
         let to_upstream = ways::to_upstream(facts, forward);
-        let mut search = Self { facts, forward, verdict, to_upstream, to_clients: Vec::new() };
+        let mut search = Self { facts, forward, verdict, connmark, to_upstream, to_clients: Vec::new() };
         search.to_clients = search.ways_to_clients();
         search
     }

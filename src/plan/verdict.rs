@@ -153,6 +153,8 @@ words! {
         DroppedByFirewall,
         /// A NAT chain of another program translates the flows before the rules of the operator do.
         TranslatedFirst,
+        /// A chain of another program removes the mark by which the rules of the operator know the flows.
+        MarkRemoved,
         /// The next hop does not answer.
         GatewayUnreachable,
         /// The next hop was not seen yet, and is being resolved.

@@ -216,6 +216,7 @@ pub(crate) fn states_of(reason: Reason) -> Vec<State> {
                 | ObstacleReason::AsymmetricRoute
                 | ObstacleReason::DroppedByFirewall
                 | ObstacleReason::TranslatedFirst
+                | ObstacleReason::MarkRemoved
                 | ObstacleReason::GatewayUnreachable
                 | ObstacleReason::GatewayPending => Row::Stopped,
             };

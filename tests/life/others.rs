@@ -10,6 +10,7 @@ on_both_variants! {
     a_nat_chain_that_comes_first_is_told,
     zones_that_separate_replies_from_their_flow_are_told,
     a_mark_that_a_rule_sets_is_noted_where_another_rule_drops_by_it,
+    a_rule_that_changes_the_mark_of_our_flows_is_told_and_one_that_changes_other_bits_is_not,
     what_never_or_rarely_concerns_the_flows_is_not_told,
 }
 
@@ -103,6 +104,70 @@ fn a_mark_that_a_rule_sets_is_noted_where_another_rule_drops_by_it(variant: Vari
     assert!(message.contains("ip second named"), "{message}");
     drop_table(stage.proxy(), "ip first");
     not_told(&stage, "");
+}
+
+fn a_rule_that_changes_the_mark_of_our_flows_is_told_and_one_that_changes_other_bits_is_not(variant: Variant) {
+    let stage = stage(variant);
+    let _servers = servers(&stage.bed);
+    stage.agent.wait_ready(SEED);
+    let native = |hook: &str, rule: &str| with_chain("ip", &format!("type filter hook {hook} priority -150; {rule}"));
+    let iptables = |each: Variant, does: &str, rule: &str| {
+        stage.proxy().iptables(each, &format!("-t mangle -{does} {rule}"));
+        look_again(&stage);
+    };
+    let removed = |named: &str| {
+        stage.agent.wait_condition(SEED, "Ready", "False", "MarkRemoved");
+        let message = stage.message(SEED, "Ready");
+        assert!(message.contains(named) && message.contains("bit 0x1000") && message.contains("--connmark"), "{message}");
+        assert_ne!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{named}");
+    };
+    let works = || {
+        ready_without_notes(&stage.agent);
+        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL));
+    };
+    for rule in ["ct mark set 7", "ct mark set meta mark", "ct mark set ct mark and 0xff"] {
+        load(stage.proxy(), &native("forward", rule));
+        removed("ip first named");
+        drop_table(stage.proxy(), "ip first");
+        works();
+    }
+    load(stage.proxy(), &native("prerouting", "ct mark set meta mark"));
+    let message = ready_with(&stage, "MayBeUnmarked");
+    assert!(message.contains("ip first named"), "{message}");
+    assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "FORWARD accepts everything here");
+    drop_table(stage.proxy(), "ip first");
+    works();
+    for (hook, rule) in [
+        ("forward", "ct mark set ct mark or 0x20"),
+        ("forward", "ct mark set ct mark and 0xffff1fff"),
+        ("forward", "iifname eth7 ct mark set 7"),
+        ("prerouting", "ct state new ct mark set 7"),
+    ] {
+        not_told(&stage, &native(hook, rule));
+        assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{rule}");
+        drop_table(stage.proxy(), "ip first");
+    }
+    for each in Variant::ALL {
+        for rule in ["FORWARD -j CONNMARK --set-xmark 0x7/0xffffffff", "POSTROUTING -j CONNMARK --save-mark"] {
+            iptables(each, "A", rule);
+            removed(&format!("of iptables-{each}"));
+            iptables(each, "D", rule);
+            works();
+        }
+        iptables(each, "A", "PREROUTING -j CONNMARK --save-mark");
+        let message = ready_with(&stage, "MayBeUnmarked");
+        assert!(message.contains(&format!("mangle PREROUTING of iptables-{each}")), "{message}");
+        iptables(each, "D", "PREROUTING -j CONNMARK --save-mark");
+        for rule in [
+            "FORWARD -j CONNMARK --set-xmark 0x20/0x60",
+            "POSTROUTING -j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
+            "PREROUTING -j CONNMARK --restore-mark",
+        ] {
+            iptables(each, "A", rule);
+            works();
+            iptables(each, "D", rule);
+        }
+    }
 }
 
 /// Rules that drop packets of other kinds, or only what exceeds a limit.

@@ -185,20 +185,21 @@ impl Reading<'_> {
     }
 
     fn bitwise(&mut self, parts: &[Bitwise]) {
-        let (mut from, mut to, mut mask, mut plain) = (None, None, None, true);
+        let (mut from, mut to, mut mask, mut xor, mut plain) = (None, None, None, vec![0; WORD], true);
         for part in parts {
             match part {
                 Bitwise::SourceRegister(register) => from = Some(u32::from(*register)),
                 Bitwise::DestinationRegister(register) => to = Some(u32::from(*register)),
                 Bitwise::Mask(DataAttribute::Value(value)) => mask = Some(value.clone()),
-                Bitwise::Xor(DataAttribute::Value(value)) => plain &= value.iter().all(|byte| *byte == 0),
+                Bitwise::Xor(DataAttribute::Value(value)) => xor.clone_from(value),
                 Bitwise::Op(operation) => plain &= *operation == 0,
                 Bitwise::Length(_) => {}
                 _ => plain = false,
             }
         }
         let loaded = match (self.loaded(from), mask) {
-            (loaded, Some(mask)) if plain => loaded.masked(&mask),
+            (loaded @ Loaded::Connmark(_), Some(mask)) if plain => loaded.remarked(&mask, &xor).unwrap_or(Loaded::Unknown),
+            (loaded, Some(mask)) if plain && xor.iter().all(|byte| *byte == 0) => loaded.masked(&mask),
             (_, _) => Loaded::Unknown,
         };
         if let Some(to) = to {

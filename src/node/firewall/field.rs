@@ -23,6 +23,8 @@ pub(super) enum Loaded {
     },
     /// The name of an interface.
     Name(Way),
+    /// The connection mark, apart from these bits.
+    Connmark(u32),
     /// A value from the rule itself.
     Constant(Vec<u8>),
     /// A content that could not be interpreted.
@@ -96,8 +98,15 @@ impl Loaded {
                 Some(mask) => Self::Number { field, length, mask: before & mask },
                 None => Self::Unknown,
             },
-            Self::Name(_) | Self::Constant(_) | Self::Unknown => Self::Unknown,
+            Self::Name(_) | Self::Connmark(_) | Self::Constant(_) | Self::Unknown => Self::Unknown,
         }
+    }
+
+    /// The same, if it is a connection mark, after only the bits of `mask` were kept and those of `xor` inverted.
+    pub(super) fn remarked(&self, mask: &[u8], xor: &[u8]) -> Option<Self> {
+        let number = |bytes: &[u8]| bytes.try_into().map(u32::from_ne_bytes).ok();
+        let Self::Connmark(bits) = self else { return None };
+        Some(Self::Connmark(bits | !number(mask)? | number(xor)?))
     }
 
     /// The values of the field that compare equal to `value`; `None` if they are not one range.
@@ -113,6 +122,7 @@ impl Loaded {
         match self {
             Self::Number { length, .. } => Some(*length),
             Self::Name(_) => Some(NAME_SIZE),
+            Self::Connmark(_) => Some(WORD),
             Self::Constant(value) => Some(value.len()),
             Self::Unknown => None,
         }
@@ -123,7 +133,7 @@ impl Loaded {
     pub(super) fn padded(&self) -> usize {
         match self {
             Self::Number { length, .. } => length.div_ceil(WORD) * WORD,
-            Self::Constant(_) | Self::Unknown => WORD,
+            Self::Connmark(_) | Self::Constant(_) | Self::Unknown => WORD,
             Self::Name(_) => NAME_SIZE,
         }
     }
@@ -143,7 +153,9 @@ impl Loaded {
             (Self::Number { field, length, mask }, _) if *mask == all_bits(*field) && *length == width(*field).0 => {
                 parsed(*field, *length, value).map_or(Condition::Uncertain, |value| ordered(*field, test, value))
             }
-            (Self::Name(_) | Self::Number { .. } | Self::Constant(_) | Self::Unknown, _) => Condition::Uncertain,
+            (Self::Name(_) | Self::Number { .. } | Self::Connmark(_) | Self::Constant(_) | Self::Unknown, _) => {
+                Condition::Uncertain
+            }
         }
     }
 }

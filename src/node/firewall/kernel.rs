@@ -282,6 +282,7 @@ fn target(action: &Action) -> Option<&str> {
         | Action::Untrack
         | Action::Zone(_)
         | Action::Mark
+        | Action::Connmark(_)
         | Action::Uncertain => None,
     }
 }

@@ -133,8 +133,11 @@ pub(super) fn rule(text: &str) -> FilterRule {
                     Some(action) => action,
                     None => Action::Continue,
                 };
-                if *target == "CT" {
-                    action = options::tracking(&words.by_ref().map(|word| word.text.as_str()).collect::<Vec<_>>());
+                let mut rest = || words.by_ref().map(|word| word.text.as_str()).collect::<Vec<_>>();
+                match *target {
+                    "CT" => action = options::tracking(&rest()),
+                    "CONNMARK" => action = options::connmark(&rest()).unwrap_or(Action::Uncertain),
+                    _ => {}
                 }
                 break;
             }

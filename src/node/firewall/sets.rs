@@ -165,7 +165,7 @@ fn one(field: &Loaded, first: &[u8], last: &[u8]) -> Condition {
         Loaded::Name(way) => {
             interval.pattern().map(|name| Condition::Interface { way: *way, names: vec![name], polarity: Polarity::Is })
         }
-        Loaded::Constant(_) | Loaded::Unknown => None,
+        Loaded::Connmark(_) | Loaded::Constant(_) | Loaded::Unknown => None,
     };
     condition.unwrap_or(Condition::Uncertain)
 }

@@ -26,6 +26,10 @@ const CT_NOTRACK: u16 = 1;
 /// Its flags for a zone of the original direction alone, and for one that the mark gives.
 const CT_ZONE_ORIGINAL: u16 = 4;
 const CT_ZONE_MARK: u16 = 16;
+/// The modes of the target `CONNMARK` (`include/uapi/linux/netfilter/xt_connmark.h`).
+const CONNMARK_SET: u8 = 0;
+const CONNMARK_SAVE: u8 = 1;
+const CONNMARK_RESTORE: u8 = 2;
 
 fn value(attributes: &[DefaultNla], kind: u16) -> Option<Vec<u8>> {
     attributes.iter().find(|attribute| attribute.kind() & 0x3fff == kind).map(bytes)
@@ -240,7 +244,26 @@ pub(super) fn target(attributes: &[DefaultNla]) -> Option<Action> {
             };
             (zone != Some(0)).then_some(Action::Zone(zone))
         }
+        "CONNMARK" => Some(connmark(&info, value(attributes, REVISION)).unwrap_or(Action::Uncertain)),
         name => action(name),
+    }
+}
+
+/// The action of `CONNMARK`. `struct xt_connmark_tginfo1` and `..2`: value and mask of the connection mark, mask of the packet
+/// mark, and the mode, in the newer one after how the marks are shifted.
+fn connmark(info: &[u8], revision: Option<Vec<u8>>) -> Option<Action> {
+    let wide = |place: usize| Some(u32::from_ne_bytes(info.get(place..place + 4)?.try_into().ok()?));
+    let (value, mask, of_packet) = (wide(0)?, wide(4)?, wide(8)?);
+    let (mode, is_shifted) = match revision?.last()? {
+        1 => (*info.get(12)?, false),
+        2 => (*info.get(14)?, *info.get(13)? > 0),
+        _ => return None,
+    };
+    match mode {
+        CONNMARK_SET => Some(Action::Connmark(value | mask)),
+        CONNMARK_SAVE => Some(Action::Connmark(if is_shifted { u32::MAX } else { mask | of_packet })),
+        CONNMARK_RESTORE => Some(Action::Mark),
+        _ => None,
     }
 }
 
@@ -252,7 +275,7 @@ pub(super) fn action(target: &str) -> Option<Action> {
         "RETURN" => Some(Action::Return),
         "MASQUERADE" | "REDIRECT" => Some(Action::Translate(NewAddress::Own)),
         "SNAT" | "DNAT" | "NETMAP" => Some(Action::Translate(NewAddress::Unknown)),
-        "MARK" | "CONNMARK" => Some(Action::Mark),
+        "MARK" => Some(Action::Mark),
         "NOTRACK" => Some(Action::Untrack),
         "LOG" | "NFLOG" | "ULOG" | "TCPMSS" | "CLASSIFY" | "DSCP" | "TOS" | "TTL" | "TRACE" | "SECMARK" | "CONNSECMARK"
         | "CHECKSUM" | "CT" | "TEE" | "AUDIT" | "SET" => None,

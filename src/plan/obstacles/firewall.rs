@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::flows::{Flows, NAT_DST, NAT_SRC, Part, family_name};
+use super::marks::Unmarked;
 use super::packet::{Packet, number};
 use super::walk::{Ending, Fate, Zone, fate};
 use super::{Search, obstacle};
@@ -36,7 +37,13 @@ impl<'a> Search<'a> {
                 for (part, state) in parts {
                     let Some(packet) = self.packet(flows, *part, chain) else { continue };
                     let own = packet.leaves.and_then(|leaves| self.only_address(leaves));
-                    let fate = fate(chain, &Packet { is_marked: state.is_marked, ..packet });
+                    let packet = Packet { is_marked: state.is_marked, ..packet };
+                    match self.unmarked(chain, flows, *part, &packet) {
+                        Some(Unmarked::Surely(obstacle)) => findings.dropped.push(obstacle),
+                        Some(Unmarked::Perhaps(note)) => findings.notes.push(note),
+                        None => {}
+                    }
+                    let fate = fate(chain, &packet);
                     state.is_marked |= fate.mark == Ending::Possible;
                     state.zone = state.zone.or_else(|| Some((fate.zone()?, chain)));
                     match chain.purpose {
@@ -279,7 +286,7 @@ impl<'a> Passing<'a, '_> {
 }
 
 /// The chain in a message: table and chain as its tool names them, its hook and priority, and its policy.
-fn describe(chain: &BaseChain) -> String {
+pub(super) fn describe(chain: &BaseChain) -> String {
     let BaseChain { tool, table, name, hook, priority, policy, .. } = chain;
     let place = match tool {
         Tool::Nft(family) => format!("{} {table} {name}", family_name(*family)),

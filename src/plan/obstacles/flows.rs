@@ -67,7 +67,7 @@ pub(super) enum Done {
 }
 
 impl Done {
-    fn at(chain: &BaseChain, hook: Hook, priority: i32) -> Self {
+    pub(super) fn at(chain: &BaseChain, hook: Hook, priority: i32) -> Self {
         // No NAT chain sees a flow that another one has translated at the same hook.
         if chain.purpose == Purpose::Nat && chain.hook == hook {
             return Self::No;

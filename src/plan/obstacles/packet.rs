@@ -68,6 +68,8 @@ pub(super) struct Packet<'a> {
     pub(super) leaves: Option<&'a InterfaceName>,
     /// Whether a rule of another program may have marked it. A packet has no mark until a program of this node sets one.
     pub(super) is_marked: bool,
+    /// The bits of the connection mark by which the rules of the operator know its flow.
+    pub(super) connmark: u32,
     /// The other known fields.
     pub(super) values: BTreeMap<Field, Value>,
 }

@@ -34,6 +34,8 @@ pub(super) struct Fate {
     zone: Option<u16>,
     /// Whether it may be marked.
     pub(super) mark: Ending,
+    /// Whether it may lose the bits of the connection mark. Its path ends there if this is asked for.
+    lost: Ending,
     /// Whether a drop would come from the policy only, and not from a rule.
     pub(super) by_policy: bool,
 }
@@ -120,7 +122,41 @@ impl Comes {
 
 /// The possible results for `packet` in `chain`.
 pub(super) fn fate(chain: &BaseChain, packet: &Packet<'_>) -> Fate {
-    let mut walk = Walk { chain, packet: Cow::Borrowed(packet), fate: Fate::default(), room: MOST_RULES };
+    walk(chain, packet, Losing::GoesOn)
+}
+
+/// Whether `packet` loses the bits of the connection mark in `chain`.
+pub(super) fn loss(chain: &BaseChain, packet: &Packet<'_>) -> Loss {
+    let fate = walk(chain, packet, Losing::Ends);
+    match fate.lost {
+        Ending::Never | Ending::Unlikely => Loss::No,
+        Ending::Possible if fate.never_works() => Loss::Yes,
+        Ending::Possible => Loss::Maybe,
+    }
+}
+
+/// Whether a packet loses the bits of the connection mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Loss {
+    /// It keeps them.
+    No,
+    /// It may lose them.
+    Maybe,
+    /// Every path through the chain that does not drop it removes them.
+    Yes,
+}
+
+/// What happens to a packet that loses the bits of the connection mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Losing {
+    /// It goes on.
+    GoesOn,
+    /// It counts as lost, and its path ends.
+    Ends,
+}
+
+fn walk(chain: &BaseChain, packet: &Packet<'_>, losing: Losing) -> Fate {
+    let mut walk = Walk { chain, packet: Cow::Borrowed(packet), fate: Fate::default(), losing, room: MOST_RULES };
     let falls = walk.through(&chain.rules, Comes { tracked: Ending::Possible, ..Comes::default() }, 0);
     match chain.policy {
         Policy::Accept => walk.pass(falls),
@@ -136,6 +172,7 @@ struct Walk<'a> {
     chain: &'a BaseChain,
     packet: Cow<'a, Packet<'a>>,
     fate: Fate,
+    losing: Losing,
     room: usize,
 }
 
@@ -170,6 +207,11 @@ impl Walk<'_> {
                     self.mark(matching);
                     matching
                 }
+                Action::Connmark(bits) if self.losing == Losing::Ends && bits & self.packet.connmark != 0 => {
+                    self.fate.lost = self.fate.lost.max(matching.any());
+                    Comes::default()
+                }
+                Action::Connmark(_) => matching,
                 Action::Uncertain => {
                     self.anything(matching);
                     matching

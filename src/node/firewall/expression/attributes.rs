@@ -6,11 +6,12 @@ use super::{Reading, bytes};
 use crate::model::{Action, Condition, Field, NewAddress, Polarity};
 use crate::node::firewall::field::Loaded;
 
-/// The attributes of `ct`, `fib`, `nat` and `range`, and the key of `ct` for the zone.
+/// The attributes of `ct`, `fib`, `nat` and `range`, and the keys of `ct` for the mark and the zone.
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_DIRECTION: u16 = 3;
 const CT_SREG: u16 = 4;
+const CT_MARK: u32 = 3;
 const CT_ZONE: u32 = 17;
 const FIB_REGISTER: u16 = 1;
 const FIB_RESULT: u16 = 2;
@@ -56,7 +57,19 @@ impl Reading<'_> {
             let zone = if original { Some(0) } else { self.constant(from).and_then(|value| zone(&value)) };
             self.does(Action::Zone(zone));
         }
+        if let (Some(from), Some(CT_MARK)) = (number(CT_SREG), number(CT_KEY)) {
+            match self.loaded(Some(from)) {
+                Loaded::Connmark(0) => {}
+                Loaded::Connmark(bits) => self.does(Action::Connmark(bits)),
+                Loaded::Number { .. } | Loaded::Name(_) | Loaded::Constant(_) | Loaded::Unknown => {
+                    self.does(Action::Connmark(u32::MAX));
+                }
+            }
+        }
         let Some(register) = number(CT_DREG) else { return };
+        if number(CT_KEY) == Some(CT_MARK) {
+            return self.load(register, Loaded::Connmark(0));
+        }
         let field = match number(CT_KEY) {
             Some(0) => Some(Field::State),
             Some(1) => Some(Field::Direction),

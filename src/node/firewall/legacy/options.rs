@@ -94,6 +94,22 @@ pub(super) fn tracking(options: &[&str]) -> Action {
     }
 }
 
+/// What the options of `CONNMARK` do, as iptables-save(8) prints them; `None` if they are not known here.
+pub(super) fn connmark(options: &[&str]) -> Option<Action> {
+    let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    match options {
+        ["--set-xmark", pair] => {
+            let (value, mask) = pair.split_once('/')?;
+            Some(Action::Connmark(number(value)? | number(mask)?))
+        }
+        ["--save-mark", "--nfmask", of_packet, "--ctmask", mask] => Some(Action::Connmark(number(of_packet)? | number(mask)?)),
+        // With shifted marks.
+        ["--save-mark", ..] => Some(Action::Connmark(u32::MAX)),
+        ["--restore-mark", ..] => Some(Action::Mark),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
