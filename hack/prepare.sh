@@ -123,10 +123,11 @@ go() {
 kernel() {
     local variant rules
     rules=$(printf '%s\n' '*nat' '-A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 1 -j DNAT --to-destination 127.0.0.1:1' \
+        '-A PREROUTING -j CONNMARK --set-xmark 0x1000/0x1000' '-A POSTROUTING -m connmark --mark 0x1000/0x1000 -j RETURN' \
         '-A POSTROUTING -m conntrack --ctstate DNAT --ctproto 6 -j MASQUERADE' COMMIT)
     for variant in nft legacy; do
         unshare --net "iptables-$variant-restore" -w 60 <<<"$rules" || fail "this kernel, or this container, refuses iptables-$variant: \
-it needs root with NET_ADMIN and, as modules or built in, ip_tables, iptable_nat, nf_tables, nft_compat, nf_nat, xt_addrtype, xt_conntrack"
+it needs root with NET_ADMIN and, as modules or built in, ip_tables, iptable_nat, nf_tables, nft_compat, nf_nat, xt_addrtype, xt_conntrack, xt_connmark"
     done
 }
 

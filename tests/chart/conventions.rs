@@ -271,6 +271,13 @@ fn the_settings_of_the_agent_reach_it() {
     assert_eq!((selecting(json!("")), selecting(Value::Null)), (json!(["agent"]), json!(["agent"])));
     let limited = self::agent(&json!({"agent": {"maxTranslations": 1_000_000}}));
     assert_eq!(limited["args"], json!(["agent", "--max-translations=1000000"]));
+    let marking = |bit: Value| {
+        let agent = self::agent(&json!({"agent": {"connmark": bit}}));
+        let variables = agent["env"].as_array().unwrap().clone();
+        variables.into_iter().find(|one| one["name"] == "PORTFORWARD_CONNMARK").map(|one| one["value"].clone())
+    };
+    assert_eq!(marking(json!("0x20")), Some(json!("0x20")));
+    assert_eq!((marking(json!(4096)), marking(Value::Null)), (Some(json!("4096")), None));
 }
 
 #[test]

@@ -116,7 +116,8 @@ fn flows_that_begin_while_the_forward_changes_are_all_answered(variant: Variant)
         done.store(true, Ordering::Relaxed);
         let ways = asked.join().unwrap();
         let right = |way: &&_| [&by(SERVER, EXTERNAL), &by(SECOND_SERVER, EXTERNAL)].contains(way);
-        assert_eq!(ways.iter().filter(|way| !right(way)).collect::<Vec<_>>(), [&Ok((EXTERNAL.into(), EXTERNAL.into())); 0]);
+        let wrong: Vec<_> = ways.iter().filter(|way| !right(way)).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
         assert!(ways.len() > 10, "{}", ways.len());
     });
 }

@@ -111,6 +111,10 @@ program accepts both, because an overlay can change a variable by its name. */}}
       fieldPath: status.hostIP
 - name: PORTFORWARD_IPTABLES
   value: {{ .Values.agent.iptables }}
+{{- if not (kindIs "invalid" .Values.agent.connmark) }}
+- name: PORTFORWARD_CONNMARK
+  value: {{ include "portforward-operator.text" .Values.agent.connmark | quote }}
+{{- end }}
 - name: PORTFORWARD_STATE_DIR
   value: {{ .Values.agent.stateDir }}
 - name: PORTFORWARD_METRICS_ADDRESS

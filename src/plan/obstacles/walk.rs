@@ -196,7 +196,6 @@ impl Walk<'_> {
             };
             // How a packet that matches the rule reaches the next one.
             let goes_on = match &rule.action {
-                Action::Continue => matching,
                 // A packet that is tracked already stays so.
                 Action::Untrack | Action::Zone(_) if self.packet.is_tracked() => matching,
                 Action::Untrack => {
@@ -211,7 +210,7 @@ impl Walk<'_> {
                     self.fate.lost = self.fate.lost.max(matching.any());
                     Comes::default()
                 }
-                Action::Connmark(_) => matching,
+                Action::Continue | Action::Connmark(_) => matching,
                 Action::Uncertain => {
                     self.anything(matching);
                     matching
