@@ -39,6 +39,7 @@ use crate::model::{Desired, FlowMatch};
 use crate::node::{FactsError, Observer};
 use crate::plan::{Plan, Policy};
 use crate::progress;
+use crate::publish::Report;
 use crate::source::{Snapshot, Source, Sourced};
 use crate::status::Judgements;
 use attribution::Attribution;
@@ -65,19 +66,6 @@ pub struct Pace {
     pub every: Duration,
     /// The same as a multiple of the time that a comparison takes, so that comparisons of a large set leave the CPU to others.
     pub times: u32,
-}
-
-/// The result of one sync, for the publishers.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The objects that the plan was made from.
-    pub snapshot: Arc<Snapshot>,
-    /// Deleted objects of which something may still be in force.
-    pub leaving: Vec<Sourced>,
-    /// The judgement of this node on each object, including deleted ones in `leaving`.
-    pub judgements: Judgements,
-    /// The number of syncs since the start of the agent that repaired what another program had changed.
-    pub repairs: u64,
 }
 
 /// One node and everything that its sync loop needs.

@@ -11,10 +11,11 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Report, SourceText};
+use super::SourceText;
 use crate::api::PortForwardStatus;
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
+use crate::publish::Report;
 use crate::publish::{Shown, StatusFile, table};
 use crate::source::{FileReport, Snapshot, Sourced};
 use crate::status::{Judgement, Judgements, merge, says_ready};

@@ -158,7 +158,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let (namespace, others) = (options.namespace.as_str(), options.policy.other_nodes());
         let member = Member { node: &name, namespace, others, forwards: selector };
         let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
-        let metrics = Arc::new(Metrics::new(variant, Some(cluster.contact()), options.serving.per_forward()));
+        let metrics = Arc::new(Metrics::new(variant, Some(Box::new(cluster.contact())), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);

@@ -8,9 +8,9 @@ use imbl::ordmap::DiffItem;
 use kube::core::ObjectMeta;
 
 use super::Alive;
-use crate::agent::Report;
 use crate::api::PortForwardStatus;
 use crate::forward::ForwardKey;
+use crate::publish::Report;
 use crate::source::{Difference, Snapshot, Sourced, Undecoded};
 
 /// The inputs of every status.

@@ -27,9 +27,9 @@ use super::trouble::{Trouble, is_about_one, retry_after};
 use super::turns::{Limits, Turns};
 use super::write::{Outcome, Subject, perform};
 use super::{Cluster, DEADLINE, Live};
-use crate::agent::Report;
 use crate::api::{PortForward, PortForwardStatus};
 use crate::forward::ForwardKey;
+use crate::publish::Report;
 use crate::source::Snapshot;
 use crate::status::{SETTLE, Write, is_left_to, unfollowed};
 

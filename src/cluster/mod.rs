@@ -43,7 +43,7 @@ use kube::Client;
 use tokio::sync::{Notify, watch};
 
 pub use connect::{ConnectError, Connection, DEFAULT_NAMESPACE, connect};
-pub use contact::{Contact, Reached};
+pub use contact::Contact;
 pub use leases::Alive;
 pub use leaving::leave;
 pub use nodes::OtherNodes;

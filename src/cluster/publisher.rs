@@ -27,10 +27,10 @@ use super::recorder::Events;
 use super::trouble::{Outage, Trouble, retry_after};
 use super::turns::{Limits, Place, Turns};
 use super::write::{Outcome, Subject, perform};
-use crate::agent::Report;
 use crate::api::{PortForward, PortForwardStatus, used};
 use crate::forward::ForwardKey;
 use crate::metrics::{Metrics, Written};
+use crate::publish::Report;
 use crate::status::{Judgement, SETTLE, View, Write};
 
 #[cfg(test)]

@@ -5,12 +5,20 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::registry::{registered, shown};
-use crate::cluster::{Contact, Reached};
+
+/// What an agent sees of its cluster. It is asked at each scrape.
+pub trait ClusterView: std::fmt::Debug + Send + Sync {
+    /// The number of agents that live; 0 until the Leases were read once.
+    fn live_agents(&self) -> usize;
+
+    /// Whether the API server answered when it was last asked.
+    fn is_reached(&self) -> bool;
+}
 
 /// The metrics about the cluster, as this agent sees it.
 #[derive(Debug)]
 pub(super) struct ClusterMetrics {
-    contact: Contact,
+    view: Box<dyn ClusterView>,
     agents: Gauge,
     up: Gauge,
     overwritten: Counter,
@@ -19,21 +27,18 @@ pub(super) struct ClusterMetrics {
 
 impl ClusterMetrics {
     /// Registers the metrics.
-    pub(super) fn new(registry: &mut Registry, contact: Contact) -> Self {
+    pub(super) fn new(registry: &mut Registry, view: Box<dyn ClusterView>) -> Self {
         let agents = registered(registry, "live_agents", LIVE_AGENTS, Gauge::default());
         let up = registered(registry, "api_server_up", API_SERVER_UP, Gauge::default());
         let overwritten = registered(registry, "status_overwritten", STATUS_OVERWRITTEN, Counter::default());
         let contested = registered(registry, "status_contested", STATUS_CONTESTED, Gauge::default());
-        Self { contact, agents, up, overwritten, contested }
+        Self { view, agents, up, overwritten, contested }
     }
 
     /// Reads the newest values before a scrape.
     pub(super) fn refresh(&self) {
-        self.agents.set(shown(self.contact.live_agents()));
-        self.up.set(match self.contact.reached() {
-            Reached::Yes => 1,
-            Reached::No => 0,
-        });
+        self.agents.set(shown(self.view.live_agents()));
+        self.up.set(i64::from(self.view.is_reached()));
     }
 
     /// Counts that another client has overwritten a status.

@@ -22,6 +22,7 @@ mod traffic;
 mod unserved;
 
 pub use address::{ListenAddress, NoAddress};
+pub use cluster::ClusterView;
 pub use forwards::{Detail, PerForward};
 pub use health::{Health, Liveness, Phase, STUCK_AFTER, VOUCHES_FOR, liveness};
 pub use labels::{Part, RecordAge, Repair, SyncOutcome, Towards, Written};

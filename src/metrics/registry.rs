@@ -13,13 +13,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use super::cluster::ClusterMetrics;
+use super::cluster::{ClusterMetrics, ClusterView};
 use super::conntrack::ConntrackTable;
 use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
 use super::{Part, RecordAge, Repair, SyncOutcome, Written};
 use crate::api::Role;
-use crate::cluster::Contact;
 use crate::dataplane::Applied;
 use crate::dataplane::conntrack::flows::{Accounting, Volumes};
 use crate::dataplane::iptables::{RulesError, Table, Variant};
@@ -64,10 +63,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of an agent that writes its rules with the programs of `variant`. With `contact`, also the metrics of
-    /// the cluster.
+    /// The metrics of an agent that writes its rules with the programs of `variant`. With `cluster`, also the metrics
+    /// of the cluster.
     #[must_use]
-    pub fn new(variant: Variant, contact: Option<Contact>, per_forward: PerForward) -> Self {
+    pub fn new(variant: Variant, cluster: Option<Box<dyn ClusterView>>, per_forward: PerForward) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         build_info(&mut registry, variant);
         let durations = Family::new_with_constructor(sync_durations as fn() -> Histogram);
@@ -91,7 +90,7 @@ impl Metrics {
         let rules = add("rules", RULES);
         let chains = add("chains", CHAINS);
         let routes = add("routes", ROUTES);
-        let cluster = contact.map(|contact| ClusterMetrics::new(&mut registry, contact));
+        let cluster = cluster.map(|view| ClusterMetrics::new(&mut registry, view));
         registry.register_collector(Box::new(ConntrackTable));
         let unheard = (per_forward.detail == Detail::Traffic)
             .then(|| registered(&mut registry, "conntrack_events_lost", EVENTS_LOST, Counter::default()));

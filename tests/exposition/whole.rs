@@ -17,7 +17,7 @@ use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, St
 pub(crate) const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
 
 pub(crate) fn in_cluster() -> Metrics {
-    Metrics::new(Variant::Nft, Some(Contact::none()), ALL)
+    Metrics::new(Variant::Nft, Some(Box::new(Contact::none())), ALL)
 }
 
 /// A forward with this name and with `reverse`, and its verdict.
