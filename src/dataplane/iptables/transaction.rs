@@ -2,7 +2,8 @@
 //!
 //! Chains are in descending order of name, each header followed by its rules. `iptables-nft-restore` keeps the names of the
 //! chains that it changes in a sorted list and walks it for every line, so with this order a load takes linear time. All
-//! chains are declared before the rules that jump to them, and each COMMIT leaves a state that serves every flow.
+//! chains are declared before the rules that jump to them, and each COMMIT leaves a state that serves every flow. What takes
+//! several COMMITs is written stage by stage: a flow that PREROUTING begins to translate gets its source already.
 
 use std::fmt::Write as _;
 
@@ -29,16 +30,20 @@ pub fn rewrite<'a>(
         Variant::Nft => RULES_PER_COMMIT,
         Variant::Legacy => usize::MAX,
     };
+    let rules = |name: &ChainName| desired.get(name).map_or(&[][..], Vec::as_slice);
+    let size = |name: &ChainName| rules(name).len().max(1);
+    if names.iter().map(|name| size(name)).sum::<usize>() > limit {
+        names.sort_by_key(|name| Stage::ALL.into_iter().position(|stage| stage.is_of(name)));
+    }
     let mut texts = Vec::new();
     let (mut text, mut count) = (String::new(), 0);
     for name in names {
-        let rules = desired.get(name).map_or(&[][..], Vec::as_slice);
-        if count > 0 && count + rules.len() > limit && !is_root(name) {
+        if count > 0 && count + size(name) > limit {
             texts.push(committed(table, &text));
             (text, count) = (String::new(), 0);
         }
-        chain(&mut text, variant, name, rules);
-        count += rules.len().max(1);
+        chain(&mut text, variant, name, rules(name));
+        count += size(name);
     }
     if count > 0 {
         texts.push(committed(table, &text));
@@ -82,12 +87,6 @@ pub(super) fn delete<'a>(table: Table, stale: impl IntoIterator<Item = &'a Chain
     Some(committed(table, &text))
 }
 
-/// Root chains have upper-case names and come last, all in one COMMIT, so that POSTROUTING handles every flow that
-/// PREROUTING translates.
-fn is_root(name: &ChainName) -> bool {
-    Stage::ALL.iter().any(|stage| stage.root() == *name)
-}
-
 fn chain(text: &mut String, variant: Variant, name: &ChainName, rules: &[Rule]) {
     let _ = writeln!(text, ":{name} - [0:0]");
     for rule in rules {
@@ -121,15 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn a_large_load_is_many_commits_on_nft_and_one_on_legacy_and_the_root_comes_last() {
+    fn a_large_load_is_many_commits_on_nft_with_the_new_sources_first_and_one_on_legacy() {
         let leaf = ["-d 10.0.0.1/32 -j ACCEPT"; 16];
         let names: Vec<String> = (0..400).map(|n| format!("PF-p{n:03}")).collect();
         let mut text: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &leaf[..])).collect();
         text.push(("PF-PRE", &["-j PF-p000"]));
+        text.push(("PF-s0", &["-j MASQUERADE"]));
+        text.push(("PF-POST", &["-j PF-s0"]));
         let desired = chains(&text);
         let texts = rewrite(Variant::Nft, Table::Nat, &desired, desired.keys());
         assert!(texts.iter().all(|text| text.matches("-A ").count() <= RULES_PER_COMMIT));
         assert_eq!(texts.len(), 4);
+        assert!(
+            texts[0]
+                .starts_with("*nat\n:PF-s0 - [0:0]\n-A PF-s0 -j MASQUERADE\n:PF-POST - [0:0]\n-A PF-POST -j PF-s0\n:PF-p399 ")
+        );
         assert!(texts.last().unwrap().ends_with("-A PF-PRE -j PF-p000\nCOMMIT\n"));
         assert_eq!(rewrite(Variant::Legacy, Table::Nat, &desired, desired.keys()).len(), 1);
     }

@@ -111,7 +111,8 @@ impl Place {
         let path = self.path();
         format!("{}{path}", ChainName::PREFIX).parse().unwrap_or_else(|_| {
             let hash: String = Sha256::digest(path).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-            format!("{}z{depth:02}{hash}", ChainName::PREFIX).parse().expect("PF-z, two digits and twenty hexadecimal digits")
+            let name = format!("{}{}z{depth:02}{hash}", ChainName::PREFIX, self.stage.letter());
+            name.parse().expect("PF-, two letters, two digits and twenty hexadecimal digits")
         })
     }
 

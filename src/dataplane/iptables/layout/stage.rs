@@ -97,7 +97,7 @@ impl Stage {
         }
     }
 
-    /// Whether the name of a chain shows that it belongs to this stage. A hashed name does not show it.
+    /// Whether a chain belongs to this stage, by its name.
     pub(in crate::dataplane::iptables) fn is_of(self, chain: &ChainName) -> bool {
         *chain == self.root() || chain.as_str().strip_prefix("PF-").is_some_and(|path| path.starts_with(self.letter()))
     }
