@@ -170,7 +170,7 @@ impl Dataplane for Kernel {
             }
             purged
         };
-        let conntrack = marked.and(conntrack);
+        let conntrack = conntrack.and_then(|purged| marked.map(|_| purged));
         // The route to a client is removed last, after both ends of the cut connections were notified.
         let keep = match &conntrack {
             Ok(purged) if rules.is_closed() => Keep::To(purged.ends.clone()),

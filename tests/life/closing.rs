@@ -212,6 +212,15 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
         let _servers = [Server::tcp(&stage.bed.server, SERVER, [80])];
         let mut session = Connection::open(&stage.bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
         assert_eq!(ask(&stage.bed, 82), by(SERVER, EXTERNAL));
+        stage.manifests.put("c.yaml", &second("c", 83).text());
+        stage.agent.wait_ready("lines/c");
+        assert_eq!(ask(&stage.bed, 83), by(SERVER, EXTERNAL), "a new forward beside it works");
+        let ours = stage.proxy().our_rules(variant);
+        let root: Vec<_> = ours.iter().filter(|rule| rule.contains("-A PF-PRE ")).collect();
+        assert!(
+            root.first().unwrap().contains("--set-xmark 0x1000/") && root.last().unwrap().contains("--set-xmark 0x0/"),
+            "{root:?}"
+        );
         stage.manifests.remove(FILE);
         wait("the forward leaves the status", || stage.agent.forward(SEED).is_none());
         assert!(session.is_cut(&stage.bed), "its connections are cut");

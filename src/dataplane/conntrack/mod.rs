@@ -114,14 +114,9 @@ pub async fn mark(now: &Translations, mark: Connmark) -> Result<usize, Conntrack
     if now.is_empty() {
         return Ok(0);
     }
-    let mut table = table::Table::open()?;
-    let unmarked = table.unmarked(mark).await?;
-    if unmarked.is_empty() {
-        return Ok(0);
-    }
-    let index = Index::new(now);
-    let ours: Vec<&Entry> = unmarked.iter().filter(|entry| verdict::lacks(entry, mark, &index)).collect();
-    table.mark(&ours, mark).await
+    let (mut table, index) = (table::Table::open()?, Index::new(now));
+    let unmarked = table.unmarked(mark, |entry| verdict::lacks(entry, mark, &index)).await?;
+    table.mark(&unmarked.iter().collect::<Vec<_>>(), mark).await
 }
 
 /// Removes the entries that are wrong now that `now` is in force and `before` was in force until now.
@@ -162,13 +157,14 @@ impl Purger {
         let stale = verdict::stale(&entries, &before, &index, &now.held);
         let stale = self.worth_removing(stale, &index, Instant::now());
         let count = table.remove(&stale).await?;
-        let kept = entries.iter().filter(|entry| verdict::lacks(entry, self.mark, &index));
-        table.mark(&kept.collect::<Vec<_>>(), self.mark).await?;
         // An entry that still matches a rule begins anew by that rule. An entry that matches none has ended, and both ends
         // are notified.
         let is_cut = |entry: &&Entry| entry.protocol == Protocol::Tcp && !index.matches(entry);
         let cut: Vec<&Entry> = stale.into_iter().filter(is_cut).collect();
-        Ok(Purged { count, ends: prod::tell(&mut table, &cut).await })
+        let ends = prod::tell(&mut table, &cut).await;
+        let unmarked = entries.iter().filter(|entry| verdict::lacks(entry, self.mark, &index));
+        table.mark(&unmarked.collect::<Vec<_>>(), self.mark).await?;
+        Ok(Purged { count, ends })
     }
 
     /// The entries of `stale`, without those that came back unchanged after they were removed for the same rules.

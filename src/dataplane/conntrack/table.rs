@@ -101,17 +101,16 @@ impl Table {
         self.list(Vec::new(), keep).await
     }
 
-    /// Those of the [`entries`](Self::entries) whose destination is translated and that do not have the bit `mark`.
+    /// Those of the [`entries`](Self::entries) that are `wanted`. The kernel lists only those whose destination is translated and
+    /// that do not have the bit `mark`, if it supports this.
     ///
     /// # Errors
     /// When the table cannot be listed.
-    pub async fn unmarked(&mut self, mark: Connmark) -> Result<Vec<Entry>, NetlinkError> {
+    pub async fn unmarked(&mut self, mark: Connmark, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, NetlinkError> {
         let mut filter = translated();
         filter.extend([ConntrackAttribute::CtaMark(0), mask(mark)]);
         let keep = |inner| match inner {
-            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => {
-                entry(&attributes).filter(|entry| entry.status.contains(Status::DstNat) && !mark.is_set_in(entry.mark))
-            }
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => entry(&attributes).filter(&wanted),
             _ => None,
         };
         self.list(filter, keep).await

@@ -116,6 +116,12 @@ impl Rule {
         }
     }
 
+    /// Whether the other rules of its chain rely on it: it marks their flows, or leaves out the flows of others.
+    #[must_use]
+    pub const fn guards(&self) -> bool {
+        matches!(self.target, Target::Return | Target::Mark(_))
+    }
+
     /// The rule as `iptables-restore` of `variant` reads it, without the leading `-A CHAIN`.
     #[must_use]
     pub fn text(&self, variant: Variant) -> String {

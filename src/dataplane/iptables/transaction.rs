@@ -65,12 +65,6 @@ pub fn whole(variant: Variant, ruleset: &Ruleset) -> String {
     text
 }
 
-/// The input that appends one rule to a chain.
-#[must_use]
-pub(super) fn append(variant: Variant, table: Table, name: &ChainName, rule: &Rule) -> String {
-    committed(table, &format!("-A {name} {}\n", rule.text(variant)))
-}
-
 /// The input that deletes the chains `stale`, which no desired rule jumps to. They are declared, and so emptied, and then
 /// deleted, in one COMMIT.
 #[must_use]

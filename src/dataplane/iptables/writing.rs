@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::chain::Chains;
 use super::program::{self, LOCK_WAIT_SECS};
-use super::transaction::{append, delete, rewrite};
+use super::transaction::{delete, rewrite};
 use super::{
     ChainName, Iptables, JumpState, Memory, ProgramError, RefusedRule, Rule, RulesError, RulesReport, SavedTable, Stage, Table,
-    Target, Variant, jumps, scaffold,
+    Variant, jumps, scaffold,
 };
 
 /// The minimum time between two moves of a jump back to the first position, after another program put a rule before it.
@@ -119,7 +119,10 @@ impl Iptables {
         before: &SavedTable,
         refused: &mut Vec<RefusedRule>,
     ) -> Result<(), RulesError> {
-        let held = |rule: &&Rule| before.chains.get(name).is_some_and(|held| held.iter().any(|held| held.as_ref() == Ok(*rule)));
+        let is_held = |rule: &Rule| before.chains.get(name).is_some_and(|held| held.iter().any(|held| held.as_ref() == Ok(rule)));
+        // Without the rule that marks flows, or that leaves out unmarked ones, no other rule of the chain may stay.
+        let unguarded = rules.iter().any(|rule| rule.guards() && !is_held(rule));
+        let held = |rule: &&Rule| !unguarded && is_held(rule);
         let withheld = |rule: &&Rule| refused.iter().any(|other| other.withholds(name, rule));
         if !rules.iter().any(|rule| withheld(&rule)) {
             let whole = [(name.clone(), rules.to_vec())].into();
@@ -129,12 +132,13 @@ impl Iptables {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Removal comes first: rules that exist and stay are not changed, and all others are removed.
-        let kept: Vec<Rule> = rules.iter().filter(held).cloned().collect();
-        if !before.holds(name, &kept) {
-            let kept = [(name.clone(), kept)].into();
-            match self.restore(&rewrite(self.variant, table, &kept, [name]).concat()).await {
-                Ok(()) => {}
+        // Removal comes first: rules that exist and stay are not changed, and all others are removed. In POSTROUTING a rule that goes
+        // may be the source of flows that stay, until its successor is there.
+        let mut kept: Vec<Rule> = rules.iter().filter(held).cloned().collect();
+        let mut is_due = !before.holds(name, &kept);
+        if is_due && !Stage::Postrouting.is_of(name) {
+            match self.restore(&self.chain_of(table, name, &kept)).await {
+                Ok(()) => is_due = false,
                 // Even the reduced content is refused. The chain stays as it is, which is read back, and the other chains
                 // are written.
                 Err(error) if is_refusal(&error) => {
@@ -147,19 +151,29 @@ impl Iptables {
         }
         for rule in rules.iter().filter(|rule| !held(rule)) {
             let blocked = refused.iter().find(|other| other.withholds(name, rule)).map(|other| other.error.clone());
-            let appended = match blocked {
+            // The whole chain, because the order of the rules counts.
+            let more: Vec<Rule> = rules.iter().filter(|other| *other == rule || kept.contains(other)).cloned().collect();
+            let added = match blocked {
                 Some(error) => Err(error),
-                None => self.restore(&append(self.variant, table, name, rule)).await,
+                None => self.restore(&self.chain_of(table, name, &more)).await,
             };
-            match appended {
-                Ok(()) => {}
+            match added {
+                Ok(()) => (kept, is_due) = (more, false),
                 Err(error) if is_refusal(&error) => {
                     refused.push(RefusedRule { table, chain: name.clone(), rule: rule.clone(), error });
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+        if is_due {
+            self.restore(&self.chain_of(table, name, &kept)).await?;
+        }
         Ok(())
+    }
+
+    /// The input that gives one chain these rules.
+    fn chain_of(&self, table: Table, name: &ChainName, rules: &[Rule]) -> String {
+        rewrite(self.variant, table, &[(name.clone(), rules.to_vec())].into(), [name]).concat()
     }
 
     async fn place_jump(
@@ -263,7 +277,7 @@ impl RefusedRule {
     /// Whether `rule` must not be added to the chain `name`: without this refused rule, it would match flows of others or leave its
     /// flows unmarked, or its flows would match the refused rule in a later chain.
     fn withholds(&self, name: &ChainName, rule: &Rule) -> bool {
-        if self.chain == *name && matches!(self.rule.target, Target::Return | Target::Mark(_)) {
+        if self.chain == *name && self.rule.guards() {
             return true;
         }
         let translation = super::saved::translation(rule);

@@ -38,11 +38,7 @@ impl<'a> Search<'a> {
                     let Some(packet) = self.packet(flows, *part, chain) else { continue };
                     let own = packet.leaves.and_then(|leaves| self.only_address(leaves));
                     let packet = Packet { is_marked: state.is_marked, ..packet };
-                    match self.unmarked(chain, flows, *part, &packet) {
-                        Some(Unmarked::Surely(obstacle)) => findings.dropped.push(obstacle),
-                        Some(Unmarked::Perhaps(note)) => findings.notes.push(note),
-                        None => {}
-                    }
+                    let unmarked = self.unmarked(chain, flows, *part, &packet);
                     let fate = fate(chain, &packet);
                     state.is_marked |= fate.mark == Ending::Possible;
                     state.zone = state.zone.or_else(|| Some((fate.zone()?, chain)));
@@ -51,6 +47,7 @@ impl<'a> Search<'a> {
                         Purpose::Nat if *part == Part::Request => findings.take_nat(chain, flows, fate, own),
                         Purpose::Nat => {}
                     }
+                    findings.take_mark(unmarked);
                 }
             }
             obstacles.append(&mut findings.dropped);
@@ -159,6 +156,17 @@ impl Findings {
             self.notes.push(Note(format!(
                 "MayBeUntracked: {place} of another program may keep {what} from being tracked, and so from being translated; if it does, let it pass by {command}"
             )));
+        }
+    }
+
+    /// One chain is told once, with the first flows that it concerns.
+    fn take_mark(&mut self, unmarked: Option<Unmarked>) {
+        match unmarked {
+            Some(Unmarked::Surely(obstacle)) if self.dropped.iter().all(|other| other.reason != obstacle.reason) => {
+                self.dropped.push(obstacle);
+            }
+            Some(Unmarked::Perhaps(note)) => self.notes.push(note),
+            Some(Unmarked::Surely(_)) | None => {}
         }
     }
 

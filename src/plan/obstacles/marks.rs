@@ -5,7 +5,7 @@ use super::flows::{Done, Flows, NAT_DST, NAT_SRC, Part};
 use super::packet::Packet;
 use super::walk::{Loss, loss};
 use super::{Search, obstacle};
-use crate::model::{BaseChain, Field, Hook};
+use crate::model::{BaseChain, Field, Hook, Purpose};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason};
 
 /// The states of packets (`Field::State`).
@@ -23,7 +23,8 @@ pub(super) enum Unmarked {
 impl Search<'_> {
     /// What `chain` does to the mark of these flows; `None` if nothing. `packet` is one of their packets in this chain.
     pub(super) fn unmarked(&self, chain: &BaseChain, flows: &Flows<'_>, part: Part, packet: &Packet<'_>) -> Option<Unmarked> {
-        if !packet.is_tracked() {
+        // A NAT chain sees the first packet of a flow only, and most do not see it after another one has translated it.
+        if !packet.is_tracked() || chain.purpose == Purpose::Nat {
             return None;
         }
         let mark = self.connmark;
@@ -33,13 +34,14 @@ impl Search<'_> {
         // rules there do not accept them.
         let needs =
             Done::at(chain, Hook::Prerouting, NAT_DST) == Done::Yes && Done::at(chain, Hook::Postrouting, NAT_SRC) != Done::Yes;
-        let first = if part == Part::Request && needs { loss(NEW) } else { Loss::No };
-        if first.max(loss(ESTABLISHED)) == Loss::No {
+        // Until it is answered, each packet of a flow is a new one.
+        let new = if part == Part::Request { loss(NEW) } else { Loss::No };
+        if new.max(loss(ESTABLISHED)) == Loss::No {
             return None;
         }
         let (place, what) = (describe(chain), flows.description(part));
         let mend = "give its rule a mask without this bit, or the agent another one by --connmark";
-        Some(if first == Loss::Yes {
+        Some(if needs && new == Loss::Yes {
             let message = format!(
                 "{place} of another program changes bit {mark} of the connection mark of {what}; our rules know the flows by this bit and do not change their source without it; {mend}"
             );
