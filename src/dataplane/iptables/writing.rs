@@ -125,8 +125,7 @@ impl Iptables {
         let held = |rule: &&Rule| !unguarded && is_held(rule);
         let withheld = |rule: &&Rule| refused.iter().any(|other| other.withholds(name, rule));
         if !rules.iter().any(|rule| withheld(&rule)) {
-            let whole = [(name.clone(), rules.to_vec())].into();
-            match self.restore(&rewrite(self.variant, table, &whole, [name]).concat()).await {
+            match self.restore(&self.chain_of(table, name, rules)).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_refusal(&error) => {}
                 Err(error) => return Err(error.into()),
@@ -165,8 +164,9 @@ impl Iptables {
                 Err(error) => return Err(error.into()),
             }
         }
-        if is_due {
-            self.restore(&self.chain_of(table, name, &kept)).await?;
+        if is_due && let Err(error) = self.restore(&self.chain_of(table, name, &kept)).await {
+            // As above: a chain that is refused stays as it is, and the others are written.
+            return if is_refusal(&error) { Ok(()) } else { Err(error.into()) };
         }
         Ok(())
     }

@@ -128,17 +128,16 @@ pub(super) fn rule(text: &str) -> FilterRule {
             (option, _) if options::is_detail(option) => {}
             // The arguments of a target are options of their own.
             ("-j", [target, ..]) => {
-                action = match xtables::action(target) {
-                    Some(Action::Uncertain) if !is_extension(target) => Action::Jump((*target).to_owned()),
-                    Some(action) => action,
-                    None => Action::Continue,
-                };
                 let mut rest = || words.by_ref().map(|word| word.text.as_str()).collect::<Vec<_>>();
-                match *target {
-                    "CT" => action = options::tracking(&rest()),
-                    "CONNMARK" => action = options::connmark(&rest()).unwrap_or(Action::Uncertain),
-                    _ => {}
-                }
+                action = match *target {
+                    "CT" => options::tracking(&rest()),
+                    "CONNMARK" => options::connmark(&rest()).unwrap_or(Action::Uncertain),
+                    target => match xtables::action(target) {
+                        Some(Action::Uncertain) if !is_extension(target) => Action::Jump(target.to_owned()),
+                        Some(action) => action,
+                        None => Action::Continue,
+                    },
+                };
                 break;
             }
             ("-g", [chain, ..]) => {

@@ -33,12 +33,13 @@ impl<'a> Search<'a> {
         let (mut obstacles, mut notes) = (Vec::new(), Vec::new());
         for chain in chains {
             let mut findings = Findings::default();
+            let changes_mark = self.changes_mark(chain);
             for Passing { flows, parts } in &mut all {
                 for (part, state) in parts {
                     let Some(packet) = self.packet(flows, *part, chain) else { continue };
                     let own = packet.leaves.and_then(|leaves| self.only_address(leaves));
                     let packet = Packet { is_marked: state.is_marked, ..packet };
-                    let unmarked = self.unmarked(chain, flows, *part, &packet);
+                    let unmarked = if changes_mark { self.unmarked(chain, flows, *part, &packet) } else { None };
                     let fate = fate(chain, &packet);
                     state.is_marked |= fate.mark == Ending::Possible;
                     state.zone = state.zone.or_else(|| Some((fate.zone()?, chain)));

@@ -5,7 +5,7 @@ use super::flows::{Done, Flows, NAT_DST, NAT_SRC, Part};
 use super::packet::Packet;
 use super::walk::{Loss, loss};
 use super::{Search, obstacle};
-use crate::model::{BaseChain, Field, Hook, Purpose};
+use crate::model::{Action, BaseChain, Field, FilterRule, Hook, Purpose};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason};
 
 /// The states of packets (`Field::State`).
@@ -21,10 +21,17 @@ pub(super) enum Unmarked {
 }
 
 impl Search<'_> {
+    /// Whether `chain` changes the mark of any flow. A NAT chain does not count: it sees the first packet of a flow only, and most
+    /// do not see it after another one has translated it.
+    pub(super) fn changes_mark(&self, chain: &BaseChain) -> bool {
+        let mut rules = chain.rules.iter().chain(chain.jumps.values().flatten());
+        let changes = |rule: &FilterRule| matches!(rule.action, Action::Connmark(bits) if self.connmark.is_set_in(bits));
+        chain.purpose != Purpose::Nat && rules.any(changes)
+    }
+
     /// What `chain` does to the mark of these flows; `None` if nothing. `packet` is one of their packets in this chain.
     pub(super) fn unmarked(&self, chain: &BaseChain, flows: &Flows<'_>, part: Part, packet: &Packet<'_>) -> Option<Unmarked> {
-        // A NAT chain sees the first packet of a flow only, and most do not see it after another one has translated it.
-        if !packet.is_tracked() || chain.purpose == Purpose::Nat {
+        if !packet.is_tracked() {
             return None;
         }
         let mark = self.connmark;

@@ -116,6 +116,18 @@ mod tests {
     use crate::node::firewall::legacy::rule;
 
     #[test]
+    fn a_connection_mark_is_changed_in_the_bits_of_value_and_masks() {
+        let does = |options: &str| rule(&format!("-i eth1 -j CONNMARK {options}")).action;
+        assert_eq!(does("--set-xmark 0x7/0xffffffff"), Action::Connmark(u32::MAX));
+        assert_eq!(does("--set-xmark 0x20/0x60"), Action::Connmark(0x60));
+        assert_eq!(does("--set-xmark 0x80/0x0"), Action::Connmark(0x80), "the bits of the value are inverted");
+        assert_eq!(does("--save-mark --nfmask 0xff --ctmask 0xf00"), Action::Connmark(0xfff));
+        assert_eq!(does("--save-mark --nfmask 0xff --ctmask 0xff --left-shift-mark 8"), Action::Connmark(u32::MAX));
+        assert_eq!(does("--restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"), Action::Mark);
+        assert_eq!(does("--newer-option 1"), Action::Uncertain);
+    }
+
+    #[test]
     fn limits_of_the_header_are_ranges() {
         let of = |text: &str| rule(text).conditions;
         let within = |field, range, polarity| Condition::Within { field, ranges: vec![range], polarity };

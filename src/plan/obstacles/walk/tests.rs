@@ -48,6 +48,21 @@ fn only_what_every_way_drops_is_stopped() {
 }
 
 #[test]
+fn the_mark_is_lost_where_every_way_that_passes_changes_it() {
+    let packet = Packet { connmark: 0x1000, ..Packet::default().with(Field::DestinationPort, 80) };
+    let of = |rules, jumps: &[(&str, Vec<FilterRule>)]| loss(&chain(Policy::Accept, rules, jumps), &packet);
+    let (is, changes) = (vec![port(80, Polarity::Is)], || Action::Connmark(0x3000));
+    assert_eq!(of(vec![rule(is.clone(), changes())], &[]), Loss::Yes);
+    assert_eq!(of(vec![rule(vec![], Action::Jump("a".to_owned()))], &[("a", vec![rule(vec![], changes())])]), Loss::Yes);
+    assert_eq!(of(vec![rule(vec![port(81, Polarity::Is)], Action::Drop), rule(vec![], changes())], &[]), Loss::Yes);
+    assert_eq!(of(vec![rule(vec![Condition::Uncertain], changes())], &[]), Loss::Maybe);
+    assert_eq!(of(vec![rule(vec![Condition::Uncertain], Action::Accept), rule(vec![], changes())], &[]), Loss::Maybe);
+    assert_eq!(of(vec![rule(is.clone(), Action::Accept), rule(vec![], changes())], &[]), Loss::No);
+    assert_eq!(of(vec![rule(vec![port(81, Polarity::Is)], changes())], &[]), Loss::No);
+    assert_eq!(of(vec![rule(is, Action::Connmark(0x2000))], &[]), Loss::No, "other bits");
+}
+
+#[test]
 fn chains_that_jump_in_a_circle_or_never_end_are_uncertain() {
     let packet = Packet::default();
     let circle = chain(
