@@ -215,6 +215,7 @@ fn a_rule_that_is_refused_stops_its_own_forward_and_no_other(variant: Variant) {
         stage.manifests.put("c.yaml", &second("c", 83).text());
         stage.agent.wait_ready("lines/c");
         assert_eq!(ask(&stage.bed, 83), by(SERVER, EXTERNAL), "a new forward beside it works");
+        assert!(!stage.agent.log().contains("Drifted"), "it was written where it belongs at once: {}", stage.agent.log());
         let ours = stage.proxy().our_rules(variant);
         let root: Vec<_> = ours.iter().filter(|rule| rule.contains("-A PF-PRE ")).collect();
         assert!(

@@ -167,7 +167,8 @@ fn a_rule_that_changes_the_mark_of_our_flows_is_told_and_one_that_changes_other_
             "PREROUTING -j CONNMARK --restore-mark",
         ] {
             iptables(each, "A", rule);
-            works();
+            not_told(&stage, "");
+            assert_eq!(tcp(&stage.bed), by(SERVER, EXTERNAL), "{rule}");
             iptables(each, "D", rule);
         }
     }
