@@ -85,6 +85,15 @@ fn the_dataplane_knows_nothing_of_kubernetes() {
     }
 }
 
+/// Every backend is known to the kernel side only, and to the options by which a person chooses one.
+#[test]
+fn no_module_outside_the_kernel_side_names_a_backend() {
+    let named = offences(".", &["dataplane::iptables", "iptables::", "Variant"]);
+    let known = ["/dataplane/", "/node/firewall/", "/node/mod.rs", "/cli/options.rs", "/cli/render.rs"];
+    let elsewhere: Vec<_> = named.into_iter().filter(|line| !known.iter().any(|place| line.contains(place))).collect();
+    assert_eq!(elsewhere, Vec::<String>::new());
+}
+
 #[test]
 fn planning_and_judging_do_no_io_read_no_clock_and_log_nothing() {
     for module in ["plan", "status", "forward", "grant"] {

@@ -21,9 +21,9 @@ use exposition::{Family, Sample, parse, value};
 use portforward_operator::api::{Role, ShownPorts};
 use portforward_operator::dataplane::conntrack::flows::Accounting;
 use portforward_operator::dataplane::conntrack::{ConntrackError, Purged};
-use portforward_operator::dataplane::iptables::{Held, ProgramError, RulesError, RulesReport, Stage, Table, Variant};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
-use portforward_operator::dataplane::{Applied, Forwarded};
+use portforward_operator::dataplane::rules::{Function, Held, Place, RulesError, RulesReport, Step};
+use portforward_operator::dataplane::{Applied, Backend, Forwarded};
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{
     CONTENT_TYPE, Detail, Health, Metrics, Part, PerForward, Phase, Repair, STUCK_AFTER, SyncOutcome, Written, health_pages,
@@ -85,7 +85,7 @@ fn names_follow_the_conventions_and_a_folder_has_no_metrics_of_a_cluster() {
     let all = names(&whole());
     assert!(all.iter().all(|name| name.starts_with("portforward_")), "{all:?}");
     let none = PerForward { detail: Detail::Off, ..ALL };
-    let alone = names(&Metrics::new(Variant::Legacy, None, none));
+    let alone = names(&Metrics::new(Backend::default(), None, none));
     let more: Vec<&str> = all.difference(&alone).map(|name| name.trim_start_matches("portforward_")).collect();
     let of_forwards = ["forward_bytes_total", "forward_connections_total", "forward_packets_total", "forward_ready"];
     let of_the_cluster = ["api_server_up", "conntrack_accounting", "conntrack_events_lost_total"];
@@ -110,16 +110,12 @@ fn every_series_of_a_closed_set_is_there_before_anything_happens() {
 }
 
 #[test]
-fn a_load_that_is_refused_is_told_from_other_failures() {
+fn a_write_that_fails_is_told_from_a_reading_that_fails() {
     let metrics = in_cluster();
-    let refused = || value(&metrics.exposition().unwrap(), "portforward_iptables_restore_failures_total");
-    for (program, wanted) in [("iptables-nft-save", 0.0), ("iptables-nft-restore", 1.0), ("iptables-legacy-restore", 2.0)] {
-        let error = RulesError::Program(ProgramError::Hangs { program });
-        metrics.applied(&Applied {
-            rules: RulesReport { failed: [(Table::Nat, error)].into(), ..rules(0, 0) },
-            ..exact(rules(0, 0))
-        });
-        assert!((refused() - wanted).abs() < f64::EPSILON, "{program}: {}", refused());
+    let refused = || value(&metrics.exposition().unwrap(), "portforward_rules_write_failures_total");
+    for (step, wanted) in [(Step::Read, 0.0), (Step::Write, 1.0), (Step::Read, 1.0), (Step::Write, 2.0)] {
+        metrics.applied(&Applied { rules: failed(step), ..exact(rules(0, 0)) });
+        assert!((refused() - wanted).abs() < f64::EPSILON, "{step:?}: {}", refused());
     }
 }
 
@@ -163,7 +159,7 @@ fn packets_and_bytes_are_absent_where_the_kernel_does_not_count_them_and_go_on_w
 
 #[test]
 fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
-    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Connections, limit: 2 });
+    let metrics = Metrics::new(Backend::default(), None, PerForward { detail: Detail::Connections, limit: 2 });
     let verdicts = || (0..5).map(|number| forward("a", &format!("n{number}"), 80 + number)).collect::<BTreeMap<_, _>>();
     let shown = || {
         let families = parse(&metrics.exposition().unwrap());
@@ -188,7 +184,7 @@ fn no_more_forwards_are_shown_than_allowed_and_the_others_are_said() {
 
 #[test]
 fn a_thousand_forwards_of_another_namespace_leave_a_forward_its_series() {
-    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Connections, limit: 1000 });
+    let metrics = Metrics::new(Backend::default(), None, PerForward { detail: Detail::Connections, limit: 1000 });
     let many = (1..=1000).map(|number| forward("aaa", &format!("n{number}"), number));
     let verdicts: BTreeMap<_, _> = many.chain([forward("victim", "web", 2000)]).collect();
     counted(&metrics, &verdicts, 7, 0);
@@ -243,7 +239,7 @@ fn the_series_about_readiness_keep_to_the_same_limit_and_are_off_with_the_others
     for (detail, limit, shown, omitted) in
         [(Detail::Connections, 2, 2, 1.0), (Detail::Traffic, 3, 3, 0.0), (Detail::Off, 9, 0, 3.0)]
     {
-        let metrics = Metrics::new(Variant::Nft, None, PerForward { detail, limit });
+        let metrics = Metrics::new(Backend::default(), None, PerForward { detail, limit });
         metrics.judged(&named(judgements.clone()));
         assert_eq!(readiness(&metrics).len(), shown, "{detail:?} {limit}");
         let said = value(&metrics.exposition().unwrap(), "portforward_forward_series_omitted");
@@ -312,7 +308,12 @@ fn unescaped(text: &str) -> String {
 }
 
 fn rules(chains: usize, rules: usize) -> RulesReport {
-    RulesReport { held: BTreeMap::from([(Table::Nat, Held { chains, rules })]), ..RulesReport::default() }
+    RulesReport { held: BTreeMap::from([("nat", Held { chains, rules })]), ..RulesReport::default() }
+}
+
+fn failed(step: Step) -> RulesReport {
+    let error = RulesError { text: "no answer".to_owned(), step, transient: true };
+    RulesReport { failed: [(Function::Nat, error)].into(), ..RulesReport::default() }
 }
 
 fn exact(report: RulesReport) -> Applied {
@@ -326,10 +327,7 @@ fn exact(report: RulesReport) -> Applied {
 
 fn broken() -> Applied {
     Applied {
-        rules: RulesReport {
-            failed: [(Table::Nat, RulesError::Unlisted { error: "no answer".to_owned() })].into(),
-            ..RulesReport::default()
-        },
+        rules: failed(Step::Read),
         routes: Ok(RoutesReport::default()),
         conntrack: Err(ConntrackError::Netlink(NetlinkError::Silent)),
         forwarding: Ok(Forwarded::AsFound),
@@ -339,7 +337,7 @@ fn broken() -> Applied {
 #[test]
 fn counters_never_run_backwards_and_gauges_follow_the_kernel() {
     let metrics = in_cluster();
-    let differing = RulesReport { differing: vec![Stage::Prerouting.root()], ..rules(3, 9) };
+    let differing = RulesReport { differing: vec![Place { table: "nat", chain: "PF-PRE".to_owned() }], ..rules(3, 9) };
     let mut before: BTreeMap<String, f64> = BTreeMap::new();
     for (applied, took, held) in [
         (exact(rules(3, 9)), 2, 9.0),
@@ -387,7 +385,7 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
     });
     let judgements: Arc<Judgements> = Arc::new(keyed.collect());
     metrics.judged(&judgements);
-    let alone = Metrics::new(Variant::Nft, None, ALL);
+    let alone = Metrics::new(Backend::default(), None, ALL);
     alone.judged(&judgements);
     let counted = value(&alone.exposition().unwrap(), "portforward_forwards{condition=\"Ready\",status=\"False\"}");
     assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");

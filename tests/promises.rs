@@ -27,11 +27,11 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Whether `text` runs the function `name` as a test, by itself or for both variants of iptables.
+/// Whether `text` runs the function `name` as a test, by itself or for each backend.
 fn is_test(text: &str, name: &str) -> bool {
     let alone = regex::Regex::new(&format!(r"#\[(tokio::)?test[^\n]*\]\n(\s*#\[[^\n]*\n)*\s*(async )?fn {name}\(")).unwrap();
     let property = regex::Regex::new(&format!(r"(?s)proptest! \{{.*#\[test\]\s+fn {name}\(")).unwrap();
-    let both = regex::Regex::new(&format!(r"on_both_variants!\s*[\[{{][^\]}}]*\b{name}\b")).unwrap();
+    let both = regex::Regex::new(&format!(r"on_(both_variants|all_backends)!\s*[\[{{][^\]}}]*\b{name}\b")).unwrap();
     [alone, property, both].iter().any(|form| form.is_match(text))
 }
 

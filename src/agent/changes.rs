@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::SourceText;
 use crate::dataplane::Applied;
-use crate::dataplane::iptables::{RulesError, Table};
+use crate::dataplane::rules::{Function, RulesError};
 use crate::forward::ForwardKey;
 use crate::model::Desired;
 use crate::node::FactsError;
@@ -73,8 +73,8 @@ impl Changes {
         let mut repaired = Repaired::default();
         let same = self.applied.as_ref() == Some(&plan.desired);
         if applied.changed() {
-            let chains = applied.rules.written.len() + applied.rules.deleted.len();
-            let jumps = applied.rules.jumps.len();
+            let chains = applied.rules.written + applied.rules.deleted;
+            let jumps = applied.rules.jumps;
             let routes = applied.routes.as_ref().map_or(0, |routes| routes.added + routes.removed);
             let connections = applied.conntrack.as_ref().map_or(0, |purged| purged.count);
             if same || applied.rules.disturbed {
@@ -107,8 +107,8 @@ impl Changes {
     }
 
     fn note_troubles(&mut self, applied: &Applied) {
-        for (table, part) in [(Table::Filter, "rules of the filter table"), (Table::Nat, "rules of the nat table")] {
-            self.note_trouble(part, applied.rules.failed.get(&table));
+        for function in Function::ALL {
+            self.note_trouble(function.rules(), applied.rules.failed.get(&function));
         }
         self.note_trouble("refused rules", applied.rules.refused.first().map(|refused| &refused.error));
         self.note_trouble("stale chains", applied.rules.stuck().as_ref());

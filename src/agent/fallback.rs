@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::Memory;
 use crate::dataplane::Dataplane;
-use crate::dataplane::iptables::RulesError;
+use crate::dataplane::rules::RulesError;
 use crate::forward::Forward;
 use crate::plan::unexplained;
 use crate::record::Boot;

@@ -100,8 +100,8 @@ mod tests {
     use crate::api::{self, Role};
     use crate::dataplane::Forwarded;
     use crate::dataplane::conntrack::Purged;
-    use crate::dataplane::iptables::{ForwardPolicy, RulesReport};
     use crate::dataplane::routes::RoutesReport;
+    use crate::dataplane::rules::{ForwardPolicy, RulesReport};
     use crate::plan::{Acceptance, Verdict};
 
     fn key(name: &str) -> ForwardKey {

@@ -307,11 +307,11 @@ fn leaving(mut gone: BTreeMap<ForwardKey, Sourced>, applied: &Applied) -> BTreeM
     if applied.is_known() {
         let mut left = BTreeMap::<_, Vec<_>>::new();
         for translation in &applied.rules.left {
-            let FlowMatch { protocol, destination, ports, .. } = translation.flows;
-            left.entry((protocol, destination, ports)).or_default().push(translation);
+            let FlowMatch { protocol, destination, .. } = translation.flows;
+            left.entry((protocol, destination)).or_default().push(translation);
         }
         let is_left = |rewrite: Rewrite<'_>| {
-            let found = left.get(&(rewrite.protocol, rewrite.address, rewrite.ports)).into_iter().flatten();
+            let found = left.get(&(rewrite.protocol, rewrite.address)).into_iter().flatten();
             found.into_iter().any(|translation| rewrite.makes(translation))
         };
         gone.retain(|_, sourced| Forward::parse(&sourced.object).is_ok_and(|forward| forward.rewrites().any(is_left)));

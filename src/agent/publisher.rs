@@ -193,12 +193,12 @@ mod tests {
 
     use super::*;
     use crate::api;
-    use crate::dataplane::iptables::Variant;
+    use crate::dataplane::Backend;
     use crate::metrics::{Detail, PerForward};
     use crate::status::{Standing, unknown_form};
 
     fn publisher(dir: &std::path::Path) -> Publisher {
-        let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Off, limit: 0 });
+        let metrics = Metrics::new(Backend::default(), None, PerForward { detail: Detail::Off, limit: 0 });
         Publisher::new("n".to_owned(), StatusFile::new(dir.join("status.json")), Arc::new(metrics))
     }
 

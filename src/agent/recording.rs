@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
     use crate::agent::Memory;
-    use crate::dataplane::iptables::Variant;
+    use crate::dataplane::Backend;
     use crate::metrics::{Detail, PerForward};
     use crate::model::Desired;
     use crate::source::Snapshot;
@@ -208,7 +208,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_mins(2);
 
     fn metrics() -> Metrics {
-        Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Off, limit: 0 })
+        Metrics::new(Backend::default(), None, PerForward { detail: Detail::Off, limit: 0 })
     }
 
     fn set(label: &str) -> Arc<Snapshot> {

@@ -18,7 +18,7 @@ use super::{Exit, files};
 use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, ForwardSelector, Member, Scrapers, connect};
-use crate::dataplane::iptables::Variant;
+use crate::dataplane::Backend;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
 use crate::metrics::{Health, Metrics, RecordAge};
@@ -73,12 +73,13 @@ pub(super) struct AgentOptions {
 }
 
 /// How often the kernel is compared with the plan without any event.
-const fn pace(variant: Variant) -> Pace {
-    match variant {
-        // The kernel reports every change of nf_tables, of a link, an address or a route at once.
-        Variant::Nft => Pace { every: Duration::from_secs(10), times: 200 },
-        // Legacy xtables reports no changes, so what another program changes is found by a comparison only.
-        Variant::Legacy => Pace { every: Duration::from_secs(1), times: 50 },
+fn pace(backend: Backend) -> Pace {
+    if backend.reports_changes() {
+        // So does the kernel for every change of a link, an address or a route.
+        Pace { every: Duration::from_secs(10), times: 200 }
+    } else {
+        // What another program changes is found by a comparison only.
+        Pace { every: Duration::from_secs(1), times: 50 }
     }
 }
 
@@ -92,7 +93,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         Turn::Ours(lock) => Arc::new(lock),
         Turn::Kept(_) | Turn::Stopped => return Ok(Exit::Done),
     };
-    let variant = options.kernel.variant().await?;
+    let backend = options.kernel.backend().await?;
     let (records, due) = agent::recording();
     let mut loaded = remembered(&state_dir, &name);
     let keeper = keeper(&state_dir, loaded.as_mut());
@@ -112,14 +113,14 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
         observer,
-        dataplane: options.kernel.kernel(variant, options.policy.connmark).counting(options.serving.counting()),
+        dataplane: options.kernel.kernel(backend, options.policy.connmark).counting(options.serving.counting()),
         policy: options.policy.policy(),
         memory,
         fallback,
         wake: Arc::clone(&wake),
         rules: Arc::clone(&rules),
         reports,
-        pace: pace(variant),
+        pace: pace(backend),
         metrics: Arc::clone(metrics),
         health: Arc::clone(&health),
         owners,
@@ -134,17 +135,17 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     };
     let state = state_dir.display();
     let sync_loop = if let Some(folder) = &options.manifests {
-        info!(node = name, %variant, %state, manifests = %folder.display(), "agent starts");
+        info!(node = name, %backend, %state, manifests = %folder.display(), "agent starts");
         let labels = options.node_labels.iter().cloned().collect();
         let grants = memory.recorded_grants().cloned();
         let before = Remembered { forwards: memory.forwards().clone(), grants, seen: record::written(&state_dir) };
         let source = folder::watch(folder.clone(), labels, &before, Arc::clone(&wake), CHECK, &mut tasks);
         let status_file = options.status_file.clone().unwrap_or_else(|| state_dir.join("status.json"));
-        let metrics = Arc::new(Metrics::new(variant, None, options.serving.per_forward()));
+        let metrics = Arc::new(Metrics::new(backend, None, options.serving.per_forward()));
         options.serving.serve(&metrics, owned, None, &mut tasks);
         let publisher = Publisher::new(name, StatusFile::new(status_file), Arc::clone(&metrics));
         record(&metrics, &mut tasks);
-        let node = node(source, Observer::default().beside(variant).asking(next_hops), memory, &metrics);
+        let node = node(source, Observer::default().beside(backend).asking(next_hops), memory, &metrics);
         tasks.spawn(PUBLISHER, agent::publish(publisher, newest));
         tasks.spawn(LOOP, agent::run(node))
     } else {
@@ -152,18 +153,18 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         let namespace = &options.namespace;
         let selector = &options.forward_selector;
         let followed = if selector.selects_all() { "all".to_owned() } else { selector.to_string() };
-        info!(node = name, %variant, %state, server = connection.url, namespace, forwards = followed, "agent starts");
+        info!(node = name, %backend, %state, server = connection.url, namespace, forwards = followed, "agent starts");
         let remembered = memory.snapshot().unwrap_or_default();
         let required = options.policy.policy().require_grants;
         let (namespace, others) = (options.namespace.as_str(), options.policy.other_nodes());
         let member = Member { node: &name, namespace, others, forwards: selector };
         let cluster = cluster::join(&connection, member, &remembered, required, &wake, &health, &mut tasks);
-        let metrics = Arc::new(Metrics::new(variant, Some(Box::new(cluster.contact())), options.serving.per_forward()));
+        let metrics = Arc::new(Metrics::new(backend, Some(Box::new(cluster.contact())), options.serving.per_forward()));
         let secure = options.serving.secure(&name, || Arc::new(Scrapers::new(connection.client.clone())));
         options.serving.serve(&metrics, owned, secure, &mut tasks);
         record(&metrics, &mut tasks);
         let api_servers = connection.api_servers.into_iter().chain(connection.service).collect();
-        let observer = Observer::new(api_servers).beside(variant).asking(next_hops);
+        let observer = Observer::new(api_servers).beside(backend).asking(next_hops);
         let node = node(cluster.source.clone(), observer, memory, &metrics);
         let cluster = Arc::new(cluster);
         if !selector.selects_all() {

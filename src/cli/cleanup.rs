@@ -12,11 +12,9 @@ use super::exit::print;
 use super::logging::LogOptions;
 use super::options::{StateOptions, remembered};
 use super::stop::Stop;
-use crate::dataplane::Look;
 use crate::dataplane::conntrack::Purged;
-use crate::dataplane::iptables::scaffold::{self, Removed};
-use crate::dataplane::iptables::{Iptables, RulesReport, Ruleset, Stuck, Variant};
-use crate::dataplane::{conntrack, routes};
+use crate::dataplane::rules::{RulesReport, Stuck};
+use crate::dataplane::{Backend, EmptyTables, conntrack, remove_empty_tables, routes};
 use crate::metrics::remove_health_socket;
 use crate::model::{Desired, Translations};
 use crate::record::{self, Purpose};
@@ -58,11 +56,11 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     // If something cannot be removed, the rest is still removed. The first error is returned at the end.
     let mut left: Vec<anyhow::Error> = Vec::new();
     let (mut found, mut cut) = (before, BTreeSet::new());
-    for variant in Variant::ALL {
-        if variant.is_in_use().await {
-            let rules = Iptables::new(variant).apply(&Ruleset::default(), Look::Everything).await;
+    for backend in Backend::ALL {
+        if backend.is_in_use().await {
+            let rules = backend.remove().await;
             found.extend(rules.before.iter().cloned());
-            left.extend(troubles(variant, &rules));
+            left.extend(troubles(backend, &rules));
             let connections = conntrack::purge(&found, &Desired::default()).await.context("not all connections are cut");
             let connections = connections.unwrap_or_else(|error| {
                 left.push(error);
@@ -70,10 +68,10 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
             });
             cut.extend(connections.ends);
             let connections = connections.count;
-            print(&rules_removed(variant, rules.deleted.len(), rules.jumps.len(), connections))?;
+            print(&rules_removed(backend, rules.deleted, rules.jumps, connections))?;
         }
     }
-    left.extend(remove_scaffold().await.err());
+    left.extend(remove_empty().await.err());
     if !cut.is_empty() {
         // The answers of the clients, and the resets to them, use the routes that are removed next.
         tokio::time::sleep(ANSWERS).await;
@@ -99,36 +97,36 @@ async fn clean(options: &StateOptions) -> anyhow::Result<Exit> {
     left.into_iter().next().map_or(Ok(Exit::Done), Err)
 }
 
-/// The rules of `variant` that are still there, each with the reason.
-fn troubles(variant: Variant, rules: &RulesReport) -> Vec<anyhow::Error> {
+/// The rules of `backend` that are still there, each with the reason.
+fn troubles(backend: Backend, rules: &RulesReport) -> Vec<anyhow::Error> {
     let failed = rules
         .failed
         .values()
-        .map(|error| anyhow::Error::from(error.clone()).context(format!("not all rules of iptables {variant} are removed")));
+        .map(|error| anyhow::Error::from(error.clone()).context(format!("not all rules of {backend} are removed")));
     failed.chain(rules.stuck().map(anyhow::Error::from)).collect()
 }
 
 /// Removes the tables and chains that were created for our chains and are empty now. Prints nothing if there are none.
-async fn remove_scaffold() -> anyhow::Result<()> {
+async fn remove_empty() -> anyhow::Result<()> {
     let removed =
-        scaffold::remove().await.context("empty tables and chains that the operator created may be left in nf_tables")?;
-    if removed == Removed::default() {
+        remove_empty_tables().await.context("empty tables and chains that the operator created may be left in nf_tables")?;
+    if removed == EmptyTables::default() {
         return Ok(());
     }
-    print(&scaffold_removed(removed))
+    print(&tables_removed(removed))
 }
 
-fn rules_removed(variant: Variant, chains: usize, jumps: usize, connections: usize) -> String {
+fn rules_removed(backend: Backend, chains: usize, jumps: usize, connections: usize) -> String {
     let (chains, jumps) = (counted(chains, "chain", "chains"), counted(jumps, "jump", "jumps"));
     let connections = counted(connections, "connection", "connections");
-    format!("iptables {variant}: {chains} and {jumps} removed, {connections} cut\n")
+    format!("{backend}: {chains} and {jumps} removed, {connections} cut\n")
 }
 
 fn routes_removed(routes: usize) -> String {
     format!("{} removed\n", counted(routes, "route", "routes"))
 }
 
-fn scaffold_removed(Removed { chains, tables }: Removed) -> String {
+fn tables_removed(EmptyTables { chains, tables }: EmptyTables) -> String {
     let (chains, tables) = (counted(chains, "built-in chain", "built-in chains"), counted(tables, "table", "tables"));
     format!("nf_tables: {chains} and {tables} removed, created by the operator and empty\n")
 }
@@ -139,12 +137,12 @@ mod tests {
 
     #[test]
     fn one_removed_thing_is_singular_and_several_are_plural() {
-        assert_eq!(rules_removed(Variant::Nft, 1, 1, 1), "iptables nft: 1 chain and 1 jump removed, 1 connection cut\n");
-        assert_eq!(rules_removed(Variant::Legacy, 7, 4, 0), "iptables legacy: 7 chains and 4 jumps removed, 0 connections cut\n");
+        assert_eq!(rules_removed(Backend::ALL[0], 1, 1, 1), "iptables-nft: 1 chain and 1 jump removed, 1 connection cut\n");
+        assert_eq!(rules_removed(Backend::ALL[1], 7, 4, 0), "iptables-legacy: 7 chains and 4 jumps removed, 0 connections cut\n");
         assert_eq!((routes_removed(1), routes_removed(2)), ("1 route removed\n".to_owned(), "2 routes removed\n".to_owned()));
-        let one = scaffold_removed(Removed { chains: 1, tables: 1 });
+        let one = tables_removed(EmptyTables { chains: 1, tables: 1 });
         assert_eq!(one, "nf_tables: 1 built-in chain and 1 table removed, created by the operator and empty\n");
-        let several = scaffold_removed(Removed { chains: 3, tables: 0 });
+        let several = tables_removed(EmptyTables { chains: 3, tables: 0 });
         assert_eq!(several, "nf_tables: 3 built-in chains and 0 tables removed, created by the operator and empty\n");
     }
 }

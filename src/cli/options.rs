@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
-use crate::dataplane::{Forwarding, Kernel};
+use crate::dataplane::{Backend, Forwarding, Kernel};
 use crate::model::Connmark;
 use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts, TranslationLimit};
 use crate::record::{self, Keeper, Loaded, Outdated, Record};
@@ -27,8 +27,12 @@ pub(super) struct StateOptions {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct VariantOptions {
-    /// Variant of the iptables programs; auto uses the variant that the kubelet marks, else the variant with more rules, else nft
+pub(super) struct BackendOptions {
+    /// What holds the rules: chains of iptables, or a table of nftables, in which a change and a packet cost the
+    /// same with any number of forwards
+    #[arg(long, value_enum, default_value_t = BackendChoice::Iptables, value_name = "BACKEND", env = "PORTFORWARD_BACKEND")]
+    backend: BackendChoice,
+    /// With --backend iptables: variant of the programs; auto uses the variant that the kubelet marks, else the variant with more rules, else nft
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto, value_name = "VARIANT", env = "PORTFORWARD_IPTABLES")]
     iptables: VariantChoice,
 }
@@ -36,7 +40,7 @@ pub(super) struct VariantOptions {
 #[derive(Args, Debug)]
 pub(super) struct KernelOptions {
     #[command(flatten)]
-    variant: VariantOptions,
+    backend: BackendOptions,
     /// Enable IP forwarding whenever it is off (net.ipv4.ip_forward, and forwarding of the legs' interfaces); otherwise it is only reported
     #[arg(long)]
     set_ip_forward: bool,
@@ -108,6 +112,12 @@ impl PolicyOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendChoice {
+    Iptables,
+    Nftables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum VariantChoice {
     Auto,
     Nft,
@@ -173,27 +183,30 @@ pub(super) fn keeper(state_dir: &Path, loaded: Option<&mut Loaded>) -> Keeper {
     keeper
 }
 
-impl VariantOptions {
-    /// The variant from the option, or the variant that this node uses.
-    pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
-        match self.iptables {
-            VariantChoice::Auto => Ok(choose().await?),
-            VariantChoice::Nft => Ok(Variant::Nft),
-            VariantChoice::Legacy => Ok(Variant::Legacy),
-        }
+impl BackendOptions {
+    /// The backend from the options, or the one that this node uses.
+    pub(super) async fn backend(&self) -> anyhow::Result<Backend> {
+        Ok(match (self.backend, self.iptables) {
+            (BackendChoice::Nftables, _) => Backend::Nftables,
+            (BackendChoice::Iptables, VariantChoice::Auto) => Backend::Iptables(choose().await?),
+            (BackendChoice::Iptables, VariantChoice::Nft) => Backend::Iptables(Variant::Nft),
+            (BackendChoice::Iptables, VariantChoice::Legacy) => Backend::Iptables(Variant::Legacy),
+        })
     }
 }
 
 impl KernelOptions {
-    /// The variant from the option, or the variant that this node uses.
-    pub(super) async fn variant(&self) -> anyhow::Result<Variant> {
-        self.variant.variant().await
+    /// The backend from the options, or the one that this node uses. It is an error if the kernel cannot hold the rules in it.
+    pub(super) async fn backend(&self) -> anyhow::Result<Backend> {
+        let backend = self.backend.backend().await?;
+        backend.probe().await?;
+        Ok(backend)
     }
 
-    /// The access to the kernel; the rules are written by the programs of `variant`, and the flows have the mark `connmark`.
-    pub(super) fn kernel(&self, variant: Variant, connmark: Connmark) -> Kernel {
+    /// The access to the kernel; `backend` holds the rules, and the flows have the mark `connmark`.
+    pub(super) fn kernel(&self, backend: Backend, connmark: Connmark) -> Kernel {
         let forwarding = if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
-        Kernel::new(variant, forwarding).marking(connmark)
+        Kernel::new(backend, forwarding).marking(connmark)
     }
 }
 

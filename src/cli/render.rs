@@ -13,7 +13,8 @@ use super::agent::CHECK;
 use super::exit::{complain, print, with_runtime};
 use super::logging::LogOptions;
 use super::options::{PolicyOptions, label};
-use crate::dataplane::iptables::{Ruleset, Variant, whole};
+use crate::dataplane::Backend;
+use crate::dataplane::iptables::Variant;
 use crate::dataplane::routes::{METRIC, PROTOCOL};
 use crate::grant::Grant;
 use crate::model::{Facts, HostRoute};
@@ -29,7 +30,10 @@ pub(super) struct RenderOptions {
     /// Manifest files or folders, or - for standard input
     #[arg(required = true, value_name = "FILE|DIR|-")]
     manifests: Vec<PathBuf>,
-    /// Variant of the iptables programs
+    /// What holds the rules; for nftables, the table as nft -f takes it
+    #[arg(long, value_enum, default_value_t = RenderBackend::Iptables, value_name = "BACKEND")]
+    backend: RenderBackend,
+    /// With --backend iptables: variant of the programs
     #[arg(long, value_enum, default_value_t = RenderVariant::Nft, value_name = "VARIANT")]
     iptables: RenderVariant,
     /// Plan for this node as it is now
@@ -42,6 +46,12 @@ pub(super) struct RenderOptions {
     policy: PolicyOptions,
     #[command(flatten)]
     pub(super) log: LogOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RenderBackend {
+    Iptables,
+    Nftables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,11 +85,12 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
     if say_refused(&plan) {
         exit = Exit::Refused;
     }
-    let variant = match options.iptables {
-        RenderVariant::Nft => Variant::Nft,
-        RenderVariant::Legacy => Variant::Legacy,
+    let backend = match (options.backend, options.iptables) {
+        (RenderBackend::Nftables, _) => Backend::Nftables,
+        (RenderBackend::Iptables, RenderVariant::Nft) => Backend::Iptables(Variant::Nft),
+        (RenderBackend::Iptables, RenderVariant::Legacy) => Backend::Iptables(Variant::Legacy),
     };
-    print(&(whole(variant, &Ruleset::of(&plan.desired.translations, policy.connmark)) + &routes(&plan)))?;
+    print(&(backend.render(&plan.desired.translations, policy.connmark) + &routes(&plan)))?;
     Ok(exit)
 }
 

@@ -17,7 +17,7 @@ use super::options::{KernelOptions, PolicyOptions, StateOptions, believed, keepe
 use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Fallback, Memory};
-use crate::dataplane::iptables::RulesError;
+use crate::dataplane::rules::{Counting, RulesError};
 use crate::dataplane::{Applied, Kernel, Look};
 use crate::node::{FactsError, NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
@@ -169,10 +169,11 @@ impl Restorer {
         let (observer, kernel) = if let Some(bound) = &mut self.bound {
             bound
         } else {
-            let variant = self.options.variant().await?;
+            let backend = self.options.backend().await?;
             let asked = NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks);
-            self.bound
-                .insert((Observer::default().beside(variant).asking(asked), self.options.kernel(variant, self.policy.connmark)))
+            // So that the agent that takes over finds the counters that it may want.
+            let kernel = self.options.kernel(backend, self.policy.connmark).counting(Counting::On);
+            self.bound.insert((Observer::default().beside(backend).asking(asked), kernel))
         };
         let memory = Memory::new(&self.node, Some(record)).holding(loaded.withheld());
         match fallback.allows(&memory, kernel).await {

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use tokio::sync::watch;
 
 use crate::agent::follow_traffic;
-use crate::dataplane::iptables::Counting;
+use crate::dataplane::rules::Counting;
 use crate::metrics::{
     Certificate, Detail, Gate, Health, ListenAddress, Metrics, Owners, PerForward, Secure, serve_health, serve_metrics,
     serve_secure,

@@ -11,12 +11,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::Exit;
 use super::exit::print;
 use super::logging::LogOptions;
-use super::options::{PolicyOptions, StateOptions, VariantOptions, believed};
+use super::options::{BackendOptions, PolicyOptions, StateOptions, believed};
 use super::screen::Screen;
 use super::wide::details;
 use crate::agent::{self, Memory, Synced};
 use crate::api::PortForward;
-use crate::dataplane::iptables::Ruleset;
 use crate::dataplane::{Forwarding, Kernel};
 use crate::forward::ForwardKey;
 use crate::node::{NextHops, Observer, Patience};
@@ -29,7 +28,7 @@ use crate::supervise::Tasks;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --iptables, --connmark, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
+    after_help = "Compares the kernel with the record of this node. Changes nothing and takes no lock, so it works with and without a running agent. Use the same --node-name, --state-dir, --backend, --iptables, --connmark, --reserved-ports, --forbidden-networks and --max-translations as the agent. Needs root, to read the record and the rules.\n\nIt shows this node only. For all nodes of a cluster: kubectl get pf --all-namespaces -o wide\n\nExit status:\n  0  every forward of this node is in the kernel as planned\n  1  the state could not be read; the message says why\n  4  some forwards are not in the kernel as planned (PROGRAMMED is not True)\n\nExamples:\n  portforward-operator status\n  portforward-operator status leased-lines/bank-a-web -o wide"
 )]
 pub(super) struct StatusOptions {
     /// Forwards to show, as NAMESPACE/NAME, or NAME in any namespace [default: all]
@@ -41,7 +40,7 @@ pub(super) struct StatusOptions {
     #[command(flatten)]
     state: StateOptions,
     #[command(flatten)]
-    variant: VariantOptions,
+    backend: BackendOptions,
     #[command(flatten)]
     policy: PolicyOptions,
     #[command(flatten)]
@@ -72,11 +71,11 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let memory = Memory::new(&node, Some(believed(&loaded))).holding(loaded.withheld());
     let snapshot = memory.snapshot().unwrap_or_default();
     let chosen = chosen(&options.forwards, &snapshot)?;
-    let variant = options.variant.variant().await?;
+    let backend = options.backend.backend().await?;
     let policy = options.policy.policy().requiring_at_least(memory.required_grants());
-    let kernel = Kernel::new(variant, Forwarding::Leave).marking(policy.connmark);
+    let kernel = Kernel::new(backend, Forwarding::Leave).marking(policy.connmark);
     let mut tasks = Tasks::default();
-    let observer = Observer::default().beside(variant).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
+    let observer = Observer::default().beside(backend).asking(NextHops::ask(Patience::Exhaustive, &Arc::default(), &mut tasks));
     let seen = agent::inspect(&observer, &kernel, &policy, &memory, &snapshot).await?;
     let rules = &seen.applied.rules;
     if let Some(error) = rules.failure() {
@@ -89,7 +88,7 @@ pub(super) async fn run(options: StatusOptions) -> anyhow::Result<Exit> {
         Output::Table => screen.coloured(&screen.width.map_or_else(|| table(&objects), |width| table_within(&objects, width))),
         Output::Wide => {
             screen.coloured(&wide_table(&objects))
-                + &details(&chosen, &seen.plan, &Ruleset::of(&seen.plan.desired.translations, policy.connmark), rules, routes)
+                + &details(&chosen, &seen.plan, &backend.layout(&seen.plan.desired.translations, policy.connmark), rules, routes)
         }
         Output::Json => serde_json::to_string_pretty(&list(&objects))? + "\n",
         Output::Yaml => serde_saphyr::to_string(&list(&objects))?,
@@ -182,9 +181,9 @@ mod tests {
     use crate::agent::Kept;
     use crate::api::decode;
     use crate::dataplane::conntrack::Purged;
-    use crate::dataplane::iptables::{RulesReport, Stage};
     use crate::dataplane::routes::RoutesReport;
-    use crate::dataplane::{Applied, Forwarded};
+    use crate::dataplane::rules::{Place, RulesReport};
+    use crate::dataplane::{Applied, Backend, Forwarded};
     use crate::model::Connmark;
     use crate::plan::{Candidate, InForce, Plan, assumed_facts, plan};
     use crate::source::Sourced;
@@ -203,6 +202,10 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    fn place(table: &'static str, chain: &str) -> Place {
+        Place { table, chain: chain.to_owned() }
     }
 
     fn snapshot(objects: impl IntoIterator<Item = PortForward>) -> Snapshot {
@@ -255,7 +258,7 @@ mod tests {
         let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
         let keys = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), &snapshot).unwrap();
         assert_eq!(verdict(&keys(&[]), &seen(&snapshot, RulesReport::default())), Exit::Done);
-        let drifted = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+        let drifted = RulesReport { differing: vec![place("nat", "PF-PRE")], ..RulesReport::default() };
         let drifted = seen(&snapshot, drifted);
         assert_eq!(verdict(&keys(&[]), &drifted), Exit::NotProgrammed);
         assert_eq!(verdict(&keys(&["earlier"]), &drifted), Exit::NotProgrammed);
@@ -265,10 +268,10 @@ mod tests {
     #[test]
     fn wide_names_the_chains_that_are_not_as_planned() {
         let snapshot = snapshot([object("a", "loser", 80), object("a", "earlier", 80)]);
-        let drifted = RulesReport { differing: vec![Stage::Forward.root()], ..RulesReport::default() };
+        let drifted = RulesReport { differing: vec![place("filter", "PF-FWD")], ..RulesReport::default() };
         let seen = seen(&snapshot, drifted.clone());
-        let ruleset = Ruleset::of(&seen.plan.desired.translations, Connmark::default());
-        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &ruleset, &drifted, &RoutesReport::default());
+        let layout = Backend::default().layout(&seen.plan.desired.translations, Connmark::default());
+        let text = details(&chosen(&[], &snapshot).unwrap(), &seen.plan, &layout, &drifted, &RoutesReport::default());
         let wanted = "
 a/earlier: carried, Active
   translation TCP 1.1.1.1/32 → 192.168.0.2:80 → 3.3.3.3:80, source address of the outgoing interface

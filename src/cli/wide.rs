@@ -4,28 +4,26 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::api::Role;
-use crate::dataplane::iptables::{ChainName, RulesReport, Ruleset, Stage};
+use crate::dataplane::Layout;
 use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::dataplane::rules::{Overridden, RulesReport};
 use crate::forward::ForwardKey;
 use crate::model::{SourceNat, TargetPorts, Translation};
 use crate::plan::{Plan, RoutePlan, Verdict};
-
-/// The stages, in the order in which a packet passes them.
-const STAGES: [Stage; 3] = [Stage::Prerouting, Stage::Forward, Stage::Postrouting];
 
 /// A block for each of `chosen`, each after an empty line.
 pub(super) fn details(
     chosen: &BTreeSet<ForwardKey>,
     plan: &Plan,
-    ruleset: &Ruleset,
+    layout: &Layout,
     rules: &RulesReport,
     routes: &RoutesReport,
 ) -> String {
     let verdicts = chosen.iter().filter_map(|key| Some((key, plan.verdicts.get(key)?)));
-    verdicts.map(|(key, verdict)| block(key, verdict, ruleset, rules, routes)).collect()
+    verdicts.map(|(key, verdict)| block(key, verdict, layout, rules, routes)).collect()
 }
 
-fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesReport, routes: &RoutesReport) -> String {
+fn block(key: &ForwardKey, verdict: &Verdict, layout: &Layout, rules: &RulesReport, routes: &RoutesReport) -> String {
     let mut text = format!("\n{key}: {}\n", role(verdict));
     let mut line = |what: &str, value: String| {
         // Writing to a string cannot fail.
@@ -38,18 +36,15 @@ fn block(key: &ForwardKey, verdict: &Verdict, ruleset: &Ruleset, rules: &RulesRe
         line("route", routed(route, routes));
     }
     let mut exact = 0;
-    for stage in STAGES {
-        let path: BTreeSet<ChainName> = verdict.translations.iter().flat_map(|it| ruleset.path(stage, it)).collect();
-        for chain in path {
-            if rules.differing.contains(&chain) {
-                line("chain", format!("{} {chain}: not as planned", stage.table().name()));
-            } else {
-                exact += 1;
-            }
+    for place in layout.places(&verdict.translations) {
+        if rules.differing.contains(&place) {
+            line("chain", format!("{place}: not as planned"));
+        } else {
+            exact += 1;
         }
-        if let Some(instead) = rules.overridden.get(&stage).filter(|_| !verdict.translations.is_empty()) {
-            line("chain", format!("{} {}: begins with {instead}", stage.table().name(), stage.builtin()));
-        }
+    }
+    for Overridden { place, instead, .. } in rules.overridden.iter().filter(|_| !verdict.translations.is_empty()) {
+        line("chain", format!("{place}: begins with {instead}"));
     }
     let differ = text.contains(": not as planned\n");
     // Only differing chains get a line each, because a large forward has many chains.

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::api::{NodeStatus, Role};
     use crate::cluster::Contact;
-    use crate::dataplane::iptables::Variant;
+    use crate::dataplane::Backend;
     use crate::metrics::{Detail, PerForward};
 
     const TIMES: usize = 6;
@@ -108,7 +108,7 @@ mod tests {
 
     fn contests() -> Contests {
         let per_forward = PerForward { detail: Detail::Off, limit: 0 };
-        Contests::new(Arc::new(Metrics::new(Variant::Nft, Some(Box::new(Contact::none())), per_forward)))
+        Contests::new(Arc::new(Metrics::new(Backend::default(), Some(Box::new(Contact::none())), per_forward)))
     }
 
     /// The numbers of overwritings and of contested forwards in the metrics.

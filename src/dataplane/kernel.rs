@@ -3,36 +3,31 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Mutex as AsyncMutex;
-use tracing::{info, warn};
 
+use super::backend::Rules;
 use super::conntrack::{Judged, Purger};
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
-use super::iptables::{Counting, Iptables, RulesError, RulesReport, Ruleset, Table, Variant, scaffold};
 use super::routes::{Keep, Lingering};
-use super::{Applied, Dataplane, Look, conntrack, routes};
+use super::rules::{Counting, Function, RulesError, RulesReport};
+use super::{Applied, Backend, Dataplane, Look, conntrack, routes};
 use crate::model::{Connmark, Desired, Translation, Translations};
 
 /// The kernel of this node's network namespace.
 #[derive(Debug)]
 pub struct Kernel {
-    iptables: Iptables,
+    backend: Backend,
+    rules: Rules,
     /// The bit of the connection mark that the translated flows have.
     mark: Connmark,
-    /// The translations of the last apply, and their layout.
-    laid_out: Mutex<(Translations, Ruleset)>,
     forwarding: Forwarding,
     /// How the connections were last checked, if the rules have not changed since. `None` at first: the process that wrote the
     /// existing rules may have stopped before it checked the connections.
     settled: Mutex<Option<Settled>>,
     /// The connections that were cut, and the routes that stay for them.
     history: AsyncMutex<History>,
-    /// Whether the other variant was checked. Rules of the operator in the other variant, from an earlier choice, would be
-    /// a second set.
-    swept: AtomicBool,
 }
 
 /// A check of the connections.
@@ -55,67 +50,34 @@ struct History {
 }
 
 impl Kernel {
-    /// The kernel, with rules written by the programs of `variant`.
+    /// The kernel, with rules that `backend` holds.
     #[must_use]
-    pub fn new(variant: Variant, forwarding: Forwarding) -> Self {
+    pub fn new(backend: Backend, forwarding: Forwarding) -> Self {
         Self {
-            iptables: Iptables::new(variant),
+            backend,
+            rules: Rules::new(backend),
             mark: Connmark::default(),
-            laid_out: Mutex::default(),
             forwarding,
             settled: Mutex::new(None),
             history: AsyncMutex::default(),
-            swept: AtomicBool::new(false),
         }
     }
 
     /// Sets the bit of the connection mark that the translated flows have.
     #[must_use]
     pub fn marking(self, mark: Connmark) -> Self {
-        let nothing = (Translations::new(), Ruleset::of(&Translations::new(), mark));
         let history = History { purger: Purger::new(mark), ..History::default() };
-        Self { mark, laid_out: Mutex::new(nothing), history: AsyncMutex::new(history), ..self }
+        Self { mark, rules: self.rules.marking(mark), history: AsyncMutex::new(history), ..self }
     }
 
     /// Sets whether the connections that match the rules are counted.
     #[must_use]
     pub fn counting(self, counting: Counting) -> Self {
-        Self { iptables: self.iptables.counting(counting), ..self }
+        Self { rules: self.rules.counting(counting), ..self }
     }
 
     fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The layout of `translations`, from the last one.
-    fn lay_out(&self, translations: &Translations) -> Ruleset {
-        let (before, ruleset) = std::mem::take(&mut *self.laid_out.lock().unwrap_or_else(PoisonError::into_inner));
-        ruleset.amended(&before, translations)
-    }
-
-    /// Removes, once, the rules that an earlier choice of variant left in the other variant. The rules of this variant are
-    /// in place by then, so no flow is lost.
-    async fn sweep_other_variant(&self) {
-        let other = self.iptables.variant().other();
-        if self.swept.load(Ordering::Relaxed) {
-            return;
-        }
-        if other.is_in_use().await {
-            let report = Iptables::new(other).apply(&Ruleset::default(), Look::Everything).await;
-            if let Some(error) = report.failure() {
-                return warn!(variant = %other, %error, "rules of ours may be left in the other iptables; trying again");
-            }
-            if report.changed() {
-                info!(variant = %other, chains = report.deleted.len(), "rules of ours in the other iptables removed");
-            }
-        }
-        if other == Variant::Nft
-            && let Err(error) = scaffold::remove().await
-        {
-            let error = &error as &(dyn std::error::Error + Send + Sync);
-            warn!(error, "empty tables of ours may be left in nf_tables until cleanup");
-        }
-        self.swept.store(true, Ordering::Relaxed);
     }
 
     /// Enables IP forwarding if that is configured.
@@ -132,7 +94,7 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
         let is_there = |translation: &Translation| !rules.refused.iter().any(|refused| refused.concerns(translation));
         desired.translations = desired.translations.into_iter().filter(is_there).collect();
     }
-    if rules.failed.contains_key(&Table::Nat) {
+    if rules.failed.contains_key(&Function::Nat) {
         desired.held.clear();
     }
     desired
@@ -140,17 +102,12 @@ fn in_force(desired: &Desired, rules: &RulesReport) -> Desired {
 
 impl Dataplane for Kernel {
     async fn apply(&self, desired: &Desired, before: &Translations, look: Look) -> Applied {
-        let ruleset = self.lay_out(&desired.translations);
         // FORWARD asks for the mark from the next write on.
         let marked = match look {
             Look::Everything => conntrack::mark(&desired.translations, self.mark).await,
             Look::Changes => Ok(0),
         };
-        let rules = self.iptables.apply(&ruleset, look).await;
-        *self.laid_out.lock().unwrap_or_else(PoisonError::into_inner) = (desired.translations.clone(), ruleset);
-        if rules.failed.is_empty() {
-            self.sweep_other_variant().await;
-        }
+        let rules = self.rules.apply(&desired.translations, look).await;
         let forwarding = self.enable_forwarding(desired);
         // A flow that began while the rule or the address was missing is not translated. It would not be checked again
         // otherwise.
@@ -183,15 +140,22 @@ impl Dataplane for Kernel {
     }
 
     async fn is_untouched(&self) -> bool {
-        self.iptables.is_untouched().await
+        self.rules.is_untouched().await
     }
 
     async fn translated(&self) -> Result<Vec<Translation>, RulesError> {
-        self.iptables.translated().await
+        let mut held = self.rules.translated().await?;
+        // An earlier choice of backend may have left rules.
+        for other in Backend::ALL.into_iter().filter(|other| *other != self.backend) {
+            if other.is_in_use().await {
+                held.extend(Rules::new(other).translated().await?);
+            }
+        }
+        Ok(held)
     }
 
     async fn inspect(&self, desired: &Desired) -> Applied {
-        let rules = self.iptables.inspect(&Ruleset::of(&desired.translations, self.mark)).await;
+        let rules = self.rules.inspect(&desired.translations).await;
         let routes = routes::inspect(&desired.routes).await;
         Applied { rules, routes, conntrack: Ok(conntrack::Purged::default()), forwarding: Ok(Forwarded::AsFound) }
     }

@@ -1,20 +1,25 @@
 //! Makes the kernel of this node have exactly the desired state. Does not depend on Kubernetes.
 
+mod backend;
 pub mod conntrack;
 mod forwarding;
 pub mod iptables;
 mod kernel;
+mod nftables;
 pub mod routes;
+pub mod rules;
 
 use std::future::Future;
 
+pub use backend::{Backend, EmptyTables, Layout, ScaffoldError, remove_empty_tables};
 pub use forwarding::{Forwarded, Forwarding, ForwardingError};
 pub use kernel::Kernel;
+pub(crate) use nftables::NFTABLES_TABLE;
 
 use crate::model::{Desired, Translation, Translations};
 use conntrack::{ConntrackError, Purged};
-use iptables::{RulesError, RulesReport, Table};
 use routes::{RoutesError, RoutesReport};
+use rules::{Function, RulesError, RulesReport};
 
 /// How much of the kernel an apply reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub enum Look {
     Changes,
 }
 
-/// A backend. `apply` takes the whole state; `inspect` shows what `apply` would find.
+/// The kernel of a node. `apply` takes the whole state; `inspect` shows what `apply` would find.
 pub trait Dataplane: Send + Sync + 'static {
     /// Makes the kernel have exactly `desired`, and reports what it read back. Each part is tried even if another one
     /// failed.
@@ -50,7 +55,7 @@ pub trait Dataplane: Send + Sync + 'static {
 /// The result of an apply or of an inspection, part by part.
 #[derive(Debug)]
 pub struct Applied {
-    /// The rules. Failures are reported by table.
+    /// The rules. Failures are reported by function.
     pub rules: RulesReport,
     /// The host routes.
     pub routes: Result<RoutesReport, RoutesError>,
@@ -78,7 +83,7 @@ impl Applied {
     /// Whether all rules that may still be open were read back, and the connections of closed ones are cut.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        !self.rules.failed.contains_key(&Table::Nat)
+        !self.rules.failed.contains_key(&Function::Nat)
             && self.routes.as_ref().is_ok_and(|routes| routes.stuck.is_empty())
             && self.conntrack.is_ok()
     }
@@ -92,7 +97,7 @@ impl Applied {
     /// Whether there was a temporary failure, so that a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.rules.failed.values().any(RulesError::is_transient)
+        self.rules.failed.values().any(|error| error.transient)
             || self.routes.as_ref().is_err_and(RoutesError::is_transient)
             || self.conntrack.as_ref().is_err_and(ConntrackError::is_transient)
     }

@@ -63,13 +63,15 @@ impl Rewrite<'_> {
             || senders.get(after).is_some_and(|sender| network.contains(&sender.network()))
     }
 
-    /// Whether `translation` is one of its translations.
+    /// Whether `translation` is one of its translations, or a part of one: a backend may hold a network or a range in parts.
     #[must_use]
     pub fn makes(&self, translation: &Translation) -> bool {
         let FlowMatch { protocol, destination, ports, source, interface } = &translation.flows;
-        (*protocol, *destination, *ports, interface.as_ref()) == (self.protocol, self.address, self.ports, self.interface)
-            && translation.destination == self.destination
-            && self.senders().binary_search(source).is_ok()
+        let part = Destination { ports: self.destination.ports.part(*ports), ..self.destination };
+        (*protocol, *destination, interface.as_ref()) == (self.protocol, self.address, self.interface)
+            && (self.ports.first() <= ports.first() && ports.last() <= self.ports.last())
+            && (translation.destination == self.destination || translation.destination == part)
+            && (self.senders().binary_search(source).is_ok() || self.senders().iter().any(|sender| sender.contains(source)))
     }
 
     /// The translations, one for each sender.

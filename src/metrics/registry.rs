@@ -19,10 +19,10 @@ use super::forwards::{Detail, Forwards, PerForward};
 use super::owners::{Lane, Owners};
 use super::{Part, RecordAge, Repair, SyncOutcome, Written};
 use crate::api::Role;
-use crate::dataplane::Applied;
 use crate::dataplane::conntrack::flows::{Accounting, Volumes};
-use crate::dataplane::iptables::{RulesError, Table, Variant};
 use crate::dataplane::routes::RouteState;
+use crate::dataplane::rules::Step;
+use crate::dataplane::{Applied, Backend};
 use crate::forward::ForwardKey;
 use crate::model::FlowMatch;
 use crate::plan::Verdict;
@@ -63,12 +63,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of an agent that writes its rules with the programs of `variant`. With `cluster`, also the metrics
-    /// of the cluster.
+    /// The metrics of an agent whose rules `backend` holds. With `cluster`, also the metrics of the cluster.
     #[must_use]
-    pub fn new(variant: Variant, cluster: Option<Box<dyn ClusterView>>, per_forward: PerForward) -> Self {
+    pub fn new(backend: Backend, cluster: Option<Box<dyn ClusterView>>, per_forward: PerForward) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        build_info(&mut registry, variant);
+        build_info(&mut registry, backend);
         let durations = Family::new_with_constructor(sync_durations as fn() -> Histogram);
         registry.register_with_unit("sync_duration", SYNC_DURATION, Unit::Seconds, durations.clone());
         let (last, queued) = (Seconds::default(), Seconds::default());
@@ -80,7 +79,7 @@ impl Metrics {
         let failures = add("sync_failures", SYNC_FAILURES);
         let repairs = add("repairs", REPAIRS);
         let unwritten = add("write_failures", WRITE_FAILURES);
-        let refused = registered(&mut registry, "iptables_restore_failures", RESTORE_FAILURES, Counter::default());
+        let refused = registered(&mut registry, "rules_write_failures", RULES_WRITE_FAILURES, Counter::default());
         let purged = registered(&mut registry, "conntrack_deleted_entries", CONNTRACK_DELETED, Counter::default());
         let forwards = registered(&mut registry, "forwards", FORWARDS, Family::<Labels, Gauge>::default());
         let record_outdated = registered(&mut registry, "record_outdated", RECORD_OUTDATED, Gauge::default());
@@ -118,12 +117,12 @@ impl Metrics {
             per_forward,
             cluster,
         };
-        metrics.begin();
+        metrics.begin(backend);
         metrics
     }
 
     /// Creates every series with 0, so that a rate over the first event is correct.
-    fn begin(&self) {
+    fn begin(&self, backend: Backend) {
         for outcome in SyncOutcome::ALL {
             drop(self.durations.get_or_create(&[("outcome", outcome.as_str())]));
         }
@@ -136,9 +135,9 @@ impl Metrics {
         for what in Written::ALL {
             self.unwritten.get_or_create(&[("what", what.as_str())]).inc_by(0);
         }
-        for table in Table::ALL {
-            self.rules.get_or_create(&[("table", table.name())]).set(0);
-            self.chains.get_or_create(&[("table", table.name())]).set(0);
+        for table in backend.tables() {
+            self.rules.get_or_create(&[("table", table)]).set(0);
+            self.chains.get_or_create(&[("table", table)]).set(0);
         }
         self.set_routes(std::iter::empty());
     }
@@ -207,16 +206,13 @@ impl Metrics {
         if !rules.is_written() {
             self.part_failed(Part::Rules);
         }
-        let errors = rules.failed.values().filter_map(|error| match error {
-            RulesError::Program(error) => Some(error),
-            RulesError::Jump(_) | RulesError::Unlisted { .. } => None,
-        });
-        if errors.chain(rules.refused.iter().map(|refused| &refused.error)).any(|error| error.program().ends_with("-restore")) {
+        let errors = rules.failed.values().chain(rules.refused.iter().map(|refused| &refused.error));
+        if errors.into_iter().any(|error| error.step == Step::Write) {
             self.refused.inc();
         }
         for (table, held) in &rules.held {
-            self.rules.get_or_create(&[("table", table.name())]).set(shown(held.rules));
-            self.chains.get_or_create(&[("table", table.name())]).set(shown(held.chains));
+            self.rules.get_or_create(&[("table", table)]).set(shown(held.rules));
+            self.chains.get_or_create(&[("table", table)]).set(shown(held.chains));
         }
         match &applied.routes {
             Ok(routes) => self.set_routes(routes.states.values()),
@@ -318,9 +314,9 @@ impl Metrics {
     }
 }
 
-fn build_info(registry: &mut Registry, variant: Variant) {
+fn build_info(registry: &mut Registry, backend: Backend) {
     let commit = version::COMMIT.unwrap_or("unknown");
-    let labels = [("version", version::VERSION), ("commit", commit), ("iptables_variant", &variant.to_string())];
+    let labels = [("version", version::VERSION), ("commit", commit), ("backend", &backend.to_string())];
     registry.register("build", BUILD, Info::new(labels.map(|(name, value)| (name, value.to_owned())).to_vec()));
 }
 
@@ -357,14 +353,14 @@ fn counted(count: usize) -> u64 {
 }
 
 // The library appends a full stop to each help text.
-const BUILD: &str = "The version of this program, the commit that it was built from, and the iptables programs that it uses";
+const BUILD: &str = "The version of this program, the commit that it was built from, and what holds its rules";
 const SYNC_DURATION: &str = "Duration of a sync of the node, from reading its facts to reading its kernel back, by outcome";
 const SYNC_LAST: &str =
     "Time of the last sync that ended with everything as planned, in seconds since 1970; 0 before the first one";
 const SYNC_QUEUED: &str =
     "Time when a sync was last requested, in seconds since 1970; it begins at once, or when the running sync ends";
 const PROGRAMMING: &str = "Time from the moment when the agent received a change of the forwards until the kernel, read back, had it in force; forwards that exist when the agent starts are not counted";
-const RESTORE_FAILURES: &str = "How often iptables-restore refused the chains of the operator or did not end; the agent retries";
+const RULES_WRITE_FAILURES: &str = "How often rules of the operator could not be written: the kernel or a program refused them or did not end; the agent retries";
 const SYNC_FAILURES: &str = "How often a part of a sync failed; the agent retries";
 const REPAIRS: &str =
     "Chains (rules), jumps and routes of the operator that were repaired after another program had changed them";

@@ -21,6 +21,9 @@ impl fmt::Display for InvalidConnmark {
 impl std::error::Error for InvalidConnmark {}
 
 impl Connmark {
+    /// 0x1000. kube-proxy, Calico, Cilium, Tailscale, Antrea and the CNI plugins use other bits by default.
+    pub const DEFAULT: Self = Self(0x1000);
+
     /// The bit, as a number.
     #[must_use]
     pub const fn bit(self) -> u32 {
@@ -35,9 +38,8 @@ impl Connmark {
 }
 
 impl Default for Connmark {
-    /// 0x1000. kube-proxy, Calico, Cilium, Tailscale, Antrea and the CNI plugins use other bits by default.
     fn default() -> Self {
-        Self(0x1000)
+        Self::DEFAULT
     }
 }
 

@@ -11,6 +11,24 @@ use std::ops::RangeInclusive;
 pub struct Firewall {
     /// The chains.
     pub chains: Vec<BaseChain>,
+    /// The priorities of the operator's own chains.
+    pub nat_priorities: NatPriorities,
+}
+
+/// The priorities of the operator's own NAT chains. Of all NAT chains of a hook, the first one that translates a flow decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatPriorities {
+    /// In PREROUTING.
+    pub prerouting: i32,
+    /// In POSTROUTING.
+    pub postrouting: i32,
+}
+
+impl Default for NatPriorities {
+    /// Those of iptables (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`, `include/uapi/linux/netfilter_ipv4.h`).
+    fn default() -> Self {
+        Self { prerouting: -100, postrouting: 100 }
+    }
 }
 
 /// A chain that the kernel calls by itself (nft(8), "base chain"; a built-in chain of iptables(8)).

@@ -24,8 +24,8 @@ pub use facts::{
     Virtual,
 };
 pub use firewall::{
-    Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, NewAddress, Polarity, Policy, Purpose,
-    TableFamily, Tool, Way,
+    Action, BaseChain, Condition, Field, FilterRule, Firewall, Hook, NamePattern, NatPriorities, NewAddress, Polarity, Policy,
+    Purpose, TableFamily, Tool, Way,
 };
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use next_hop::{Answer, Answers, NextHop};

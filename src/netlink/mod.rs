@@ -5,6 +5,7 @@
 
 mod frame;
 mod generation;
+pub(crate) mod raw;
 pub(crate) mod route;
 
 use std::future::poll_fn;
@@ -152,6 +153,12 @@ impl Socket {
     /// Sets the receive buffer to `bytes`, beyond the system limit (`SO_RCVBUFFORCE`, socket(7)).
     pub(crate) fn keep(&self, bytes: usize) -> Result<(), NetlinkError> {
         sockopt::set_socket_recv_buffer_size_force(self.inner.socket_ref().as_fd(), bytes).map_err(io::Error::from)?;
+        Ok(())
+    }
+
+    /// Sets the send buffer to `bytes`, beyond the system limit (`SO_SNDBUFFORCE`, socket(7)). A transaction is one datagram.
+    pub(crate) fn send_up_to(&self, bytes: usize) -> Result<(), NetlinkError> {
+        sockopt::set_socket_send_buffer_size_force(self.inner.socket_ref().as_fd(), bytes).map_err(io::Error::from)?;
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
-use crate::dataplane::iptables::Variant;
+use crate::dataplane::Backend;
 use crate::model::{Answers, Facts, Firewall, NextHop, Sight};
 use crate::netlink::route::main_table;
 use crate::netlink::{NetlinkError, Socket};
@@ -67,8 +67,8 @@ pub struct Observer {
     api_servers: BTreeSet<IpAddr>,
     /// The checks of the next hops; `None` if their answers are not needed.
     next_hops: Option<NextHops>,
-    /// The variant of iptables that the operator uses. Without it, the rules of other programs are not read.
-    beside: Option<Variant>,
+    /// What holds the operator's rules. Without it, the rules of other programs are not read.
+    beside: Option<Backend>,
     firewall: Mutex<firewall::Reader>,
     reached: Mutex<addresses::Reached>,
 }
@@ -101,10 +101,10 @@ impl Observer {
         }
     }
 
-    /// Adds the rules of other programs, as they affect flows that the operator's rules of `variant` translate.
+    /// Adds the rules of other programs, as they affect flows that the operator's rules in `backend` translate.
     #[must_use]
-    pub fn beside(self, variant: Variant) -> Self {
-        Self { beside: Some(variant), ..self }
+    pub fn beside(self, backend: Backend) -> Self {
+        Self { beside: Some(backend), ..self }
     }
 
     /// The current facts of the network namespace of the calling thread.
@@ -146,7 +146,7 @@ impl Observer {
 impl Observer {
     async fn firewall(&self) -> Arc<Firewall> {
         match self.beside {
-            Some(variant) => self.firewall.lock().await.read(variant).await,
+            Some(backend) => self.firewall.lock().await.read(backend).await,
             None => Arc::default(),
         }
     }

@@ -3,8 +3,8 @@
 use super::condition::{Circumstance, Judged, Reason, State, Type};
 use super::judgement::{Judgement, Standing, upgrade};
 use crate::api::{PortForward, Role, ShownPorts};
-use crate::dataplane::iptables::{ForwardPolicy, RefusedRule, RulesReport};
 use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::dataplane::rules::{ForwardPolicy, Overridden, RefusedRule, RulesReport};
 use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusal, Obstacle, ObstacleReason, RoutePlan, Verdict};
@@ -183,7 +183,7 @@ fn ready(verdict: &Verdict, applied: &Applied, obstacles: &[Obstacle]) -> Judged
         Some(Role::Active) | None => (Circumstance::Ready, "traffic can flow: no problem found on this node".to_owned()),
     };
     if applied.rules.forward_policy == ForwardPolicy::Drop {
-        message += "; the policy of FORWARD is DROP, and PF-FWD accepts these flows";
+        message += "; the policy of FORWARD is DROP, and a rule of the operator accepts these flows";
     }
     for note in &verdict.notes {
         message = format!("{message}; {note}");
@@ -200,8 +200,7 @@ fn failure(applied: &Applied) -> Option<(Reason, String)> {
 fn refused_rule(verdict: &Verdict, applied: &Applied) -> Option<(Reason, String)> {
     let concerned = |refused: &&RefusedRule| verdict.translations.iter().any(|translation| refused.concerns(translation));
     let refused = applied.rules.refused.iter().find(concerned)?;
-    let message =
-        format!("a rule of this forward, in {} {}, was not taken: {}", refused.table.name(), refused.chain, refused.error);
+    let message = format!("a rule of this forward, in {}, was not taken: {}", refused.place, refused.error);
     Some((Circumstance::ApplyFailed.into(), message))
 }
 
@@ -223,8 +222,8 @@ fn unclosed(applied: &Applied) -> Option<(Reason, String)> {
 /// What could not be read or applied, if there is something.
 fn untold(applied: &Applied) -> Option<(Reason, String)> {
     let failed = |message| Some((Circumstance::ApplyFailed.into(), message));
-    match (applied.rules.failed.iter().next_back(), &applied.routes, &applied.conntrack) {
-        (Some((table, error)), _, _) => failed(format!("table {}: {}", table.name(), explained(error))),
+    match (applied.rules.failure(), &applied.routes, &applied.conntrack) {
+        (Some(error), _, _) => failed(error.to_string()),
         (None, Err(error), _) => failed(explained(error)),
         (None, _, Err(error)) => failed(explained(error)),
         (None, Ok(routes), Ok(_)) if !routes.stuck.is_empty() => {
@@ -241,7 +240,7 @@ fn explained(error: &dyn std::error::Error) -> String {
 }
 
 fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
-    let first = rules.differing.first()?;
+    let first = &rules.differing.first()?.chain;
     let message = match rules.differing.len() {
         1 => format!("the chain {first} is not as it was written; another program changes it"),
         count => format!("{count} chains, {first} among them, are not as they were written; another program changes them"),
@@ -259,12 +258,9 @@ fn surplus(routes: &RoutesReport) -> Option<(Reason, String)> {
 }
 
 fn overridden(rules: &RulesReport) -> Option<(Reason, String)> {
-    let (stage, instead) = rules.overridden.first_key_value()?;
+    let Overridden { place, instead, chain } = rules.overridden.first()?;
     let message = format!(
-        "{} {} begins with {instead:?} and not with the jump to {}: another program's rule decides first; it moves back at most once a minute",
-        stage.table().name(),
-        stage.builtin(),
-        stage.root()
+        "{place} begins with {instead:?} and not with the jump to {chain}: another program's rule decides first; it moves back at most once a minute"
     );
     Some((Circumstance::Overridden.into(), message))
 }

@@ -1,7 +1,7 @@
 //! The part of the result of an apply that judgements depend on.
 
-use crate::dataplane::iptables::RulesReport;
 use crate::dataplane::routes::RoutesReport;
+use crate::dataplane::rules::RulesReport;
 use crate::dataplane::{Applied, Forwarded, ForwardingError};
 
 /// The part of the result of an apply that judgements depend on. If two results have the same outcome, a verdict is judged the

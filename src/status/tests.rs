@@ -12,8 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use super::*;
 use crate::api::{NodeStatus, PortForwardStatus, Role, ShownPorts};
 use crate::dataplane::conntrack::Purged;
-use crate::dataplane::iptables::{ForwardPolicy, ProgramError, RulesReport, Stage, Table};
 use crate::dataplane::routes::{RouteState, RoutesReport};
+use crate::dataplane::rules::{ForwardPolicy, Function, Overridden, Place, RulesError, RulesReport, Step};
 use crate::dataplane::{Applied, Forwarded, ForwardingError};
 use crate::forward::{ForwardKey, Refusal, RefusalReason};
 use crate::model::HostRoute;
@@ -27,8 +27,18 @@ fn active() -> Verdict {
     verdict(Acceptance::Accepted, Some(Role::Active))
 }
 
-fn failed(error: ProgramError) -> RulesReport {
-    RulesReport { failed: [(Table::Nat, error.into())].into(), ..RulesReport::default() }
+fn failed(step: Step) -> RulesReport {
+    let error = RulesError { text: "table nat: no answer".to_owned(), step, transient: true };
+    RulesReport { failed: [(Function::Nat, error)].into(), ..RulesReport::default() }
+}
+
+fn place(table: &'static str, chain: &str) -> Place {
+    Place { table, chain: chain.to_owned() }
+}
+
+fn overridden() -> RulesReport {
+    let overridden = Overridden { place: place("filter", "FORWARD"), instead: "-j X".to_owned(), chain: "PF-FWD".to_owned() };
+    RulesReport { overridden: vec![overridden], ..RulesReport::default() }
 }
 
 fn applied(rules: RulesReport) -> Applied {
@@ -71,12 +81,10 @@ fn a_forward_that_the_kernel_holds_is_ready() {
 #[test]
 fn programmed_is_true_only_from_a_read_back_that_equals_the_plan() {
     let programmed = |applied: &Applied| text(&judge(&active(), applied))[1..].to_vec();
-    let differing = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+    let differing = RulesReport { differing: vec![place("nat", "PF-PRE")], ..RulesReport::default() };
     assert_eq!(programmed(&applied(differing)), ["Programmed=False Drifted", "Ready=False Drifted"]);
-    let overridden =
-        RulesReport { overridden: BTreeMap::from([(Stage::Prerouting, "-j DNAT".to_owned())]), ..RulesReport::default() };
-    assert_eq!(programmed(&applied(overridden)), ["Programmed=False Overridden", "Ready=False Overridden"]);
-    let missing = Applied { rules: failed(ProgramError::Missing { program: "iptables-nft-save" }), ..exact() };
+    assert_eq!(programmed(&applied(overridden())), ["Programmed=False Overridden", "Ready=False Overridden"]);
+    let missing = Applied { rules: failed(Step::Read), ..exact() };
     assert_eq!(programmed(&missing), ["Programmed=False ApplyFailed", "Ready=False ApplyFailed"]);
 }
 
@@ -192,16 +200,15 @@ fn what_a_node_refused_is_not_stalled_any_more_where_nobody_can_look() {
 fn a_disabled_forward_is_true_all_over_once_it_is_withdrawn() {
     let disabled = verdict(Acceptance::Disabled, None);
     assert_eq!(text(&judge(&disabled, &exact())), ["Accepted=True Disabled", "Programmed=True Disabled", "Ready=True Disabled"]);
-    let stuck = Applied { rules: failed(ProgramError::Hangs { program: "iptables-nft-restore" }), ..exact() };
+    let stuck = Applied { rules: failed(Step::Write), ..exact() };
     assert_eq!(
         text(&judge(&disabled, &stuck)),
         text(&judge(&disabled, &exact())),
         "what was never in force here needs no withdrawal"
     );
-    let overridden = RulesReport { overridden: BTreeMap::from([(Stage::Forward, "-j X".to_owned())]), ..RulesReport::default() };
     let disabled = Verdict { served: true, ..disabled };
     assert_eq!(
-        text(&judge(&disabled, &applied(overridden))),
+        text(&judge(&disabled, &applied(overridden()))),
         text(&judge(&disabled, &exact())),
         "nor does a rule before ours hinder one"
     );
@@ -219,8 +226,7 @@ fn a_transition_time_moves_only_with_the_status() {
     noted.notes.push(Note("another message".to_owned()));
     let second = merge("a", &judge(&noted, &exact()), Some(&first), at(200));
     assert!(second.conditions.iter().all(|condition| condition.last_transition_time.0 == at(100)));
-    let overridden = RulesReport { overridden: BTreeMap::from([(Stage::Forward, "-j X".to_owned())]), ..RulesReport::default() };
-    let third = merge("a", &judge(&active(), &applied(overridden)), Some(&second), at(300));
+    let third = merge("a", &judge(&active(), &applied(overridden())), Some(&second), at(300));
     let times: Vec<_> =
         third.conditions.iter().map(|condition| (condition.type_.as_str(), condition.last_transition_time.0)).collect();
     assert_eq!(times, [("Accepted", at(100)), ("Programmed", at(300)), ("Ready", at(300))]);

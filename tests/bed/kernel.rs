@@ -9,18 +9,37 @@ use std::process::Stdio;
 use super::Proxy;
 use super::netns::{must, output};
 
-/// The two kernel interfaces of iptables (xtables-nft(8), xtables-legacy(8)).
+/// What holds the rules of an agent: one of the two kernel interfaces of iptables (xtables-nft(8), xtables-legacy(8)), or a table of
+/// nftables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
-    /// By the kernel's `nf_tables`.
+    /// iptables, by the kernel's `nf_tables`.
     Nft,
-    /// By the older `ip_tables`.
+    /// iptables, by the older `ip_tables`.
     Legacy,
+    /// A table of nftables.
+    Nftables,
 }
 
 impl Variant {
-    /// Both variants.
+    /// Both variants of iptables.
     pub(crate) const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    /// The options of an agent for it.
+    pub(crate) fn options(self) -> [String; 2] {
+        match self {
+            Self::Nft | Self::Legacy => ["--iptables".to_owned(), self.to_string()],
+            Self::Nftables => ["--backend".to_owned(), "nftables".to_owned()],
+        }
+    }
+
+    /// The variant of the iptables programs by which other programs write rules beside it.
+    const fn tools(self) -> &'static str {
+        match self {
+            Self::Nft | Self::Nftables => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
 }
 
 /// Turns functions that take a [`Variant`] into tests `nft::NAME` and `legacy::NAME`.
@@ -36,11 +55,23 @@ macro_rules! on_both_variants {
 }
 pub(crate) use on_both_variants;
 
+/// Turns functions that take a [`Variant`] into tests `nft::NAME`, `legacy::NAME` and `nftables::NAME`.
+macro_rules! on_all_backends {
+    ($($name:ident),+ $(,)?) => {
+        $crate::bed::kernel::on_both_variants![$($name),+];
+        mod nftables {
+            $(#[test] fn $name() { super::$name($crate::bed::kernel::Variant::Nftables); })+
+        }
+    };
+}
+pub(crate) use on_all_backends;
+
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nft => "nft",
             Self::Legacy => "legacy",
+            Self::Nftables => "nftables",
         })
     }
 }
@@ -48,13 +79,13 @@ impl fmt::Display for Variant {
 impl Proxy {
     /// Runs `iptables -w ARGUMENTS`, which must succeed.
     pub(crate) fn iptables(&self, variant: Variant, arguments: &str) -> String {
-        must(self.command(&format!("iptables-{variant}")).arg("-w").args(arguments.split_whitespace()))
+        must(self.command(&format!("iptables-{}", variant.tools())).arg("-w").args(arguments.split_whitespace()))
     }
 
     /// Runs `iptables-restore --noflush -w` with this text, which must succeed.
     pub(crate) fn iptables_restore(&self, variant: Variant, rules: &str) {
         let mut restore = self
-            .command(&format!("iptables-{variant}-restore"))
+            .command(&format!("iptables-{}-restore", variant.tools()))
             .args(["--noflush", "-w"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -67,7 +98,7 @@ impl Proxy {
 
     /// `iptables-save` without the parts that differ between equal rulesets: comments with times, and counters.
     pub(crate) fn iptables_save(&self, variant: Variant) -> Vec<String> {
-        let text = must(&mut self.command(&format!("iptables-{variant}-save")));
+        let text = must(&mut self.command(&format!("iptables-{}-save", variant.tools())));
         let kept = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         kept.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
     }
@@ -76,6 +107,10 @@ impl Proxy {
     pub(crate) fn our_rules(&self, variant: Variant) -> Vec<String> {
         let mut table = String::new();
         let mut ours = Vec::new();
+        if variant == Variant::Nftables {
+            let listed = output(self.command("nft").args(["--stateless", "list", "table", "ip", "portforward"]));
+            ours.extend(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned));
+        }
         for line in self.iptables_save(variant) {
             if let Some(name) = line.strip_prefix('*') {
                 name.clone_into(&mut table);
@@ -84,6 +119,14 @@ impl Proxy {
             }
         }
         ours
+    }
+
+    /// Has another program remove the rules by which the operator translates.
+    pub(crate) fn lose_rules(&self, variant: Variant) {
+        match variant {
+            Variant::Nft | Variant::Legacy => drop(self.iptables(variant, "-t nat -F")),
+            Variant::Nftables => drop(must(self.command("nft").args(["delete", "table", "ip", "portforward"]))),
+        }
     }
 
     /// All rules that are not the operator's, byte by byte. A table without rules and with default policies is left out,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use portforward_operator::api::{Role, ShownPorts};
 use portforward_operator::cluster::Contact;
+use portforward_operator::dataplane::Backend;
 use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
-use portforward_operator::dataplane::iptables::Variant;
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{Detail, Metrics, Owners, PerForward};
 use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
@@ -17,7 +17,7 @@ use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, St
 pub(crate) const ALL: PerForward = PerForward { detail: Detail::Traffic, limit: 1000 };
 
 pub(crate) fn in_cluster() -> Metrics {
-    Metrics::new(Variant::Nft, Some(Box::new(Contact::none())), ALL)
+    Metrics::new(Backend::default(), Some(Box::new(Contact::none())), ALL)
 }
 
 /// A forward with this name and with `reverse`, and its verdict.

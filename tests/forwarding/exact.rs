@@ -8,13 +8,13 @@ use std::thread;
 use ipnet::Ipv4Net;
 
 use super::bed::client::{ANSWER, Silence, tcp_ask};
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, EXTERNAL, GATEWAY, INTERNAL, SERVER, Topology};
 use super::{Ask, REFUSED, TCP, UDP, arrival, know_way_back, seen_from};
 
-on_both_variants![
+on_all_backends![
     a_thousand_clients_of_one_port_each_go_on_as_their_own_external_address,
     a_random_set_of_forwards_lands_exactly_where_it_says,
 ];

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::observe::Observation;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SECOND_CLIENT, SECOND_SERVER, SERVER};
 use super::{WEB, arrival, client_asks, know_way_back, seen_from, web_both_ways};
 
-on_both_variants![flows_pass_a_forward_chain_that_drops_and_nothing_else_does, anothers_dnat_on_a_port_of_ours_is_left_alone,];
+on_all_backends![flows_pass_a_forward_chain_that_drops_and_nothing_else_does, anothers_dnat_on_a_port_of_ours_is_left_alone,];
 
 /// How long a request that is dropped waits. A later request shows that it did not arrive.
 const UNANSWERED: Duration = Duration::from_secs(1);

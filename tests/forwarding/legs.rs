@@ -1,14 +1,14 @@
 //! Tests a single leg, and a path with a smaller MTU than the links at its ends.
 
 use super::bed::client::{ANSWER, Connection, tcp_ask};
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::netns::Netns;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, Legs, NEIGHBOUR, ROUTER, SERVER, Topology};
 use super::{arrival, client_asks, seen_from, web_both_ways};
 
-on_both_variants![
+on_all_backends![
     one_leg_forwards_both_ways_and_to_a_host_on_its_own_line,
     a_vrrp_device_serves_as_a_leg_on_either_side,
     a_vrrp_device_that_is_not_named_serves_too,

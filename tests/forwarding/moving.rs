@@ -1,13 +1,13 @@
 //! Tests two proxies with an agent each: which one carries a flow before and after the addresses move.
 
 use super::bed::client::Connection;
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::server::Server;
 use super::bed::site::{Site, key};
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER, Topology};
 use super::{ANSWER, arrival, client_asks, seen_from, tcp_ask, web_both_ways};
 
-on_both_variants![a_standby_that_routes_leaves_the_flows_to_the_active_node, addresses_that_move_are_served_where_they_arrive,];
+on_all_backends![a_standby_that_routes_leaves_the_flows_to_the_active_node, addresses_that_move_are_served_where_they_arrive,];
 
 fn two_proxies(variant: Variant) -> Site {
     let both = web_both_ways();

@@ -1,13 +1,13 @@
 //! Tests who may use a forward, and what each of the four parties sees of it.
 
 use super::bed::client::{ANSWER, Silence, UdpFlow, tcp_ask};
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SECOND_CLIENT, SECOND_SERVER, SERVER, Topology};
 use super::{REFUSED, TCP, UDP, WEB, arrival, client_asks, know_way_back, of_clients, seen_from, spec, web_both_ways};
 
-on_both_variants![
+on_all_backends![
     the_server_sees_the_external_address,
     the_client_sees_the_internal_address_when_the_server_calls,
     reverse_takes_only_the_port_that_it_names_and_only_from_the_upstream,

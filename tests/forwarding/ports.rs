@@ -2,14 +2,14 @@
 //! position.
 
 use super::bed::client::ANSWER;
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::observe::Observation;
 use super::bed::server::Server;
 use super::bed::site::Site;
 use super::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER};
 use super::{Ask, REFUSED, TCP, UDP, arrival, seen_from, spec};
 
-on_both_variants![
+on_all_backends![
     a_range_without_target_port_keeps_every_number,
     a_range_with_one_target_port_goes_to_that_one,
     a_shifted_range_gives_each_port_its_own_target,

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use super::bed::agent::{Agent, AgentOptions, Manifests};
-use super::bed::kernel::{Variant, on_both_variants};
+use super::bed::kernel::{Variant, on_all_backends};
 use super::bed::server::Server;
 use super::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SERVER, Topology};
 use super::{ANSWER, arrival, client_asks, seen_from, udp_ask};
 
-on_both_variants![one_packet_does_not_circulate_between_two_nodes, a_younger_forward_takes_no_client_of_an_older_one,];
+on_all_backends![one_packet_does_not_circulate_between_two_nodes, a_younger_forward_takes_no_client_of_an_older_one,];
 
 /// Starts an agent on every proxy. Each forward is given as its key and its spec.
 fn start(variant: Variant, bed: &Bed, forwards: &[(&str, &str)]) -> Vec<Agent> {

@@ -1,7 +1,8 @@
 //! On nft, only what was written since the last look is read, and what another program changed is found nevertheless.
 
 use portforward_operator::dataplane::Look;
-use portforward_operator::dataplane::iptables::{Counting, Extent, Iptables, RulesReport, Ruleset, Table, Variant};
+use portforward_operator::dataplane::iptables::{Extent, Iptables, Report, Ruleset, Table, Variant};
+use portforward_operator::dataplane::rules::Counting;
 use portforward_operator::model::{
     Connmark, Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation, Translations,
 };
@@ -29,7 +30,7 @@ fn rules(first: &str, upstream: &str) -> Ruleset {
     Ruleset::of(&translations, Connmark::default())
 }
 
-async fn applied(agent: &Iptables, ruleset: &Ruleset) -> RulesReport {
+async fn applied(agent: &Iptables, ruleset: &Ruleset) -> Report {
     let report = agent.apply(ruleset, Look::Changes).await;
     assert!(report.is_exact(), "{report:?}");
     // Another agent reads everything.

@@ -2,8 +2,8 @@
 
 use portforward_operator::api::{PortForwardStatus, Role};
 use portforward_operator::dataplane::conntrack::Purged;
-use portforward_operator::dataplane::iptables::{ProgramError, RulesReport, Stage, Table};
 use portforward_operator::dataplane::routes::{RouteState, RoutesReport};
+use portforward_operator::dataplane::rules::{Function, Overridden, Place, RulesError, RulesReport, Step};
 use portforward_operator::dataplane::{Applied, Forwarded};
 use portforward_operator::forward::{ForwardKey, Refusal};
 use portforward_operator::model::HostRoute;
@@ -269,12 +269,13 @@ fn circumstances(circumstance: Circumstance) -> Vec<State> {
         // Only an object of a deleted folder has it.
         Circumstance::Leaving => Vec::new(),
         Circumstance::Drifted => {
-            let rules = RulesReport { differing: vec![Stage::Prerouting.root()], ..RulesReport::default() };
+            let rules = RulesReport { differing: vec![place("PF-PRE")], ..RulesReport::default() };
             vec![state("drifted", Row::NotProgrammed, settled(&[("a", carried(1, rules))]))]
         }
         Circumstance::Overridden => {
-            let overridden = [(Stage::Prerouting, "-j OTHER".to_owned())].into();
-            let rules = RulesReport { overridden, ..RulesReport::default() };
+            let (instead, chain) = ("-j OTHER".to_owned(), "PF-PRE".to_owned());
+            let overridden = Overridden { place: place("PREROUTING"), instead, chain };
+            let rules = RulesReport { overridden: vec![overridden], ..RulesReport::default() };
             vec![state("overridden", Row::NotProgrammed, settled(&[("a", carried(1, rules))]))]
         }
         Circumstance::NoActiveNode => vec![
@@ -340,8 +341,8 @@ pub(crate) fn verdict(generation: i64, acceptance: Acceptance, role: Option<Role
     Verdict::new(None, generation, acceptance, role)
 }
 
-fn failed(error: ProgramError) -> RulesReport {
-    RulesReport { failed: [(Table::Nat, error.into())].into(), ..RulesReport::default() }
+fn place(chain: &str) -> Place {
+    Place { table: "nat", chain: chain.to_owned() }
 }
 
 fn applied(rules: RulesReport) -> Applied {
@@ -353,7 +354,8 @@ pub(crate) fn exact() -> Applied {
 }
 
 pub(crate) fn hanging() -> Applied {
-    Applied { rules: failed(ProgramError::Hangs { program: "iptables-nft-restore" }), ..exact() }
+    let error = RulesError { text: "no answer".to_owned(), step: Step::Write, transient: true };
+    Applied { rules: RulesReport { failed: [(Function::Nat, error)].into(), ..RulesReport::default() }, ..exact() }
 }
 
 pub(crate) fn of(generation: i64, acceptance: Acceptance, role: Option<Role>) -> Judgement {

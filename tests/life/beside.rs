@@ -197,7 +197,7 @@ fn the_line_in_the_message_mends_it(variant: Variant) {
 
 const fn other(variant: Variant) -> Variant {
     match variant {
-        Variant::Nft => Variant::Legacy,
+        Variant::Nft | Variant::Nftables => Variant::Legacy,
         Variant::Legacy => Variant::Nft,
     }
 }

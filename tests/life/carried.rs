@@ -14,19 +14,29 @@ use serde_json::json;
 use crate::bed::agent::{Agent, AgentOptions};
 use crate::bed::client::{ANSWER, Connection, tcp_ask};
 use crate::bed::kernel::Variant;
+use crate::bed::netns::must;
 use crate::bed::server::Server;
 use crate::bed::wait::eventually;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
 use crate::exposition::{Sample, parse};
 use crate::metrics::page;
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, flow, on_both_variants, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, flow, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     connections_count_once_each_whatever_becomes_of_the_rules,
 }
 
 /// The port on which the upstream reaches the client, by `reverse`.
 const BACK: u16 = 9000;
+
+/// What the kernel holds of new destinations, one line each.
+fn destinations(proxy: &Proxy, variant: Variant) -> Vec<String> {
+    let word = match variant {
+        Variant::Nft | Variant::Legacy => "-j DNAT",
+        Variant::Nftables => " : 3.3.3.",
+    };
+    proxy.our_rules(variant).into_iter().filter(|line| line.contains(word)).collect()
+}
 
 fn both_ways() -> Manifest {
     Manifest::seed().with("/spec/reverse", json!({"ports": [{"name": "back", "port": BACK, "targetPort": 80}]}))
@@ -87,18 +97,24 @@ fn connections_count_once_each_whatever_becomes_of_the_rules(variant: Variant) {
 
     // The rule is rewritten with another upstream.
     manifests.put(FILE, &both_ways().for_second_server().text());
-    wait("the new upstream is served", || proxy.iptables(variant, "-t nat -S").contains("3.3.3.4:80"));
+    wait("the new upstream is served", || destinations(proxy, variant).iter().any(|rule| rule.contains("3.3.3.4")));
     open(2);
     wait_connections(proxy, [3, 2, 1], [5, 2, 1]);
     // The rules move to other chains, because their number grows.
     let ports: Vec<_> = (0..40).map(|n| json!({"name": format!("p{n}"), "port": 80 + n, "targetPort": 80})).collect();
     manifests.put(FILE, &both_ways().with("/spec/ports", ports).text());
-    wait("a chain was split", || proxy.our_rules(variant).iter().filter(|line| line.contains("DNAT")).count() > 40);
+    wait("a chain was split", || destinations(proxy, variant).len() >= 40);
     open(2);
     wait_connections(proxy, [5, 2, 1], [7, 2, 1]);
     // Another program deletes the operator's rules, and the agent restores them.
-    proxy.iptables(variant, "-t nat -F PF-PRE");
-    let repaired = || proxy.our_rules(variant).iter().any(|line| line.starts_with("nat -A PF-PRE"));
+    match variant {
+        Variant::Nft | Variant::Legacy => drop(proxy.iptables(variant, "-t nat -F PF-PRE")),
+        Variant::Nftables => drop(must(proxy.command("nft").arg("delete table ip portforward"))),
+    }
+    let repaired = || match variant {
+        Variant::Nft | Variant::Legacy => proxy.our_rules(variant).iter().any(|line| line.starts_with("nat -A PF-PRE")),
+        Variant::Nftables => !destinations(proxy, variant).is_empty(),
+    };
     assert!(eventually(3 * SOON, repaired), "{:?}", proxy.our_rules(variant));
     open(1);
     wait_connections(proxy, [7, 2, 1], [8, 2, 1]);

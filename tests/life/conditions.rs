@@ -11,9 +11,9 @@ use crate::bed::client::{ANSWER, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     routing_that_is_off_is_told_and_switched_on_only_where_asked,
     routing_that_is_off_on_one_leg_is_told_and_switched_on_only_where_asked,
     a_policy_of_drop_is_named_and_does_not_stop_the_flows,

@@ -6,9 +6,9 @@ use crate::bed::client::{ANSWER, Connection, UdpFlow, udp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SECOND_CLIENT, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_both_variants, servers, tcp, way};
+use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_all_backends, servers, tcp, way};
 
-on_both_variants! {
+on_all_backends! {
     another_upstream_keeps_tcp_and_moves_udp_with_the_next_datagram,
     another_external_address_keeps_tcp_and_moves_udp,
     a_client_that_is_removed_is_cut_and_the_others_go_on,

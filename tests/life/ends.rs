@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::bed::agent::{AgentOptions, operator, state_folder};
 use crate::bed::kernel::Variant;
 use crate::bed::{Bed, CLIENT, INTERNAL, SECOND_CLIENT, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, wait};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_all_backends, wait};
 
-on_both_variants! {
+on_all_backends! {
     both_ends_learn_that_the_only_forward_to_a_client_is_gone,
 }
 

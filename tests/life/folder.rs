@@ -13,9 +13,9 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::wait::until;
 use crate::bed::{CLIENT, EXTERNAL, INTERNAL, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     what_does_not_parse_leaves_the_last_good_content_in_force,
     one_refused_object_holds_back_its_whole_file_and_no_other,
     a_manifest_that_is_written_with_a_pause_cuts_no_connection,

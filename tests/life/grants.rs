@@ -9,9 +9,9 @@ use crate::bed::agent::{Agent, AgentOptions, operator};
 use crate::bed::client::{ANSWER, Connection, Silence, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, SERVER};
-use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_both_variants, servers, tcp, wait, way};
+use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_all_backends, servers, tcp, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     a_grant_that_shrinks_or_goes_cuts_what_is_in_force,
 }
 

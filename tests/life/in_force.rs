@@ -11,9 +11,9 @@ use crate::bed::client::{ANSWER, Connection, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, NEIGHBOUR, SECOND_CLIENT, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     no_edit_takes_a_forward_down_because_a_program_has_begun_to_listen,
     a_port_that_an_edit_adds_and_that_is_refused_takes_nothing_down,
     a_restart_takes_nothing_down_with_the_record_and_without,

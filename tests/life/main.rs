@@ -22,6 +22,7 @@ mod invalid;
 mod logs;
 mod marks;
 mod metrics;
+mod nftables;
 mod others;
 mod outdated;
 mod own;

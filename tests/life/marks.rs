@@ -10,9 +10,9 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_both_variants, servers, tcp, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_all_backends, servers, tcp, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     flows_of_hand_made_rules_outlive_them,
     flows_of_hand_made_rules_outlive_them_if_the_forward_comes_later,
     a_mark_that_another_program_removes_is_set_again_and_its_own_bits_stay,

@@ -57,7 +57,7 @@ fn a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows(variant: Variant) {
     parse(&text);
     let commit = portforward_operator::version::COMMIT.unwrap_or("unknown");
     let build = format!(
-        "portforward_build_info{{version=\"{}\",commit=\"{commit}\",iptables_variant=\"{variant}\"}}",
+        "portforward_build_info{{version=\"{}\",commit=\"{commit}\",backend=\"iptables-{variant}\"}}",
         env!("CARGO_PKG_VERSION")
     );
     for (series, wanted) in [

@@ -9,9 +9,9 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, servers};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_all_backends, servers};
 
-on_both_variants! {
+on_all_backends! {
     a_connection_of_the_node_to_the_upstream_survives_reverse_on_every_port,
     a_connection_of_a_forward_goes_on_after_the_conntrack_table_was_flushed,
 }

@@ -9,9 +9,9 @@ use crate::bed::kernel::Variant;
 use crate::bed::netns::output;
 use crate::bed::wait::eventually;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, by, on_all_backends, servers, tcp};
 
-on_both_variants! {
+on_all_backends! {
     a_link_that_comes_late_is_served_and_an_agent_takes_over,
     what_another_program_breaks_meanwhile_is_repaired,
     what_cleanup_removed_does_not_come_back,
@@ -20,7 +20,8 @@ on_both_variants! {
 
 /// The command line of `restore --stay` on a proxy.
 fn stay(proxy: &Proxy, variant: Variant) -> Vec<String> {
-    let words = format!("restore --stay --node-name proxy --iptables {variant} --state-dir {}", state_folder(proxy).display());
+    let backend = variant.options().join(" ");
+    let words = format!("restore --stay --node-name proxy {backend} --state-dir {}", state_folder(proxy).display());
     words.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -75,7 +76,7 @@ fn what_another_program_breaks_meanwhile_is_repaired(variant: Variant) {
     let _servers = servers(&bed);
     let restore = start(bed.proxy(), variant);
     restore.wait("Ready");
-    bed.proxy().iptables(variant, "-t nat -F");
+    bed.proxy().lose_rules(variant);
     assert!(eventually(SOON, || tcp(&bed) == by(SERVER, EXTERNAL)), "{}", restore.said());
 }
 
@@ -110,8 +111,8 @@ fn the_rights_that_the_unit_grants_are_enough(variant: Variant) {
     let _servers = servers(&bed);
     let state = state_folder(bed.proxy());
     let mut limited = in_mounts(bed.proxy(), &script);
-    let arguments = ["restore", "--node-name", "proxy", "--iptables", &variant.to_string(), "--state-dir"];
-    let restored = output(limited.args(arguments).arg(&state));
+    let arguments = ["restore", "--node-name", "proxy"];
+    let restored = output(limited.args(arguments).args(variant.options()).arg("--state-dir").arg(&state));
     assert!(restored.status.success(), "{restored:?}");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
 

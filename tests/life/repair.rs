@@ -26,7 +26,7 @@ on_both_variants! {
 /// delay any of them. With legacy, there are no events and the agent compares every second.
 fn was_told(variant: Variant, took: &[Duration]) {
     match variant {
-        Variant::Nft => assert!(took.iter().any(|took| *took < Duration::from_secs(5)), "{took:?}"),
+        Variant::Nft | Variant::Nftables => assert!(took.iter().any(|took| *took < Duration::from_secs(5)), "{took:?}"),
         Variant::Legacy => {}
     }
 }
@@ -105,7 +105,7 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
     // With events, each kind of damage is repaired on its own. Without events a repair takes a second or two, so several kinds
     // are repaired together.
     let at_once = match variant {
-        Variant::Nft => 1,
+        Variant::Nft | Variant::Nftables => 1,
         Variant::Legacy => 3,
     };
     let mut took = Vec::new();

@@ -34,6 +34,17 @@ macro_rules! on_both_variants {
 }
 pub(crate) use on_both_variants;
 
+/// The same with one more test, for the table of nftables.
+macro_rules! on_all_backends {
+    ($($name:ident),+ $(,)?) => {
+        crate::stage::on_both_variants![$($name),+];
+        mod by_nftables {
+            $(#[test] fn $name() { super::$name(crate::bed::kernel::Variant::Nftables); })+
+        }
+    };
+}
+pub(crate) use on_all_backends;
+
 /// One manifest as JSON, which is also valid YAML.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest(Value);

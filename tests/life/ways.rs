@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 use crate::bed::client::{ANSWER, tcp_ask};
 use crate::bed::kernel::Variant;
 use crate::bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     a_backup_route_of_another_program_leaves_ours_alone,
     a_client_inside_of_the_nodes_own_subnet_is_reached_through_the_named_gateway,
     an_address_that_a_local_route_delivers_is_listened_on,

@@ -109,6 +109,8 @@ program accepts both, because an overlay can change a variable by its name. */}}
     fieldRef:
       apiVersion: v1
       fieldPath: status.hostIP
+- name: PORTFORWARD_BACKEND
+  value: {{ .Values.agent.backend }}
 - name: PORTFORWARD_IPTABLES
   value: {{ .Values.agent.iptables }}
 {{- if not (kindIs "invalid" .Values.agent.connmark) }}

@@ -5,7 +5,7 @@ use kube::core::Status;
 use super::*;
 use crate::api::{NodeStatus, Role};
 use crate::cluster::Alive;
-use crate::dataplane::iptables::Variant;
+use crate::dataplane::Backend;
 use crate::metrics::{Detail, PerForward};
 use crate::source::{Snapshot, Undecoded};
 use crate::status::{Circumstance, Judged, Standing, State, Type, unknown_form};
@@ -88,7 +88,7 @@ fn judged(message: &str) -> Judgement {
 }
 
 fn publisher() -> (Publisher, Outage) {
-    let metrics = Metrics::new(Variant::Nft, None, PerForward { detail: Detail::Off, limit: 0 });
+    let metrics = Metrics::new(Backend::default(), None, PerForward { detail: Detail::Off, limit: 0 });
     let outage = Outage::default();
     (Publisher::new("px0", outage.clone(), Events::unwritten(), Arc::new(metrics)), outage)
 }

@@ -8,27 +8,8 @@ use std::collections::BTreeMap;
 
 use super::chain::ChainName;
 use super::saved::SavedTable;
+use crate::dataplane::rules::Met;
 use crate::model::FlowMatch;
-
-/// Whether the rule counters are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Counting {
-    /// They are not read.
-    #[default]
-    Off,
-    /// They are read together with the rules.
-    On,
-}
-
-/// The connections that matched each DNAT rule since the last report. Connections before and after a write are separate,
-/// because the same flow match may belong to another forward after the write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Met {
-    /// Before the rules were written, if they were.
-    pub before: Vec<(FlowMatch, u64)>,
-    /// After that.
-    pub after: Vec<(FlowMatch, u64)>,
-}
 
 /// The last reading of each chain.
 #[derive(Debug, Default)]

@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use super::counters::Counting;
-use super::{ChainName, Iptables, Memory, RulesReport, Ruleset, SavedTable, Table, Tables, Variant, listing};
+use super::{ChainName, Iptables, Memory, Report, Ruleset, SavedTable, Table, Tables, Variant, listing};
 use crate::dataplane::Look;
+use crate::dataplane::rules::Counting;
 use crate::netlink::{Socket, generation};
 
 /// How much of the tables an apply read.
@@ -84,7 +84,7 @@ impl Iptables {
         before: Reading,
         commits: u32,
         memory: &mut Memory,
-        report: &RulesReport,
+        report: &Report,
     ) -> Reading {
         let now = self.generation().await;
         let own = before.generation.map(|generation| generation.wrapping_add(commits));
@@ -110,7 +110,7 @@ impl Iptables {
     }
 
     /// `tables` with what was written, read back; `None` if it cannot be read.
-    async fn read_written(&self, ruleset: &Ruleset, tables: Tables, memory: &mut Memory, report: &RulesReport) -> Option<Tables> {
+    async fn read_written(&self, ruleset: &Ruleset, tables: Tables, memory: &mut Memory, report: &Report) -> Option<Tables> {
         let mut after = Tables::new();
         for (table, held) in tables {
             let mut held = held.ok()?;

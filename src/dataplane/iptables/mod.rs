@@ -1,6 +1,8 @@
 //! The iptables backend, for both variants: makes the operator's chains and the jumps to them exactly as laid out, and
 //! reports what it read back.
 
+mod accepting;
+mod backend;
 mod chain;
 mod choose;
 mod counters;
@@ -13,7 +15,7 @@ mod program;
 mod reading;
 mod rule;
 mod saved;
-pub mod scaffold;
+pub(super) mod scaffold;
 mod transaction;
 mod variant;
 mod writing;
@@ -24,10 +26,14 @@ use std::sync::atomic::AtomicU32;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+pub(super) use accepting::Accepting;
+pub(super) use backend::Layout;
+pub(super) use backend::{Rules, remove};
 pub use chain::{ChainName, Chains, ForeignChain};
 pub use choose::{NoVariant, choose, legacy_tables, print_legacy};
-pub use counters::{Counting, Met};
 pub use jumps::JumpError;
+#[cfg(test)]
+pub(super) use layout::tests as samples;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
 pub use lockfile::Holder;
 pub use program::ProgramError;
@@ -37,8 +43,8 @@ pub use transaction::{rewrite, whole};
 pub use variant::Variant;
 
 use super::Look;
+use super::rules::{Counting, ForwardPolicy, Held, Met};
 use crate::model::Translation;
-use crate::words::counted;
 use counters::Counters;
 pub use known::Extent;
 use known::Reading;
@@ -73,12 +79,12 @@ struct Memory {
 
 /// What one apply found, did and read back. A failure for one table or rule is reported for that one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RulesReport {
+pub struct Report {
     /// The tables that could not be read, or not be written completely, and why. The report about the other tables is
     /// complete.
-    pub failed: BTreeMap<Table, RulesError>,
+    pub failed: BTreeMap<Table, Failure>,
     /// The rules that the program or the kernel refused. All others are in place.
-    pub refused: Vec<RefusedRule>,
+    pub refused: Vec<Refused>,
     /// Read back: the translations that are still in force although they should not be.
     pub left: Vec<Translation>,
     /// The translations whose DNAT was in force before; empty if these are what the last apply asked for.
@@ -107,28 +113,9 @@ pub struct RulesReport {
     pub read: Extent,
 }
 
-/// How many chains and rules of the operator a table has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Chains.
-    pub chains: usize,
-    /// Rules in them.
-    pub rules: usize,
-}
-
-/// What happens to a routed packet if no rule decides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ForwardPolicy {
-    /// It is accepted.
-    #[default]
-    Accept,
-    /// It is dropped.
-    Drop,
-}
-
 /// Why the rules could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RulesError {
+pub enum Failure {
     /// A program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -143,7 +130,7 @@ pub enum RulesError {
     },
 }
 
-impl RulesError {
+impl Failure {
     /// Whether a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -156,7 +143,7 @@ impl RulesError {
 
 /// A rule of the operator that is not in the kernel because it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedRule {
+pub struct Refused {
     /// The table.
     pub table: Table,
     /// The chain that it belongs to.
@@ -167,7 +154,7 @@ pub struct RefusedRule {
     pub error: ProgramError,
 }
 
-impl RefusedRule {
+impl Refused {
     /// Whether a flow of `translation` needs the rule.
     #[must_use]
     pub fn concerns(&self, translation: &Translation) -> bool {
@@ -175,24 +162,7 @@ impl RefusedRule {
     }
 }
 
-/// Chains that should be deleted still exist, but are empty.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{}, {first} among them, cannot be deleted although empty: rules of other programs jump there; remove those rules",
-    counted(*count, "chain of ours", "chains of ours")
-)]
-pub struct Stuck {
-    count: usize,
-    first: ChainName,
-}
-
-impl RulesReport {
-    /// The chains that could not be deleted, if there are any.
-    #[must_use]
-    pub fn stuck(&self) -> Option<Stuck> {
-        self.stuck.first().map(|first| Stuck { count: self.stuck.len(), first: first.clone() })
-    }
-
+impl Report {
     /// Whether anything was written.
     #[must_use]
     pub fn changed(&self) -> bool {
@@ -203,13 +173,6 @@ impl RulesReport {
     fn was_changed_meanwhile(&self) -> bool {
         let all_written = self.changed() && self.failed.is_empty() && self.refused.is_empty();
         all_written && !self.is_written()
-    }
-
-    /// Whether the rules were as the operator had left them, and are now as desired. What was in force before is then what was
-    /// desired before.
-    #[must_use]
-    pub fn is_known_change(&self) -> bool {
-        self.read != Extent::Everything && !self.disturbed && self.is_written()
     }
 
     /// Whether the kernel, read back, has exactly the desired rules.
@@ -235,16 +198,10 @@ impl RulesReport {
     pub fn is_closed(&self) -> bool {
         !self.failed.contains_key(&Table::Nat) && self.left.is_empty()
     }
-
-    /// The first failure to report, if there is one: of several tables the last, because it translates.
-    #[must_use]
-    pub fn failure(&self) -> Option<&RulesError> {
-        self.failed.values().next_back()
-    }
 }
 
 /// The content of each table, or why it could not be read.
-type Tables = BTreeMap<Table, Result<SavedTable, RulesError>>;
+type Tables = BTreeMap<Table, Result<SavedTable, Failure>>;
 
 impl Iptables {
     /// The operator's chains, managed with the programs of `variant`.
@@ -270,14 +227,14 @@ impl Iptables {
     ///
     /// If another program changes the chains while they are written, they are written once more. If they differ after that
     /// too, the report says so.
-    pub async fn apply(&self, ruleset: &Ruleset, look: Look) -> RulesReport {
+    pub async fn apply(&self, ruleset: &Ruleset, look: Look) -> Report {
         let mut memory = self.memory.lock().await;
         if self.variant == Variant::Legacy {
             lockfile::protect(&mut memory.unprotected);
         }
         let mut before = self.look(look, &mut memory).await;
         self.count(&mut before, ruleset, &mut memory).await;
-        let mut report = RulesReport { read: before.extent, ..RulesReport::default() };
+        let mut report = Report { read: before.extent, ..Report::default() };
         // Otherwise the rules are those of the last apply, which were all desired, and the caller knows them.
         if let Ok(nat) = &before.tables[&Table::Nat]
             && (before.extent == Extent::Everything || memory.open)
@@ -300,7 +257,7 @@ impl Iptables {
     }
 
     /// Writes every table that differs from `ruleset`, and reads all of them back if anything was written.
-    async fn write_all(&self, ruleset: &Ruleset, before: Reading, memory: &mut Memory, report: &mut RulesReport) -> Reading {
+    async fn write_all(&self, ruleset: &Ruleset, before: Reading, memory: &mut Memory, report: &mut Report) -> Reading {
         let commits = self.commits();
         for table in ruleset.tables() {
             let written = match &before.tables[&table] {
@@ -322,12 +279,12 @@ impl Iptables {
     }
 
     /// Reads our chains and says how they differ from `ruleset`, with the judgement of [`apply`](Self::apply); writes nothing.
-    pub async fn inspect(&self, ruleset: &Ruleset) -> RulesReport {
+    pub async fn inspect(&self, ruleset: &Ruleset) -> Report {
         let mut tables = Tables::new();
         for table in Table::ALL {
             tables.insert(table, self.read_whole(table).await);
         }
-        let mut report = RulesReport::default();
+        let mut report = Report::default();
         if let Ok(nat) = &tables[&Table::Nat] {
             report.before = nat.translations();
         }
@@ -338,7 +295,7 @@ impl Iptables {
 
 impl Memory {
     /// Remembers where to look after a write. What was not done as it should be may be anywhere.
-    fn wrote(&mut self, ruleset: &Ruleset, report: &RulesReport) {
+    fn wrote(&mut self, ruleset: &Ruleset, report: &Report) {
         for table in Table::ALL {
             if report.failed.contains_key(&table) {
                 self.seen.remove(&table);
@@ -351,7 +308,7 @@ impl Memory {
 }
 
 /// Reports what was read back, in place of an earlier reading.
-fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
+fn conclude(report: &mut Report, ruleset: &Ruleset, after: &Tables) {
     report.left.clear();
     report.differing.clear();
     report.overridden.clear();
@@ -363,7 +320,7 @@ fn conclude(report: &mut RulesReport, ruleset: &Ruleset, after: &Tables) {
     }
 }
 
-fn conclude_table(report: &mut RulesReport, ruleset: &Ruleset, table: Table, held: &SavedTable) {
+fn conclude_table(report: &mut Report, ruleset: &Ruleset, table: Table, held: &SavedTable) {
     let chains = ruleset.chains(table);
     report.held.insert(table, Held { chains: held.chains.len(), rules: held.chains.values().map(Vec::len).sum() });
     let refused = |name: &ChainName, rule: &Rule| report.refused.iter().any(|it| it.chain == *name && it.rule == *rule);
@@ -376,7 +333,7 @@ fn conclude_table(report: &mut RulesReport, ruleset: &Ruleset, table: Table, hel
     let stale: Vec<ChainName> = held.stale(chains).filter(|name| !held.holds(name, &[])).cloned().collect();
     report.left.extend(held.translations_beside(chains));
     report.differing.extend(differing.into_iter().chain(stale));
-    for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table && !chains.is_empty()) {
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table && chains.contains_key(&stage.root())) {
         let instead = match held.jump(stage) {
             JumpState::First => continue,
             JumpState::Behind(_) if stage == Stage::Input => continue,

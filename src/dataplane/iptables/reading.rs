@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::counters::Counting;
 use super::listing::{self, Outline};
 use super::program::{self, LOCK_WAIT_SECS, ProgramError, Ran};
 use super::saved::Builtin;
-use super::{ChainName, Iptables, Memory, RulesError, SavedTable, Stage, Table, Tables, Variant, choose};
+use super::{ChainName, Failure, Iptables, Memory, SavedTable, Stage, Table, Tables, Variant, choose};
+use crate::dataplane::rules::Counting;
 use crate::model::Translation;
 use crate::netlink::NetlinkError;
 
@@ -30,7 +30,7 @@ impl Iptables {
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn translated(&self) -> Result<Vec<Translation>, RulesError> {
+    pub async fn translated(&self) -> Result<Vec<Translation>, Failure> {
         self.read_whole(Table::Nat).await.map(|table| table.translations())
     }
 
@@ -48,7 +48,7 @@ impl Iptables {
         tables
     }
 
-    async fn read(&self, table: Table, memory: &mut Memory) -> Result<SavedTable, RulesError> {
+    async fn read(&self, table: Table, memory: &mut Memory) -> Result<SavedTable, Failure> {
         let audited = memory.audited.get(&table).is_some_and(|audited| audited.elapsed() < AUDIT_INTERVAL);
         if let (true, Variant::Nft, Some(seen)) = (audited, self.variant, memory.seen.get(&table))
             && let Ok(saved) = self.read_chains(table, seen).await
@@ -60,7 +60,7 @@ impl Iptables {
     }
 
     /// A table, with all chains of the operator in it.
-    pub(super) async fn read_whole(&self, table: Table) -> Result<SavedTable, RulesError> {
+    pub(super) async fn read_whole(&self, table: Table) -> Result<SavedTable, Failure> {
         match self.variant {
             Variant::Nft => self.read_nft(table).await,
             // Reading the table would create it.
@@ -69,7 +69,7 @@ impl Iptables {
         }
     }
 
-    async fn read_nft(&self, table: Table) -> Result<SavedTable, RulesError> {
+    async fn read_nft(&self, table: Table) -> Result<SavedTable, Failure> {
         let Some(names) = our_chains(table).await? else { return Ok(SavedTable::default()) };
         match self.read_chains(table, &names).await {
             Err(ProgramError::Refused { .. }) => self.read_singly(table, &names).await,
@@ -77,7 +77,7 @@ impl Iptables {
         }
     }
 
-    async fn read_legacy(&self, table: Table) -> Result<SavedTable, RulesError> {
+    async fn read_legacy(&self, table: Table) -> Result<SavedTable, Failure> {
         let counters = match (self.counting, table) {
             (Counting::On, Table::Nat) => &["-c"][..],
             (Counting::Off, Table::Filter | Table::Nat) | (Counting::On, Table::Filter) => &[],
@@ -106,7 +106,7 @@ impl Iptables {
     }
 
     /// As [`Self::read_chains`], if something in the table cannot be printed: each chain separately.
-    async fn read_singly(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, RulesError> {
+    async fn read_singly(&self, table: Table, ours: &BTreeSet<ChainName>) -> Result<SavedTable, Failure> {
         let mut printed = String::new();
         let mut unprintable = Vec::new();
         for chain in ours {
@@ -135,14 +135,14 @@ impl Iptables {
     }
 
     /// The names of the operator's chains, if the kernel can list them without the rules.
-    async fn names(&self, table: Table) -> Result<Option<BTreeSet<ChainName>>, RulesError> {
+    async fn names(&self, table: Table) -> Result<Option<BTreeSet<ChainName>>, Failure> {
         match self.variant {
             Variant::Nft => Ok(Some(our_chains(table).await?.unwrap_or_default())),
             Variant::Legacy => Ok(None),
         }
     }
 
-    async fn read_builtin(&self, stage: Stage) -> Result<Option<Builtin>, RulesError> {
+    async fn read_builtin(&self, stage: Stage) -> Result<Option<Builtin>, Failure> {
         if let Some(text) = self.print(&["-t", stage.table().name(), "-S", stage.builtin()]).await? {
             return Ok(SavedTable::parse(&text).builtins.remove(stage.builtin()));
         }
@@ -157,7 +157,7 @@ impl Iptables {
 
     /// The kernel reports which rules jump to the operator's chain. The iptables program reports whether one of them is the
     /// jump as the operator writes it.
-    async fn outlined(&self, stage: Stage, Outline { drops, jumps }: Outline) -> Result<Builtin, RulesError> {
+    async fn outlined(&self, stage: Stage, Outline { drops, jumps }: Outline) -> Result<Builtin, Failure> {
         let check: Vec<&str> =
             ["-t", stage.table().name(), "-C", stage.builtin()].into_iter().chain(stage.jump().split(' ')).collect();
         let root = stage.root();
@@ -171,7 +171,7 @@ impl Iptables {
     }
 
     /// Reads a built-in chain rule by rule. If a rule cannot be printed, this works with legacy xtables only.
-    async fn read_by_number(&self, stage: Stage) -> Result<Builtin, RulesError> {
+    async fn read_by_number(&self, stage: Stage) -> Result<Builtin, Failure> {
         let (table, chain) = (stage.table().name(), stage.builtin());
         // The policy is printed before the rules.
         let Ran { printed, .. } = program::try_run(self.variant.command(), &["-t", table, "-S", chain], "").await?;
@@ -211,12 +211,12 @@ fn stages(table: Table) -> impl Iterator<Item = Stage> {
     Stage::ALL.into_iter().filter(move |stage| stage.table() == table)
 }
 
-async fn our_chains(table: Table) -> Result<Option<BTreeSet<ChainName>>, RulesError> {
+async fn our_chains(table: Table) -> Result<Option<BTreeSet<ChainName>>, Failure> {
     Ok(listing::our_chains(table).await.map_err(|error| unlisted(&error))?.map(|names| names.into_iter().collect()))
 }
 
-fn unlisted(error: &NetlinkError) -> RulesError {
+pub(super) fn unlisted(error: &NetlinkError) -> Failure {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let error = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    RulesError::Unlisted { error }
+    Failure::Unlisted { error }
 }

@@ -15,8 +15,8 @@ use super::chain::Chains;
 use super::program::{self, LOCK_WAIT_SECS};
 use super::transaction::{delete, rewrite};
 use super::{
-    ChainName, Iptables, JumpState, Memory, ProgramError, RefusedRule, Rule, RulesError, RulesReport, SavedTable, Stage, Table,
-    Variant, jumps, scaffold,
+    ChainName, Failure, Iptables, JumpState, Memory, ProgramError, Refused, Report, Rule, SavedTable, Stage, Table, Variant,
+    jumps, scaffold,
 };
 
 /// The minimum time between two moves of a jump back to the first position, after another program put a rule before it.
@@ -33,14 +33,14 @@ impl Iptables {
         chains: &Chains,
         before: &SavedTable,
         memory: &mut Memory,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         let written = if chains.is_empty() {
             self.take_out_jumps(table, before, report).await
         } else {
             self.write_chains(table, chains, before, memory, report).await
         };
-        if written.as_ref().is_err_and(RulesError::is_transient) {
+        if written.as_ref().is_err_and(Failure::is_transient) {
             return written;
         }
         let deleted = self.delete_stale(table, chains, before, report).await;
@@ -55,10 +55,10 @@ impl Iptables {
         chains: &Chains,
         before: &SavedTable,
         memory: &mut Memory,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         if self.variant == Variant::Nft {
-            scaffold::prepare(table, before).await;
+            scaffold::prepare(table, chains, before).await;
         }
         let differing: Vec<ChainName> = before.differing(chains).cloned().collect();
         let refused = self.rewrite(table, chains, &differing, before).await?;
@@ -67,7 +67,11 @@ impl Iptables {
         report.written.extend(differing.into_iter().filter(is_news));
         report.refused.extend(refused);
         for stage in Stage::ALL.into_iter().filter(|stage| stage.table() == table) {
-            self.place_jump(stage, before, memory, report).await?;
+            if chains.contains_key(&stage.root()) {
+                self.place_jump(stage, before, memory, report).await?;
+            } else {
+                self.take_out_jump(stage, before, report).await?;
+            }
         }
         Ok(())
     }
@@ -79,7 +83,7 @@ impl Iptables {
         chains: &Chains,
         names: &[ChainName],
         before: &SavedTable,
-    ) -> Result<Vec<RefusedRule>, RulesError> {
+    ) -> Result<Vec<Refused>, Failure> {
         for texts in rewrite(self.variant, table, chains, names).chunks(COMMITS_PER_PROGRAM) {
             match self.restore_all(texts).await {
                 Ok(()) => {}
@@ -98,7 +102,7 @@ impl Iptables {
         chains: &Chains,
         names: &[ChainName],
         before: &SavedTable,
-    ) -> Result<Vec<RefusedRule>, RulesError> {
+    ) -> Result<Vec<Refused>, Failure> {
         let mut names: Vec<&ChainName> = names.iter().collect();
         // Children come before their parents, so that the target of every jump exists.
         names.sort_by_key(|name| (Stage::Prerouting.is_of(name), std::cmp::Reverse(*name)));
@@ -117,8 +121,8 @@ impl Iptables {
         name: &ChainName,
         rules: &[Rule],
         before: &SavedTable,
-        refused: &mut Vec<RefusedRule>,
-    ) -> Result<(), RulesError> {
+        refused: &mut Vec<Refused>,
+    ) -> Result<(), Failure> {
         let is_held = |rule: &Rule| before.chains.get(name).is_some_and(|held| held.iter().any(|held| held.as_ref() == Ok(rule)));
         // Without the rule that marks flows, or that leaves out unmarked ones, no other rule of the chain may stay.
         let unguarded = rules.iter().any(|rule| rule.guards() && !is_held(rule));
@@ -142,7 +146,7 @@ impl Iptables {
                 // are written.
                 Err(error) if is_refusal(&error) => {
                     let lacking = rules.iter().filter(|rule| !held(rule)).cloned();
-                    refused.extend(lacking.map(|rule| RefusedRule { table, chain: name.clone(), rule, error: error.clone() }));
+                    refused.extend(lacking.map(|rule| Refused { table, chain: name.clone(), rule, error: error.clone() }));
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
@@ -159,7 +163,7 @@ impl Iptables {
             match added {
                 Ok(()) => (kept, is_due) = (more, false),
                 Err(error) if is_refusal(&error) => {
-                    refused.push(RefusedRule { table, chain: name.clone(), rule: rule.clone(), error });
+                    refused.push(Refused { table, chain: name.clone(), rule: rule.clone(), error });
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -181,8 +185,8 @@ impl Iptables {
         stage: Stage,
         before: &SavedTable,
         memory: &mut Memory,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         let due = match before.jump(stage) {
             JumpState::First => false,
             JumpState::Missing | JumpState::Changed => true,
@@ -200,26 +204,24 @@ impl Iptables {
 
     /// Removes the jumps, in an order in which no flow is translated only partly. If one cannot be removed, the others
     /// still are.
-    async fn take_out_jumps(&self, table: Table, before: &SavedTable, report: &mut RulesReport) -> Result<(), RulesError> {
+    async fn take_out_jumps(&self, table: Table, before: &SavedTable, report: &mut Report) -> Result<(), Failure> {
         let mut outcome = Ok(());
         for stage in Stage::ALL.into_iter().rev().filter(|stage| stage.table() == table) {
-            if before.jump(stage) != JumpState::Missing {
-                match jumps::take_out(self.variant, stage, before).await {
-                    Ok(()) => report.jumps.push(stage),
-                    Err(error) => outcome = outcome.and(Err(error.into())),
-                }
-            }
+            let taken = self.take_out_jump(stage, before, report).await;
+            outcome = outcome.and(taken);
         }
         outcome
     }
 
-    async fn delete_stale(
-        &self,
-        table: Table,
-        chains: &Chains,
-        before: &SavedTable,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
+    async fn take_out_jump(&self, stage: Stage, before: &SavedTable, report: &mut Report) -> Result<(), Failure> {
+        if before.jump(stage) != JumpState::Missing {
+            jumps::take_out(self.variant, stage, before).await?;
+            report.jumps.push(stage);
+        }
+        Ok(())
+    }
+
+    async fn delete_stale(&self, table: Table, chains: &Chains, before: &SavedTable, report: &mut Report) -> Result<(), Failure> {
         let stale: Vec<ChainName> = before.stale(chains).cloned().collect();
         match self.delete(table, &stale).await {
             Ok(()) => report.deleted.extend(stale),
@@ -236,8 +238,8 @@ impl Iptables {
         table: Table,
         before: &SavedTable,
         stale: Vec<ChainName>,
-        report: &mut RulesReport,
-    ) -> Result<(), RulesError> {
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         let full: Vec<ChainName> = stale.iter().filter(|name| !before.holds(name, &[])).cloned().collect();
         self.rewrite(table, &Chains::new(), &full, before).await?;
         report.written.extend(full);
@@ -273,7 +275,7 @@ impl Iptables {
     }
 }
 
-impl RefusedRule {
+impl Refused {
     /// Whether `rule` must not be added to the chain `name`: without this refused rule, it would match flows of others or leave its
     /// flows unmarked, or its flows would match the refused rule in a later chain.
     fn withholds(&self, name: &ChainName, rule: &Rule) -> bool {
@@ -286,7 +288,7 @@ impl RefusedRule {
 }
 
 /// The rules of the chain `name` that were accepted.
-fn taken(name: &ChainName, rules: &[Rule], refused: &[RefusedRule]) -> Vec<Rule> {
+fn taken(name: &ChainName, rules: &[Rule], refused: &[Refused]) -> Vec<Rule> {
     let refused: BTreeSet<&Rule> = refused.iter().filter(|it| it.chain == *name).map(|it| &it.rule).collect();
     rules.iter().filter(|rule| !refused.contains(rule)).cloned().collect()
 }

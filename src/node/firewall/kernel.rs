@@ -13,6 +13,7 @@ use super::expression::{self, bytes};
 use super::is_ours;
 use super::sets::{Set, Sets};
 use crate::dataplane::iptables::Variant;
+use crate::dataplane::{Backend, NFTABLES_TABLE};
 use crate::model::{Action, BaseChain, FilterRule, Hook, Policy, Purpose, TableFamily, Tool};
 use crate::netlink::{NetlinkError, Socket, generation};
 
@@ -20,9 +21,8 @@ use crate::netlink::{NetlinkError, Socket, generation};
 const MOST_RULES: usize = 2000;
 /// The maximum number of sets that are read from one table.
 const MOST_SETS: usize = 500;
-/// Tables with rules for other packets than forwarded ones: kube-proxy marks and translates only packets to Services. The
-/// last one belongs to the operator.
-const PASSED_OVER: [&str; 2] = ["kube-proxy", "portforward"];
+/// Tables with rules for other packets than forwarded ones: kube-proxy marks and translates only packets to Services.
+const PASSED_OVER: [&str; 1] = ["kube-proxy"];
 /// The tables that iptables-nft creates and shows.
 const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 /// The base chains of these tables that iptables-nft knows. Another one is a chain of nft, whatever its table.
@@ -72,7 +72,7 @@ impl Wire {
     }
 
     /// The base chains of other programs that IPv4 packets pass, with their rules.
-    pub(super) async fn base_chains(&mut self, ours: Variant) -> Result<Vec<BaseChain>, NetlinkError> {
+    pub(super) async fn base_chains(&mut self, ours: Backend) -> Result<Vec<BaseChain>, NetlinkError> {
         let dormant = self.dormant().await?;
         let (listed, uses) = self.chains().await?;
         let mut found = Vec::new();
@@ -82,7 +82,8 @@ impl Wire {
             let iptables = chain.family == TableFamily::Ip
                 && IPTABLES.contains(&chain.table.as_str())
                 && BUILTIN.contains(&chain.name.as_str());
-            let kept = iptables && ours == Variant::Nft && is_ours(&chain.table, chain.hook);
+            let kept = iptables && is_ours(ours, Variant::Nft, &chain.table, chain.hook)
+                || chain.family == TableFamily::Ip && chain.table == NFTABLES_TABLE;
             if kept || dormant.contains(&table) || PASSED_OVER.contains(&chain.table.as_str()) {
                 continue;
             }

@@ -9,6 +9,7 @@ use std::ops::{BitOr, RangeInclusive};
 use ipnet::Ipv4Net;
 
 use super::{is_ours, xtables};
+use crate::dataplane::Backend;
 use crate::dataplane::iptables::{Variant, legacy_tables, print_legacy};
 use crate::model::{Action, BaseChain, Condition, Field, FilterRule, Hook, NamePattern, Polarity, Policy, Purpose, Tool, Way};
 
@@ -16,17 +17,16 @@ use crate::model::{Action, BaseChain, Condition, Field, FilterRule, Hook, NamePa
 const MOST_RULES: usize = 2000;
 
 /// The built-in chains of other programs that forwarded packets pass.
-pub(super) async fn base_chains(ours: Variant) -> Vec<BaseChain> {
+pub(super) async fn base_chains(ours: Backend) -> Vec<BaseChain> {
     let mut found = Vec::new();
     for table in legacy_tables() {
-        let whole_is_ours = ours == Variant::Legacy && matches!(table.as_str(), "filter" | "nat");
+        let whole_is_ours = ours == Backend::Iptables(Variant::Legacy) && matches!(table.as_str(), "filter" | "nat");
         if whole_is_ours {
             continue;
         }
         // A table that was deleted, or that the program does not support, is left out.
         if let Ok(text) = print_legacy(&table).await {
-            found
-                .extend(parse(&table, &text).into_iter().filter(|chain| ours != Variant::Legacy || !is_ours(&table, chain.hook)));
+            found.extend(parse(&table, &text).into_iter().filter(|chain| !is_ours(ours, Variant::Legacy, &table, chain.hook)));
         }
     }
     found

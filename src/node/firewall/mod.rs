@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::dataplane::Backend;
 use crate::dataplane::iptables::Variant;
 use crate::model::{BaseChain, Firewall, Hook};
 use crate::netlink::NetlinkError;
@@ -63,9 +64,9 @@ impl Cache {
 }
 
 impl Reader {
-    /// The rules of other programs, in the network namespace of the calling thread. `ours` is the variant in which the
-    /// operator's jumps are first in the built-in chains; no other rule in these chains decides about forwarded flows.
-    pub(super) async fn read(&mut self, ours: Variant) -> Arc<Firewall> {
+    /// The rules of other programs, in the network namespace of the calling thread. `ours` is what holds the
+    /// operator's rules; no other rule decides about forwarded flows in the chains in which those are first.
+    pub(super) async fn read(&mut self, ours: Backend) -> Arc<Firewall> {
         let native = match self.read_native(ours).await {
             Ok(changed) => {
                 self.told = false;
@@ -84,12 +85,12 @@ impl Reader {
         if native || legacy {
             let all = self.native.chains.iter().chain(&self.legacy.chains);
             let chains = all.filter(|chain| !chain.is_harmless()).cloned().collect();
-            self.whole = Arc::new(Firewall { chains });
+            self.whole = Arc::new(Firewall { chains, nat_priorities: ours.nat_priorities() });
         }
         Arc::clone(&self.whole)
     }
 
-    async fn read_native(&mut self, ours: Variant) -> Result<bool, NetlinkError> {
+    async fn read_native(&mut self, ours: Backend) -> Result<bool, NetlinkError> {
         let mut wire = Wire::open()?;
         let Some(generation) = wire.generation().await? else { return Ok(false) };
         if self.native.generation == Some(generation) || !self.native.is_due() {
@@ -103,7 +104,7 @@ impl Reader {
     }
 
     /// There is no generation for it, so it is read whenever a reading is allowed.
-    async fn read_legacy(&mut self, ours: Variant) -> bool {
+    async fn read_legacy(&mut self, ours: Backend) -> bool {
         if !self.legacy.is_due() {
             return false;
         }
@@ -114,6 +115,12 @@ impl Reader {
 }
 
 /// Whether a built-in chain of iptables is one that begins with a jump of the operator.
-fn is_ours(table: &str, hook: Hook) -> bool {
-    matches!((table, hook), ("filter", Hook::Forward) | ("nat", Hook::Prerouting | Hook::Postrouting))
+fn is_ours(ours: Backend, variant: Variant, table: &str, hook: Hook) -> bool {
+    match ours {
+        Backend::Iptables(used) => {
+            used == variant && matches!((table, hook), ("filter", Hook::Forward) | ("nat", Hook::Prerouting | Hook::Postrouting))
+        }
+        // It accepts there where the chain may drop.
+        Backend::Nftables => (table, hook) == ("filter", Hook::Forward),
+    }
 }

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::flows::{Flows, NAT_DST, NAT_SRC, Part, family_name};
+use super::flows::{Flows, Part, family_name};
 use super::marks::Unmarked;
 use super::packet::{Packet, number};
 use super::walk::{Ending, Fate, Zone, fate};
 use super::{Search, obstacle};
 use crate::forward::Direction;
-use crate::model::{BaseChain, Field, Hook, InterfaceName, NewAddress, Policy, Purpose, SourceNat, TableFamily, Tool};
+use crate::model::{
+    BaseChain, Field, Hook, InterfaceName, NatPriorities, NewAddress, Policy, Purpose, SourceNat, TableFamily, Tool,
+};
 use crate::plan::verdict::{Note, Obstacle, ObstacleReason};
 
 /// The findings for one chain.
@@ -45,7 +47,9 @@ impl<'a> Search<'a> {
                     state.zone = state.zone.or_else(|| Some((fate.zone()?, chain)));
                     match chain.purpose {
                         Purpose::Filter => findings.take_filter(chain, flows, *part, fate),
-                        Purpose::Nat if *part == Part::Request => findings.take_nat(chain, flows, fate, own),
+                        Purpose::Nat if *part == Part::Request => {
+                            findings.take_nat(chain, flows, fate, (own, self.facts.firewall.nat_priorities));
+                        }
                         Purpose::Nat => {}
                     }
                     findings.take_mark(unmarked);
@@ -172,17 +176,18 @@ impl Findings {
     }
 
     /// The first chain that translates a flow decides, and later ones do not see it. Of chains with equal priority, the one
-    /// that was created last comes first, so the order is not known. `own` is the address of the outgoing interface.
-    fn take_nat(&mut self, chain: &BaseChain, flows: &Flows<'_>, fate: Fate, own: Option<IpAddr>) {
+    /// that was created last comes first, so the order is not known. `own` is the address of the outgoing
+    /// interface, and the priorities of the operator's chains.
+    fn take_nat(&mut self, chain: &BaseChain, flows: &Flows<'_>, fate: Fate, (own, priorities): (Option<IpAddr>, NatPriorities)) {
         let (ours, becomes, promised) = match (chain.hook, flows.one.source) {
             (Hook::Prerouting, _) => {
                 let target = flows.one.destination.address;
-                (NAT_DST, format!("the flow then does not go to {target}"), Some(target))
+                (priorities.prerouting, format!("the flow then does not go to {target}"), Some(target))
             }
             (Hook::Postrouting, SourceNat::Address(external)) => {
-                (NAT_SRC, format!("the other side then does not see {external}"), Some(external))
+                (priorities.postrouting, format!("the other side then does not see {external}"), Some(external))
             }
-            (Hook::Postrouting, SourceNat::Masquerade) => (NAT_SRC, String::new(), None),
+            (Hook::Postrouting, SourceNat::Masquerade) => (priorities.postrouting, String::new(), None),
             (Hook::Ingress | Hook::Forward | Hook::Egress, _) => return,
         };
         if chain.priority > ours {

@@ -159,7 +159,7 @@ fn guarded(interface: &str, change: impl FnOnce(&mut Facts)) -> Facts {
     };
     let chain = chain(Policy::Drop, vec![enters(interface), enters("eth0")], &[]);
     facts_where(|facts| {
-        facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] });
+        facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain], ..Firewall::default() });
         change(facts);
     })
 }
@@ -206,7 +206,7 @@ fn an_upstream_in_a_network_of_services_is_an_obstacle_and_no_refusal() {
 fn other(purpose: Purpose, hook: Hook, priority: i32, rules: Vec<FilterRule>) -> Facts {
     let (tool, table, name) = (Tool::Nft(TableFamily::Ip), "first".to_owned(), "named".to_owned());
     let chain = BaseChain { tool, table, name, purpose, hook, priority, ..chain(Policy::Accept, rules, &[]) };
-    facts_where(|facts| facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain] }))
+    facts_where(|facts| facts.firewall = std::sync::Arc::new(Firewall { chains: vec![chain], ..Firewall::default() }))
 }
 
 fn always(action: Action) -> Vec<FilterRule> {

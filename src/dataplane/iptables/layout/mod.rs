@@ -15,7 +15,7 @@ mod stage;
 mod trie;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::dataplane) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +44,12 @@ impl Ruleset {
             }
         }
         Self { tables, mark }
+    }
+
+    /// Only the chain of FORWARD, for flows that another backend translates and marks.
+    #[must_use]
+    pub fn accepting(mark: Connmark) -> Self {
+        Self { tables: BTreeMap::from([(Stage::Forward.table(), chains(Stage::Forward, &Translations::new(), mark))]), mark }
     }
 
     /// The chains of one table, by name.

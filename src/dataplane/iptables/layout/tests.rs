@@ -16,16 +16,16 @@ use crate::model::{
 
 /// A first packet, as the three stages see it.
 #[derive(Clone, Debug)]
-struct Packet {
-    protocol: Protocol,
-    source: IpAddr,
+pub(in crate::dataplane) struct Packet {
+    pub(in crate::dataplane) protocol: Protocol,
+    pub(in crate::dataplane) source: IpAddr,
     /// The original destination.
-    original: (IpAddr, u16),
+    pub(in crate::dataplane) original: (IpAddr, u16),
     /// The destination at this stage.
-    destination: IpAddr,
-    interface: InterfaceName,
+    pub(in crate::dataplane) destination: IpAddr,
+    pub(in crate::dataplane) interface: InterfaceName,
     /// The connection mark at this stage.
-    mark: u32,
+    pub(in crate::dataplane) mark: u32,
 }
 
 /// The mark of a flow that another program has marked. Its bits stay as they are.
@@ -92,7 +92,7 @@ fn walk(stage: Stage, chains: &Chains, packet: &Packet) -> Walk {
     walk
 }
 
-fn matches_packet(translation: &Translation, packet: &Packet) -> bool {
+pub(in crate::dataplane) fn matches_packet(translation: &Translation, packet: &Packet) -> bool {
     let flows = &translation.flows;
     flows.protocol == packet.protocol
         && flows.destination == packet.original.0
@@ -112,7 +112,7 @@ fn conflict(a: &Translation, b: &Translation) -> bool {
 }
 
 /// The translations of `set`, in order, that no earlier one conflicts with.
-fn settled(set: Vec<Translation>) -> Translations {
+pub(in crate::dataplane) fn settled(set: Vec<Translation>) -> Translations {
     let mut kept: Vec<Translation> = Vec::new();
     for translation in set {
         if !kept.iter().any(|other| conflict(other, &translation)) {
@@ -122,7 +122,7 @@ fn settled(set: Vec<Translation>) -> Translations {
     kept.into_iter().collect()
 }
 
-fn packets_of(translation: &Translation) -> Vec<Packet> {
+pub(in crate::dataplane) fn packets_of(translation: &Translation) -> Vec<Packet> {
     let flows = &translation.flows;
     let interface = flows.interface.clone().unwrap_or_else(|| "eth9".parse().unwrap());
     let mut packets = Vec::new();
@@ -201,7 +201,7 @@ fn address(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(number))
 }
 
-pub(super) fn translation(
+pub(in crate::dataplane) fn translation(
     protocol: Protocol,
     listen: u32,
     ports: (u16, u16),
@@ -231,7 +231,7 @@ pub(super) fn translation(
 }
 
 prop_compose! {
-    fn any_translation()(
+    pub(in crate::dataplane) fn any_translation()(
         protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
         listen in prop_oneof![4 => 0xc0a8_0002u32..0xc0a8_0006, 1 => any::<u32>()],
         first in prop_oneof![3 => 1u16..40, 2 => 4080u16..4110, 1 => 1u16..=65535],
@@ -255,7 +255,7 @@ proptest! {
 }
 
 /// The translations of which some lead to another upstream now, or also to another port or with another source.
-fn redirected(set: &Translations, others: &[(usize, u32, u8)]) -> Translations {
+pub(in crate::dataplane) fn redirected(set: &Translations, others: &[(usize, u32, u8)]) -> Translations {
     let mut all: Vec<Translation> = set.iter().cloned().collect();
     let count = all.len().max(1);
     for (place, upstream, more) in others {

@@ -11,6 +11,7 @@ mod wire;
 use rustix::io::Errno;
 use tracing::debug;
 
+use super::chain::Chains;
 use super::layout::{Stage, Table};
 use super::saved::{JumpState, SavedTable};
 use crate::netlink::{NetlinkError, Refusal};
@@ -79,9 +80,9 @@ struct Held {
 }
 
 /// Creates the table and built-in chains for the jumps before iptables-nft would. Those of iptables-nft have no mark, so
-/// cleanup could not remove them.
-pub(super) async fn prepare(table: Table, before: &SavedTable) {
-    let mut stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table);
+/// cleanup could not remove them. `chains` are those that are going to be written.
+pub(super) async fn prepare(table: Table, chains: &Chains, before: &SavedTable) {
+    let mut stages = Stage::ALL.into_iter().filter(|stage| stage.table() == table && chains.contains_key(&stage.root()));
     // If the jumps exist, their chains exist too.
     if stages.any(|stage| before.jump(stage) == JumpState::Missing)
         && let Err(error) = transact(|held| missing(held, table)).await
@@ -96,7 +97,7 @@ pub(super) async fn prepare(table: Table, before: &SavedTable) {
 ///
 /// # Errors
 /// When the kernel cannot be asked, when it refuses, or when other programs write at each attempt. Nothing is removed then.
-pub async fn remove() -> Result<Removed, ScaffoldError> {
+pub(in crate::dataplane) async fn remove() -> Result<Removed, ScaffoldError> {
     let steps = transact(idle).await?;
     let count = |is: fn(&Step) -> bool| steps.iter().filter(|step| is(step)).count();
     Ok(Removed {
