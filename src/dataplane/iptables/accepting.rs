@@ -30,11 +30,11 @@ impl Accepting {
 
     /// Puts the rule where it is needed, before the flows are translated. Where iptables still translates for the operator, the rule is
     /// there already.
-    pub(in crate::dataplane) async fn admit(&self) -> RulesReport {
+    pub(in crate::dataplane) async fn admit(&self, translations: &Translations) -> RulesReport {
         let mut report = RulesReport::default();
         for iptables in &self.variants {
             match state(iptables).await {
-                Ok((true, Held { nat: false, .. })) => self.write(iptables, true, &mut report).await,
+                Ok((true, Held { nat: false, .. })) => self.write(iptables, Some(translations), &mut report).await,
                 Ok(_) => {}
                 Err(failure) => fail(&failure, &mut report),
             }
@@ -43,13 +43,14 @@ impl Accepting {
     }
 
     /// Puts the rule where it is needed, and removes all other rules of the operator from iptables: another backend translates by now.
-    /// `any`: whether there are flows to accept. What cannot be read stays as it is.
-    pub(in crate::dataplane) async fn apply(&self, any: bool) -> RulesReport {
+    /// What cannot be read stays as it is.
+    pub(in crate::dataplane) async fn apply(&self, translations: &Translations) -> RulesReport {
+        let any = !translations.is_empty();
         let mut report = RulesReport::default();
         for iptables in &self.variants {
             match state(iptables).await {
                 Ok((decides, held)) if any && decides || held != Held::default() => {
-                    self.write(iptables, any && decides, &mut report).await;
+                    self.write(iptables, decides.then_some(translations).filter(|_| any), &mut report).await;
                 }
                 Ok(_) => {}
                 Err(failure) => fail(&failure, &mut report),
@@ -59,13 +60,14 @@ impl Accepting {
     }
 
     /// Reports what [`apply`](Self::apply) would find, and writes nothing.
-    pub(in crate::dataplane) async fn inspect(&self, any: bool) -> RulesReport {
+    pub(in crate::dataplane) async fn inspect(&self, translations: &Translations) -> RulesReport {
+        let any = !translations.is_empty();
         let mut report = RulesReport::default();
         for iptables in &self.variants {
             match state(iptables).await {
                 Ok((decides, held)) if any && decides || held != Held::default() => {
                     let found = iptables.inspect(&self.ruleset(any && decides)).await;
-                    add(told(found, &Translations::new()), &mut report);
+                    add(told(found, translations), &mut report);
                 }
                 Ok(_) => {}
                 Err(failure) => fail(&failure, &mut report),
@@ -74,9 +76,11 @@ impl Accepting {
         report
     }
 
-    async fn write(&self, iptables: &Iptables, decides: bool, report: &mut RulesReport) {
-        let written = told(iptables.apply(&self.ruleset(decides), Look::Everything).await, &Translations::new());
-        if iptables.variant() == Variant::Nft && !decides && written.deleted > 0 {
+    /// Writes the rule for `accepted`, or removes it.
+    async fn write(&self, iptables: &Iptables, accepted: Option<&Translations>, report: &mut RulesReport) {
+        let applied = iptables.apply(&self.ruleset(accepted.is_some()), Look::Everything).await;
+        let written = told(applied, accepted.unwrap_or(&Translations::new()));
+        if iptables.variant() == Variant::Nft && accepted.is_none() && written.deleted > 0 {
             // Empty tables do no harm, and `cleanup` tries again.
             let _ = scaffold::remove().await;
         }

@@ -23,7 +23,7 @@ pub(super) const ANSWERS: &str = "answers";
 pub(super) const ANSWERS_ANYWHERE: &str = "answers_anywhere";
 /// The maximum length of the name of a chain, in bytes. The kernel accepts more (`NFT_CHAIN_MAXNAMELEN`,
 /// `include/uapi/linux/netfilter/nf_tables.h`).
-const NAME_LEN: usize = 100;
+const NAME_LEN: usize = 240;
 
 /// The content of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +153,13 @@ impl Layout {
         }
     }
 
+    /// Tries the translations without room again.
+    pub(super) fn make_room(&mut self, touched: &mut Touched) {
+        for translation in std::mem::take(&mut self.without_room) {
+            self.add(&translation, touched);
+        }
+    }
+
     pub(super) fn remove(&mut self, translation: &Translation, touched: &mut Touched) {
         if self.without_room.remove(translation) {
             return;
@@ -191,6 +198,9 @@ impl Layout {
     /// Takes over that a listen address has more or fewer elements of a class.
     fn dispatch(&mut self, listen: Listen, class: Class, more: isize, touched: &mut Touched) {
         let hooked = class.purpose.chain();
+        if more < 0 && !self.listens.contains_key(&(hooked, listen)) {
+            return;
+        }
         let classes = self.listens.entry((hooked, listen)).or_default();
         let before: BTreeSet<Class> = classes.keys().copied().collect();
         let uses = classes.entry(class).or_default();

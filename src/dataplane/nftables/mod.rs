@@ -80,6 +80,8 @@ struct Memory {
     layout: Layout,
     /// The generation at which the kernel held exactly `layout`, if it did.
     exact_at: Option<u32>,
+    /// The generation at which it was read last.
+    left_at: Option<u32>,
     /// Whether another program may have written between the last two readings.
     foreign: bool,
     counters: Counters,
@@ -131,8 +133,8 @@ impl Failure {
 fn advice(refusal: &Refusal) -> &'static str {
     match refusal.errno {
         Errno::PERM | Errno::ACCESS => "; another program owns the table",
-        Errno::OPNOTSUPP => {
-            "; a module such as nft_nat, nft_ct, nft_fib_ipv4 or nft_masq may be missing, or use --backend iptables"
+        Errno::OPNOTSUPP | Errno::NOENT => {
+            "; another program keeps changing the table, or a module such as nft_nat, nft_ct, nft_fib_ipv4 or nft_masq is missing: then use --backend iptables"
         }
         _ => "",
     }
@@ -170,9 +172,7 @@ impl Rules {
         let mut memory = self.memory.lock().await;
         let mut report = RulesReport::default();
         let begins = memory.translations.is_empty() && !translations.is_empty();
-        if begins {
-            report.merge(self.accepting.admit().await);
-        }
+        let admitted = if begins { self.accepting.admit(translations).await } else { RulesReport::default() };
         match memory.write(translations, look, (self.mark, self.counting), &mut report).await {
             Ok(()) => {
                 let refused = memory.layout.without_room().iter().cloned().collect();
@@ -184,24 +184,29 @@ impl Rules {
                 report.failed.extend(failure.of_all());
             }
         }
-        if !report.failed.contains_key(&Function::Nat) {
-            // The table translates by now, so nothing is lost by the removal of what does the same.
-            self.accept(&mut memory, !translations.is_empty(), look, &mut report).await;
+        // The rest of iptables is removed only if the table translates what it should.
+        if report.failed.is_empty() && report.differing.is_empty() && report.left.is_empty() {
+            report.merge(RulesReport { failed: [].into(), refused: Vec::new(), ..admitted });
+            self.accept(&mut memory, translations, look, &mut report).await;
+        } else {
+            report.merge(admitted);
         }
         report.met = memory.counters.told();
         report
     }
 
     /// Has FORWARD of iptables accept the flows. It is looked at again if another program has written, and with every comparison.
-    async fn accept(&self, memory: &mut Memory, any: bool, look: Look, report: &mut RulesReport) {
+    async fn accept(&self, memory: &mut Memory, translations: &Translations, look: Look, report: &mut RulesReport) {
+        let any = !translations.is_empty();
         let same = memory.accepted.as_ref().filter(|(asked, _)| *asked == any && look == Look::Changes && !memory.foreign);
         let accepted = match same {
             Some((_, accepted)) => accepted.clone(),
-            None => self.accepting.apply(any).await,
+            None => self.accepting.apply(translations).await,
         };
         let nothing_done =
             RulesReport { written: 0, deleted: 0, jumps: 0, disturbed: false, before: Vec::new(), ..accepted.clone() };
-        memory.accepted = accepted.failed.is_empty().then_some((any, nothing_done));
+        let is_whole = accepted.failed.is_empty() && accepted.refused.is_empty();
+        memory.accepted = is_whole.then_some((any, nothing_done));
         report.merge(accepted);
     }
 
@@ -219,16 +224,17 @@ impl Rules {
         report.before = translated(&held);
         conclude(&held, &layout, &[], &mut report);
         report.refused.extend(without_room(layout.without_room().iter().cloned().collect()));
-        report.merge(self.accepting.inspect(!translations.is_empty()).await);
+        report.merge(self.accepting.inspect(translations).await);
         report
     }
 
     /// Whether no other program has written rules since the apply before the last one. `false` if this is not known.
     pub(super) async fn is_untouched(&self) -> bool {
         let mut memory = self.memory.lock().await;
-        let (exact, foreign) = (memory.exact_at, memory.foreign);
+        let (left, foreign, is_exact) = (memory.left_at, memory.foreign, memory.exact_at.is_some());
         match memory.wire() {
-            Ok(wire) => !foreign && exact.is_some() && wire.generation().await.ok().flatten() == exact,
+            // Where the table could not be made as it should be, the retries of the caller are enough.
+            Ok(wire) => !(foreign && is_exact) && left.is_some() && wire.generation().await.ok().flatten() == left,
             Err(_) => false,
         }
     }
@@ -258,6 +264,10 @@ pub(super) async fn remove() -> RulesReport {
     let nothing = (Connmark::default(), Counting::Off);
     if let Err(failure) = Memory::default().write(&Translations::new(), Look::Everything, nothing, &mut report).await {
         report.failed = failure.of_all();
+    }
+    if report.failed.is_empty() && !report.differing.is_empty() {
+        let text = format!("table {TABLE}: another program changes it while it is removed");
+        report.failed.insert(Function::Nat, RulesError { text, step: Access::Write, transient: true });
     }
     report
 }
@@ -297,7 +307,7 @@ impl Memory {
         (mark, counting): (Connmark, Counting),
         report: &mut RulesReport,
     ) -> Result<(), Failure> {
-        if self.exact_at.is_none() && self.layout.is_empty() {
+        if self.translations.is_empty() && self.layout.is_empty() {
             self.layout = Layout::new(mark, counting == Counting::On);
         }
         let before = Form::of(&self.layout);
@@ -313,6 +323,7 @@ impl Memory {
                 self.layout.add(translation, &mut touched);
             }
         }
+        self.layout.make_room(&mut touched);
         let former = std::mem::replace(&mut self.translations, translations.clone());
         let exact = self.exact_at.take();
         let known = exact.is_some() && Some(self.generation().await?) == exact;
@@ -321,7 +332,7 @@ impl Memory {
         if known && look == Look::Changes {
             self.change(exact, &before, &touched, &gone, report).await
         } else {
-            self.settle(Some(&former), &gone, report).await
+            self.settle((Some(&former), exact.filter(|_| known)), &gone, report).await
         }
     }
 
@@ -336,7 +347,7 @@ impl Memory {
     ) -> Result<(), Failure> {
         let steps = changes(before, &self.layout, touched);
         if steps.now.is_empty() && steps.later.is_empty() {
-            self.exact_at = exact;
+            (self.exact_at, self.left_at) = (exact, exact);
             self.hold(report);
             return Ok(());
         }
@@ -345,28 +356,24 @@ impl Memory {
         }
         if !gone.is_empty() && self.layout.counts() {
             let keys: Vec<(String, Vec<u8>)> = gone.iter().flat_map(counted).collect();
-            let sets = self.read_some(&keys).await?;
+            let sets = if keys.len() > SINGLY { self.wire()?.read().await?.sets } else { self.read_some(&keys).await? };
             self.counters.read(&sets, gone, When::Before);
         }
         let commits = match self.perform(&steps, report).await {
             Ok(commits) => commits,
             Err(Failure::Refused(refusal)) if is_race(&refusal) => {
                 debug!(%refusal, "the table is not as it was left; comparing it");
-                (self.foreign, report.as_left) = (true, false);
-                return self.settle(None, gone, report).await;
+                report.as_left = false;
+                return self.settle((None, None), gone, report).await;
             }
             Err(failure) => return Err(failure),
         };
         let keys: Vec<(String, Vec<u8>)> =
             touched.iter().flat_map(|(name, keys)| keys.keys().map(|key| (name.clone(), key.clone()))).collect();
         let own = exact.map(|exact| exact.wrapping_add(commits));
-        if Some(self.generation().await?) != own {
-            self.foreign = true;
-            return self.settle(None, gone, report).await;
-        }
         let structural = steps.now.iter().chain(&steps.later).any(|step| !matches!(step, Step::Put(..) | Step::Take(..)));
-        if structural || keys.len() > SINGLY {
-            return self.settle(None, gone, report).await;
+        if structural || keys.len() > SINGLY || Some(self.generation().await?) != own {
+            return self.settle((None, own), gone, report).await;
         }
         let sets = self.read_some(&keys).await?;
         let is_held = |(name, key): &(String, Vec<u8>)| {
@@ -374,24 +381,28 @@ impl Memory {
             held == self.layout.value(name, key).as_ref()
         };
         if !keys.iter().all(is_held) {
-            return self.settle(None, gone, report).await;
+            return self.settle((None, own), gone, report).await;
         }
-        self.exact_at = own;
+        (self.exact_at, self.left_at) = (own, own);
         self.hold(report);
         Ok(())
     }
 
     /// Compares the whole table, and makes it as it should be. Reads it back until nothing differs, or reports what still does.
-    /// `former` is what was asked for before, if nothing was written yet.
+    /// `former` is what was asked for before, if nothing was written yet. `expected` is the generation if no other program has written.
     async fn settle(
         &mut self,
-        former: Option<&Translations>,
+        (former, expected): (Option<&Translations>, Option<u32>),
         gone: &[Translation],
         report: &mut RulesReport,
     ) -> Result<(), Failure> {
         let mut wrote = former.is_none();
+        let mut refused = None;
         for attempt in 1..=TRIES {
             let begun = self.generation().await?;
+            if attempt == 1 && Some(begun) != expected {
+                (self.foreign, report.as_left) = (true, false);
+            }
             let held = self.wire()?.read().await?;
             match former.filter(|_| !wrote) {
                 Some(former) => {
@@ -403,28 +414,33 @@ impl Memory {
                 None => self.count(&held, &self.translations.clone(), When::After),
             }
             let steps = differences(&held, &self.layout);
-            if steps.now.is_empty() && steps.later.is_empty() {
-                if self.generation().await? == begun {
-                    self.exact_at = Some(begun);
+            let is_exact = steps.now.is_empty() && steps.later.is_empty();
+            if is_exact || attempt == TRIES {
+                let is_settled = self.generation().await? == begun;
+                self.left_at = is_settled.then_some(begun);
+                self.exact_at = self.left_at.filter(|_| is_exact);
+                if is_exact {
+                    self.hold(report);
+                    return Ok(());
                 }
-                self.hold(report);
-                return Ok(());
-            }
-            if attempt == TRIES {
                 conclude(&held, &self.layout, gone, report);
-                return Ok(());
+                return refused.map_or(Ok(()), |refusal| Err(Failure::Refused(refusal)));
             }
             if wrote {
                 (report.disturbed, self.foreign) = (true, true);
+                // Another program put them in force, and the next write removes them.
+                let surplus = compare::surplus(&held, &self.layout);
+                let open = |(name, key): &(String, Vec<u8>)| read(name, key, &held.sets.get(name)?.elements.get(key)?.value);
+                report.before.extend(surplus.iter().filter_map(open));
             }
             if self.layout.is_empty() {
                 report.deleted = held.chains.len();
             }
             match self.perform(&steps, report).await {
-                Ok(_) => wrote = true,
+                Ok(_) => (wrote, refused) = (true, None),
                 Err(Failure::Refused(refusal)) if is_race(&refusal) => {
                     debug!(%refusal, "the table was changed while it was compared; comparing it again");
-                    (report.disturbed, self.foreign) = (true, true);
+                    (report.disturbed, self.foreign, refused) = (true, true, Some(refusal));
                 }
                 Err(failure) => return Err(failure),
             }

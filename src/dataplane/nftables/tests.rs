@@ -316,6 +316,9 @@ fn what_needs_very_many_elements_has_limited_room() {
     layout.remove(&shifted(0), &mut Touched::new());
     layout.add(&shifted(9), &mut Touched::new());
     assert!(!layout.without_room().contains(&shifted(9)));
+    layout.remove(&shifted(9), &mut Touched::new());
+    layout.make_room(&mut Touched::new());
+    assert_eq!(layout.without_room().len(), 1, "one that waited has the room now");
 }
 
 #[test]
