@@ -1,5 +1,5 @@
-//! Words in messages: closed lists, as enums whose variants are the words of conditions, logs and pages, and nouns with a
-//! count.
+//! Words in messages: closed lists, as enums whose variants are the words of conditions, logs and pages, nouns with a count, and
+//! errors with their causes.
 
 /// Declares an enum of words. Each variant is named like its text. Adds the list of all variants, in order, and the text of
 /// each.
@@ -26,6 +26,12 @@ macro_rules! words {
     };
 }
 pub(crate) use words;
+
+/// An error with its causes.
+pub(crate) fn explained(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
 
 /// `number` with a noun, for messages: `one` for 1, otherwise `many`.
 pub(crate) fn counted(number: usize, one: &str, many: &str) -> String {

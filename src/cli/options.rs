@@ -112,7 +112,7 @@ impl PolicyOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendChoice {
+pub(super) enum BackendChoice {
     Iptables,
     Nftables,
 }

@@ -12,7 +12,7 @@ use super::Exit;
 use super::agent::CHECK;
 use super::exit::{complain, print, with_runtime};
 use super::logging::LogOptions;
-use super::options::{PolicyOptions, label};
+use super::options::{BackendChoice, PolicyOptions, label};
 use crate::dataplane::Backend;
 use crate::dataplane::iptables::Variant;
 use crate::dataplane::routes::{METRIC, PROTOCOL};
@@ -31,8 +31,8 @@ pub(super) struct RenderOptions {
     #[arg(required = true, value_name = "FILE|DIR|-")]
     manifests: Vec<PathBuf>,
     /// What holds the rules; for nftables, the table as nft -f takes it
-    #[arg(long, value_enum, default_value_t = RenderBackend::Iptables, value_name = "BACKEND")]
-    backend: RenderBackend,
+    #[arg(long, value_enum, default_value_t = BackendChoice::Iptables, value_name = "BACKEND")]
+    backend: BackendChoice,
     /// With --backend iptables: variant of the programs
     #[arg(long, value_enum, default_value_t = RenderVariant::Nft, value_name = "VARIANT")]
     iptables: RenderVariant,
@@ -46,12 +46,6 @@ pub(super) struct RenderOptions {
     policy: PolicyOptions,
     #[command(flatten)]
     pub(super) log: LogOptions,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RenderBackend {
-    Iptables,
-    Nftables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,9 +80,9 @@ pub(super) fn run(options: &RenderOptions) -> anyhow::Result<Exit> {
         exit = Exit::Refused;
     }
     let backend = match (options.backend, options.iptables) {
-        (RenderBackend::Nftables, _) => Backend::Nftables,
-        (RenderBackend::Iptables, RenderVariant::Nft) => Backend::Iptables(Variant::Nft),
-        (RenderBackend::Iptables, RenderVariant::Legacy) => Backend::Iptables(Variant::Legacy),
+        (BackendChoice::Nftables, _) => Backend::Nftables,
+        (BackendChoice::Iptables, RenderVariant::Nft) => Backend::Iptables(Variant::Nft),
+        (BackendChoice::Iptables, RenderVariant::Legacy) => Backend::Iptables(Variant::Legacy),
     };
     print(&(backend.render(&plan.desired.translations, policy.connmark) + &routes(&plan)))?;
     Ok(exit)

@@ -229,4 +229,33 @@ impl RulesReport {
     pub fn failure(&self) -> Option<&RulesError> {
         self.failed.values().next_back()
     }
+
+    /// Adds a report about other rules.
+    pub(in crate::dataplane) fn merge(&mut self, more: Self) {
+        self.add_deeds(&more);
+        self.failed.extend(more.failed);
+        self.refused.extend(more.refused);
+        self.left.extend(more.left);
+        self.before.extend(more.before);
+        self.stuck.extend(more.stuck);
+        self.differing.extend(more.differing);
+        self.overridden.extend(more.overridden);
+        self.held.extend(more.held);
+        if more.forward_policy == ForwardPolicy::Drop {
+            self.forward_policy = ForwardPolicy::Drop;
+        }
+    }
+
+    /// Adds what another apply of the same rules did. What it found is not added, because it was looked at again.
+    pub(in crate::dataplane) const fn add_deeds(&mut self, more: &Self) {
+        self.written += more.written;
+        self.deleted += more.deleted;
+        self.jumps += more.jumps;
+        self.disturbed |= more.disturbed;
+    }
+
+    /// What was found, without what was done.
+    pub(in crate::dataplane) fn without_deeds(self) -> Self {
+        Self { written: 0, deleted: 0, jumps: 0, disturbed: false, before: Vec::new(), ..self }
+    }
 }

@@ -21,6 +21,21 @@ pub struct FlowMatch {
     pub interface: Option<InterfaceName>,
 }
 
+/// The size from which on a range of TCP ports matches only the packet that opens a connection. The ports of such a large
+/// range were not chosen one by one: connections of the node itself to the same host may use some of them.
+const WIDE: u32 = 1024;
+
+impl FlowMatch {
+    /// Whether only the packet that opens a connection may begin a flow.
+    ///
+    /// Conntrack may first see a connection in its middle, for example a connection of the node itself when the first rules are
+    /// added. A packet of it that arrives at a port of a large range must not be treated as the first packet of a flow.
+    #[must_use]
+    pub fn begins_with_opening(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.ports.count() >= WIDE
+    }
+}
+
 /// The new destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {

@@ -8,6 +8,7 @@ use crate::dataplane::rules::{ForwardPolicy, Overridden, RefusedRule, RulesRepor
 use crate::dataplane::{Applied, Forwarded};
 use crate::model::HostRoute;
 use crate::plan::{Acceptance, NodeRefusal, Obstacle, ObstacleReason, RoutePlan, Verdict};
+use crate::words::explained;
 
 /// Judges one forward by its verdict and the result of the apply.
 #[must_use]
@@ -233,17 +234,13 @@ fn untold(applied: &Applied) -> Option<(Reason, String)> {
     }
 }
 
-/// An error with its causes.
-fn explained(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 fn drifted(rules: &RulesReport) -> Option<(Reason, String)> {
-    let first = &rules.differing.first()?.chain;
+    let first = rules.differing.first()?;
     let message = match rules.differing.len() {
-        1 => format!("the chain {first} is not as it was written; another program changes it"),
-        count => format!("{count} chains, {first} among them, are not as they were written; another program changes them"),
+        1 => format!("{first} is not as it was written; another program changes it"),
+        count => {
+            format!("{count} chains or maps, {first} among them, are not as they were written; another program changes them")
+        }
     };
     Some((Circumstance::Drifted.into(), message))
 }

@@ -6,7 +6,7 @@
 use super::backend::told;
 use super::{Failure, Iptables, Ruleset, Stage, Table, Variant, choose, listing, reading, scaffold};
 use crate::dataplane::Look;
-use crate::dataplane::rules::{ForwardPolicy, Function, RulesReport};
+use crate::dataplane::rules::{Function, RulesReport};
 use crate::model::{Connmark, Translations};
 
 /// FORWARD of both variants.
@@ -45,14 +45,11 @@ impl Accepting {
     /// Puts the rule where it is needed, and removes all other rules of the operator from iptables: another backend translates by now.
     /// What cannot be read stays as it is.
     pub(in crate::dataplane) async fn apply(&self, translations: &Translations) -> RulesReport {
-        let any = !translations.is_empty();
         let mut report = RulesReport::default();
         for iptables in &self.variants {
-            match state(iptables).await {
-                Ok((decides, held)) if any && decides || held != Held::default() => {
-                    self.write(iptables, decides.then_some(translations).filter(|_| any), &mut report).await;
-                }
-                Ok(_) => {}
+            match wanted(iptables, translations).await {
+                Ok(Some(accepted)) => self.write(iptables, accepted, &mut report).await,
+                Ok(None) => {}
                 Err(failure) => fail(&failure, &mut report),
             }
         }
@@ -61,15 +58,13 @@ impl Accepting {
 
     /// Reports what [`apply`](Self::apply) would find, and writes nothing.
     pub(in crate::dataplane) async fn inspect(&self, translations: &Translations) -> RulesReport {
-        let any = !translations.is_empty();
         let mut report = RulesReport::default();
         for iptables in &self.variants {
-            match state(iptables).await {
-                Ok((decides, held)) if any && decides || held != Held::default() => {
-                    let found = iptables.inspect(&self.ruleset(any && decides)).await;
-                    add(told(found, translations), &mut report);
+            match wanted(iptables, translations).await {
+                Ok(Some(accepted)) => {
+                    add(told(iptables.inspect(&self.ruleset(accepted.is_some())).await, translations), &mut report);
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(failure) => fail(&failure, &mut report),
             }
         }
@@ -102,6 +97,13 @@ fn fail(failure: &Failure, report: &mut RulesReport) {
     report.failed.insert(Function::Filter, failure.told(Table::Filter));
 }
 
+/// What FORWARD should accept: `Some(None)` if the operator should have no rules there, and `None` if it needs none and has none.
+async fn wanted<'a>(iptables: &Iptables, translations: &'a Translations) -> Result<Option<Option<&'a Translations>>, Failure> {
+    let (decides, held) = state(iptables).await?;
+    let accepted = Some(translations).filter(|all| decides && !all.is_empty());
+    Ok((accepted.is_some() || held != Held::default()).then_some(accepted))
+}
+
 /// Whether FORWARD has a policy or rules of other programs that may stop a packet, and what there is of the operator.
 async fn state(iptables: &Iptables) -> Result<(bool, Held), Failure> {
     match iptables.variant() {
@@ -129,27 +131,6 @@ async fn state(iptables: &Iptables) -> Result<(bool, Held), Failure> {
                 held.nat = !iptables.read_whole(Table::Nat).await?.chains.is_empty();
             }
             Ok((decides, held))
-        }
-    }
-}
-
-impl RulesReport {
-    /// Adds a report about other rules.
-    pub(in crate::dataplane) fn merge(&mut self, more: Self) {
-        self.failed.extend(more.failed);
-        self.refused.extend(more.refused);
-        self.left.extend(more.left);
-        self.before.extend(more.before);
-        self.stuck.extend(more.stuck);
-        self.differing.extend(more.differing);
-        self.overridden.extend(more.overridden);
-        self.held.extend(more.held);
-        self.written += more.written;
-        self.deleted += more.deleted;
-        self.jumps += more.jumps;
-        self.disturbed |= more.disturbed;
-        if more.forward_policy == ForwardPolicy::Drop {
-            self.forward_policy = ForwardPolicy::Drop;
         }
     }
 }

@@ -182,21 +182,8 @@ impl Report {
     }
 
     /// As [`Self::is_exact`], but the position of the jumps is ignored.
-    #[must_use]
-    pub fn is_written(&self) -> bool {
-        self.is_written_but_for_refused() && self.refused.is_empty()
-    }
-
-    /// As [`Self::is_written`], but refused rules are ignored.
-    #[must_use]
-    pub fn is_written_but_for_refused(&self) -> bool {
-        self.failed.is_empty() && self.left.is_empty() && self.differing.is_empty()
-    }
-
-    /// Whether no flow is translated any more that should not be. Missing translations are ignored.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        !self.failed.contains_key(&Table::Nat) && self.left.is_empty()
+    fn is_written(&self) -> bool {
+        self.failed.is_empty() && self.left.is_empty() && self.differing.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -251,7 +238,7 @@ impl Iptables {
             conclude(&mut report, ruleset, &after.tables);
         }
         memory.last = Some(after);
-        memory.open = !report.is_closed();
+        memory.open = report.failed.contains_key(&Table::Nat) || !report.left.is_empty();
         report.met = memory.counters.told();
         report
     }

@@ -15,6 +15,7 @@ use super::{ChainName, Failure, Iptables, Memory, SavedTable, Stage, Table, Tabl
 use crate::dataplane::rules::Counting;
 use crate::model::Translation;
 use crate::netlink::NetlinkError;
+use crate::words::explained;
 
 /// How often the operator's chains are searched by name, to find chains that another program created. In between, only the
 /// chains of the last search are read, because a Kubernetes node has very many chains.
@@ -216,7 +217,5 @@ async fn our_chains(table: Table) -> Result<Option<BTreeSet<ChainName>>, Failure
 }
 
 pub(super) fn unlisted(error: &NetlinkError) -> Failure {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let error = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    Failure::Unlisted { error }
+    Failure::Unlisted { error: explained(error) }
 }

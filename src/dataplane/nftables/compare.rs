@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::class::Hooked;
+use super::class::{Class, Hooked};
 use super::expression::are_held;
 use super::layout::{Chain, Definition, LISTEN, Layout, TRANSLATED, Touched, Value, base_name};
 
@@ -35,10 +35,8 @@ pub(super) struct HeldElement {
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HeldChain {
-    /// The hook and the priority of a base chain.
-    pub(super) hook: Option<(u32, i32)>,
-    /// The type and the policy of a base chain.
-    pub(super) base: Option<(String, u32)>,
+    /// The hook, the priority, the type and the policy of a base chain.
+    pub(super) base: Option<(u32, i32, String, u32)>,
     /// The expressions of each rule.
     pub(super) rules: Vec<Vec<u8>>,
 }
@@ -72,11 +70,11 @@ pub(super) struct Steps {
 
 /// The hook, the priority, the type and the policy of a base chain. Nat chains of other programs are at -100 and 100, so those of the
 /// operator decide first. (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`.)
-pub(super) const fn base(hooked: Hooked) -> (u32, i32, &'static str) {
+pub(super) const fn base(hooked: Hooked) -> (u32, i32, &'static str, u32) {
     match hooked {
-        Hooked::Prerouting => (0, -110, "nat"),
-        Hooked::Postrouting => (4, 90, "nat"),
-        Hooked::Input => (1, 0, "filter"),
+        Hooked::Prerouting => (0, -110, "nat", ACCEPT),
+        Hooked::Postrouting => (4, 90, "nat", ACCEPT),
+        Hooked::Input => (1, 0, "filter", ACCEPT),
     }
 }
 
@@ -84,25 +82,14 @@ pub(super) const fn base(hooked: Hooked) -> (u32, i32, &'static str) {
 pub(super) const ACCEPT: u32 = 1;
 
 impl HeldChain {
-    fn is(&self, chain: &Chain) -> bool {
-        let base = chain.hooked.map(base);
-        let same_base = match (base, &self.hook, &self.base) {
-            (Some((hook, priority, kind)), Some(found), Some((found_kind, policy))) => {
-                *found == (hook, priority) && found_kind == kind && *policy == ACCEPT
-            }
-            (None, None, None) => true,
-            (Some(_) | None, _, _) => false,
-        };
-        same_base && self.has_rules(chain)
-    }
-
     fn has_rules(&self, chain: &Chain) -> bool {
         let all = self.rules.iter().zip(&chain.rules).all(|(held, rule)| are_held(&rule.expressions(), held));
         self.rules.len() == chain.rules.len() && all
     }
 
     fn has_base(&self, chain: &Chain) -> bool {
-        Self { rules: Vec::new(), ..self.clone() }.is(&Chain { rules: Vec::new(), ..chain.clone() })
+        let held = self.base.as_ref().map(|(hook, priority, kind, policy)| (*hook, *priority, kind.as_str(), *policy));
+        held == chain.hooked.map(base)
     }
 }
 
@@ -311,16 +298,16 @@ fn narrows(before: &Value, now: &Value) -> bool {
 
 /// What the elements of a map or set are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Source,
     Destination,
     Way,
 }
 
-fn kind(name: &str) -> Kind {
+pub(super) fn kind(name: &str) -> Kind {
     match name {
         LISTEN | TRANSLATED => Kind::Way,
-        _ if name.starts_with("new_destination") => Kind::Destination,
+        _ if Class::parse(name).is_some_and(|class| class.purpose.chain() == Hooked::Prerouting) => Kind::Destination,
         _ => Kind::Source,
     }
 }

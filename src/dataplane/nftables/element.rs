@@ -7,10 +7,6 @@ use ipnet::{IpNet, Ipv4Net};
 use super::class::{ADDRESS_BITS, Class, LEVEL, PORT_BITS, Purpose, Values, word};
 use crate::model::{PortRange, Protocol, SourceNat, TargetPorts, Translation};
 
-/// The size from which on a range of TCP ports matches only the packet that opens a connection. The ports of such a large
-/// range were not chosen one by one: connections of the node itself to the same host may use some of them.
-const WIDE: u32 = 1024;
-
 /// Where an element is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
@@ -46,7 +42,7 @@ pub(super) fn elements(translation: &Translation) -> Vec<Element> {
     else {
         return Vec::new();
     };
-    let opening = flows.protocol == Protocol::Tcp && flows.ports.count() >= WIDE;
+    let opening = flows.begins_with_opening();
     let apart = flows.interface.is_some();
     let mut found = Vec::new();
     for client in networks(clients) {

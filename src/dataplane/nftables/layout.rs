@@ -285,8 +285,7 @@ impl Layout {
             let classes = self.listens.get(&(hooked, key.try_into().ok()?))?;
             return Some(Value::Goto(chain_name(hooked, &classes.keys().copied().collect())));
         }
-        let place = self.elements.keys().find(|place| place.name() == name)?;
-        self.elements[place].get(key).map(|held| value(&held.data))
+        self.elements.get(&Place::parse(name)?)?.get(key).map(|held| value(&held.data))
     }
 
     /// All elements, by map or set.
@@ -317,6 +316,15 @@ impl Layout {
 }
 
 impl Place {
+    /// The place with this name.
+    fn parse(name: &str) -> Option<Self> {
+        match name {
+            ANSWERS => Some(Self::Answers),
+            ANSWERS_ANYWHERE => Some(Self::AnswersAnywhere),
+            name => Class::parse(name).map(Self::Class),
+        }
+    }
+
     pub(super) fn name(self) -> String {
         match self {
             Self::Class(class) => class.name(),

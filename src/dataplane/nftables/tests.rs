@@ -9,8 +9,8 @@ use super::class::{Class, Field, Hooked, Purpose, Values};
 use super::compare::{Form, Held, HeldChain, HeldElement, HeldSet, Step, Steps, base, changes, differences, surplus};
 use super::expression::{are_held, listed};
 use super::layout::{ANSWERS, ANSWERS_ANYWHERE, Definition, LISTEN, Layout, TRANSLATED, Touched, Value, base_name};
+use super::reading::{read, translated};
 use super::rule::Rule;
-use super::{read, translated};
 use crate::dataplane::iptables::samples::{
     Packet, any_translation, matches_packet, packets_of, redirected, settled, translation,
 };
@@ -121,9 +121,8 @@ fn made(mut held: Held, steps: &[Step]) -> Held {
             }
             Step::Flush(name) => held.chains.get_mut(&name).expect("the chain").rules.clear(),
             Step::MakeChain(name, hooked) => {
-                let hook = hooked.map(|hooked| (base(hooked).0, base(hooked).1));
-                let base = hooked.map(|hooked| (base(hooked).2.to_owned(), 1));
-                assert!(held.chains.insert(name, HeldChain { hook, base, rules: Vec::new() }).is_none());
+                let base = hooked.map(base).map(|(hook, priority, kind, policy)| (hook, priority, kind.to_owned(), policy));
+                assert!(held.chains.insert(name, HeldChain { base, rules: Vec::new() }).is_none());
             }
             Step::Fill(name, chain) => {
                 let rules = chain.rules.iter().map(|rule| listed(&rule.expressions()).as_bytes().to_vec()).collect();

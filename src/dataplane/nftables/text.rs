@@ -32,7 +32,7 @@ pub(in crate::dataplane) fn render(translations: &Translations, mark: Connmark) 
     for (name, chain) in ordered {
         let _ = writeln!(text, "\tchain {name} {{");
         if let Some(hooked) = chain.hooked {
-            let (_, priority, kind) = base(hooked);
+            let (_, priority, kind, _) = base(hooked);
             let hook = match hooked {
                 Hooked::Prerouting => "prerouting",
                 Hooked::Postrouting => "postrouting",

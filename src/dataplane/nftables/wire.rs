@@ -197,10 +197,12 @@ impl Wire {
 }
 
 fn held_chain(found: &[u8]) -> HeldChain {
-    let hook =
-        value(found, CHAIN_HOOK).and_then(|hook| Some((number(hook, HOOK_NUMBER)?, number(hook, HOOK_PRIORITY)?.cast_signed())));
-    let base = text(found, CHAIN_TYPE).map(|kind| (kind.to_owned(), number(found, CHAIN_POLICY).unwrap_or(ACCEPT)));
-    HeldChain { hook, base: base.filter(|_| hook.is_some()), rules: Vec::new() }
+    let base = value(found, CHAIN_HOOK).and_then(|hook| {
+        let priority = number(hook, HOOK_PRIORITY)?.cast_signed();
+        let policy = number(found, CHAIN_POLICY).unwrap_or(ACCEPT);
+        Some((number(hook, HOOK_NUMBER)?, priority, text(found, CHAIN_TYPE)?.to_owned(), policy))
+    });
+    HeldChain { base, rules: Vec::new() }
 }
 
 fn held_definition(found: &[u8]) -> Definition {
@@ -344,9 +346,9 @@ fn structure(table: &str, step: &Step, id: u32) -> Vec<Change<Raw>> {
 }
 
 fn hook(chain: Attributes, hooked: Hooked) -> Attributes {
-    let (number, priority, kind) = base(hooked);
+    let (number, priority, kind, policy) = base(hooked);
     let hook = Attributes::default().number(HOOK_NUMBER, number).number(HOOK_PRIORITY, priority.cast_unsigned());
-    chain.nested(CHAIN_HOOK, &hook).number(CHAIN_POLICY, ACCEPT).text(CHAIN_TYPE, kind)
+    chain.nested(CHAIN_HOOK, &hook).number(CHAIN_POLICY, policy).text(CHAIN_TYPE, kind)
 }
 
 fn set(table: &str, name: &str, definition: &Definition, id: u32) -> Attributes {

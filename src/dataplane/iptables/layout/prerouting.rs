@@ -5,11 +5,7 @@
 
 use super::stage::{host, narrowed};
 use crate::dataplane::iptables::rule::{Matches, Packets, Rule, Target};
-use crate::model::{Connmark, FlowMatch, Protocol, Translation};
-
-/// The size from which on a range of TCP ports matches only the packet that opens a connection. The ports of such a large
-/// range were not chosen one by one: connections of the node itself to the same host may use some of them.
-const WIDE: u32 = 1024;
+use crate::model::{Connmark, Translation};
 
 /// The final rules of PREROUTING.
 pub(super) fn rules<'a>(translations: impl IntoIterator<Item = &'a Translation>) -> Vec<Rule> {
@@ -32,17 +28,8 @@ pub(super) fn rule(translation: &Translation) -> Rule {
         interface: flows.interface.clone(),
         protocol: Some(flows.protocol),
         ports: Some(flows.ports),
-        packets: packets(flows),
+        packets: if flows.begins_with_opening() { Packets::Opening } else { Packets::Any },
         ..Matches::default()
     };
     Rule { matches, target: Target::Dnat(translation.destination) }
-}
-
-/// Conntrack may first see a connection in its middle, for example a connection of the node itself when the first rules are
-/// added. A packet of it that arrives at a port of a large range must not be treated as the first packet of a flow.
-fn packets(flows: &FlowMatch) -> Packets {
-    match flows.protocol {
-        Protocol::Tcp if flows.ports.count() >= WIDE => Packets::Opening,
-        Protocol::Tcp | Protocol::Udp => Packets::Any,
-    }
 }
