@@ -18,7 +18,6 @@ use super::{Exit, files};
 use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, ForwardSelector, Member, Scrapers, connect};
-use crate::dataplane::Backend;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
 use crate::metrics::{Health, Metrics, RecordAge};
@@ -72,16 +71,8 @@ pub(super) struct AgentOptions {
     pub(super) log: LogOptions,
 }
 
-/// How often the kernel is compared with the plan without any event.
-fn pace(backend: Backend) -> Pace {
-    if backend.reports_changes() {
-        // So does the kernel for every change of a link, an address or a route.
-        Pace { every: Duration::from_secs(10), times: 200 }
-    } else {
-        // What another program changes is found by a comparison only.
-        Pace { every: Duration::from_secs(1), times: 50 }
-    }
-}
+/// How often the kernel is compared with the plan without any event. Every change that another program makes is an event.
+const PACE: Pace = Pace { every: Duration::from_secs(10), times: 300 };
 
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
@@ -105,6 +96,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut tasks = Tasks::default();
     watch(&wake, &rules, &mut tasks);
+    tasks.spawn("changes of legacy xtables", backend.watch_unreported(Arc::clone(&wake), Arc::clone(&rules)));
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));
@@ -120,7 +112,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
         wake: Arc::clone(&wake),
         rules: Arc::clone(&rules),
         reports,
-        pace: pace(backend),
+        pace: PACE,
         metrics: Arc::clone(metrics),
         health: Arc::clone(&health),
         owners,

@@ -36,7 +36,9 @@ use crate::status::{Judgement, SETTLE, View, Write};
 #[cfg(test)]
 mod tests;
 
-/// How much is written. An object needs two writes, so the burst is enough for 1,000 objects of a namespace.
+/// How much is written. The first report of a generation does not count for the rate: whoever changed the object made a write too,
+/// so there are not many more of these than the API server accepts. The rate limits the writes that a change of one object causes
+/// for others, for example if it conflicts with them.
 const LIMITS: Limits = Limits { at_once: 8, at_once_each: 4, burst: 2000, interval: Duration::from_millis(20) };
 
 /// The result of a write, kept until the watch shows it too.
@@ -186,6 +188,9 @@ impl Publisher {
             {
                 let metadata = ObjectMeta { resource_version: newest.version.map(str::to_owned), ..newest.metadata.clone() };
                 let subject = Subject { metadata, status: newest.status.cloned().unwrap_or_default() };
+                if write.is_first_report(&subject.status) {
+                    self.turns.free_of_charge(&key);
+                }
                 return Some((key, subject, write));
             }
             self.turns.end(&key);

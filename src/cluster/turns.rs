@@ -155,6 +155,13 @@ impl Turns {
         }
     }
 
+    /// A write that was begun at this moment does not count for the rate of its namespace.
+    pub(super) fn free_of_charge(&mut self, key: &ForwardKey) {
+        if let Some(lane) = self.lanes.get_mut(&key.namespace) {
+            lane.rested = lane.rested.and_then(|rested| rested.checked_sub(self.limits.interval));
+        }
+    }
+
     /// Ends a write. Returns whether the object was marked meanwhile; it does not wait because of that.
     pub(super) fn end(&mut self, key: &ForwardKey) -> bool {
         let Some(lane) = self.lanes.get_mut(&key.namespace) else { return false };

@@ -1,6 +1,9 @@
 //! The choice of the kernel interface that holds the rules, and what can be done with rules without knowing which one it is.
 
 use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use super::Look;
 use super::iptables::{self, Table, Variant, scaffold};
@@ -23,14 +26,12 @@ impl Backend {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Iptables(Variant::Nft), Self::Iptables(Variant::Legacy), Self::Nftables];
 
-    /// Whether the kernel reports at once what another program changes.
-    #[must_use]
-    pub fn reports_changes(self) -> bool {
+    /// Watches the tables of which the kernel reports no change, those of legacy xtables. Notifies `rules` at a change of a table that
+    /// holds the rules of this backend, and `wake` at any other change. Runs until the agent ends.
+    pub async fn watch_unreported(self, wake: Arc<Notify>, rules: Arc<Notify>) {
         match self {
-            Self::Iptables(Variant::Nft) => true,
-            Self::Iptables(Variant::Legacy) => false,
-            // FORWARD of iptables-legacy may have to accept the flows.
-            Self::Nftables => iptables::legacy_tables().is_empty(),
+            Self::Iptables(Variant::Legacy) => iptables::watch_legacy(rules, wake).await,
+            Self::Iptables(Variant::Nft) | Self::Nftables => iptables::watch_legacy(Arc::clone(&wake), wake).await,
         }
     }
 

@@ -34,6 +34,21 @@ pub enum Write {
     Summary(PortForwardStatus),
 }
 
+impl Write {
+    /// Whether this is the first report of its author about a generation of the object. `stored` is the status before.
+    #[must_use]
+    pub fn is_first_report(&self, stored: &PortForwardStatus) -> bool {
+        match self {
+            Self::Entry(entry) => {
+                let before = stored.nodes.iter().find(|before| before.node_name == entry.node_name);
+                before.is_none_or(|before| before.observed_generation != entry.observed_generation)
+            }
+            Self::Summary(summary) => stored.observed_generation != summary.observed_generation,
+            Self::Withdraw(_) => false,
+        }
+    }
+}
+
 /// The view of one agent of one object.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {

@@ -34,8 +34,17 @@ pub(crate) fn inside<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
 pub(crate) fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
-    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    output(Command::new(program).args(words))
+}
+
+/// Runs a line of the shell in the namespace of this thread.
+pub(crate) fn shell(line: &str) {
+    output(Command::new("sh").args(["-c", line]));
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 

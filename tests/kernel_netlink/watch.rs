@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use portforward_operator::dataplane::Backend;
+use portforward_operator::dataplane::iptables::Variant;
 use portforward_operator::node::watch;
 use portforward_operator::supervise::Tasks;
 use serde_json::Value;
@@ -98,6 +100,49 @@ fn forwarding_wakes() {
 fn nf_tables_wakes_whoever_changes_it() {
     wakes_on("", "nft add table ip test");
     wakes_on("", "iptables-nft -t nat -N OTHER");
+}
+
+#[test]
+fn every_change_of_legacy_xtables_wakes_and_a_packet_does_not() {
+    inside(|| async {
+        run("iptables-legacy -t nat -N PF-PRE");
+        run("iptables-legacy -t mangle -N OTHER");
+        let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let ours = Backend::Iptables(Variant::Legacy);
+        let mut tasks = Tasks::default();
+        tasks.spawn("watch", ours.watch_unreported(Arc::clone(&wake), Arc::clone(&rules)));
+        let next = async |what: &str| {
+            tokio::select! {
+                () = rules.notified() => "rules",
+                () = wake.notified() => "wake",
+                () = tokio::time::sleep(LIMIT) => panic!("no wake on {what}"),
+            }
+        };
+        // The tables that were there before.
+        let first = [next("a table").await, next("a table").await];
+        assert!(first.contains(&"rules") && first.contains(&"wake"));
+        let to = "-p udp -d 127.0.0.1 -j";
+        for (line, woken) in [
+            (format!("iptables-legacy -t nat -A PF-PRE {to} DNAT --to-destination 127.0.0.3"), "rules"),
+            // As many rules of the same size.
+            (format!("iptables-legacy -t nat -R PF-PRE 1 {to} DNAT --to-destination 127.0.0.4"), "rules"),
+            ("iptables-legacy -t mangle -A OTHER -j DROP".to_owned(), "wake"),
+            ("iptables-legacy -t mangle -F".to_owned(), "wake"),
+            // A further table.
+            ("iptables-legacy -t raw -N OTHER".to_owned(), "wake"),
+        ] {
+            run(&line);
+            assert_eq!(next(&line).await, woken, "{line}");
+        }
+        // Packets change the counters only. What wakes next is the change after them.
+        run(&format!("iptables-legacy -t nat -A OUTPUT {to} ACCEPT"));
+        assert_eq!(next("a rule that counts").await, "rules");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", "127.0.0.1:9").unwrap();
+        assert!(run("iptables-legacy -t nat -vxnL OUTPUT").lines().nth(2).is_some_and(|rule| rule.trim_start().starts_with('1')));
+        run("iptables-legacy -t mangle -A OTHER -j DROP");
+        assert_eq!(next("a change after packets").await, "wake");
+    });
 }
 
 #[test]

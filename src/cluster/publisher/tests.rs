@@ -118,6 +118,19 @@ fn failed(code: u16) -> Outcome {
 }
 
 #[test]
+fn the_first_report_of_a_generation_waits_for_no_rate_but_a_further_one_does() {
+    let names: Vec<String> = (0..1_200).map(|name| format!("a/{name:04}")).collect();
+    let mut store = Store::of(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let ((mut publisher, _), now) = (publisher(), Instant::now());
+    publisher.learn(store.known(&judged("first")), now);
+    assert_eq!(writes(&mut publisher, &mut store, now).len(), 2_400, "an entry and a summary each");
+    publisher.learn(store.known(&judged("second")), now);
+    assert_eq!(writes(&mut publisher, &mut store, now).len(), 2_000);
+    publisher.learn(store.known(&Judgement { generation: 2, ..judged("third") }), now);
+    assert_eq!(writes(&mut publisher, &mut store, now).len(), 0, "what came before takes the whole rate");
+}
+
+#[test]
 fn one_object_is_completed_after_the_other_and_namespaces_take_turns() {
     let (mut store, now) = (Store::of(&["a/1", "a/2", "b/1"]), Instant::now());
     let (mut publisher, _) = publisher();

@@ -138,6 +138,20 @@ fn after_its_burst_a_namespace_writes_at_its_rate_and_others_do_not_wait_for_it(
     assert_eq!(order(&mut turns, later, 9).len(), 5);
 }
 
+#[test]
+fn what_is_free_of_charge_waits_for_no_rate_and_leaves_the_burst_to_others() {
+    let names: Vec<String> = (0..20).map(|name| format!("a/{name:02}")).collect();
+    let (mut turns, now) = (marked(&names.iter().map(String::as_str).collect::<Vec<_>>()), Instant::now());
+    for name in &names {
+        let key = turns.begin(now).unwrap();
+        assert_eq!(key.to_string(), *name);
+        turns.free_of_charge(&key);
+        turns.end(&key);
+    }
+    (0..9).for_each(|name| turns.mark(&key(&format!("a/{name}"))));
+    assert_eq!(order(&mut turns, now, 9).len(), 5);
+}
+
 /// An API server that does not answer would keep each write until its time limit.
 #[test]
 fn no_write_begins_while_all_are_held() {

@@ -1,16 +1,15 @@
 //! What the kernel holds, without reading it again while no other program writes.
 //!
-//! `nf_tables` counts the writes of all programs as the generation of its ruleset. As long as the generation is that of the last
-//! reading plus the operator's own writes, only the chains that the operator wrote are read back. Legacy xtables have nothing
-//! like this, so there every table is read each time.
+//! As long as the [`Version`] of the rules is that of the last reading, apart from the operator's own writes, only the chains that the
+//! operator wrote are read back.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use super::{ChainName, Iptables, Memory, Report, Ruleset, SavedTable, Table, Tables, Variant, listing};
+use super::version::Version;
+use super::{ChainName, Iptables, Memory, Report, Ruleset, SavedTable, Table, Tables, listing};
 use crate::dataplane::Look;
 use crate::dataplane::rules::Counting;
-use crate::netlink::{Socket, generation};
 
 /// How much of the tables an apply read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,16 +27,16 @@ pub enum Extent {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) tables: Tables,
-    /// The generation that the tables show; `None` if another program may have written while they were read.
-    generation: Option<u32>,
+    /// The version that the tables show; `None` if another program may have written while they were read.
+    version: Option<Version>,
     pub(super) extent: Extent,
 }
 
 impl Iptables {
     /// The tables. They are not read if `look` allows this and nothing was written since the last reading.
     pub(super) async fn look(&self, look: Look, memory: &mut Memory) -> Reading {
-        let now = self.generation().await;
-        let last = memory.last.take().filter(|last| last.generation.is_some() && last.generation == now);
+        let now = self.version().await;
+        let last = memory.last.take().filter(|last| last.version.is_some() && last.version == now);
         memory.foreign = last.is_none();
         if let Some(last) = last
             && look == Look::Changes
@@ -48,11 +47,11 @@ impl Iptables {
         self.as_of(now, tables, Extent::Everything).await
     }
 
-    /// `tables` as a reading that began at the generation `begun`.
-    async fn as_of(&self, begun: Option<u32>, tables: Tables, extent: Extent) -> Reading {
+    /// `tables` as a reading that began with the version `begun`.
+    async fn as_of(&self, begun: Option<Version>, tables: Tables, extent: Extent) -> Reading {
         let all = tables.values().all(Result::is_ok);
-        let generation = if all && begun.is_some() && self.generation().await == begun { begun } else { None };
-        Reading { tables, generation, extent }
+        let version = if all && begun.is_some() && self.version().await == begun { begun } else { None };
+        Reading { tables, version, extent }
     }
 
     /// Takes over the counters of a reading. Before a chain is written, its counters are read once more: writing it resets them.
@@ -86,22 +85,23 @@ impl Iptables {
         memory: &mut Memory,
         report: &Report,
     ) -> Reading {
-        let now = self.generation().await;
-        let own = before.generation.map(|generation| generation.wrapping_add(commits));
+        let now = self.version().await;
+        let is_own = match (&before.version, &now) {
+            (Some(before), Some(now)) => now.is_own(before, commits, report),
+            (_, _) => false,
+        };
         let all_named = report.failed.is_empty() && report.refused.is_empty() && report.stuck.is_empty();
-        if own.is_some()
-            && own == now
-            && all_named
-            && let Some(tables) = self.read_written(ruleset, before.tables, memory, report).await
+        if let Some(now) = now.filter(|_| is_own && all_named)
+            && let Some(tables) = self.read_written(ruleset, before.tables, &now, memory, report).await
         {
-            let reading = self.as_of(now, tables, Extent::Written).await;
-            if reading.generation.is_some() {
+            let reading = self.as_of(Some(now), tables, Extent::Written).await;
+            if reading.version.is_some() {
                 return reading;
             }
         }
         // Everything could be written, and yet the tables are not as the operator left them.
-        memory.foreign |= all_named || own != now;
-        let now = self.generation().await;
+        memory.foreign |= all_named || !is_own;
+        let now = self.version().await;
         let tables = self.read_all(memory).await;
         if let Ok(nat) = &tables[&Table::Nat] {
             memory.counters.read_back(nat);
@@ -109,8 +109,15 @@ impl Iptables {
         self.as_of(now, tables, Extent::Everything).await
     }
 
-    /// `tables` with what was written, read back; `None` if it cannot be read.
-    async fn read_written(&self, ruleset: &Ruleset, tables: Tables, memory: &mut Memory, report: &Report) -> Option<Tables> {
+    /// `tables` with what was written, read back in the version `now`; `None` if it cannot be read.
+    async fn read_written(
+        &self,
+        ruleset: &Ruleset,
+        tables: Tables,
+        now: &Version,
+        memory: &mut Memory,
+        report: &Report,
+    ) -> Option<Tables> {
         let mut after = Tables::new();
         for (table, held) in tables {
             let mut held = held.ok()?;
@@ -123,7 +130,10 @@ impl Iptables {
                     memory.counters.read_back_part(&read, report.deleted.iter());
                 }
                 if !deleted.is_empty() {
-                    let there: BTreeSet<ChainName> = listing::our_chains(table).await.ok()??.into_iter().collect();
+                    let there: BTreeSet<ChainName> = match now.chains(table) {
+                        Some(names) => names.filter_map(|name| name.parse().ok()).collect(),
+                        None => listing::our_chains(table).await.ok()??.into_iter().collect(),
+                    };
                     held.chains.retain(|name, _| there.contains(name));
                 }
                 let SavedTable { chains, packets: _, builtins } = read;
@@ -135,23 +145,12 @@ impl Iptables {
         Some(after)
     }
 
-    /// Whether no other program has written to `nf_tables` since the apply before the last one. What the caller read of the node
+    /// Whether no other program has written rules since the apply before the last one. What the caller read of the node
     /// before the last apply is then as new as that apply. `false` if this is not known.
     pub async fn is_untouched(&self) -> bool {
         let memory = self.memory.lock().await;
-        let last = memory.last.as_ref().and_then(|last| last.generation);
-        !memory.foreign && last.is_some() && last == self.generation().await
-    }
-
-    /// The generation of the ruleset; `None` on legacy, or if the kernel does not say.
-    pub(super) async fn generation(&self) -> Option<u32> {
-        match self.variant {
-            Variant::Legacy => None,
-            Variant::Nft => {
-                let mut socket = Socket::open(netlink_sys::protocols::NETLINK_NETFILTER).ok()?;
-                generation(&mut socket).await.ok()?
-            }
-        }
+        let last = memory.last.as_ref().and_then(|last| last.version.as_ref());
+        !memory.foreign && last.is_some() && last == self.version().await.as_ref()
     }
 
     /// The number of commits so far.

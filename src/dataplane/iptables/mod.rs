@@ -9,6 +9,7 @@ mod counters;
 mod jumps;
 mod known;
 mod layout;
+mod legacy;
 mod listing;
 mod lockfile;
 mod program;
@@ -18,6 +19,7 @@ mod saved;
 pub(super) mod scaffold;
 mod transaction;
 mod variant;
+mod version;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,7 @@ pub use jumps::JumpError;
 #[cfg(test)]
 pub(super) use layout::tests as samples;
 pub use layout::{FANOUT, Ruleset, Stage, Table};
+pub(super) use legacy::{LegacyTables, watch as watch_legacy};
 pub use lockfile::Holder;
 pub use program::ProgramError;
 pub use rule::{ForeignRule, Matches, Original, Rule, Target};

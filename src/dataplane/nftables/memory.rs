@@ -14,6 +14,7 @@ use super::layout::{self, Layout, Touched};
 use super::reading::{conclude, read, translated};
 use super::wire::Wire;
 use crate::dataplane::Look;
+use crate::dataplane::iptables::LegacyTables;
 use crate::dataplane::rules::{Counting, RulesReport};
 use crate::model::{Connmark, Translation, Translations};
 
@@ -43,8 +44,18 @@ pub(super) struct Memory {
     /// Whether another program may have written between the last two readings.
     pub(super) foreign: bool,
     pub(super) counters: Counters,
-    /// Whether there were flows that FORWARD of iptables had to accept, and the report about it.
-    pub(super) accepted: Option<(bool, RulesReport)>,
+    /// What FORWARD of iptables accepts.
+    pub(super) accepted: Option<Accepted>,
+}
+
+/// How FORWARD of iptables was left.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// Whether there were flows that it had to accept.
+    pub(super) asked: bool,
+    /// The tables of legacy xtables after it.
+    pub(super) legacy: LegacyTables,
+    pub(super) report: RulesReport,
 }
 
 impl Memory {

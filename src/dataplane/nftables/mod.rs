@@ -21,14 +21,14 @@ mod tests;
 use tokio::sync::Mutex;
 
 use super::Look;
-use super::iptables::Accepting;
+use super::iptables::{Accepting, LegacyTables};
 use super::rules::{Counting, Function, Place, RefusedRule, RulesError, RulesReport, Step as Access};
 use crate::model::{Connmark, NatPriorities, Translation, Translations};
 use class::Purpose;
 use compare::Held;
 use failure::Failure;
 use layout::Layout;
-use memory::Memory;
+use memory::{Accepted, Memory};
 use reading::{conclude, translated};
 use wire::Wire;
 
@@ -100,13 +100,16 @@ impl Rules {
     /// Has FORWARD of iptables accept the flows. It is looked at again if another program has written, and with every comparison.
     async fn accept(&self, memory: &mut Memory, translations: &Translations, look: Look, report: &mut RulesReport) {
         let any = !translations.is_empty();
-        let same = memory.accepted.as_ref().filter(|(asked, _)| *asked == any && look == Look::Changes && !memory.foreign);
-        let accepted = match same {
-            Some((_, accepted)) => accepted.clone(),
+        let may_last = look == Look::Changes && !memory.foreign;
+        let same = memory.accepted.take().filter(|last| may_last && last.asked == any && last.legacy.is_current());
+        let accepted = match &same {
+            Some(last) => last.report.clone(),
             None => self.accepting.apply(translations).await,
         };
         let is_whole = accepted.failed.is_empty() && accepted.refused.is_empty();
-        memory.accepted = is_whole.then(|| (any, accepted.clone().without_deeds()));
+        memory.accepted = same.or_else(|| {
+            is_whole.then(|| Accepted { asked: any, legacy: LegacyTables::now(), report: accepted.clone().without_deeds() })
+        });
         report.merge(accepted);
     }
 
