@@ -83,6 +83,7 @@ fn plots(book: &Book) -> Vec<(String, String)> {
         let whose = [
             ("ours, iptables-nft", "nft", "ours"),
             ("ours, iptables-legacy", "legacy", "ours"),
+            ("ours, nftables", "nftables", "ours"),
             ("kube-proxy, nftables", "nft", "kube-proxy nftables"),
             ("kube-proxy, iptables", "nft", "kube-proxy iptables"),
         ];

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use portforward_operator::dataplane::Look;
-use portforward_operator::dataplane::iptables::{Iptables, Ruleset, SavedTable, Table, Variant};
+use portforward_operator::dataplane::iptables::{Ruleset, SavedTable, Table, Variant};
+use portforward_operator::dataplane::{Backend, Dataplane, Forwarding, Kernel, Look};
 use portforward_operator::model::{
-    Connmark, Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation, Translations,
+    Connmark, Desired, Destination, FlowMatch, PortRange, Protocol, SourceNat, TargetPorts, Translation, Translations,
 };
 
 use crate::netns::{Netns, must};
@@ -43,71 +43,79 @@ pub(crate) enum Step {
 /// The duration of each step, one value for each round.
 pub(crate) type Times = BTreeMap<Step, Vec<Duration>>;
 
-/// Applies these forwards in this namespace.
-pub(crate) fn apply(variant: Variant, netns: &Netns, forwards: &[Forward]) {
+/// Applies these forwards in this namespace. Returns how long it took.
+pub(crate) fn apply(backend: Backend, netns: &Netns, forwards: &[Forward]) -> Duration {
     let translations = translations(forwards);
-    within(netns, async || {
-        let report = Iptables::new(variant).apply(&Ruleset::of(&translations, Connmark::default()), Look::Everything).await;
-        assert!(report.is_exact(), "read back: {report:?}");
-    });
+    within(netns, async || timed_apply(&kernel(backend), &translations).await)
 }
 
 /// Writes these forwards by hand in this namespace. Without forwards, it writes empty chains and activates connection
 /// tracking.
-pub(crate) fn write_by_hand(variant: Variant, netns: &Netns, forwards: &[Forward]) {
+pub(crate) fn write_by_hand(backend: Backend, netns: &Netns, forwards: &[Forward]) {
     // Connection tracking is active if any rule needs it, even if no packet reaches that rule.
     let aside = ":ASIDE - [0:0]\n-A ASIDE -p udp -j DNAT --to-destination 3.4.0.1\nCOMMIT\n";
-    restore(variant, netns, &linear::table(forwards).replace("COMMIT\n", aside));
+    restore(backend, netns, &linear::table(forwards).replace("COMMIT\n", aside));
 }
 
 /// Measures one round: the rules of the operator in one namespace, and the rules written by hand in another.
-pub(crate) fn round(variant: Variant, ours: &Netns, hand: &Netns, forwards: &[Forward], times: &mut Times) {
+pub(crate) fn round(backend: Backend, ours: &Netns, hand: &Netns, forwards: &[Forward], times: &mut Times) {
     let mut changed = forwards.to_vec();
     let middle = forwards.len() / 2;
     changed[middle].upstream.set_port(81);
     let (all, changed_set) = (translations(forwards), translations(&changed));
     let mut note = |step: Step, time: Duration| times.entry(step).or_default().push(time);
 
-    let started = Instant::now();
-    let laid_out = Ruleset::of(&all, Connmark::default());
-    note(Step::LayOut, started.elapsed());
-    drop(laid_out);
+    if let Backend::Iptables(_) = backend {
+        let started = Instant::now();
+        let laid_out = Ruleset::of(&all, Connmark::default());
+        note(Step::LayOut, started.elapsed());
+        drop(laid_out);
+    }
     let taken = within(ours, async || {
-        let agent = Iptables::new(variant);
+        let agent = kernel(backend);
         let mut taken = Vec::new();
         for (step, set) in [(Step::FromEmpty, &all), (Step::NothingToDo, &all), (Step::OneChanged, &changed_set)] {
             taken.push((step, timed_apply(&agent, set).await));
         }
-        taken.push((Step::AfterRestart, timed_apply(&Iptables::new(variant), &changed_set).await));
-        let started = Instant::now();
-        for table in Table::ALL {
-            let text = must(Command::new(variant.save()).args(["-t", table.name()]));
-            assert!(!SavedTable::parse(&text).chains.is_empty());
+        taken.push((Step::AfterRestart, timed_apply(&kernel(backend), &changed_set).await));
+        if let Backend::Iptables(variant) = backend {
+            let started = Instant::now();
+            for table in Table::ALL {
+                let text = must(Command::new(variant.save()).args(["-t", table.name()]));
+                assert!(!SavedTable::parse(&text).chains.is_empty());
+            }
+            taken.push((Step::ReadBack, started.elapsed()));
         }
-        taken.push((Step::ReadBack, started.elapsed()));
         taken.push((Step::Remove, timed_apply(&agent, &Translations::new()).await));
         taken
     });
     for (step, time) in taken {
         note(step, time);
     }
-    note(Step::ByHandFromEmpty, restore(variant, hand, &linear::table(forwards)));
-    note(Step::ByHandAgain, restore(variant, hand, &linear::table(&changed)));
-    restore(variant, hand, &linear::table(&[]));
+    note(Step::ByHandFromEmpty, restore(backend, hand, &linear::table(forwards)));
+    note(Step::ByHandAgain, restore(backend, hand, &linear::table(&changed)));
+    restore(backend, hand, &linear::table(&[]));
 }
 
-/// The number of rules and chains that the operator makes of these forwards.
-pub(crate) fn size(forwards: &[Forward]) -> (usize, usize) {
+/// The number of rules and chains of iptables that the operator makes of these forwards.
+pub(crate) fn size(forwards: &[Forward]) -> String {
     let laid_out = Ruleset::of(&translations(forwards), Connmark::default());
     let chains = Table::ALL.map(|table| laid_out.chains(table));
-    (chains.iter().flat_map(|chains| chains.values()).map(Vec::len).sum(), chains.iter().map(|chains| chains.len()).sum())
+    let rules: usize = chains.iter().flat_map(|chains| chains.values()).map(Vec::len).sum();
+    let chains: usize = chains.iter().map(|chains| chains.len()).sum();
+    format!("{rules} rules, {chains} chains")
 }
 
-async fn timed_apply(agent: &Iptables, translations: &Translations) -> Duration {
+fn kernel(backend: Backend) -> Kernel {
+    Kernel::new(backend, Forwarding::Leave)
+}
+
+async fn timed_apply(kernel: &Kernel, translations: &Translations) -> Duration {
+    let desired = Desired { translations: translations.clone(), ..Desired::default() };
     let started = Instant::now();
-    let report = agent.apply(&Ruleset::of(translations, Connmark::default()), Look::Changes).await;
+    let applied = kernel.apply(&desired, &Translations::new(), Look::Changes).await;
     let taken = started.elapsed();
-    assert!(report.is_exact(), "read back: {report:?}");
+    assert!(applied.is_complete() && applied.rules.is_exact(), "read back: {applied:?}");
     taken
 }
 
@@ -123,7 +131,11 @@ fn within<T: Send>(netns: &Netns, task: impl AsyncFnOnce() -> T + Send) -> T {
     })
 }
 
-fn restore(variant: Variant, netns: &Netns, text: &str) -> Duration {
+fn restore(backend: Backend, netns: &Netns, text: &str) -> Duration {
+    let variant = match backend {
+        Backend::Iptables(variant) => variant,
+        Backend::Nftables => Variant::Nft,
+    };
     linear::restore(&mut netns.command(variant.restore()), text)
 }
 

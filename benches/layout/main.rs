@@ -18,15 +18,17 @@ mod shared;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use portforward_operator::dataplane::Backend;
 use portforward_operator::dataplane::iptables::Variant;
 
-use load::Times;
+use load::{Step, Times};
 use network::Network;
 use probe::Probe;
 use report::{Rounds, micros, millis, print_table, ratio};
 use shared::figures::{Figure, Figures};
-use shared::shapes::{Forward, MANY, Shape, Transport};
+use shared::shapes::{Forward, HUGE, MANY, Shape, Transport};
 use shared::{is_quick, progress, supervise};
 
 /// The number of rounds in which packets are measured.
@@ -61,13 +63,13 @@ enum Flow {
 /// One set of rules on one proxy, with its forwards.
 #[derive(Debug)]
 struct Case {
-    variant: Variant,
+    backend: Backend,
     rules: Rules,
     forwards: Vec<Forward>,
 }
 
-/// The cost of a packet by variant, rules, number of forwards and flow.
-type Costs = BTreeMap<(Variant, Rules, u32, Flow), Rounds>;
+/// The cost of a packet by backend, rules, number of forwards and flow.
+type Costs = BTreeMap<(Backend, Rules, u32, Flow), Rounds>;
 
 fn main() -> ExitCode {
     supervise::run(|_| measure(), netns::remove_leftovers)
@@ -78,13 +80,13 @@ fn measure() -> ExitCode {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     println!("{}, kernel {}, {cpus} CPUs", jiff::Zoned::now().date(), system.release().to_string_lossy());
     let mut figures = Figures::new("layout");
-    let costs = measure_packets();
+    let costs = measure_packets(&mut figures);
     note_packets(&mut figures, &costs);
     let mut verdict = report_packets(&costs);
-    for variant in Variant::ALL {
-        let loads = measure_loads(variant);
-        note_loads(&mut figures, variant, &loads);
-        report_loads(variant, &loads);
+    for backend in Backend::ALL {
+        let loads = measure_loads(backend);
+        note_loads(&mut figures, backend, &loads);
+        report_loads(backend, &loads);
     }
     if verdict.is_empty() {
         println!("\nNo ratio is more than {MARGIN} times its goal.");
@@ -96,31 +98,55 @@ fn measure() -> ExitCode {
     }
 }
 
-fn cases(variant: Variant) -> Vec<Case> {
-    let case = |rules, forwards| Case { variant, rules, forwards };
-    let floor = |count| Shape::OwnPort.forwards(count, Transport::Udp).into_iter().map(Forward::untranslated).collect();
-    let mut cases = vec![case(Rules::Floor, floor(1)), case(Rules::Floor, floor(MANY))];
+fn cases(backend: Backend) -> Vec<Case> {
+    let case = |rules, forwards| Case { backend, rules, forwards };
+    let mut cases = Vec::new();
     for shape in Shape::ALL {
         cases.extend([1, MANY].map(|count| case(Rules::Ours(shape), shape.forwards(count, Transport::Udp))));
     }
+    if backend == Backend::Nftables {
+        let shapes = Shape::ALL.into_iter().filter(|shape| shape.may_be_huge() && !is_quick());
+        cases.extend(shapes.map(|shape| case(Rules::Ours(shape), shape.forwards(HUGE, Transport::Udp))));
+        // What is not the operator's is the same as with iptables-nft.
+        return cases;
+    }
+    let floor = |count| Shape::OwnPort.forwards(count, Transport::Udp).into_iter().map(Forward::untranslated).collect();
+    cases.extend([1, MANY].map(|count| case(Rules::Floor, floor(count))));
     cases.extend([1, MANY].map(|count| case(Rules::ByHand, Shape::OwnPort.forwards(count, Transport::Udp))));
     cases
 }
 
-fn measure_packets() -> Costs {
-    let cases: Vec<Case> = Variant::ALL.into_iter().flat_map(cases).collect();
+/// The name of a run with this backend in the figures.
+fn run(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Iptables(Variant::Nft) => "nft",
+        Backend::Iptables(Variant::Legacy) => "legacy",
+        Backend::Nftables => "nftables",
+    }
+}
+
+fn measure_packets(figures: &mut Figures) -> Costs {
+    let cases: Vec<Case> = Backend::ALL.into_iter().flat_map(cases).collect();
     progress(&format!("making a network with {} proxies", cases.len()));
     let network = Network::new(cases.len());
     let probe = Probe::new(&network);
     for (proxy, case) in cases.iter().enumerate() {
-        progress(&format!("loading and trying {} forwards: {}, {}", case.forwards.len(), case.variant, case.rules));
+        progress(&format!("loading and trying {} forwards: {}, {}", case.forwards.len(), case.backend, case.rules));
         let netns = &network.proxies[proxy];
         match case.rules {
-            Rules::Floor => load::write_by_hand(case.variant, netns, &[]),
-            Rules::Ours(_) => load::apply(case.variant, netns, &case.forwards),
-            Rules::ByHand => load::write_by_hand(case.variant, netns, &case.forwards),
+            Rules::Floor => load::write_by_hand(case.backend, netns, &[]),
+            Rules::Ours(shape) => {
+                let taken = load::apply(case.backend, netns, &case.forwards);
+                if case.count() == HUGE {
+                    note_load(figures, case, shape, taken);
+                }
+            }
+            Rules::ByHand => load::write_by_hand(case.backend, netns, &case.forwards),
         }
-        probe.verify(proxy, &case.probed());
+        // The connection tracking of the proxy has no room for more flows.
+        let probed = case.probed();
+        let sample: Vec<Forward> = probed.iter().step_by(probed.len().div_ceil(MANY as usize)).copied().collect();
+        probe.verify(proxy, &sample);
     }
     let mut costs = Costs::new();
     let rounds = if is_quick() { 3 } else { ROUNDS };
@@ -129,7 +155,7 @@ fn measure_packets() -> Costs {
         for (proxy, case) in cases.iter().enumerate() {
             let batches = if case.rules == Rules::ByHand { BATCHES_BY_HAND } else { BATCHES };
             let mut note = |flow, cost| {
-                costs.entry((case.variant, case.rules, case.count(), flow)).or_default().0.push(cost);
+                costs.entry((case.backend, case.rules, case.count(), flow)).or_default().0.push(cost);
             };
             let probed = case.probed();
             note(Flow::New, probe.new_flows(proxy, &probed, batches));
@@ -142,21 +168,21 @@ fn measure_packets() -> Costs {
 /// Prints the costs. Returns the ratios that miss their goal by far.
 fn report_packets(costs: &Costs) -> Vec<String> {
     let (mut rows, mut far_off) = (Vec::new(), Vec::new());
-    for ((variant, rules, count, flow), one) in costs {
-        let Some(many) = (*count == 1).then(|| costs.get(&(*variant, *rules, MANY, *flow))).flatten() else { continue };
+    for ((backend, rules, count, flow), one) in costs {
+        let Some(many) = (*count == 1).then(|| costs.get(&(*backend, *rules, MANY, *flow))).flatten() else { continue };
         let judged = matches!(rules, Rules::Ours(_));
-        let row = [variant.to_string(), rules.to_string(), flow.to_string(), micros(one.minimum()), micros(many.minimum())];
+        let row = [run(*backend).to_owned(), rules.to_string(), flow.to_string(), micros(one.minimum()), micros(many.minimum())];
         let medians = [micros(one.median()), micros(many.median())];
         let missed = if many.times(one) > flow.goal() { ", missed" } else { "" };
         let goal = if judged { format!("<= {}{missed}", ratio(flow.goal())) } else { String::new() };
         let ratios = [ratio(many.times(one)), ratio(many.median_times(one)), goal];
         if judged && many.times(one) > MARGIN * flow.goal() {
-            far_off.push(format!("{variant}, {rules}, {flow}: {}", ratio(many.times(one))));
+            far_off.push(format!("{backend}, {rules}, {flow}: {}", ratio(many.times(one))));
         }
         rows.push([&row[..], &medians[..], &ratios[..]].concat());
     }
     let head = [
-        "iptables",
+        "backend",
         "rules",
         "packet",
         "1, min us",
@@ -171,40 +197,42 @@ fn report_packets(costs: &Costs) -> Vec<String> {
     far_off
 }
 
-fn measure_loads(variant: Variant) -> BTreeMap<Shape, Times> {
-    let [ours, hand] = ["ours", "hand"].map(|name| network::host(&format!("{variant}-{name}")));
+fn measure_loads(backend: Backend) -> BTreeMap<Shape, Times> {
+    let [ours, hand] = ["ours", "hand"].map(|name| network::host(&format!("{}-{name}", run(backend))));
     let mut loads = BTreeMap::<Shape, Times>::new();
     let rounds = if is_quick() { 1 } else { LOAD_ROUNDS };
     for round in 1..=rounds {
-        progress(&format!("loading by {variant}, round {round} of {rounds}"));
+        progress(&format!("loading by {backend}, round {round} of {rounds}"));
         for shape in Shape::ALL {
-            load::round(variant, &ours, &hand, &shape.forwards(MANY, Transport::Udp), loads.entry(shape).or_default());
+            load::round(backend, &ours, &hand, &shape.forwards(MANY, Transport::Udp), loads.entry(shape).or_default());
         }
     }
     loads
 }
 
-fn report_loads(variant: Variant, loads: &BTreeMap<Shape, Times>) {
+fn report_loads(backend: Backend, loads: &BTreeMap<Shape, Times>) {
     let mut rows = Vec::new();
     for (shape, times) in loads {
-        let (rules, chains) = load::size(&shape.forwards(MANY, Transport::Udp));
+        let size = match backend {
+            Backend::Iptables(_) => load::size(&shape.forwards(MANY, Transport::Udp)),
+            Backend::Nftables => "maps".to_owned(),
+        };
         for (step, taken) in times {
             let taken = Rounds(taken.clone());
             let by_hand = step.by_hand().and_then(|step| times.get(&step)).map(|by_hand| Rounds(by_hand.clone()));
             let against = by_hand
                 .map_or([String::new(), String::new()], |by_hand| [millis(by_hand.minimum()), ratio(taken.times(&by_hand))]);
-            let size = format!("{rules} rules, {chains} chains");
-            let row = [shape.to_string(), size, step.to_string(), millis(taken.minimum()), millis(taken.median())];
+            let row = [shape.to_string(), size.clone(), step.to_string(), millis(taken.minimum()), millis(taken.median())];
             rows.push([&row[..], &against[..]].concat());
         }
     }
     let head = ["forwards", "ours", "step", "min ms", "median ms", "by hand, min ms", "ratio of min"];
-    print_table(&format!("Loading 10,000 forwards by iptables-{variant}"), &head, &rows);
+    print_table(&format!("Loading 10,000 forwards by {backend}"), &head, &rows);
 }
 
 /// Notes the costs of packets, in microseconds.
 fn note_packets(figures: &mut Figures, costs: &Costs) {
-    for ((variant, rules, count, flow), rounds) in costs {
+    for ((backend, rules, count, flow), rounds) in costs {
         let (of, shape) = match rules {
             Rules::Floor => ("no rules", Shape::OwnPort),
             Rules::Ours(shape) => ("ours", *shape),
@@ -213,19 +241,32 @@ fn note_packets(figures: &mut Figures, costs: &Costs) {
         let what = format!("packet: {flow}");
         let values = rounds.0.iter().map(|time| time.as_secs_f64() * 1e6).collect();
         let unit = "us".to_owned();
-        let (run, of, shape) = (variant.to_string(), of.to_owned(), shape.to_string());
+        let (run, of, shape) = (run(*backend).to_owned(), of.to_owned(), shape.to_string());
         figures.note(Figure { what, run, of, shape, forwards: *count, unit, values });
     }
 }
 
+/// Notes the time in which the largest set was loaded.
+fn note_load(figures: &mut Figures, case: &Case, shape: Shape, taken: Duration) {
+    figures.note(Figure {
+        what: format!("load: {}", Step::FromEmpty),
+        run: run(case.backend).to_owned(),
+        of: "ours".to_owned(),
+        shape: shape.to_string(),
+        forwards: case.count(),
+        unit: "ms".to_owned(),
+        values: vec![taken.as_secs_f64() * 1e3],
+    });
+}
+
 /// Notes the times of loads, in milliseconds.
-fn note_loads(figures: &mut Figures, variant: Variant, loads: &BTreeMap<Shape, Times>) {
+fn note_loads(figures: &mut Figures, backend: Backend, loads: &BTreeMap<Shape, Times>) {
     for (shape, times) in loads {
         for (step, taken) in times {
             let of = if step.is_by_hand() { "linear" } else { "ours" };
             figures.note(Figure {
                 what: format!("load: {step}"),
-                run: variant.to_string(),
+                run: run(backend).to_owned(),
                 of: of.to_owned(),
                 shape: shape.to_string(),
                 forwards: MANY,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client ──── gateway ──┬── proxy 0 ──┬── server
-//! 10.0.0.0/8  192.168.0.1├── proxy 1 ──┤  3.4.0.0/16
+//! 10.0.0.0/8  192.168.0.1├── proxy 1 ──┤  3.4.0.0/15
 //!                        └── ...     ──┘
 //! ```
 //!
@@ -43,7 +43,7 @@ impl Network {
             "route add 10.255.255.254/32 dev cli",
             "route add 10.0.0.0/8 via 10.255.255.254 dev cli",
         ]);
-        network.server.ip_batch(["addr add 2.2.2.1/32 dev lo", "route add local 3.4.0.0/16 dev lo"]);
+        network.server.ip_batch(["addr add 2.2.2.1/32 dev lo", "route add local 3.4.0.0/15 dev lo"]);
         for (index, proxy) in network.proxies.iter().enumerate() {
             wire((proxy, "eth1"), (&network.gateway, &format!("px{index}")));
             wire((proxy, "eth0"), (&network.server, &format!("px{index}")));
@@ -52,7 +52,7 @@ impl Network {
             let inside = shapes::listen_addresses().map(|address| format!("route add local {address} dev eth1"));
             let own = ["addr add 192.168.0.2/16 dev eth1".to_owned()].into_iter();
             let outside = (2..6).map(|last| format!("addr add 2.2.2.{last}/24 dev eth0"));
-            let routes = ["route add 10.0.0.0/8 via 192.168.0.1 dev eth1", "route add 3.4.0.0/16 via 2.2.2.1 dev eth0"];
+            let routes = ["route add 10.0.0.0/8 via 192.168.0.1 dev eth1", "route add 3.4.0.0/15 via 2.2.2.1 dev eth0"];
             proxy.ip_batch(own.chain(inside).chain(outside).chain(routes.map(str::to_owned)));
         }
         network
@@ -61,7 +61,7 @@ impl Network {
     /// Routes both directions through this proxy.
     pub(crate) fn through(&self, proxy: usize) {
         let next = format!("dev px{proxy} onlink");
-        self.gateway.ip_batch(["192.168.0.0/16", "3.4.0.0/16"].map(|to| format!("route replace {to} via 192.168.0.2 {next}")));
+        self.gateway.ip_batch(["192.168.0.0/16", "3.4.0.0/15"].map(|to| format!("route replace {to} via 192.168.0.2 {next}")));
         self.server.ip_batch(["2.2.2.0/24", "10.0.0.0/8"].map(|to| format!("route replace {to} via 2.2.2.2 {next}")));
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!                          ┌── px0: the agent ────────────┐
 //! client ───── gateway ────┼── px1: kube-proxy, nftables ─┼── router ──── server
-//! 10.0.0.0/8               └── px2: kube-proxy, iptables ─┘               3.4.0.0/16, 3.5.0.0/16
+//! 10.0.0.0/8               └── px2: kube-proxy, iptables ─┘               3.4.0.0/15, 3.5.0.0/16
 //! ```
 
 use std::path::PathBuf;
@@ -131,6 +131,6 @@ fn address(bed: &Bed, shape: Shape) {
     let external = (3..6).map(|last| format!("addr add 2.2.2.{last}/24 dev eth0"));
     bed.proxies[AGENT_NODE].netns.ip_batch(listen.chain(external));
     bed.gateway.ip(&format!("route add 192.168.0.0/16 via {INTERNAL} dev line"));
-    bed.router.ip_batch(["3.4.0.0/16", "3.5.0.0/16"].map(|network| format!("route add {network} via {SERVER} dev srv")));
-    bed.server.ip_batch(["3.4.0.0/16", "3.5.0.0/16"].map(|network| format!("route add local {network} dev lo")));
+    bed.router.ip_batch(["3.4.0.0/15", "3.5.0.0/16"].map(|network| format!("route add {network} via {SERVER} dev srv")));
+    bed.server.ip_batch(["3.4.0.0/15", "3.5.0.0/16"].map(|network| format!("route add local {network} dev lo")));
 }

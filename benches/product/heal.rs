@@ -31,7 +31,7 @@ fn flush(field: &Field, variant: Variant, ours: &Subject) -> Duration {
     probing_one(&field.bed.client, ours.path(), || {
         field.sink.forget();
         let first = field.sink.wait(upstream, LONGEST).expect("the forward works before");
-        field.bed.proxies[AGENT_NODE].iptables(variant, "-t nat -F");
+        field.bed.proxies[AGENT_NODE].lose_rules(variant);
         let flushed = Instant::now();
         let (mut before, mut longest, mut after) = (first, Duration::ZERO, 0);
         while after < ENOUGH {

@@ -56,7 +56,8 @@ impl KubeProxy {
         fs::create_dir_all(&bin).expect("the plane's folder can be written");
         // The plain names lead to the variant, as the alternatives of Debian do.
         for tool in ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"] {
-            symlink(format!("/usr/sbin/xtables-{variant}-multi"), bin.join(tool)).expect("the plane's folder can be written");
+            symlink(format!("/usr/sbin/xtables-{}-multi", variant.tools()), bin.join(tool))
+                .expect("the plane's folder can be written");
         }
         let kubeconfig = field.plane.kubeconfig(&format!("kube-proxy-{index}"), ADMIN);
         let program = programs::cluster_folder().join("kube-proxy");

@@ -40,6 +40,9 @@ use shared::figures::Figures;
 use shared::shapes::{MANY, Shape};
 use shared::supervise;
 
+/// What holds the rules of the agents.
+const BACKENDS: [Variant; 3] = [Variant::Nft, Variant::Legacy, Variant::Nftables];
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
@@ -71,14 +74,14 @@ impl Measure {
         match self {
             Self::Changes => {
                 for count in rounds.counts() {
-                    for variant in Variant::ALL {
+                    for variant in BACKENDS {
                         Run { variant, shape: Shape::OwnPort, count }.measure(&mut figures, rounds);
                     }
                 }
             }
             Self::Shapes => {
                 for shape in Shape::ALL.into_iter().filter(|shape| *shape != Shape::OwnPort && rounds.is_long()) {
-                    for variant in Variant::ALL {
+                    for variant in BACKENDS {
                         Run { variant, shape, count: MANY }.measure(&mut figures, rounds);
                     }
                 }
@@ -86,7 +89,7 @@ impl Measure {
             Self::Beside => beside::measure(&mut figures, rounds, rounds.services),
             Self::Folder => {
                 for count in rounds.counts().into_iter().filter(|count| *count >= 1_000) {
-                    for variant in Variant::ALL {
+                    for variant in BACKENDS {
                         folder::measure(Run { variant, shape: Shape::OwnPort, count }, &mut figures, rounds.under_load);
                     }
                 }

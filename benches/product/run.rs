@@ -19,10 +19,13 @@ use crate::{heal, load, start};
 /// How long an agent may write after all statuses are written.
 const SETTLED: Duration = Duration::from_mins(3);
 
+/// How long an agent is observed that has nothing to do.
+const IDLE: Duration = Duration::from_mins(1);
+
 /// The set of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// The variant of iptables.
+    /// What holds the rules.
     pub(crate) variant: Variant,
     /// The shape of the set.
     pub(crate) shape: Shape,
@@ -48,7 +51,9 @@ impl Run {
     fn peers(self, rounds: &Rounds) -> Vec<Mode> {
         let is_wanted = |mode: &Mode| match mode {
             Mode::Nftables => true,
-            Mode::Iptables => rounds.is_long() && (self.count <= 1_000 || self.variant == Variant::Nft),
+            Mode::Iptables => {
+                rounds.is_long() && (self.count <= 1_000 && self.variant != Variant::Nftables || self.variant == Variant::Nft)
+            }
         };
         let modes = Mode::ALL.into_iter().filter(is_wanted);
         if self.shape == Shape::OwnPort { modes.collect() } else { Vec::new() }
@@ -79,7 +84,7 @@ impl Run {
             subject.end();
             subjects.push(subject);
         }
-        self.note_rest(field, figures, &subjects[0]);
+        self.note_rest(field, figures, rounds, &subjects[0]);
         self.note_changes(field, &api, figures, rounds, &mut subjects);
         if self.count >= 1_000 {
             self.note_load(field, &api, figures, rounds, &subjects[0]);
@@ -117,7 +122,7 @@ impl Run {
     }
 
     /// The CPUs and the writes of an agent that has nothing to do. The renewal of its lease does not count.
-    fn note_rest(self, field: &Field, figures: &mut Figures, ours: &Subject) {
+    fn note_rest(self, field: &Field, figures: &mut Figures, rounds: &Rounds, ours: &Subject) {
         let calls = || field.plane.audit_of(crate::plane::access::AGENT_USER, 0);
         let writes = || calls().iter().filter(|call| call.writes() && call.resource != "leases").count();
         // Events are written after the statuses.
@@ -128,7 +133,8 @@ impl Run {
             last == before
         });
         assert!(settled, "the agent still writes after {} s without changes", SETTLED.as_secs());
-        let cpus = ours.idle(Duration::from_secs(10));
+        // Long enough for several comparisons of the whole kernel.
+        let cpus = ours.idle(if rounds.is_long() && self.count > 1_000 { IDLE } else { IDLE / 6 });
         let written = u32::try_from(writes() - before).expect("few writes");
         self.note(figures, "at rest: CPU", &ours.name, "%", vec![cpus * 100.0]);
         self.note(figures, "at rest: writes", &ours.name, "calls", vec![written.into()]);

@@ -46,13 +46,13 @@ fn main() -> ExitCode {
 fn measure() -> ExitCode {
     let mut figures = Figures::new("rates");
     let rounds = number("BENCH_ROUNDS", if is_quick() { 2 } else { 7 });
-    for variant in ["nft", "legacy"] {
-        measure_variant(&mut figures, variant, rounds);
+    for backend in ["nft", "legacy", "nftables"] {
+        measure_backend(&mut figures, backend, rounds);
     }
     ExitCode::SUCCESS
 }
 
-fn measure_variant(figures: &mut Figures, variant: &str, rounds: usize) {
+fn measure_backend(figures: &mut Figures, backend: &str, rounds: usize) {
     let many = [Peer::Ours, Peer::Linear, Peer::Haproxy, Peer::Nginx, Peer::Routing].map(|peer| (peer, MANY));
     let wanted = [&[(Peer::Ours, 1)], &many[..]].concat();
     let network = Network::new(wanted.len());
@@ -60,12 +60,12 @@ fn measure_variant(figures: &mut Figures, variant: &str, rounds: usize) {
     let files = tempfile::Builder::new().prefix("pf-rates-").tempdir().expect("a temporary folder can be made");
     let mut cases = Vec::new();
     for (proxy, (peer, count)) in wanted.into_iter().enumerate() {
-        progress(&format!("{variant}: starting {} with {count} forwards", peer.name()));
+        progress(&format!("{backend}: starting {} with {count} forwards", peer.name()));
         let netns = &network.proxies[proxy];
         // The agent takes addresses for those of its node if they are on an interface, not if they are only routed to it.
         netns.ip_batch((3..10).map(|last| format!("addr add 192.168.0.{last}/16 dev eth1 noprefixroute")));
         let mut forwards = Shape::OwnPort.forwards(count, Transport::Tcp);
-        let running = peer.start(netns, &files.path().join(proxy.to_string()), variant, &forwards);
+        let running = peer.start(netns, &files.path().join(proxy.to_string()), backend, &forwards);
         if peer == Peer::Routing {
             forwards = forwards.into_iter().map(Forward::untranslated).collect();
         }
@@ -76,7 +76,7 @@ fn measure_variant(figures: &mut Figures, variant: &str, rounds: usize) {
         cases.push(Case { peer, forwards, connections: Vec::new(), bulk: Vec::new(), _running: running });
     }
     for round in 1..=rounds {
-        progress(&format!("{variant}: rates, round {round} of {rounds}"));
+        progress(&format!("{backend}: rates, round {round} of {rounds}"));
         for (proxy, case) in cases.iter_mut().enumerate() {
             network.through(proxy);
             case.connections.push(traffic::connections(&network.client, &case.forwards, COUNTED));
@@ -89,7 +89,7 @@ fn measure_variant(figures: &mut Figures, variant: &str, rounds: usize) {
         let rates = [("rate: new connections", "per s", case.connections), ("rate: bulk", "Gbit/s", case.bulk)];
         for (what, unit, values) in rates {
             let (what, unit, of) = (what.to_owned(), unit.to_owned(), case.peer.name().to_owned());
-            figures.note(Figure { what, run: variant.to_owned(), of, shape: Shape::OwnPort.to_string(), forwards, unit, values });
+            figures.note(Figure { what, run: backend.to_owned(), of, shape: Shape::OwnPort.to_string(), forwards, unit, values });
         }
     }
 }

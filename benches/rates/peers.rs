@@ -37,14 +37,14 @@ impl Peer {
     }
 
     /// Starts it on a proxy, with a folder for its files. Returns its process, if it has one.
-    pub(crate) fn start(self, netns: &Netns, folder: &Path, variant: &str, forwards: &[Forward]) -> Option<Running> {
+    pub(crate) fn start(self, netns: &Netns, folder: &Path, backend: &str, forwards: &[Forward]) -> Option<Running> {
         fs::create_dir_all(folder).expect("a temporary folder can be written");
         match self {
-            Self::Ours => Some(Running::start(agent(netns, folder, variant, forwards), folder)),
+            Self::Ours => Some(Running::start(agent(netns, folder, backend, forwards), folder)),
             Self::Haproxy => Some(Running::start(haproxy(netns, folder, forwards), folder)),
             Self::Nginx => Some(Running::start(nginx(netns, folder, forwards), folder)),
             Self::Linear => {
-                let restore = format!("iptables-{variant}-restore");
+                let restore = if backend == "legacy" { "iptables-legacy-restore" } else { "iptables-nft-restore" };
                 linear::restore(&mut netns.command(restore), &linear::table(forwards));
                 None
             }
@@ -72,7 +72,7 @@ impl Drop for Running {
     }
 }
 
-fn agent(netns: &Netns, folder: &Path, variant: &str, forwards: &[Forward]) -> Command {
+fn agent(netns: &Netns, folder: &Path, backend: &str, forwards: &[Forward]) -> Command {
     let manifests = folder.join("manifests");
     fs::create_dir_all(&manifests).expect("a temporary folder can be written");
     let items: Vec<String> = forwards
@@ -86,7 +86,8 @@ fn agent(netns: &Netns, folder: &Path, variant: &str, forwards: &[Forward]) -> C
     }
     let mut command = netns.command(env!("CARGO_BIN_EXE_portforward-operator"));
     command.arg("agent").arg("--manifests").arg(&manifests).arg("--status-file").arg(folder.join("status.json"));
-    command.arg("--state-dir").arg(folder.join("state")).args(["--node-name", "proxy", "--iptables", variant]);
+    command.arg("--state-dir").arg(folder.join("state")).args(["--node-name", "proxy"]);
+    command.args(if backend == "nftables" { ["--backend", backend] } else { ["--iptables", backend] });
     command.args(["--log-format", "text"]);
     command
 }

@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The number of forwards in the large sets.
 pub(crate) const MANY: u32 = 10_000;
+/// The number of forwards in the largest sets.
+pub(crate) const HUGE: u32 = 100_000;
 
 /// The number of listen addresses of [`Shape::Scattered`].
 const ADDRESSES: u32 = 1_000;
@@ -60,6 +62,11 @@ pub(crate) struct Forward {
 impl Shape {
     /// All shapes.
     pub(crate) const ALL: [Self; 4] = [Self::OwnPort, Self::OnePort, Self::Scattered, Self::Mixture];
+
+    /// Whether the shape has room for [`HUGE`] forwards. The ranges of a mixture would need more ports than there are.
+    pub(crate) const fn may_be_huge(self) -> bool {
+        !matches!(self, Self::Mixture)
+    }
 
     /// The first `count` forwards of this shape for a protocol.
     pub(crate) fn forwards(self, count: u32, transport: Transport) -> Vec<Forward> {

@@ -14,7 +14,7 @@ use crate::model::{Connmark, NatPriorities, Translation, Translations};
 pub use super::iptables::scaffold::{Removed as EmptyTables, ScaffoldError};
 
 /// What holds the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Backend {
     /// Chains of iptables.
     Iptables(Variant),

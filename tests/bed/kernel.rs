@@ -34,7 +34,7 @@ impl Variant {
     }
 
     /// The variant of the iptables programs by which other programs write rules beside it.
-    const fn tools(self) -> &'static str {
+    pub(crate) const fn tools(self) -> &'static str {
         match self {
             Self::Nft | Self::Nftables => "nft",
             Self::Legacy => "legacy",
