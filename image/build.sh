@@ -39,7 +39,7 @@ target=${CARGO_BUILD_TARGET:-$(machine "$arch")-unknown-linux-gnu}
 [[ $(machine "$target") == "$arch" ]] || fail "--arch $arch and CARGO_BUILD_TARGET=$target contradict each other"
 
 builder=${BUILDER:-$(basename "$(command -v buildah || command -v podman || command -v docker || echo buildah)")}
-need apt-get=apt dpkg-deb=dpkg readelf=binutils flock=util-linux cargo=cargo cc=gcc "$builder=$builder"
+need apt-get=apt dpkg-deb=dpkg readelf=binutils flock=util-linux cargo=cargo cc=gcc make=make "$builder=$builder"
 
 # What Rust needs in addition, to compile for another architecture.
 need_target() {
@@ -73,6 +73,8 @@ agent() {
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
         "--remap-path-prefix=$(rustc --print sysroot)=/rust"
     )
+    # Kernels for arm64 have pages of up to 64 KiB, and the allocator takes the size of this machine otherwise.
+    [[ $arch != arm64 ]] || export JEMALLOC_SYS_WITH_LG_PAGE=16
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") hack/step.sh "Compile the agent for $target (minutes the first time)" \
         cargo auditable build --locked --release --bin portforward-operator --target "$target" --target-dir "$1" >&2
     echo "$1/$target/release/portforward-operator"

@@ -209,7 +209,7 @@ fn readiness(metrics: &Metrics) -> Vec<String> {
 }
 
 fn named(judgements: Vec<(&str, Judgement)>) -> Arc<Judgements> {
-    let key = |name: &str| ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
+    let key = |name: &str| ForwardKey::new("a", name);
     Arc::new(judgements.into_iter().map(|(name, judgement)| (key(name), Arc::new(judgement))).collect())
 }
 
@@ -380,9 +380,10 @@ fn forwards_of_other_nodes_count_only_where_nobody_else_could_carry_them_and_eve
         (Standing::Carried, State::False),
         (Standing::Elsewhere, State::False),
     ];
-    let keyed = forwards.into_iter().enumerate().map(|(number, (standing, state))| {
-        (ForwardKey { namespace: "a".to_owned(), name: number.to_string() }, Arc::new(judgement(standing, state)))
-    });
+    let keyed = forwards
+        .into_iter()
+        .enumerate()
+        .map(|(number, (standing, state))| (ForwardKey::new("a", number.to_string()), Arc::new(judgement(standing, state))));
     let judgements: Arc<Judgements> = Arc::new(keyed.collect());
     metrics.judged(&judgements);
     let alone = Metrics::new(Backend::default(), None, ALL);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use bed::agent::{Agent, AgentOptions, Manifests, operator};
 use bed::client::{ANSWER, Connection, Silence};
-use bed::kernel::{Variant, on_both_variants};
+use bed::kernel::{Variant, on_all_backends};
 use bed::observe::{Observation, Observations, answered, observe};
 use bed::server::Server;
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, NEIGHBOUR, Proxy, SECOND_CLIENT, SERVER};
@@ -134,7 +134,7 @@ fn what_render_prints_does_the_same_once_it_is_loaded(variant: Variant) {
     });
 }
 
-on_both_variants![
+on_all_backends![
     the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so,
     what_render_prints_does_the_same_once_it_is_loaded,
 ];

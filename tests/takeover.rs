@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 
 use bed::agent::{Agent, AgentOptions, Manifests};
 use bed::client::{ANSWER, Connection, Download, UdpFlow, tcp_ask, udp_ask};
-use bed::kernel::{Variant, on_both_variants};
+use bed::kernel::{Variant, on_all_backends};
 use bed::server::{Seen, Server};
 use bed::{Bed, CLIENT, EXTERNAL, GATEWAY, INTERNAL, SERVER};
 
-on_both_variants![
+on_all_backends![
     a_hand_made_node_is_taken_over_with_no_connection_lost,
     connections_made_by_hand_made_rules_outlive_a_removal_of_all_of_them_at_once,
 ];

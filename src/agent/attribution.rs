@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::planned::Former;
 use crate::dataplane::Applied;
 use crate::metrics::{Detail, Metrics, Owners};
-use crate::plan::Plan;
+use crate::plan::{Former, Plan};
 
 /// Updates the owners of the translations, and counts the connections of each owner.
 pub(super) struct Attribution {

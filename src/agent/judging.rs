@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::planned::Former;
 use crate::dataplane::Applied;
 use crate::forward::ForwardKey;
-use crate::plan::Plan;
+use crate::plan::{Former, Plan};
 use crate::source::{Snapshot, Sourced, Undecoded, Unknown};
 use crate::status::{Judgement, Judgements, Outcome, judge, leave, unknown_form};
 
@@ -105,11 +104,11 @@ mod tests {
     use crate::plan::{Acceptance, Verdict};
 
     fn key(name: &str) -> ForwardKey {
-        ForwardKey { namespace: "lines".to_owned(), name: name.to_owned() }
+        ForwardKey::new("lines", name)
     }
 
     fn plan(names: &[&str], role: Role) -> Plan {
-        let verdict = |name: &&str| (key(name), Verdict::new(None, 1, Acceptance::Accepted, Some(role)));
+        let verdict = |name: &&str| (key(name), Box::new(Verdict::new(None, 1, Acceptance::Accepted, Some(role))));
         Plan { verdicts: names.iter().map(verdict).collect(), ..Plan::default() }
     }
 

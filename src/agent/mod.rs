@@ -37,7 +37,7 @@ use crate::forward::{Forward, ForwardKey, Rewrite};
 use crate::metrics::{Health, Metrics, Owners, Part, Phase, Repair, SyncOutcome};
 use crate::model::{Desired, FlowMatch};
 use crate::node::{FactsError, Observer};
-use crate::plan::{Plan, Policy};
+use crate::plan::{Former, Plan, Policy};
 use crate::progress;
 use crate::publish::Report;
 use crate::source::{Snapshot, Source, Sourced};
@@ -45,7 +45,7 @@ use crate::status::Judgements;
 use attribution::Attribution;
 use changes::{Changes, Repaired};
 use judging::Judging;
-use planned::{Former, LastPlan, Origin, Planned};
+use planned::{LastPlan, Origin, Planned};
 use programming::Programming;
 use retries::{Failure, Retries};
 

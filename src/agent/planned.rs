@@ -3,7 +3,7 @@
 //! If only a few objects changed since the last plan, that plan is amended. Otherwise all objects are planned.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Memory;
@@ -13,11 +13,8 @@ use crate::dataplane::Dataplane;
 use crate::forward::ForwardKey;
 use crate::model::Facts;
 use crate::node::{FactsError, Observer};
-use crate::plan::{Candidate, Changed, InForce, Inputs, Plan, Policy, Verdict, plan};
+use crate::plan::{Candidate, Changed, Former, InForce, Inputs, Plan, Policy, plan};
 use crate::source::Snapshot;
-
-/// The verdicts that changed, by forward, each with the former one; `None` for a forward that is new.
-pub(super) type Former = BTreeMap<ForwardKey, Option<Verdict>>;
 
 /// A plan and its inputs.
 pub(super) struct Planned<'a> {

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::parsed::Parsed;
-use super::planned::{Former, LastPlan, Origin};
+use super::planned::{LastPlan, Origin};
 use super::recording::Records;
 use super::standing;
 use crate::forward::{Forward, ForwardKey};
 use crate::model::{Desired, Sight, Translation, Translations};
-use crate::plan::{Grants, InForce, Plan, RequireGrants};
+use crate::plan::{Former, Grants, InForce, Plan, RequireGrants};
 use crate::record::{Record, Step};
 use crate::source::{Difference, Forwards, GrantSet, Snapshot, Sourced};
 use kube::core::ObjectMeta;

@@ -145,7 +145,7 @@ mod tests {
         ]);
         let (grants, candidates) = memory.grants(RequireGrants::Yes, &now, Parsed::default());
         let Grants::Unread { standing, recorded } = grants else { panic!("they were not read") };
-        let standing: Vec<_> = standing.into_iter().map(|(key, standing)| (key.name, standing)).collect();
+        let standing: Vec<_> = standing.into_iter().map(|(key, standing)| (key.name.clone(), standing)).collect();
         assert_eq!(standing, [("changed".to_owned(), Standing::Changed { to: 2 }), ("same".to_owned(), Standing::Same)]);
         assert_eq!(recorded.map(|grants| grants.len()), Some(0), "the grants of the record");
         let planned: Vec<_> = candidates.iter().map(|it| (it.key.name.as_str(), it.generation)).collect();

@@ -98,7 +98,7 @@ mod tests {
     const TIMES: usize = 6;
 
     fn key(name: &str) -> ForwardKey {
-        ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }
+        ForwardKey::new("a", name)
     }
 
     fn entry() -> Write {

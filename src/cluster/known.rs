@@ -103,7 +103,7 @@ mod tests {
 
     fn key(text: &str) -> ForwardKey {
         let (namespace, name) = text.split_once('/').unwrap();
-        ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+        ForwardKey::new(namespace, name)
     }
 
     /// Objects with their versions, of which the last one cannot be decoded, and judgements.

@@ -195,7 +195,7 @@ mod tests {
     }
     fn key(text: &str) -> ForwardKey {
         let (namespace, name) = text.split_once('/').unwrap();
-        ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+        ForwardKey::new(namespace, name)
     }
 
     fn about(reason: &str) -> About {

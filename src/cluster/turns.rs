@@ -144,7 +144,7 @@ impl Turns {
         lane.turn = self.last;
         lane.rested = Some(lane.rested.map_or(now, |rested| rested.max(now)) + self.limits.interval);
         lane.running.insert(name.clone(), place);
-        Some(ForwardKey { namespace: namespace.clone(), name })
+        Some(ForwardKey::new(namespace.clone(), name))
     }
 
     /// Forgets the namespaces that have their whole burst, because they are as new ones. While another one waits, the number of

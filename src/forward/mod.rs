@@ -17,6 +17,8 @@ mod translation;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -68,9 +70,14 @@ pub struct Forward {
     pub reverse: Vec<PortEntry>,
 }
 
-/// The name of an object in its namespace. Ordered by namespace, then name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ForwardKey {
+/// The name of an object in its namespace. Ordered by namespace, then name. A copy shares its text with the original, because very
+/// many of them are kept.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwardKey(Arc<NamespacedName>);
+
+/// The text of a [`ForwardKey`].
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamespacedName {
     /// The namespace.
     pub namespace: String,
     /// The name.
@@ -135,6 +142,11 @@ impl PortEntry {
 }
 
 impl ForwardKey {
+    /// The object with this name in this namespace.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self(Arc::new(NamespacedName { namespace: namespace.into(), name: name.into() }))
+    }
+
     /// The name of `object`. Without a namespace, it is in the default one.
     #[must_use]
     pub fn of(object: &PortForward) -> Self {
@@ -144,8 +156,22 @@ impl ForwardKey {
     /// The name of the object with this metadata.
     #[must_use]
     pub fn named(metadata: &ObjectMeta) -> Self {
-        let namespace = metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-        Self { namespace, name: metadata.name.clone().unwrap_or_default() }
+        let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        Self::new(namespace, metadata.name.as_deref().unwrap_or_default())
+    }
+}
+
+impl Deref for ForwardKey {
+    type Target = NamespacedName;
+
+    fn deref(&self) -> &NamespacedName {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ForwardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

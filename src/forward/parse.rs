@@ -97,7 +97,7 @@ fn key(object: &PortForward) -> Result<ForwardKey, Refusal> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let namespace = object.metadata.namespace.clone().unwrap_or_else(|| api::DEFAULT_NAMESPACE.to_owned());
     api::check_identity(&namespace, &name).map_err(|error| Refusal::from(&error))?;
-    Ok(ForwardKey { namespace, name })
+    Ok(ForwardKey::new(namespace, name))
 }
 
 /// The client entries, merged and sorted. `None` after mistakes, which are added to `found`.

@@ -82,7 +82,7 @@ impl Rewrite<'_> {
                 destination: self.address,
                 ports: self.ports,
                 source: *sender,
-                interface: self.interface.cloned(),
+                interface: self.interface.copied(),
             },
             destination: self.destination,
             source: self.source,

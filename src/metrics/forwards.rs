@@ -19,7 +19,7 @@ use super::shares;
 use crate::dataplane::conntrack::flows::{Accounting, Volume, Volumes};
 use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol};
-use crate::plan::Verdict;
+use crate::plan::Verdicts;
 use crate::status::Judgements;
 
 /// What is counted for each forward.
@@ -92,7 +92,7 @@ impl Forwards {
     }
 
     /// Adds the lanes of these forwards, starting at 0. Removes the lanes of those that have no verdict any more.
-    pub(super) fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+    pub(super) fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &Verdicts) {
         let mut sums = self.sums();
         for forward in changed {
             let Some(verdict) = verdicts.get(forward) else {

@@ -1,6 +1,5 @@
 //! Attributes flows to forwards: maps each translation in force to the forward that asked for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -9,7 +8,7 @@ use crate::dataplane::conntrack::table::Entry;
 use crate::dataplane::conntrack::verdict::{Index, translation_of};
 use crate::forward::{Direction, ForwardKey};
 use crate::model::{FlowMatch, Protocol, Translation};
-use crate::plan::Verdict;
+use crate::plan::{Former, Verdict, Verdicts};
 
 /// The unit for which traffic is counted: a forward, a protocol and a direction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,12 +31,12 @@ type Owned = (Translation, Arc<Lane>);
 impl Owners {
     /// The owners of the planned translations.
     #[must_use]
-    pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
+    pub fn of(verdicts: &Verdicts) -> Self {
         Self(verdicts.iter().flat_map(|(forward, verdict)| owned(forward, verdict)).collect())
     }
 
     /// Takes over changed verdicts. Before, these were the owners for the `former` verdicts and all others of `verdicts`.
-    pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+    pub fn amend(&mut self, former: &Former, verdicts: &Verdicts) {
         for gone in former.values().flatten().flat_map(|verdict| &verdict.translations) {
             self.0.remove(&gone.flows);
         }
@@ -104,7 +103,7 @@ mod tests {
 
     #[test]
     fn each_of_many_owners_is_found_after_its_upstream_changed() {
-        let key = |number: u16| ForwardKey { namespace: "a".to_owned(), name: format!("{number:03}") };
+        let key = |number: u16| ForwardKey::new("a", format!("{number:03}"));
         let verdict = |number: u16, upstream: u8| {
             let flows = FlowMatch {
                 protocol: Protocol::Tcp,
@@ -115,13 +114,13 @@ mod tests {
             };
             let destination = Destination { address: IpAddr::from([3, 3, 3, upstream]), ports: TargetPorts::Same };
             let translations = vec![Translation { flows, destination, source: SourceNat::Masquerade }];
-            Verdict { translations, ..Verdict::new(None, 1, Acceptance::Accepted, None) }
+            Box::new(Verdict { translations, ..Verdict::new(None, 1, Acceptance::Accepted, None) })
         };
-        let mut verdicts: BTreeMap<ForwardKey, Verdict> = (0..300).map(|number| (key(number), verdict(number, 9))).collect();
+        let mut verdicts: Verdicts = (0..300).map(|number| (key(number), verdict(number, 9))).collect();
         let mut owners = Owners::of(&verdicts);
         for (number, upstream) in (0..300).map(|number| (number, 3)).chain((0..300).rev().map(|number| (number, 12))) {
             let former = verdicts.insert(key(number), verdict(number, upstream));
-            owners.amend(&BTreeMap::from([(key(number), former)]), &verdicts);
+            owners.amend(&Former::from([(key(number), former)]), &verdicts);
             let lost: Vec<_> =
                 verdicts.values().flat_map(|it| &it.translations).filter(|it| owners.lane(&it.flows).is_none()).collect();
             assert!(lost.is_empty(), "{number} {upstream}: {lost:?}");

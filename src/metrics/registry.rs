@@ -25,7 +25,7 @@ use crate::dataplane::rules::Step;
 use crate::dataplane::{Applied, Backend};
 use crate::forward::ForwardKey;
 use crate::model::FlowMatch;
-use crate::plan::Verdict;
+use crate::plan::Verdicts;
 use crate::status::{Judgements, Standing, State, Type};
 use crate::version;
 
@@ -238,7 +238,7 @@ impl Metrics {
     }
 
     /// Shows the traffic of these forwards from now on. Removes the series of those that have no verdict any more.
-    pub fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+    pub fn own<'a>(&self, changed: impl IntoIterator<Item = &'a ForwardKey>, verdicts: &Verdicts) {
         self.per_forward.own(changed, verdicts);
     }
 

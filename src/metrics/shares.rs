@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn key(namespace: &str, number: usize) -> ForwardKey {
-        ForwardKey { namespace: namespace.to_owned(), name: format!("f{number:04}") }
+        ForwardKey::new(namespace, format!("f{number:04}"))
     }
 
     fn set(namespaces: &[(&str, usize)]) -> BTreeSet<ForwardKey> {

@@ -140,9 +140,9 @@ mod tests {
             source: SourceNat::Masquerade,
         };
         let verdict = |name: &str| {
-            let key = ForwardKey { namespace: "a".to_owned(), name: name.to_owned() };
+            let key = ForwardKey::new("a", name);
             let verdict = Verdict::new(None, 1, Acceptance::Accepted, None);
-            (key, Verdict { translations: vec![translation.clone()], ..verdict })
+            (key, Box::new(Verdict { translations: vec![translation.clone()], ..verdict }))
         };
         Arc::new(Owners::of(&name.into_iter().map(verdict).collect()))
     }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use arrayvec::ArrayString;
+
 /// The name of a network interface: a letter, digit or `_`, then letters, digits, `_`, `.` or `-`, at most 15 characters.
 ///
 /// This is stricter than the kernel (`dev_valid_name`, net/core/dev.c), because iptables reads a trailing `+` as a
 /// wildcard, a lone `+` as no match at all, `!` as a negation and a newline as the start of the next rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceName(String);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(ArrayString<{ Self::MAX_LEN }>);
 
 /// A text that is not the name of a network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl FromStr for InterfaceName {
             && text.len() <= Self::MAX_LEN;
         // `all` and `default` are not interfaces but directories in /proc/sys/net/ipv4/conf.
         if well_formed && !matches!(text, "lo" | "all" | "default") {
-            Ok(Self(text.to_owned()))
+            ArrayString::from(text).map(Self).map_err(|_| InvalidInterfaceName)
         } else {
             Err(InvalidInterfaceName)
         }

@@ -109,7 +109,7 @@ fn local(message: &AddressMessage, links: &Links) -> Option<Address> {
     let local = LocalAddress {
         address: IpAddr::V4(own),
         prefix_len: prefix_len(own, peer, message.header.prefix_len)?,
-        interface: links.name(message.header.index).cloned(),
+        interface: links.name(message.header.index).copied(),
     };
     let secondary = message.header.flags.contains(AddressHeaderFlags::Secondary);
     Some(Address { local, index: message.header.index, rank: if secondary { Rank::Secondary } else { Rank::Primary } })

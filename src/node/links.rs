@@ -53,10 +53,10 @@ impl Links {
     pub(super) fn virtuals(&self) -> BTreeMap<InterfaceName, Virtual> {
         let kind = |wire| match wire {
             Wire::Own => None,
-            Wire::Of(index) => self.name(index).cloned().map(Virtual::OnWireOf),
+            Wire::Of(index) => self.name(index).copied().map(Virtual::OnWireOf),
             Wire::Nothing => Some(Virtual::Dummy),
         };
-        self.0.values().filter_map(|(name, _, wire)| Some((name.clone(), kind(*wire)?))).collect()
+        self.0.values().filter_map(|(name, _, wire)| Some((*name, kind(*wire)?))).collect()
     }
 }
 

@@ -74,7 +74,7 @@ fn listener(protocol: Protocol, socket: &InetResponse, links: &Links) -> Option<
     let device = match id.interface_id {
         0 => None,
         // No forward can name such an interface or have its address on it.
-        index => Some(links.name(index)?.clone()),
+        index => Some(*links.name(index)?),
     };
     (id.source_port != 0).then_some(Listener { protocol, address: IpAddr::V4(address), port: id.source_port, device })
 }

@@ -20,7 +20,7 @@ pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
             kind: kind(route.kind)?,
             destination: IpNet::V4(route.destination),
             gateway,
-            interface: interface.and_then(|index| links.name(index)).cloned(),
+            interface: interface.and_then(|index| links.name(index)).copied(),
             hops: hops(&route.hops, links),
             metric: route.metric,
             ours: route.protocol == PROTOCOL,
@@ -31,7 +31,7 @@ pub(super) fn routes(table: &[KernelRoute], links: &Links) -> RouteTable {
 
 fn hops(hops: &[(Option<IpAddr>, Option<u32>)], links: &Links) -> Vec<Hop> {
     let hop = |(gateway, index): &(Option<IpAddr>, Option<u32>)| {
-        Some(Hop { gateway: *gateway, interface: index.and_then(|index| links.name(index))?.clone() })
+        Some(Hop { gateway: *gateway, interface: *index.and_then(|index| links.name(index))? })
     };
     hops.iter().filter_map(hop).collect()
 }
@@ -54,7 +54,7 @@ pub(super) async fn local(socket: &mut Socket, links: &Links) -> Result<LocalTab
         LocalRoute {
             destination: IpNet::V4(route.destination),
             delivery: if route.kind == RouteType::Local { Delivery::Local } else { Delivery::Other },
-            interface: interface.and_then(|index| links.name(index)).cloned(),
+            interface: interface.and_then(|index| links.name(index)).copied(),
         }
     };
     Ok(table.into_iter().filter(|route| route.tos == 0).map(route).collect())

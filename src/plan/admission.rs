@@ -4,8 +4,8 @@
 //! A node protects its reserved ports and the ports on which its programs listen, on the addresses by which the node is
 //! reached. They never take anything out of force that is already in force.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use ipnet::IpNet;
 
@@ -19,11 +19,31 @@ use super::{InForce, Policy};
 use crate::forward::{Forward, PortEntry};
 use crate::model::{Facts, PortRange};
 
+/// A forward, or what is left of it.
+#[derive(Clone, Debug)]
+pub(super) enum Part<'a> {
+    /// All of it.
+    Whole(&'a Forward),
+    /// Without some of its ports.
+    Some(Box<Forward>),
+}
+
+impl Deref for Part<'_> {
+    type Target = Forward;
+
+    fn deref(&self) -> &Forward {
+        match self {
+            Self::Whole(forward) => forward,
+            Self::Some(forward) => forward,
+        }
+    }
+}
+
 /// The part of a forward that this node carries.
 #[derive(Clone, Debug)]
 pub(super) struct Admission<'a> {
     /// The forward, without the parts that are left out.
-    pub(super) forward: Cow<'a, Forward>,
+    pub(super) forward: Part<'a>,
     /// Why a part is left out, or would be refused if it were new.
     pub(super) objection: Option<NodeRefusal>,
     /// Notes on parts that are left out without harm.
@@ -58,7 +78,7 @@ pub(super) fn admit<'a>(
     }
     let notes = passages().filter_map(|passage| passage.note().cloned()).collect();
     let whole = passages().all(|passage| matches!(passage, Passage::Whole));
-    let carried = if whole { fitting.forward.clone() } else { Cow::Owned(part(forward, &ports, &reverse)) };
+    let carried = if whole { fitting.forward.clone() } else { Part::Some(Box::new(part(forward, &ports, &reverse))) };
     let stays = |refusal: NodeRefusal, how: &str| NodeRefusal { message: format!("{}; {how}", refusal.message), ..refusal };
     let objection = match (left_out, objection) {
         (Some(refusal), _) => Some(stays(refusal, "this is left out, and what else the forward asks for is in force")),

@@ -23,7 +23,7 @@ pub fn is_assumed(interface: &InterfaceName) -> bool {
 pub fn assumed_facts(labels: BTreeMap<String, String>, candidates: &[Candidate]) -> Facts {
     let forwards = || candidates.iter().filter_map(|candidate| candidate.forward.as_ref().ok());
     let addresses: BTreeSet<LocalAddress> = forwards().flat_map(addresses).collect();
-    let interfaces = addresses.iter().filter_map(|local| local.interface.clone());
+    let interfaces = addresses.iter().filter_map(|local| local.interface);
     let links = interfaces
         .zip(1..)
         .map(|(name, index)| (name, Link { index, up: true, rp_filter: RpFilter::Off, forwarding: true, master: None }))
@@ -55,7 +55,7 @@ fn addresses(forward: &Forward) -> Vec<LocalAddress> {
 }
 
 fn named(interface: Option<&InterfaceName>) -> Option<InterfaceName> {
-    interface.cloned().or_else(|| UNNAMED.parse().ok())
+    interface.copied().or_else(|| UNNAMED.parse().ok())
 }
 
 /// The length of the common prefix, at most 24 bits: the subnet in which the leg is assumed to be.

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Verdict;
 use super::index::FlowIndex;
 use super::owners;
+use super::{Former, Verdicts};
 use crate::forward::{Forward, ForwardKey, PortEntry, Rewrite};
 use crate::model::{FlowMatch, InterfaceName, PortRange, Protocol, Translation};
 
@@ -47,7 +47,7 @@ struct Owner {
 impl InForce {
     /// The planned translations, after they were applied.
     #[must_use]
-    pub fn of(verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
+    pub fn of(verdicts: &Verdicts) -> Self {
         let mut in_force = Self::default();
         in_force.extend(verdicts);
         in_force
@@ -70,7 +70,7 @@ impl InForce {
     }
 
     /// Adds planned translations that may be in the kernel.
-    pub fn extend(&mut self, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+    pub fn extend(&mut self, verdicts: &Verdicts) {
         for (key, verdict) in verdicts {
             for translation in verdict.translations.iter().chain(&verdict.suspended) {
                 self.insert(&translation.flows, Some(key.clone()));
@@ -79,7 +79,7 @@ impl InForce {
     }
 
     /// Takes over changed verdicts. Before, this was what the `former` verdicts and all others of `verdicts` planned.
-    pub fn amend(&mut self, former: &BTreeMap<ForwardKey, Option<Verdict>>, verdicts: &BTreeMap<ForwardKey, Verdict>) {
+    pub fn amend(&mut self, former: &Former, verdicts: &Verdicts) {
         for (key, before) in former {
             self.owned.remove(key);
             for translation in before.iter().flat_map(|verdict| verdict.translations.iter().chain(&verdict.suspended)) {
@@ -106,7 +106,7 @@ impl InForce {
     }
 
     fn insert(&mut self, flows: &FlowMatch, forward: Option<ForwardKey>) {
-        let owner = Owner { forward: forward.clone(), interface: flows.interface.clone() };
+        let owner = Owner { forward: forward.clone(), interface: flows.interface };
         if !self.flows.insert_new(flows, owner) {
             return;
         }

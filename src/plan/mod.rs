@@ -60,10 +60,16 @@ pub struct Plan {
     /// What the kernel should hold.
     pub desired: Desired,
     /// The decisions, by forward.
-    pub verdicts: BTreeMap<ForwardKey, Verdict>,
+    pub verdicts: Verdicts,
     /// The neighbours that must answer for the forwards carried here.
     pub next_hops: BTreeSet<NextHop>,
 }
+
+/// The decisions about all forwards. Boxed, because a node of the tree has room for many that are not there.
+pub type Verdicts = BTreeMap<ForwardKey, Box<Verdict>>;
+
+/// The verdicts that changed, by forward, each with the former one; `None` for a forward that is new.
+pub type Former = BTreeMap<ForwardKey, Option<Box<Verdict>>>;
 
 impl Plan {
     /// What was in force and may come back without being a new claim; see [`Verdict::suspended`].
@@ -166,7 +172,7 @@ fn plan_with(known: &BTreeMap<&ForwardKey, &[RoutePlan]>, inputs: Inputs<'_>) ->
         let key = &turn.candidate.key;
         let (verdict, admission) = judge(facts, &turn, policy, &floor, in_force, &mut given);
         accepted.extend(admission.map(|admission| (key.clone(), admission)));
-        plan.verdicts.insert(key.clone(), verdict);
+        plan.verdicts.insert(key.clone(), Box::new(verdict));
     }
     let mut protected = Protected::of(facts);
     for (key, Admission { forward, objection: _, notes }) in &accepted {
@@ -181,7 +187,7 @@ fn plan_with(known: &BTreeMap<&ForwardKey, &[RoutePlan]>, inputs: Inputs<'_>) ->
         };
         protected.protect_clients(forward);
         let found = obstacles::find(facts, policy.connmark, forward, verdict);
-        plan.desired.legs.extend(found.legs.iter().cloned());
+        plan.desired.legs.extend(found.legs.iter().copied());
         plan.next_hops.extend(found.next_hops.iter().cloned());
         verdict.legs = found.legs;
         (verdict.obstacles, verdict.notes, verdict.next_hops) = (found.obstacles, found.notes, found.next_hops);

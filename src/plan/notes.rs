@@ -1,14 +1,15 @@
 //! Notes about a forward that this node carries: useful to know, but they stop nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Verdicts;
 use super::claims::{Nested, Way};
 use super::node_rules::hears;
 use super::verdict::{Note, RoutePlan, Verdict};
-use crate::forward::{Forward, ForwardKey, PortEntry};
+use crate::forward::{Forward, PortEntry};
 use crate::model::{Facts, InterfaceName, Listener, Protocol};
 
 /// The maximum number of notes for a forward, and of names in one note.
@@ -25,7 +26,7 @@ pub(super) fn find(facts: &Facts, forward: &Forward, verdict: &Verdict) -> Vec<N
 
 /// Adds the notes for each two forwards with different gateways, if one client network contains the other and each is reached
 /// through its own gateway.
-pub(super) fn add_nested(verdicts: &mut BTreeMap<ForwardKey, Verdict>, nested: &[Nested]) {
+pub(super) fn add_nested(verdicts: &mut Verdicts, nested: &[Nested]) {
     for nested in nested {
         let installs = |side: &Way| {
             let mut routes = verdicts.get(&side.forward).into_iter().flat_map(|verdict| &verdict.routes);

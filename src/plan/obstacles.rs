@@ -51,7 +51,7 @@ pub(super) fn find<'a>(facts: &'a Facts, connmark: Connmark, forward: &'a Forwar
     notes.extend(search.notes());
     let mut next_hops: Vec<NextHop> = next_hops.into_iter().map(|(next_hop, _)| next_hop).collect();
     next_hops.dedup();
-    Found { obstacles, notes, next_hops, legs: search.legs().known().cloned().collect() }
+    Found { obstacles, notes, next_hops, legs: search.legs().known().copied().collect() }
 }
 
 struct Search<'a> {

@@ -20,7 +20,7 @@ pub(super) fn plan(facts: &Facts, forward: &Forward, protected: &Protected<'_>) 
         (None, Ok(_)) if facts.sight == Sight::Partial && !stands(facts, *client, gateway) => {
             RoutePlan::Withheld(unseen(*client, gateway))
         }
-        (None, Ok(interface)) => RoutePlan::Install(HostRoute { destination: *client, gateway, interface: interface.clone() }),
+        (None, Ok(interface)) => RoutePlan::Install(HostRoute { destination: *client, gateway, interface: *interface }),
     };
     forward.clients.iter().map(route).collect()
 }
@@ -44,12 +44,12 @@ fn unseen(client: IpNet, gateway: IpAddr) -> Obstacle {
 fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceName, Obstacle> {
     // On a point-to-point link the peer is in no local subnet, but the kernel has a route to it without a gateway.
     let route = facts.route_to(gateway).filter(|route| route.gateway.is_none() && route.interface.is_some());
-    let direct = route.and_then(|route| route.interface.clone());
+    let direct = route.and_then(|route| route.interface);
     let subnet = facts.connected(gateway);
-    let connected = || subnet.and_then(|local| local.interface.clone());
+    let connected = || subnet.and_then(|local| local.interface);
     // A route that is wider than the subnet is a default route, while the link of the subnet is down.
     let (length, within) = (route.map(|route| route.destination.prefix_len()), subnet.map(|local| local.prefix_len));
-    let chosen = || direct.clone().filter(|_| length >= within);
+    let chosen = || direct.filter(|_| length >= within);
     let on_link = |interface: &InterfaceName| {
         direct.as_ref() == Some(interface)
             || facts
@@ -57,9 +57,9 @@ fn link(facts: &Facts, forward: &Forward, gateway: IpAddr) -> Result<InterfaceNa
                 .iter()
                 .any(|local| local.interface.as_ref() == Some(interface) && local.subnet().contains(&gateway))
     };
-    let specific = direct.clone().filter(|_| length > within);
-    let named = || forward.internal.interface.clone().filter(on_link);
-    let found = specific.or_else(named).or_else(chosen).or_else(connected).or_else(|| direct.clone());
+    let specific = direct.filter(|_| length > within);
+    let named = || forward.internal.interface.filter(on_link);
+    let found = specific.or_else(named).or_else(chosen).or_else(connected).or(direct);
     found.ok_or_else(|| {
         let message = format!(
             "the gateway {gateway} lies in no subnet of this node, so no route can lead through it; write a gateway on the link, or give the interface an address in its subnet"

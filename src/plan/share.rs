@@ -3,12 +3,12 @@
 //! Counts what a forward asks for, without making its translations, and refuses what does not fit before anything is made. So
 //! objects that are refused cost little, however much each of them asks for.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use super::admission::Part;
 use super::node_rules::refusal;
 use super::verdict::{NodeRefusal, NodeRefusalReason};
 use super::{Candidate, InForce, Policy, wires};
@@ -52,7 +52,7 @@ struct Share {
 #[derive(Debug)]
 pub(super) struct Fitting<'a> {
     /// All of it, or the part that is in force.
-    pub(super) forward: Cow<'a, Forward>,
+    pub(super) forward: Part<'a>,
     /// Why the rest is left out.
     pub(super) objection: Option<NodeRefusal>,
     /// The number of its translations.
@@ -96,7 +96,7 @@ impl<'a> Shares<'a> {
             )));
         }
         if others + count <= limit {
-            return Ok(Fitting { forward: Cow::Borrowed(forward), objection: None, count });
+            return Ok(Fitting { forward: Part::Whole(forward), objection: None, count });
         }
         let message = format!(
             "this forward asks for {count} translations (port entries times client entries, and entries of reverse), and others of namespace {namespace} have {others} of the {limit} that one namespace may have on this node; write networks instead of addresses and ranges instead of ports, delete forwards that are not needed, or raise the limit {FLAG}"
@@ -104,7 +104,7 @@ impl<'a> Shares<'a> {
         let part = self.in_force.part(forward).filter(|part| self.count(part) <= kept);
         let Some(part) = part else { return Err(too_many(message)) };
         let objection = too_many(format!("{message}; what was in force of this forward stays, and the rest of it is left out"));
-        Ok(Fitting { count: self.count(&part), forward: Cow::Owned(part), objection: Some(objection) })
+        Ok(Fitting { count: self.count(&part), forward: Part::Some(Box::new(part)), objection: Some(objection) })
     }
 
     /// Counts a forward that is accepted with this part.

@@ -21,7 +21,7 @@ pub(super) fn translations(facts: &Facts, forward: &Forward) -> (Vec<Translation
             None => found.push(translation),
             Some(interfaces) => found.extend(interfaces.into_iter().map(|interface| {
                 let mut translation = translation.clone();
-                translation.flows.interface = Some(interface.clone());
+                translation.flows.interface = Some(*interface);
                 translation
             })),
         }

@@ -172,7 +172,7 @@ struct KnownKey {
 
 impl From<KnownKey> for ForwardKey {
     fn from(KnownKey { namespace, name }: KnownKey) -> Self {
-        Self { namespace, name }
+        Self::new(namespace, name)
     }
 }
 
@@ -286,7 +286,7 @@ pub(super) mod tests {
         };
         assert_eq!(write(&ready).await, Stored::Written);
         assert_eq!(write(&ready).await, Stored::Unchanged);
-        let key = ForwardKey { namespace: "default".to_owned(), name: "web".to_owned() };
+        let key = ForwardKey::new("default", "web");
         let status = PortForwardStatus::clone(object("web", &[ready.clone()]).status.as_ref().unwrap());
         assert_eq!(file.read().await, [(key, status)]);
         ready.status = "False".into();

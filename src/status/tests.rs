@@ -177,8 +177,7 @@ fn what_is_refused_is_stalled_whoever_has_to_change_something() {
 }
 
 fn lost() -> Judgement {
-    let conflict =
-        Conflict { winner: ForwardKey { namespace: "a".to_owned(), name: "b".to_owned() }, message: "a/b has it".to_owned() };
+    let conflict = Conflict { winner: ForwardKey::new("a", "b"), message: "a/b has it".to_owned() };
     judge(&verdict(Acceptance::Conflict(conflict), Some(Role::Active)), &exact())
 }
 

@@ -10,7 +10,7 @@ use portforward_operator::dataplane::conntrack::flows::{Accounting, Volume, Volu
 use portforward_operator::forward::ForwardKey;
 use portforward_operator::metrics::{Detail, Metrics, Owners, PerForward};
 use portforward_operator::model::{Destination, FlowMatch, Protocol, SourceNat, TargetPorts, Translation};
-use portforward_operator::plan::{Acceptance, Verdict};
+use portforward_operator::plan::{Acceptance, Verdict, Verdicts};
 use portforward_operator::status::{Circumstance, Judged, Judgement, Standing, State, Type};
 
 /// All series for single forwards.
@@ -21,7 +21,7 @@ pub(crate) fn in_cluster() -> Metrics {
 }
 
 /// A forward with this name and with `reverse`, and its verdict.
-pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Verdict) {
+pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Box<Verdict>) {
     let translation = |port: u16, source: &str| Translation {
         flows: FlowMatch {
             protocol: Protocol::Tcp,
@@ -35,12 +35,12 @@ pub(crate) fn forward(namespace: &str, name: &str, port: u16) -> (ForwardKey, Ve
     };
     let translations = vec![translation(port, "1.1.1.1/32"), translation(port, "3.3.3.3/32")];
     let verdict = Verdict::new(None, 1, Acceptance::Accepted, None);
-    let key = ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() };
-    (key, Verdict { translations, reversed: 1, ..verdict })
+    let key = ForwardKey::new(namespace, name);
+    (key, Box::new(Verdict { translations, reversed: 1, ..verdict }))
 }
 
 /// Metrics with counts for these forwards, multiplied by their position: connections, and bytes of each connection.
-pub(crate) fn counted(metrics: &Metrics, verdicts: &BTreeMap<ForwardKey, Verdict>, connections: u64, bytes: u64) {
+pub(crate) fn counted(metrics: &Metrics, verdicts: &Verdicts, connections: u64, bytes: u64) {
     let owners = Owners::of(verdicts);
     let known: BTreeSet<ForwardKey> = (0..5).map(|number| forward("a", &format!("n{number}"), 80).0).collect();
     metrics.own(known.iter().chain(verdicts.keys()), verdicts);
@@ -63,7 +63,7 @@ pub(crate) fn whole() -> Metrics {
     let roles = [Some(Role::Active), Some(Role::Standby), None];
     let judgements = roles.into_iter().zip(["b", "c", "d"]).map(|(role, name)| {
         let standing = if role.is_some() { Standing::Carried } else { Standing::Elsewhere };
-        (ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }, Arc::new(judged(standing, role, State::True)))
+        (ForwardKey::new("a", name), Arc::new(judged(standing, role, State::True)))
     });
     metrics.judged(&Arc::new(judgements.collect()));
     metrics

@@ -383,7 +383,7 @@ pub(crate) fn withdrawn(generation: i64, applied: &Applied) -> Judgement {
 }
 
 pub(crate) fn lost(generation: i64, role: Role) -> Judgement {
-    let winner = ForwardKey { namespace: "leased-lines".to_owned(), name: "older".to_owned() };
+    let winner = ForwardKey::new("leased-lines", "older");
     let conflict = Conflict { winner, message: "leased-lines/older has it; delete one".to_owned() };
     of(generation, Acceptance::Conflict(conflict), Some(role))
 }

@@ -7,9 +7,9 @@ use std::process::Stdio;
 use crate::bed::agent::Agent;
 use crate::bed::kernel::Variant;
 use crate::bed::{Bed, EXTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     what_a_chain_does_to_the_flows_is_said,
     the_line_in_the_message_mends_it,
     a_policy_of_drop_in_the_other_variant_is_named_and_its_line_mends_it,

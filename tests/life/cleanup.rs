@@ -7,9 +7,9 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, INTERNAL, Proxy};
-use crate::stage::{FILE, Manifest, SEED, Stage, flow, on_both_variants, servers};
+use crate::stage::{FILE, Manifest, SEED, Stage, flow, on_all_backends, servers};
 
-on_both_variants! {
+on_all_backends! {
     everything_of_ours_goes_and_the_rest_is_as_before_the_agent_ever_ran,
     without_a_record_everything_of_ours_goes_too,
     what_the_other_variant_holds_of_ours_goes_too,

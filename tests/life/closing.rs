@@ -11,9 +11,9 @@ use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_both_variants, servers, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_all_backends, servers, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
     a_rule_that_is_refused_stops_its_own_forward_and_no_other,
     without_marks_no_rule_decides_about_a_flow,

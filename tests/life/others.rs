@@ -4,9 +4,9 @@
 use crate::bed::kernel::Variant;
 use crate::bed::{EXTERNAL, SERVER};
 use crate::beside::{drop_table, dropped, load, look_again, mend, not_told, ready_with, ready_without_notes, stage};
-use crate::stage::{SEED, by, on_both_variants, servers, tcp, wait};
+use crate::stage::{SEED, by, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     a_nat_chain_that_comes_first_is_told,
     zones_that_separate_replies_from_their_flow_are_told,
     a_mark_that_a_rule_sets_is_noted_where_another_rule_drops_by_it,

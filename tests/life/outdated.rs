@@ -14,9 +14,9 @@ use crate::bed::netns::must;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SECOND_SERVER, SERVER};
 use crate::metrics::page;
-use crate::stage::{FILE, Manifest, Stage, Way, by, on_both_variants, tcp, wait, way};
+use crate::stage::{FILE, Manifest, Stage, Way, by, on_all_backends, tcp, wait, way};
 
-on_both_variants! {
+on_all_backends! {
     a_full_disk_rolls_nothing_back_and_a_reboot_restores_only_what_has_not_changed,
     a_record_of_every_shape_of_forward_explains_what_the_kernel_holds,
 }

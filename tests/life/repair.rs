@@ -10,9 +10,9 @@ use crate::bed::Bed;
 use crate::bed::agent::AgentOptions;
 use crate::bed::kernel::Variant;
 use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait};
 
-on_both_variants! {
+on_all_backends! {
     whatever_is_done_to_our_rules_is_repaired_logged_and_counted,
     a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most,
     routes_that_are_gone_or_changed_are_back,

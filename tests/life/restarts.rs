@@ -9,9 +9,9 @@ use crate::bed::client::{ANSWER, Connection, UdpFlow};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_both_variants, servers, tcp, way};
+use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_all_backends, servers, tcp, way};
 
-on_both_variants! {
+on_all_backends! {
     a_restart_in_the_middle_of_a_download_changes_nothing,
     a_crash_between_rules_and_purge_leaves_no_flow_with_the_old_upstream,
     a_crash_between_a_repair_and_its_purge_leaves_no_flow_untranslated,

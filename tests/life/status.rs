@@ -10,9 +10,9 @@ use crate::bed::agent::{operator, state_folder};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::{must, output};
 use crate::bed::{Bed, CLIENT, EXTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_both_variants, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp};
 
-on_both_variants! {
+on_all_backends! {
     what_the_kernel_holds_is_told_with_and_without_an_agent,
     a_look_changes_nothing,
     routes_and_rules_that_are_too_many_or_too_few_are_told,

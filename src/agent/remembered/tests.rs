@@ -91,9 +91,9 @@ fn the_record_keeps_what_may_come_back_without_being_a_new_claim() {
     let mut recorded = Recorded::new(None);
     let suspended = desired(&[80]).translations.into_iter().collect();
     let verdict = Verdict { suspended, ..Verdict::new(None, 1, Acceptance::Accepted, None) };
-    let key = ForwardKey { namespace: "b".to_owned(), name: "a".to_owned() };
+    let key = ForwardKey::new("b", "a");
     recorded.memory.programmed(
-        &Plan { verdicts: [(key, verdict)].into(), ..Plan::default() },
+        &Plan { verdicts: [(key, Box::new(verdict))].into(), ..Plan::default() },
         &BTreeMap::new(),
         &Origin::default(),
     );

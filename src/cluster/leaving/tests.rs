@@ -11,7 +11,7 @@ fn selector() -> ForwardSelector {
 }
 
 fn key(name: &str) -> ForwardKey {
-    ForwardKey { namespace: "a".to_owned(), name: name.to_owned() }
+    ForwardKey::new("a", name)
 }
 
 fn status(nodes: &[&str], active: Option<&str>) -> PortForwardStatus {
@@ -82,7 +82,7 @@ fn turns(leaving: &mut Leaving, now: Instant) -> Vec<String> {
     let mut names = Vec::new();
     while let Some(key) = leaving.begin(now) {
         leaving.turns.end(&key);
-        names.push(key.name);
+        names.push(key.name.clone());
     }
     names
 }

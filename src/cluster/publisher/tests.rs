@@ -78,7 +78,7 @@ fn px0() -> Arc<Alive> {
 
 fn key(text: &str) -> ForwardKey {
     let (namespace, name) = text.split_once('/').expect("namespace/name");
-    ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+    ForwardKey::new(namespace, name)
 }
 
 /// The judgement of the active node, with this message.

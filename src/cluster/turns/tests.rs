@@ -8,7 +8,7 @@ const LIMITS: Limits = Limits { at_once: 4, at_once_each: 2, burst: 5, interval:
 
 fn key(text: &str) -> ForwardKey {
     let (namespace, name) = text.split_once('/').expect("namespace/name");
-    ForwardKey { namespace: namespace.to_owned(), name: name.to_owned() }
+    ForwardKey::new(namespace, name)
 }
 
 fn marked(keys: &[&str]) -> Turns {
@@ -177,7 +177,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let key = || ("[a-d]", "[0-9]").prop_map(|(namespace, name)| ForwardKey { namespace, name });
+    let key = || ("[a-d]", "[0-9]").prop_map(|(namespace, name)| ForwardKey::new(namespace, name));
     let place = prop_oneof![Just(None), Just(Some(Place::InOrder)), Just(Some(Place::Next))];
     let step = prop_oneof![
         4 => key().prop_map(Step::Mark),
@@ -297,7 +297,7 @@ proptest! {
         let mut waiting: BTreeSet<ForwardKey> = BTreeSet::new();
         for (namespace, lane) in &course.turns.lanes {
             let names = lane.first.iter().chain(&lane.waiting).chain(&lane.again);
-            waiting.extend(names.map(|name| ForwardKey { namespace: namespace.clone(), name: name.clone() }));
+            waiting.extend(names.map(|name| ForwardKey::new(namespace.clone(), name.clone())));
         }
         // Each one asks for another write at once, which must not keep the others from theirs.
         for _ in 0..1000 {

@@ -184,7 +184,7 @@ pub(super) fn translation(rule: &Rule) -> Option<Translation> {
         destination: listen,
         ports: matches.ports?,
         source: matches.source.unwrap_or(anyone),
-        interface: matches.interface.clone(),
+        interface: matches.interface,
     };
     Some(Translation { flows, destination, source: SourceNat::Masquerade })
 }

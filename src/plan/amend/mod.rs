@@ -11,7 +11,7 @@ mod neighbourhood;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Candidate, Inputs, Plan, RoutePlan, Verdict};
+use super::{Candidate, Former, Inputs, Plan, RoutePlan, Verdict};
 use crate::forward::ForwardKey;
 use crate::model::{Facts, HostRoute, InterfaceName, NextHop};
 use neighbourhood::Neighbourhood;
@@ -37,7 +37,7 @@ impl Plan {
     ///
     /// # Errors
     /// When all forwards must be planned. The plan is as before then.
-    pub fn amend(&mut self, inputs: Inputs<'_>, changed: Changed<'_>) -> Result<BTreeMap<ForwardKey, Option<Verdict>>, TooMuch> {
+    pub fn amend(&mut self, inputs: Inputs<'_>, changed: Changed<'_>) -> Result<Former, TooMuch> {
         let planned = Neighbourhood::of(inputs, changed, &self.verdicts)?.plan()?;
         let mut former = BTreeMap::new();
         for (key, now) in planned {
@@ -55,13 +55,13 @@ impl Plan {
     }
 
     /// Makes the desired state follow the verdicts. `former` are those that changed, as they were before.
-    fn follow(&mut self, facts: &Facts, former: &BTreeMap<ForwardKey, Option<Verdict>>) {
+    fn follow(&mut self, facts: &Facts, former: &Former) {
         let before = || former.values().flatten();
         let desired = &mut self.desired;
         for translation in before().flat_map(|verdict| &verdict.translations) {
             desired.translations.remove(translation);
         }
-        let now: Vec<&Verdict> = former.keys().filter_map(|key| self.verdicts.get(key)).collect();
+        let now: Vec<&Box<Verdict>> = former.keys().filter_map(|key| self.verdicts.get(key)).collect();
         for translation in now.iter().flat_map(|verdict| &verdict.translations) {
             desired.translations.insert(translation.clone());
         }
@@ -70,7 +70,7 @@ impl Plan {
         if was != is {
             let Joint { routes, held, legs, next_hops } = Joint::of(facts, self.verdicts.values());
             (desired.routes, desired.held, desired.legs) =
-                (routes.into_iter().cloned().collect(), held, legs.into_iter().cloned().collect());
+                (routes.into_iter().cloned().collect(), held, legs.into_iter().copied().collect());
             self.next_hops = next_hops.into_iter().cloned().collect();
         }
     }
@@ -90,7 +90,7 @@ struct Joint<'a> {
 }
 
 impl<'a> Joint<'a> {
-    fn of(facts: &Facts, verdicts: impl Iterator<Item = &'a Verdict> + Clone) -> Self {
+    fn of(facts: &Facts, verdicts: impl Iterator<Item = &'a Box<Verdict>> + Clone) -> Self {
         let routes = verdicts.clone().flat_map(|verdict| &verdict.routes).filter_map(RoutePlan::installed).collect();
         let listening: BTreeSet<IpAddr> =
             verdicts.clone().flat_map(|verdict| &verdict.translations).map(|it| it.flows.destination).collect();

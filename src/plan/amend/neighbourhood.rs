@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::super::{Acceptance, Candidate, Grants, Inputs, NodeRefusalReason, Policy, RequireGrants, Verdict, plan_with, wires};
+use super::super::{Former, Verdicts};
 use super::meeting::{Content, Edge, Shared};
 use super::{Changed, TooMuch};
 use crate::forward::{Forward, ForwardKey};
@@ -18,7 +19,7 @@ const MOST: usize = 512;
 pub(super) struct Neighbourhood<'a> {
     inputs: Inputs<'a>,
     changed: Changed<'a>,
-    verdicts: &'a BTreeMap<ForwardKey, Verdict>,
+    verdicts: &'a Verdicts,
     /// The former content of the objects that went or changed.
     former: BTreeMap<&'a ForwardKey, &'a Candidate>,
     part: BTreeMap<&'a ForwardKey, Member<'a>>,
@@ -44,11 +45,7 @@ enum Routes {
 }
 
 impl<'a> Neighbourhood<'a> {
-    pub(super) fn of(
-        inputs: Inputs<'a>,
-        changed: Changed<'a>,
-        verdicts: &'a BTreeMap<ForwardKey, Verdict>,
-    ) -> Result<Self, TooMuch> {
+    pub(super) fn of(inputs: Inputs<'a>, changed: Changed<'a>, verdicts: &'a Verdicts) -> Result<Self, TooMuch> {
         let keys: BTreeSet<&ForwardKey> = changed.keys.union(changed.unsettled).collect();
         if keys.len() > MOST || budgets_matter(inputs.policy) {
             return Err(TooMuch);
@@ -88,7 +85,7 @@ impl<'a> Neighbourhood<'a> {
 
     /// Takes in what meets the `edge`. Returns the contents whose neighbours belong to the part too.
     fn grow(&mut self, edge: &Edge<'_>) -> Result<Vec<Content<'a>>, TooMuch> {
-        let any_lost = self.verdicts.values().any(lost);
+        let any_lost = self.verdicts.values().any(|verdict| lost(verdict));
         let mut next = Vec::new();
         for forward in self.inputs.candidates.iter().filter_map(claiming) {
             let (key, met) = (&forward.key, edge.meeting(forward));
@@ -103,7 +100,11 @@ impl<'a> Neighbourhood<'a> {
                 let calm = self.is_calm(key);
                 self.take(key, if calm { Routes::Same } else { Routes::Unknown });
                 next.push(Content { forward, routes: !calm, parties: !calm });
-            } else if known.is_none() && met.shared == Shared::Address && any_lost && self.verdicts.get(key).is_some_and(lost) {
+            } else if known.is_none()
+                && met.shared == Shared::Address
+                && any_lost
+                && self.verdicts.get(key).is_some_and(|verdict| lost(verdict))
+            {
                 return Err(TooMuch);
             }
         }
@@ -115,13 +116,13 @@ impl<'a> Neighbourhood<'a> {
     }
 
     /// The new verdict on each forward of the part; `None` for one that went.
-    pub(super) fn plan(&self) -> Result<BTreeMap<ForwardKey, Option<Verdict>>, TooMuch> {
+    pub(super) fn plan(&self) -> Result<Former, TooMuch> {
         let candidates: Vec<Candidate> = self.part.values().filter_map(|member| member.candidate).cloned().collect();
         let same = || self.part.iter().filter(|(_, member)| member.routes == Routes::Same).map(|(key, _)| *key);
         let routes = same().filter_map(|key| Some((key, self.verdicts.get(key)?.routes.as_slice()))).collect();
         let mut planned = plan_with(&routes, Inputs { candidates: &candidates, ..self.inputs }).verdicts;
-        let stay_so = same().all(|key| planned.get(key).is_some_and(is_calm));
-        if !stay_so || planned.values().any(lost) {
+        let stay_so = same().all(|key| planned.get(key).is_some_and(|verdict| is_calm(verdict)));
+        if !stay_so || planned.values().any(|verdict| lost(verdict)) {
             return Err(TooMuch);
         }
         Ok(self.part.keys().map(|key| ((*key).clone(), planned.remove(key))).collect())
@@ -140,7 +141,7 @@ impl<'a> Neighbourhood<'a> {
     }
 
     fn is_calm(&self, key: &ForwardKey) -> bool {
-        self.verdicts.get(key).is_some_and(is_calm)
+        self.verdicts.get(key).is_some_and(|verdict| is_calm(verdict))
     }
 
     /// Whether no forward of the part changes how much room is left for the others of its namespace, or there is room for all.
@@ -157,7 +158,7 @@ impl<'a> Neighbourhood<'a> {
         let first = candidates.partition_point(|candidate| candidate.key.namespace.as_str() < namespace);
         let own = candidates.iter().skip(first).take_while(|candidate| candidate.key.namespace == namespace);
         let asked = own.map(|candidate| candidate.forward.as_ref().map_or(0, |forward| self.count(forward)));
-        let start = ForwardKey { namespace: namespace.to_owned(), name: String::new() };
+        let start = ForwardKey::new(namespace, String::new());
         let mut judged = self.verdicts.range(start..).take_while(|(key, _)| key.namespace == namespace);
         asked.sum::<usize>() > policy.translations.get() || judged.any(|(_, verdict)| has_no_room(verdict))
     }
@@ -186,7 +187,7 @@ type Rank<'a> = (Option<Timestamp>, &'a ForwardKey);
 
 impl<'a> Represented<'a> {
     /// Without the forwards `keys`, which changed.
-    fn of(inputs: Inputs<'a>, keys: &BTreeSet<&ForwardKey>, verdicts: &BTreeMap<ForwardKey, Verdict>) -> Self {
+    fn of(inputs: Inputs<'a>, keys: &BTreeSet<&ForwardKey>, verdicts: &Verdicts) -> Self {
         let mut first = BTreeMap::<_, Rank<'_>>::new();
         let all = || inputs.candidates.iter().filter_map(claiming);
         // Without grants, priorities do not matter. Without a gateway, there is no route.
@@ -195,7 +196,7 @@ impl<'a> Represented<'a> {
         }
         let namespaces: BTreeSet<&str> = keys.iter().map(|key| key.namespace.as_str()).collect();
         for forward in all().filter(|forward| forward.gateway.is_none() && namespaces.contains(forward.key.namespace.as_str())) {
-            if keys.contains(&forward.key) || !verdicts.get(&forward.key).is_some_and(is_calm) {
+            if keys.contains(&forward.key) || !verdicts.get(&forward.key).is_some_and(|verdict| is_calm(verdict)) {
                 continue;
             }
             let rank = (forward.created, &forward.key);

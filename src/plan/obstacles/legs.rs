@@ -53,7 +53,7 @@ impl<'a> Search<'a> {
         let facts: &'a Facts = self.facts;
         let certain = |name: &'a InterfaceName| {
             let alone = facts.links.get(name).is_some_and(|link| link.master.is_none());
-            let on_wire = |other: &InterfaceName| facts.virtuals.get(other) == Some(&Virtual::OnWireOf(name.clone()));
+            let on_wire = |other: &InterfaceName| facts.virtuals.get(other) == Some(&Virtual::OnWireOf(*name));
             (alone && !facts.virtuals.contains_key(name) && !facts.virtuals.keys().any(on_wire)).then_some(name)
         };
         let certain_way = |courses: &Courses<'a>| courses.certain().and_then(Leaving::of).and_then(|hop| hop.interface);

@@ -36,9 +36,8 @@ impl Search<'_> {
     /// it may be switched off.
     pub(super) fn next_hops(&self) -> BTreeSet<(NextHop, Towards)> {
         let installed = self.verdict.routes.iter().filter_map(RoutePlan::installed);
-        let mut found: BTreeSet<(NextHop, Towards)> = installed
-            .map(|route| (NextHop { interface: route.interface.clone(), address: route.gateway }, Towards::Clients))
-            .collect();
+        let mut found: BTreeSet<(NextHop, Towards)> =
+            installed.map(|route| (NextHop { interface: route.interface, address: route.gateway }, Towards::Clients)).collect();
         if self.forward.gateway.is_none() {
             let ways = self.to_clients.iter().filter(|(client, _)| client.prefix_len() > 0);
             let ways = ways.filter_map(|(_, courses)| courses.certain().and_then(Leaving::of));
@@ -76,7 +75,7 @@ impl Search<'_> {
 /// The neighbours of a way: one, or several. Without a router, it is the `destination`, if that must answer.
 fn neighbours(way: Leaving<'_>, destination: Option<IpAddr>, [one, some]: [Towards; 2]) -> Vec<(NextHop, Towards)> {
     let next_hop = |gateway: Option<IpAddr>, interface: &InterfaceName| {
-        Some(NextHop { interface: interface.clone(), address: gateway.or(destination)? })
+        Some(NextHop { interface: *interface, address: gateway.or(destination)? })
     };
     if let Some(interface) = way.interface {
         return next_hop(way.gateway, interface).map(|next_hop| (next_hop, one)).into_iter().collect();

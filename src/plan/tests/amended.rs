@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = (usize, Option<Value>)> {
 fn named(number: usize, generation: i64, spec: Value) -> Candidate {
     let name = format!("f{number:04}");
     let namespace = if number.is_multiple_of(5) { "a" } else { "b" };
-    let key = ForwardKey { namespace: namespace.to_owned(), name: name.clone() };
+    let key = ForwardKey::new(namespace, name.clone());
     let mut candidate = object(&name, spec);
     candidate.generation = generation;
     candidate.key = key.clone();
@@ -54,7 +54,7 @@ fn named(number: usize, generation: i64, spec: Value) -> Candidate {
 }
 
 /// The former verdicts of the forwards whose verdict changed.
-fn differing(before: &Plan, now: &Plan) -> BTreeMap<ForwardKey, Option<Verdict>> {
+fn differing(before: &Plan, now: &Plan) -> Former {
     let keys: BTreeSet<&ForwardKey> = before.verdicts.keys().chain(now.verdicts.keys()).collect();
     let verdict = |plan: &Plan, key: &ForwardKey| plan.verdicts.get(key).cloned();
     let keys = keys.into_iter().filter(|key| verdict(before, key) != verdict(now, key));
@@ -74,7 +74,7 @@ impl Node {
     fn limited(limit: &str) -> Self {
         let mut facts = facts();
         let interface: crate::model::InterfaceName = "eth2".parse().unwrap();
-        facts.links.insert(interface.clone(), Link { index: 4, ..facts.links[&"eth1".parse().unwrap()].clone() });
+        facts.links.insert(interface, Link { index: 4, ..facts.links[&"eth1".parse().unwrap()].clone() });
         let address = "192.168.0.7".parse().unwrap();
         facts.addresses.insert(LocalAddress { address, prefix_len: 24, interface: Some(interface) });
         facts.api_servers.insert(API_SERVER.parse().unwrap());
@@ -101,7 +101,7 @@ struct Kept {
 
 impl Kept {
     /// Takes over a new plan. `former` are the verdicts of the last one that differ.
-    fn take(&mut self, plan: Plan, former: BTreeMap<ForwardKey, Option<Verdict>>) -> Result<(), TestCaseError> {
+    fn take(&mut self, plan: Plan, former: Former) -> Result<(), TestCaseError> {
         self.in_force.amend(&former, &plan.verdicts);
         self.owners.amend(&former, &plan.verdicts);
         prop_assert_eq!(&self.owners, &Owners::of(&plan.verdicts));

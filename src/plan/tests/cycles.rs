@@ -193,7 +193,7 @@ fn a_large_set_is_followed_only_as_far_as_its_namespace_may_cost() {
         let namespace = namespace.to_owned();
         (first..first + 2000).map(move |n| {
             let mut forward = forward.clone();
-            forward.key = ForwardKey { namespace: namespace.clone(), name: format!("f{n}") };
+            forward.key = ForwardKey::new(namespace.clone(), format!("f{n}"));
             forward.ports[0].ports = format!("1:{}", 10000 + n).parse().unwrap();
             Candidate { key: forward.key.clone(), forward: Ok(forward), ..template.clone() }
         })

@@ -39,7 +39,7 @@ fn cluster() -> Facts {
 
 fn decided(facts: &Facts, policy: &Policy, in_force: &InForce, spec: Value) -> (Verdict, Desired) {
     let plan = plan(facts, &[object("one", spec)], policy, in_force);
-    (plan.verdicts.into_values().next().unwrap(), plan.desired)
+    (*plan.verdicts.into_values().next().unwrap(), plan.desired)
 }
 
 /// Why the forward is refused as a new one; nothing of it is planned then.
@@ -265,9 +265,7 @@ fn what_is_in_force_is_withdrawn_when_a_node_gets_the_address_and_comes_back_wit
         Facts { nodes: Arc::new(nodes), ..facts() }
     };
     let listens = node_ports::reached("192.168.0.2", &[node_ports::listener(Protocol::Tcp, "0.0.0.0", 80)]);
-    let in_force = |verdict: Verdict| {
-        InForce::of(&[(ForwardKey { namespace: "default".to_owned(), name: "one".to_owned() }, verdict)].into())
-    };
+    let in_force = |verdict: Verdict| InForce::of(&[(ForwardKey::new("default", "one"), Box::new(verdict))].into());
     for (address, wanted) in [("3.3.3.3", NodeRefusalReason::ForbiddenUpstream), ("1.1.1.1", NodeRefusalReason::ForbiddenClient)]
     {
         let (verdict, desired) = decided(&named(address), &defaults(), &in_force(before.0.clone()), spec());

@@ -334,7 +334,7 @@ fn a_grant_without_room_gives_its_priority_to_nobody() {
 fn grants_that_were_never_read_let_nothing_new_in_and_keep_what_the_record_holds() {
     let all = [object("known", spec()), object("new", with(&[("/ports/0/port", json!(81))]))];
     let unread = |standing: &[(&str, Standing)], recorded: Option<&[Grant]>| {
-        let key = |name: &&str| ForwardKey { namespace: "default".to_owned(), name: (*name).to_owned() };
+        let key = |name: &&str| ForwardKey::new("default", *name);
         let standing = standing.iter().map(|(name, standing)| (key(name), *standing)).collect();
         let grants = Grants::Unread { standing, recorded: recorded.map(Into::into) };
         plan(&facts(), &all, &Policy { require_grants: RequireGrants::Yes, grants, ..Policy::default() }, &InForce::default())

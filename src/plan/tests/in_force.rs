@@ -14,7 +14,7 @@ fn later() -> (Facts, Policy) {
 fn put(specs: &[Value]) -> Plan {
     let objects: Vec<Candidate> = specs.iter().enumerate().map(|(n, spec)| object(&format!("f{n}"), spec.clone())).collect();
     let plan = planned(&facts(), &objects);
-    assert!(plan.verdicts.values().all(Verdict::is_carried));
+    assert!(plan.verdicts.values().all(|verdict| verdict.is_carried()));
     plan
 }
 
@@ -29,7 +29,7 @@ fn then(in_force: &InForce, spec: Value) -> (Verdict, Vec<String>) {
     let (facts, policy) = later();
     let plan = plan(&facts, &[object("f0", spec)], &policy, in_force);
     let ports = plan.desired.translations.iter().map(|it| format!("{} {}", it.flows.protocol, it.flows.ports)).collect();
-    (plan.verdicts.into_values().next().unwrap(), ports)
+    (*plan.verdicts.into_values().next().unwrap(), ports)
 }
 
 fn stays(in_force: &InForce, changes: &[(&str, Value)]) {

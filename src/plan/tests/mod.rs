@@ -122,7 +122,7 @@ fn planned(facts: &Facts, candidates: &[Candidate]) -> Plan {
 }
 
 pub(super) fn verdict(facts: &Facts, spec: Value) -> Verdict {
-    planned(facts, &[object("one", spec)]).verdicts.into_values().next().unwrap()
+    *planned(facts, &[object("one", spec)]).verdicts.into_values().next().unwrap()
 }
 
 pub(super) fn worst(facts: &Facts, spec: Value) -> Option<ObstacleReason> {

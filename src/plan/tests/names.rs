@@ -39,7 +39,7 @@ fn a_vrrp_device_that_holds_the_address_alone_is_an_internal_leg_and_the_route_g
     let verdict = verdict(&facts, spec.clone());
     assert_eq!(verdict.obstacles, []);
     assert_eq!(install(&verdict), ["1.1.1.1/32 via 192.168.0.1 dev eth1"]);
-    let enters: Vec<_> = verdict.translations.iter().map(|it| it.flows.interface.clone()).collect();
+    let enters: Vec<_> = verdict.translations.iter().map(|it| it.flows.interface).collect();
     assert_eq!(enters, [Some(name("vrrp.51")), Some(name("eth1"))], "by whichever the network has learnt");
     let mut strict = facts;
     strict.links.get_mut(&name("vrrp.51")).unwrap().rp_filter = RpFilter::Strict;

@@ -19,7 +19,7 @@ const OTHER: Option<&str> = Some("192.168.0.66");
 /// The obstacles and the routes of the forwards, by name.
 fn outcome(facts: &Facts, set: &[Candidate]) -> Vec<(String, Vec<ObstacleReason>, Vec<String>)> {
     let plan = planned(facts, set);
-    let told = |(key, verdict): (&ForwardKey, &Verdict)| {
+    let told = |(key, verdict): (&ForwardKey, &Box<Verdict>)| {
         assert!(verdict.is_carried(), "{:?}", verdict.acceptance);
         let obstacles = verdict.obstacles.iter().map(|obstacle| obstacle.reason).collect();
         (key.name.clone(), obstacles, install(verdict))
@@ -150,7 +150,7 @@ fn a_longer_prefix_takes_nothing_from_an_older_forward_of_another_namespace() {
     assert_eq!(second(&facts(), &outer), []);
     let plan = planned(&facts(), &outer);
     assert_eq!(plan.desired.routes.len(), 2);
-    let said: Vec<String> = plan.verdicts.values().map(noted).collect();
+    let said: Vec<String> = plan.verdicts.values().map(|verdict| noted(verdict)).collect();
     assert!(
         said[0].contains("b/outer asks for another way") && !said[0].contains("10.0.0.0") && !said[0].contains(".66"),
         "{said:?}"

@@ -71,7 +71,7 @@ fn reverse_and_interfaces_on_one_wire_count() {
     let policy = |limit: &str| Policy { translations: limit.parse().unwrap(), ..policy() };
     let mut vrrp = facts();
     let [device, eth1] = ["vrrp.51", "eth1"].map(|name| name.parse::<crate::model::InterfaceName>().unwrap());
-    vrrp.links.insert(device.clone(), vrrp.links[&eth1].clone());
+    vrrp.links.insert(device, vrrp.links[&eth1].clone());
     vrrp.virtuals.insert(device, crate::model::Virtual::OnWireOf(eth1));
     for (facts, needed) in [(facts(), 4), (vrrp, 5)] {
         let carried = |limit: usize| plan(&facts, &set, &policy(&limit.to_string()), &InForce::default());
@@ -144,7 +144,7 @@ fn what_is_in_force_and_is_no_longer_carried_leaves_its_room_to_others() {
 fn what_is_in_force_stays_however_much_of_its_namespace_is_refused() {
     let (winner, young) = (Candidate { created: None, ..sized("b", "winner", 1, 2, 2) }, sized("a", "young", 9, 2, 2));
     let loser = |name: &str| Candidate {
-        key: ForwardKey { namespace: "a".into(), name: name.into() },
+        key: ForwardKey::new("a", name),
         forward: sized("a", name, 1, 2, 2).forward,
         ..sized("a", name, 2, 2, 2)
     };
@@ -196,7 +196,7 @@ fn what_is_not_carried_does_not_count() {
     });
     let elsewhere = aged("a", "elsewhere", 1, with(&[("/internal", json!({"addresses": ["10.99.0.1"]}))]));
     let winner = sized("b", "winner", 2, 2, 2);
-    let loser = Candidate { key: ForwardKey { namespace: "a".into(), name: "loser".into() }, ..sized("a", "loser", 2, 1, 2) };
+    let loser = Candidate { key: ForwardKey::new("a", "loser"), ..sized("a", "loser", 2, 1, 2) };
     let last = sized("a", "last", 4, 2, 2);
     let older = Candidate { created: Some("2025-01-01T00:00:00Z".parse().unwrap()), ..winner };
     let plan = plan(&facts(), &[disabled, elsewhere, older, loser, last], &limited(4), &InForce::default());
@@ -228,14 +228,14 @@ fn hundreds_of_large_objects_cost_little() {
     for vary in variants {
         let evil = (0..500).map(|n| {
             let mut forward = parsed.clone();
-            forward.key.name = format!("x{n}");
+            forward.key = ForwardKey::new(forward.key.namespace.as_str(), format!("x{n}"));
             vary(&mut forward, n);
             Candidate { key: forward.key.clone(), forward: Ok(forward), ..victim.clone() }
         });
         let set: Vec<Candidate> = evil.chain([victim.clone()]).collect();
         let policy = limited(2 * 64 * 32);
         let looked_at = |plan: &Plan| {
-            let lost = |verdict: &&Verdict| match &verdict.acceptance {
+            let lost = |verdict: &&Box<Verdict>| match &verdict.acceptance {
                 Acceptance::RefusedHere(refusal) => refusal.reason != NodeRefusalReason::TooMany,
                 other => matches!(other, Acceptance::Conflict(_)),
             };

@@ -25,7 +25,7 @@ pub(super) fn rule(translation: &Translation) -> Rule {
     let matches = Matches {
         source: narrowed(flows.source),
         destination: Some(host(flows.destination)),
-        interface: flows.interface.clone(),
+        interface: flows.interface,
         protocol: Some(flows.protocol),
         ports: Some(flows.ports),
         packets: if flows.begins_with_opening() { Packets::Opening } else { Packets::Any },

@@ -124,7 +124,7 @@ impl Stage {
             }
         };
         let apart = match self {
-            Self::Prerouting => matches.interface.clone().map(Apart::Interface),
+            Self::Prerouting => matches.interface.map(Apart::Interface),
             Self::Postrouting | Self::Forward => matches.destination.map(Apart::Upstream),
             Self::Input => None,
         };
@@ -181,7 +181,7 @@ impl Stage {
     pub(super) fn to_apart(self, protocol: Protocol, apart: Option<&Apart>) -> Matches {
         let mut matches = self.to_protocol(protocol);
         match apart {
-            Some(Apart::Interface(interface)) => matches.interface = Some(interface.clone()),
+            Some(Apart::Interface(interface)) => matches.interface = Some(*interface),
             Some(Apart::Upstream(upstream)) => matches.destination = Some(*upstream),
             None => {}
         }

@@ -124,7 +124,7 @@ pub(in crate::dataplane) fn settled(set: Vec<Translation>) -> Translations {
 
 pub(in crate::dataplane) fn packets_of(translation: &Translation) -> Vec<Packet> {
     let flows = &translation.flows;
-    let interface = flows.interface.clone().unwrap_or_else(|| "eth9".parse().unwrap());
+    let interface = flows.interface.unwrap_or_else(|| "eth9".parse().unwrap());
     let mut packets = Vec::new();
     for source in [flows.source.network(), flows.source.broadcast()] {
         for port in [flows.ports.first(), flows.ports.last(), flows.ports.last().wrapping_add(1).max(1)] {
@@ -134,7 +134,7 @@ pub(in crate::dataplane) fn packets_of(translation: &Translation) -> Vec<Packet>
                 source,
                 original,
                 destination: flows.destination,
-                interface: interface.clone(),
+                interface,
                 mark: FOREIGN,
             });
         }
