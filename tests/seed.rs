@@ -125,8 +125,8 @@ fn what_render_prints_does_the_same_once_it_is_loaded(variant: Variant) {
         let proxy = bed.proxy();
         let file = proxy.files().join("bank-a-web.yaml");
         std::fs::write(&file, MANIFEST).unwrap();
-        let options = ["render", "--iptables", &variant.to_string(), file.to_str().unwrap()];
-        let rendered = operator(proxy, options);
+        let options = variant.options();
+        let rendered = operator(proxy, ["render", &options[0], &options[1], file.to_str().unwrap()]);
         assert!(rendered.status.success(), "{rendered:?}");
         let text = String::from_utf8(rendered.stdout).unwrap();
         proxy.iptables_restore(variant, &text);
@@ -134,10 +134,23 @@ fn what_render_prints_does_the_same_once_it_is_loaded(variant: Variant) {
     });
 }
 
-on_all_backends![
-    the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so,
-    what_render_prints_does_the_same_once_it_is_loaded,
-];
+on_all_backends![the_agent_gives_what_the_literal_rules_give_and_is_stricter_where_it_says_so];
+
+// nft(8) prints the maps of the backend nftables but cannot load them (docs/operations.md).
+mod rendered {
+    use super::what_render_prints_does_the_same_once_it_is_loaded;
+    use crate::bed::kernel::Variant;
+
+    #[test]
+    fn by_nft() {
+        what_render_prints_does_the_same_once_it_is_loaded(Variant::Nft);
+    }
+
+    #[test]
+    fn by_legacy() {
+        what_render_prints_does_the_same_once_it_is_loaded(Variant::Legacy);
+    }
+}
 
 #[test]
 fn a_bare_proxy_translates_nothing() {

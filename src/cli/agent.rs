@@ -95,7 +95,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     drop(loaded);
     let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut tasks = Tasks::default();
-    watch(&wake, &rules, &mut tasks);
+    watch(&wake, if backend.is_in_nf_tables() { &rules } else { &wake }, &mut tasks);
     tasks.spawn("changes of legacy xtables", backend.watch_unreported(Arc::clone(&wake), Arc::clone(&rules)));
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);

@@ -26,6 +26,15 @@ impl Backend {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Iptables(Variant::Nft), Self::Iptables(Variant::Legacy), Self::Nftables];
 
+    /// Whether the rules are in `nf_tables`, so that an event of it may be the operator's own write.
+    #[must_use]
+    pub const fn is_in_nf_tables(self) -> bool {
+        match self {
+            Self::Iptables(Variant::Nft) | Self::Nftables => true,
+            Self::Iptables(Variant::Legacy) => false,
+        }
+    }
+
     /// Watches the tables of which the kernel reports no change, those of legacy xtables. Notifies `rules` at a change of a table that
     /// holds the rules of this backend, and `wake` at any other change. Runs until the agent ends.
     pub async fn watch_unreported(self, wake: Arc<Notify>, rules: Arc<Notify>) {

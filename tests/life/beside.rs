@@ -7,12 +7,20 @@ use std::process::Stdio;
 use crate::bed::agent::Agent;
 use crate::bed::kernel::Variant;
 use crate::bed::{Bed, EXTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, and_by_nftables, by, on_both_variants, servers, tcp, wait};
 
-on_all_backends! {
+on_both_variants! {
     what_a_chain_does_to_the_flows_is_said,
     the_line_in_the_message_mends_it,
     a_policy_of_drop_in_the_other_variant_is_named_and_its_line_mends_it,
+    an_answer_that_is_dropped_is_told_too,
+    a_chain_of_nft_in_a_table_of_iptables_is_told_too,
+    what_is_no_business_of_the_flows_is_not_told,
+}
+
+and_by_nftables! {
+    what_a_chain_does_to_the_flows_is_said,
+    the_line_in_the_message_mends_it,
     an_answer_that_is_dropped_is_told_too,
     a_chain_of_nft_in_a_table_of_iptables_is_told_too,
     what_is_no_business_of_the_flows_is_not_told,

@@ -7,13 +7,17 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, INTERNAL, Proxy};
-use crate::stage::{FILE, Manifest, SEED, Stage, flow, on_all_backends, servers};
+use crate::stage::{FILE, Manifest, SEED, Stage, and_by_nftables, flow, on_both_variants, servers};
 
-on_all_backends! {
+on_both_variants! {
     everything_of_ours_goes_and_the_rest_is_as_before_the_agent_ever_ran,
     without_a_record_everything_of_ours_goes_too,
     what_the_other_variant_holds_of_ours_goes_too,
     a_chain_that_cannot_go_is_named,
+}
+
+and_by_nftables! {
+    without_a_record_everything_of_ours_goes_too,
 }
 
 fn cleanup(proxy: &Proxy) -> Output {

@@ -11,14 +11,18 @@ use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::server::Server;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, flow, on_all_backends, servers, wait, way};
+use crate::stage::{FILE, Manifest, SEED, Stage, and_by_nftables, by, flow, on_both_variants, servers, wait, way};
 
-on_all_backends! {
+on_both_variants! {
     what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
     a_rule_that_is_refused_stops_its_own_forward_and_no_other,
     without_marks_no_rule_decides_about_a_flow,
     a_flow_that_began_while_its_rule_was_refused_is_translated_once_the_rule_is_taken,
     a_chain_of_ours_that_holds_what_cannot_be_printed_is_written_again,
+}
+
+and_by_nftables! {
+    what_the_programs_lack_an_extension_for_costs_nothing_of_ours,
 }
 
 /// A second forward of the same client to another port.

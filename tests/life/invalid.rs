@@ -8,9 +8,9 @@ use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::Netns;
 use crate::bed::{CLIENT, EXTERNAL, INTERNAL, NEIGHBOUR, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, on_all_backends, servers, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, on_both_variants, servers, wait};
 
-on_all_backends! {
+on_both_variants! {
     a_segment_far_ahead_of_the_window_is_dropped_and_the_connection_goes_on,
 }
 

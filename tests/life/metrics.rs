@@ -13,9 +13,9 @@ use crate::bed::wait::eventually;
 use crate::bed::{Bed, INTERNAL, Proxy};
 use crate::exposition::scrape::{Page, get, get_from};
 use crate::exposition::{parse, value};
-use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_all_backends, wait};
+use crate::stage::{FILE, Manifest, SEED, SOON, Stage, on_both_variants, wait};
 
-on_all_backends! {
+on_both_variants! {
     a_chain_that_is_flushed_is_a_repair_that_a_scrape_shows,
 }
 

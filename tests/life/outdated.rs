@@ -88,8 +88,8 @@ fn without_manifests(manifests: &Manifests) -> impl FnOnce() + '_ {
 
 fn restore(proxy: &Proxy, variant: Variant) -> std::process::Output {
     let state = state_folder(proxy);
-    let iptables = variant.to_string();
-    operator(proxy, ["restore", "--node-name", "proxy", "--iptables", &iptables, "--state-dir", state.to_str().unwrap()])
+    let [option, backend] = variant.options();
+    operator(proxy, ["restore", "--node-name", "proxy", &option, &backend, "--state-dir", state.to_str().unwrap()])
 }
 
 /// Starts an agent that can read no forwards, and asserts that it leaves the kernel as it is until it can.
@@ -150,7 +150,7 @@ fn a_full_disk_rolls_nothing_back_and_a_reboot_restores_only_what_has_not_change
     wait("the metric says so", || page(bed.proxy(), "/metrics").text.contains("portforward_record_outdated 0"));
     agent.kill();
     let _gone = without_manifests(&manifests);
-    bed.proxy().iptables(variant, "-t nat -F PF-PRE");
+    bed.proxy().lose_rules(variant);
     let agent = Agent::start(bed.proxy(), &manifests, &options);
     wait("the record is applied", || tcp(&bed) == by(SECOND_SERVER, EXTERNAL));
     carries_the_newest(&bed);
@@ -195,7 +195,7 @@ fn a_record_of_every_shape_of_forward_explains_what_the_kernel_holds(variant: Va
     let _gone = without_manifests(&manifests);
     let agent = Agent::start(bed.proxy(), &manifests, &options);
     agent.wait_nodes("Programmed", shapes.len());
-    bed.proxy().iptables(variant, "-t nat -F PF-PRE");
+    bed.proxy().lose_rules(variant);
     agent.wait_log("repaired");
     wait("the damage is repaired", || kernel(bed.proxy(), variant) == before);
     assert!(!agent.log().contains(NEWER), "{}", agent.log());

@@ -1,5 +1,5 @@
 //! The agent repairs, logs and counts what another program changes of the operator's rules and routes, and leaves foreign
-//! rules and routes unchanged. With nft, the kernel notifies the agent of the change.
+//! rules and routes unchanged.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,9 +10,9 @@ use crate::bed::Bed;
 use crate::bed::agent::AgentOptions;
 use crate::bed::kernel::Variant;
 use crate::bed::{CLIENT, EXTERNAL, GATEWAY, INTERNAL, Proxy, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp, wait};
+use crate::stage::{FILE, Manifest, SEED, Stage, and_by_nftables, by, on_both_variants, servers, tcp, wait};
 
-on_all_backends! {
+on_both_variants! {
     whatever_is_done_to_our_rules_is_repaired_logged_and_counted,
     a_rule_before_our_jump_is_told_and_our_jump_moves_back_once_a_minute_at_most,
     routes_that_are_gone_or_changed_are_back,
@@ -21,14 +21,16 @@ on_all_backends! {
     a_chain_that_is_flushed_while_the_agent_writes_is_written_again_before_the_status_says_anything,
 }
 
-/// Asserts that the agent repaired because of an event. With nft, it compares without an event every ten seconds after its
+and_by_nftables! {
+    routes_that_are_gone_or_changed_are_back,
+    a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back,
+}
+
+/// Asserts that the agent repaired because of an event. It compares without an event every ten seconds after its
 /// last repair, so a repair without an event would take longer. The shortest repair is checked, because a busy machine can
-/// delay any of them. With legacy, there are no events and the agent compares every second.
-fn was_told(variant: Variant, took: &[Duration]) {
-    match variant {
-        Variant::Nft | Variant::Nftables => assert!(took.iter().any(|took| *took < Duration::from_secs(5)), "{took:?}"),
-        Variant::Legacy => {}
-    }
+/// delay any of them. With legacy, the agent asks the kernel often.
+fn was_told(took: &[Duration]) {
+    assert!(took.iter().any(|took| *took < Duration::from_secs(5)), "{took:?}");
 }
 
 /// Foreign rules and routes of every kind that the agent could take for its own.
@@ -102,8 +104,8 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
         ("the operator's jump is deleted from FORWARD", &["-D FORWARD 1"]),
         ("the operator's jump and chain are deleted", &["-t nat -D POSTROUTING 1", "-t nat -F PF-POST", "-t nat -X PF-POST"]),
     ];
-    // With events, each kind of damage is repaired on its own. Without events a repair takes a second or two, so several kinds
-    // are repaired together.
+    // With events, each kind of damage is repaired on its own. On legacy, a repair may take a second or two, so several kinds are
+    // repaired together.
     let at_once = match variant {
         Variant::Nft | Variant::Nftables => 1,
         Variant::Legacy => 3,
@@ -115,7 +117,7 @@ fn whatever_is_done_to_our_rules_is_repaired_logged_and_counted(variant: Variant
         let done = |proxy: &Proxy| commands.for_each(|command| drop(proxy.iptables(variant, command)));
         took.push(repaired(&stage, variant, &named, done, |_| true));
     }
-    was_told(variant, &took);
+    was_told(&took);
     assert_eq!((stage.proxy().foreign_rules(variant), foreign_routes(stage.proxy())), foreign);
 
     // A program that flushes all chains also deletes the foreign rules.
@@ -182,7 +184,7 @@ fn routes_that_are_gone_or_changed_are_back(variant: Variant) {
     took.push(repaired(&stage, variant, "the route has another gateway", ip(other), whole));
     let more = "route add 10.9.9.9 via 192.168.0.1 dev eth1 proto 154 metric 154".to_owned();
     took.push(repaired(&stage, variant, "there is a surplus route of the operator", ip(more), whole));
-    was_told(variant, &took);
+    was_told(&took);
 }
 
 fn a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back(variant: Variant) {
@@ -210,7 +212,7 @@ fn a_link_that_flaps_and_an_address_that_comes_back_bring_the_route_back(variant
     });
     proxy.ip(&format!("addr add {INTERNAL}/24 dev eth1"));
     took.push(back());
-    was_told(variant, &took);
+    was_told(&took);
     assert_eq!(stage.proxy().routes_to(&CLIENT.to_string())[0]["gateway"], GATEWAY.to_string());
 }
 

@@ -9,9 +9,9 @@ use crate::bed::client::{ANSWER, Connection, UdpFlow};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::must;
 use crate::bed::{Bed, CLIENT, EXTERNAL, INTERNAL, Proxy, SECOND_SERVER, SERVER};
-use crate::stage::{FILE, LOG, Manifest, SEED, Stage, by, flow, on_all_backends, servers, tcp, way};
+use crate::stage::{FILE, LOG, Manifest, SEED, Stage, and_by_nftables, by, flow, on_both_variants, servers, tcp, way};
 
-on_all_backends! {
+on_both_variants! {
     a_restart_in_the_middle_of_a_download_changes_nothing,
     a_crash_between_rules_and_purge_leaves_no_flow_with_the_old_upstream,
     a_crash_between_a_repair_and_its_purge_leaves_no_flow_untranslated,
@@ -20,8 +20,20 @@ on_all_backends! {
     a_broken_file_at_a_restart_keeps_its_last_good_content,
 }
 
+and_by_nftables! {
+    a_restart_in_the_middle_of_a_download_changes_nothing,
+    a_reboot_is_restored_before_any_manifest_and_the_agent_takes_over_without_a_write,
+    without_its_folder_the_agent_goes_on_as_before,
+    a_broken_file_at_a_restart_keeps_its_last_good_content,
+}
+
 /// The operator's rules of the nat table with their counters. Rewriting a rule resets its counters to 0.
 fn counted(proxy: &Proxy, variant: Variant) -> Vec<String> {
+    if variant == Variant::Nftables {
+        let listed = must(proxy.command("nft").args(["list", "table", "ip", "portforward"]));
+        let counts = listed.lines().filter_map(|line| line.split_once("counter packets "));
+        return counts.map(|(rule, counted)| format!("[{}:] {rule}", counted.split(' ').next().unwrap_or_default())).collect();
+    }
     let saved = must(proxy.command(&format!("iptables-{variant}-save")).args(["-c", "-t", "nat"]));
     saved.lines().filter(|line| line.contains("PF-")).map(str::to_owned).collect()
 }
@@ -127,8 +139,8 @@ fn a_reboot_is_restored_before_any_manifest_and_the_agent_takes_over_without_a_w
     drop(before);
 
     let state = state_folder(bed.proxy());
-    let iptables = variant.to_string();
-    let arguments = ["restore", "--node-name", "proxy", "--iptables", &iptables, "--state-dir", state.to_str().unwrap()];
+    let [option, backend] = variant.options();
+    let arguments = ["restore", "--node-name", "proxy", &option, &backend, "--state-dir", state.to_str().unwrap()];
     let restored = operator(bed.proxy(), arguments);
     assert!(restored.status.success(), "{restored:?}");
     assert!(String::from_utf8_lossy(&restored.stdout).contains("seed"), "{restored:?}");
@@ -156,7 +168,7 @@ fn without_its_folder_the_agent_goes_on_as_before(variant: Variant) {
     assert!(agent.log().contains("manifest folder cannot be read"), "{}", agent.log());
     assert!(!tells_of_a_write(since_last_start(&agent.log())), "{}", agent.log());
     // Repairs continue too.
-    bed.proxy().iptables(variant, "-t nat -F PF-PRE");
+    bed.proxy().lose_rules(variant);
     agent.wait_log("repaired");
     assert_eq!(tcp(&bed), by(SERVER, EXTERNAL));
     // When the folder exists again, its content is used again.

@@ -34,13 +34,21 @@ macro_rules! on_both_variants {
 }
 pub(crate) use on_both_variants;
 
-/// The same with one more test, for the table of nftables.
-macro_rules! on_all_backends {
+/// One test more, for the table of nftables.
+macro_rules! and_by_nftables {
     ($($name:ident),+ $(,)?) => {
-        crate::stage::on_both_variants![$($name),+];
         mod by_nftables {
             $(#[test] fn $name() { super::$name(crate::bed::kernel::Variant::Nftables); })+
         }
+    };
+}
+pub(crate) use and_by_nftables;
+
+/// One test for each backend.
+macro_rules! on_all_backends {
+    ($($name:ident),+ $(,)?) => {
+        crate::stage::on_both_variants![$($name),+];
+        crate::stage::and_by_nftables![$($name),+];
     };
 }
 pub(crate) use on_all_backends;

@@ -10,9 +10,9 @@ use crate::bed::agent::{operator, state_folder};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::{must, output};
 use crate::bed::{Bed, CLIENT, EXTERNAL, Proxy, SERVER};
-use crate::stage::{FILE, Manifest, SEED, Stage, by, on_all_backends, servers, tcp};
+use crate::stage::{FILE, Manifest, SEED, Stage, and_by_nftables, by, on_both_variants, servers, tcp};
 
-on_all_backends! {
+on_both_variants! {
     what_the_kernel_holds_is_told_with_and_without_an_agent,
     a_look_changes_nothing,
     routes_and_rules_that_are_too_many_or_too_few_are_told,
@@ -20,9 +20,15 @@ on_all_backends! {
     forwards_are_chosen_by_name_and_printed_for_programs,
 }
 
+and_by_nftables! {
+    a_node_without_any_table_gets_none_by_a_look,
+    forwards_are_chosen_by_name_and_printed_for_programs,
+}
+
 fn status(proxy: &Proxy, variant: Variant, arguments: &[&str]) -> Output {
     let state = state_folder(proxy);
-    let options = ["--node-name", "proxy", "--iptables", &variant.to_string(), "--state-dir", state.to_str().unwrap()];
+    let [option, backend] = variant.options();
+    let options = ["--node-name", "proxy", &option, &backend, "--state-dir", state.to_str().unwrap()];
     operator(proxy, ["status"].iter().chain(&options).chain(arguments))
 }
 
