@@ -59,11 +59,13 @@ fn every_promise_of_the_page_on_security_names_a_test_that_exists() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file_only() {
+fn unsafe_code_is_in_two_files_only() {
     let is_unsafe = regex::Regex::new(r"unsafe \{|unsafe fn|unsafe impl|unsafe extern|allow\(unsafe_code").unwrap();
     let sources = sources("src");
     assert!(sources.len() > 100);
     let found: Vec<&PathBuf> = sources.iter().filter(|file| is_unsafe.is_match(&read(file))).collect();
-    assert_eq!(found, [&Path::new(ROOT).join("src/source/folder/writers.rs")]);
+    let known =
+        ["src/dataplane/iptables/legacy/sockopt.rs", "src/source/folder/writers.rs"].map(|file| Path::new(ROOT).join(file));
+    assert_eq!(found, known.each_ref());
     assert!(read("Cargo.toml").contains("unsafe_code = \"deny\""));
 }

@@ -86,7 +86,11 @@ impl Field {
     /// Starts the agent.
     pub(crate) fn start_agent(&self, variant: Variant) -> Agent {
         // One more forward than the default limit for a namespace is changed under load.
-        let extra = vec!["--max-translations=20000".to_owned()];
+        let mut extra = vec!["--max-translations=20000".to_owned()];
+        if variant == Variant::Nftables {
+            // So that its rules can be removed.
+            extra.push("--nftables-table=open".to_owned());
+        }
         let options = AgentOptions { node_name: node(AGENT_NODE), extra, ..AgentOptions::new(variant) };
         Agent::join(&self.bed.proxies[AGENT_NODE], &self.agent.path, &options)
     }

@@ -18,6 +18,7 @@ use super::{Exit, files};
 use crate::agent::{self, Fallback, Memory, Node, Pace, Publisher, Recorder};
 use crate::api::{DecodeErrors, PortForward, PortForwardGrant};
 use crate::cluster::{self, DEFAULT_NAMESPACE, ForwardSelector, Member, Scrapers, connect};
+use crate::dataplane::Ownership;
 use crate::forward::{Forward, Refusals};
 use crate::grant::Grant;
 use crate::metrics::{Health, Metrics, RecordAge};
@@ -72,7 +73,7 @@ pub(super) struct AgentOptions {
 }
 
 /// How often the kernel is compared with the plan without any event. Every change that another program makes is an event.
-const PACE: Pace = Pace { every: Duration::from_secs(10), times: 300 };
+const PACE: Pace = Pace { every: Duration::from_secs(10), times: 1000 };
 
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let name = options.state.node_name()?;
@@ -105,7 +106,11 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let node = |source, observer, memory, metrics: &Arc<Metrics>| Node {
         source,
         observer,
-        dataplane: options.kernel.kernel(backend, options.policy.connmark).counting(options.serving.counting()),
+        dataplane: options
+            .kernel
+            .kernel(backend, options.policy.connmark)
+            .owned(options.kernel.ownership(Ownership::Owned))
+            .counting(options.serving.counting()),
         policy: options.policy.policy(),
         memory,
         fallback,

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::cluster::OtherNodes;
 use crate::dataplane::iptables::{Variant, choose};
-use crate::dataplane::{Backend, Forwarding, Kernel};
+use crate::dataplane::{Backend, Forwarding, Kernel, Ownership};
 use crate::model::Connmark;
 use crate::plan::{ForbiddenNetworks, Policy, RequireGrants, ReservedPorts, TranslationLimit};
 use crate::record::{self, Keeper, Loaded, Outdated, Record};
@@ -41,6 +41,10 @@ pub(super) struct BackendOptions {
 pub(super) struct KernelOptions {
     #[command(flatten)]
     backend: BackendOptions,
+    /// With --backend nftables: owned keeps every other program from changing the table while the agent runs, also by nft flush
+    /// ruleset (Linux 6.9 and later); open lets programs and people change it, and the agent repairs it
+    #[arg(long, value_enum, default_value_t = TableChoice::Owned, value_name = "WHOSE", env = "PORTFORWARD_NFTABLES_TABLE")]
+    nftables_table: TableChoice,
     /// Enable IP forwarding whenever it is off (net.ipv4.ip_forward, and forwarding of the legs' interfaces); otherwise it is only reported
     #[arg(long)]
     set_ip_forward: bool,
@@ -115,6 +119,12 @@ impl PolicyOptions {
 pub(super) enum BackendChoice {
     Iptables,
     Nftables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TableChoice {
+    Owned,
+    Open,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -207,6 +217,14 @@ impl KernelOptions {
     pub(super) fn kernel(&self, backend: Backend, connmark: Connmark) -> Kernel {
         let forwarding = if self.set_ip_forward { Forwarding::Enable } else { Forwarding::Leave };
         Kernel::new(backend, forwarding).marking(connmark)
+    }
+
+    /// Whom the table of nftables belongs to if not everybody may change it.
+    pub(super) fn ownership(&self, otherwise: Ownership) -> Ownership {
+        match self.nftables_table {
+            TableChoice::Owned => otherwise,
+            TableChoice::Open => Ownership::Open,
+        }
     }
 }
 

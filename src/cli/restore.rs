@@ -18,7 +18,7 @@ use super::stop::Stop;
 use super::turn::{self, Turn};
 use crate::agent::{self, Fallback, Memory};
 use crate::dataplane::rules::{Counting, RulesError};
-use crate::dataplane::{Applied, Kernel, Look};
+use crate::dataplane::{Applied, Kernel, Look, Ownership};
 use crate::node::{FactsError, NextHops, Observer, Patience, watch};
 use crate::plan::Policy;
 use crate::publish::table;
@@ -172,7 +172,9 @@ impl Restorer {
             let backend = self.options.backend().await?;
             let asked = NextHops::ask(Patience::Brief, &self.wake, &mut self.tasks);
             // So that the agent that takes over finds the counters that it may want.
-            let kernel = self.options.kernel(backend, self.policy.connmark).counting(Counting::On);
+            // The agent that starts later makes the table its own.
+            let kernel = self.options.kernel(backend, self.policy.connmark).owned(self.options.ownership(Ownership::Unowned));
+            let kernel = kernel.counting(Counting::On);
             self.bound.insert((Observer::default().beside(backend).asking(asked), kernel))
         };
         let memory = Memory::new(&self.node, Some(record)).holding(loaded.withheld());

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::Look;
 use super::iptables::{self, Table, Variant, scaffold};
-use super::nftables;
+use super::nftables::{self, Ownership};
 use super::rules::{Counting, Place, RulesError, RulesReport};
 use crate::model::{Connmark, NatPriorities, Translation, Translations};
 
@@ -158,6 +158,14 @@ impl Rules {
         match self {
             Self::Iptables(rules) => Self::Iptables(Box::new(rules.counting(counting))),
             Self::Nftables(rules) => Self::Nftables(Box::new(rules.counting(counting))),
+        }
+    }
+
+    /// Sets whose the table of nftables is. Chains of iptables have no owner.
+    pub(super) fn owned(self, ownership: Ownership) -> Self {
+        match self {
+            Self::Iptables(_) => self,
+            Self::Nftables(rules) => Self::Nftables(Box::new(rules.owned(ownership))),
         }
     }
 

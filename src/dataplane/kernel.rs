@@ -10,6 +10,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::backend::Rules;
 use super::conntrack::{Judged, Purger};
 use super::forwarding::{Forwarded, Forwarding, ForwardingError};
+use super::nftables::Ownership;
 use super::routes::{Keep, Lingering};
 use super::rules::{Counting, Function, RulesError, RulesReport};
 use super::{Applied, Backend, Dataplane, Look, conntrack, routes};
@@ -68,6 +69,12 @@ impl Kernel {
     pub fn marking(self, mark: Connmark) -> Self {
         let history = History { purger: Purger::new(mark), ..History::default() };
         Self { mark, rules: self.rules.marking(mark), history: AsyncMutex::new(history), ..self }
+    }
+
+    /// Sets whose the table of nftables is; by default, every program can change it.
+    #[must_use]
+    pub fn owned(self, ownership: Ownership) -> Self {
+        Self { rules: self.rules.owned(ownership), ..self }
     }
 
     /// Sets whether the connections that match the rules are counted.

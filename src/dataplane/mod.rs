@@ -15,6 +15,7 @@ pub use backend::{Backend, EmptyTables, Layout, ScaffoldError, remove_empty_tabl
 pub use forwarding::{Forwarded, Forwarding, ForwardingError};
 pub use kernel::Kernel;
 pub(crate) use nftables::NFTABLES_TABLE;
+pub use nftables::Ownership;
 
 use crate::model::{Desired, Translation, Translations};
 use conntrack::{ConntrackError, Purged};

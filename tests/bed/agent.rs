@@ -111,6 +111,10 @@ impl Agent {
         command.arg("agent").args(source).args(["--node-name", &options.node_name]);
         command.arg("--state-dir").arg(state_folder(proxy));
         command.args(options.variant.options()).args(["--log-format", "text"]);
+        if options.variant == Variant::Nftables && !options.extra.iter().any(|option| option.starts_with("--nftables-table")) {
+            // So that tests can damage the rules.
+            command.arg("--nftables-table=open");
+        }
         // nsenter becomes the agent by exec(2), so the child's pid is the agent's pid.
         let process = command.args(&options.extra).stdout(Stdio::null()).stderr(log).spawn().expect("nsenter is installed");
         Self { process, status_file, log_file, log_start }

@@ -212,6 +212,7 @@ fn what_no_cluster_could_use_is_refused() {
         ("/metrics/port", json!(65536)),
         ("/metrics/port", json!(10450.5)),
         ("/agent/backend", json!("ipvs")),
+        ("/agent/nftablesTable", json!("mine")),
         ("/agent/iptables", json!("nftables")),
         ("/agent/logLevel", json!("inof")),
         ("/agent/reservedPorts", json!("22;53")),

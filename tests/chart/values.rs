@@ -42,7 +42,7 @@ fn a_number_or_a_truth_value_by_set_becomes_the_text_that_it_looks_like() {
         ("commonLabels.centre=42", "/spec/template/metadata/labels/centre", "42"),
         (
             "agent.extraEnv[0].name=A,agent.extraEnv[0].value=1234567890",
-            "/spec/template/spec/containers/0/env/11/value",
+            "/spec/template/spec/containers/0/env/12/value",
             "1234567890",
         ),
     ];

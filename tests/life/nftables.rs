@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::bed::agent::{Agent, AgentOptions, operator, state_folder};
+use crate::bed::agent::{Agent, AgentOptions, Manifests, operator, state_folder};
 use crate::bed::client::{ANSWER, Connection};
 use crate::bed::kernel::Variant;
 use crate::bed::netns::{must, output};
@@ -51,8 +51,78 @@ fn the_table_reads_well_and_is_what_render_prints() {
     }
 }
 
+/// An agent whose table no other program can change.
+fn owner() -> AgentOptions {
+    AgentOptions { extra: vec!["--nftables-table=owned".to_owned()], ..AgentOptions::new(Variant::Nftables) }
+}
+
+/// Asserts that another program cannot change the table, and that a flush of all tables leaves it out.
+fn is_owned(proxy: &Proxy) {
+    let before = table(proxy);
+    assert!(before.iter().any(|line| line.contains("flags owner")), "is this Linux 6.9 or later? {before:#?}");
+    for change in ["delete table ip portforward", "flush chain ip portforward prerouting", "add chain ip portforward other"] {
+        let refused = output(proxy.command("nft").arg(change));
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains("Operation not permitted"), "{change}: {error}");
+    }
+    must(proxy.command("nft").args(["flush", "ruleset"]));
+    assert_eq!(table(proxy), before);
+}
+
 #[test]
-fn whatever_is_done_to_the_table_is_repaired() {
+fn an_owned_table_is_changed_by_nobody_else_and_survives_its_agent() {
+    let bed = Bed::new();
+    let _servers = servers(&bed);
+    let manifests = Manifests::new(bed.proxy());
+    manifests.put(FILE, &Manifest::seed().text());
+    let (options, proxy) = (owner(), bed.proxy());
+    let agent = Agent::start(proxy, &manifests, &options);
+    agent.wait_ready(SEED);
+    let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    let mut udp = flow(&bed);
+    let from = udp.ask(ANSWER).unwrap().peer;
+    let mut goes_on = |what: &str| {
+        session.exchange(ANSWER).unwrap_or_else(|silence| panic!("{what}: {silence}"));
+        assert_eq!(udp.ask(ANSWER).unwrap().peer, from, "{what}");
+        assert_eq!(tcp(&bed), by(SERVER, EXTERNAL), "{what}");
+    };
+    is_owned(proxy);
+    goes_on("a flush of all tables");
+    let owned = table(proxy);
+    let rules = |table: Vec<String>| {
+        let is_rule = |line: &String| !line.is_empty() && !line.contains("flags") && !line.contains("table ");
+        table.into_iter().filter(is_rule).collect::<Vec<_>>()
+    };
+    agent.kill();
+    assert!(table(proxy).iter().all(|line| !line.contains("owner")), "{:#?}", table(proxy));
+    assert_eq!(rules(table(proxy)), rules(owned.clone()));
+    goes_on("without an agent");
+    // The next agent takes it over as it is.
+    let agent = Agent::start(proxy, &manifests, &options);
+    wait("the table has an owner", || table(proxy) == owned);
+    is_owned(proxy);
+    goes_on("with the next agent");
+    assert!(!agent.log().contains("repaired"), "{}", agent.log());
+    // An agent that leaves it open, and one that makes an open table its own.
+    assert!(agent.stop().success());
+    must(proxy.command("nft").args(["delete", "table", "ip", "portforward"]));
+    let agent = Agent::start(proxy, &manifests, &AgentOptions::new(Variant::Nftables));
+    agent.wait_ready(SEED);
+    wait("the table is there", || rules(table(proxy)) == rules(owned.clone()));
+    assert!(table(proxy).iter().all(|line| !line.contains("owner")));
+    let mut session = Connection::open(&bed.client, (CLIENT, 0), (INTERNAL, 80), ANSWER).unwrap();
+    assert!(agent.stop().success());
+    let agent = Agent::start(proxy, &manifests, &options);
+    wait("the table has an owner", || table(proxy) == owned);
+    session.exchange(ANSWER).unwrap();
+    assert!(agent.stop().success());
+    let state = state_folder(proxy);
+    let cleaned = operator(proxy, ["cleanup", "--node-name", "proxy", "--state-dir", state.to_str().unwrap()]);
+    assert!(cleaned.status.success() && table(proxy).is_empty(), "{cleaned:?}");
+}
+
+#[test]
+fn whatever_is_done_to_an_open_table_is_repaired() {
     let bed = Bed::new();
     let _servers = servers(&bed);
     let stage = Stage::of(Variant::Nftables, bed, &[(FILE, Manifest::seed())]);

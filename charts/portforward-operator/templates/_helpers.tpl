@@ -111,6 +111,8 @@ program accepts both, because an overlay can change a variable by its name. */}}
       fieldPath: status.hostIP
 - name: PORTFORWARD_BACKEND
   value: {{ .Values.agent.backend }}
+- name: PORTFORWARD_NFTABLES_TABLE
+  value: {{ .Values.agent.nftablesTable }}
 - name: PORTFORWARD_IPTABLES
   value: {{ .Values.agent.iptables }}
 {{- if not (kindIs "invalid" .Values.agent.connmark) }}

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::class::{Class, Hooked};
 use super::expression::are_held;
 use super::layout::{Chain, Definition, LISTEN, Layout, TRANSLATED, Touched, Value, base_name};
+use super::ownership::{Owner, Ownership};
 
 /// What the kernel holds in the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// Whether there is a table.
     pub(super) exists: bool,
+    pub(super) owner: Owner,
     /// Whether it is dormant: a flag by which a table does nothing.
     pub(super) dormant: bool,
     pub(super) sets: BTreeMap<String, HeldSet>,
@@ -44,7 +46,9 @@ pub(super) struct HeldChain {
 /// One change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    MakeTable,
+    MakeTable(Ownership),
+    /// The table, which has no owner any more, belongs to the agent from now on.
+    OwnTable,
     RemoveTable,
     MakeSet(String, Definition),
     RemoveSet(String),
@@ -101,8 +105,9 @@ pub(super) fn differences(held: &Held, layout: &Layout) -> Steps {
     let (definitions, chains, elements) = (layout.definitions(), layout.chains(), layout.elements());
     let mut steps = Builder::default();
     // A table or set of another form cannot be changed, so it is made anew, and so is everything in it.
-    let remade =
-        held.dormant || held.sets.iter().any(|(name, set)| definitions.get(name).is_some_and(|it| !set.definition.serves_as(it)));
+    let remade = held.dormant
+        || layout.ownership != Ownership::Open && held.owner == Owner::None
+        || held.sets.iter().any(|(name, set)| definitions.get(name).is_some_and(|it| !set.definition.serves_as(it)));
     let wrong_base = |(name, chain): (&String, &HeldChain)| chains.get(name).is_some_and(|wanted| !chain.has_base(wanted));
     let nothing = Held::default();
     let held = if held.exists && (remade || held.chains.iter().any(wrong_base)) {
@@ -112,7 +117,9 @@ pub(super) fn differences(held: &Held, layout: &Layout) -> Steps {
         held
     };
     if !held.exists {
-        steps.now.push(Step::MakeTable);
+        steps.now.push(Step::MakeTable(layout.ownership));
+    } else if layout.ownership == Ownership::Owned && held.owner == Owner::Left {
+        steps.now.push(Step::OwnTable);
     }
     for (name, definition) in &definitions {
         if !held.sets.contains_key(name) {
@@ -315,7 +322,7 @@ pub(super) fn kind(name: &str) -> Kind {
 /// The chains and sets that steps are about.
 pub(super) fn places(steps: &[Step]) -> BTreeSet<String> {
     let place = |step: &Step| match step {
-        Step::MakeTable | Step::RemoveTable => None,
+        Step::MakeTable(_) | Step::OwnTable | Step::RemoveTable => None,
         Step::MakeSet(name, _)
         | Step::RemoveSet(name)
         | Step::MakeChain(name, _)

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::class::{Class, Hooked, Purpose, TYPE_ADDRESS_AND_PORT, TYPE_IPV4_ADDR, TYPE_LISTEN, word};
 use super::element::{Element, Place, count, elements};
+use super::ownership::Ownership;
 use super::rule::Rule;
 use crate::model::{Connmark, Translation, Translations};
 
@@ -92,6 +93,8 @@ type Listen = [u8; 8];
 pub(super) struct Layout {
     mark: Connmark,
     counted: bool,
+    /// Whom the table belongs to.
+    pub(super) ownership: Ownership,
     elements: BTreeMap<Place, BTreeMap<Vec<u8>, Held>>,
     /// The classes of the flows to each listen address, and how many elements each of them has.
     listens: BTreeMap<(Hooked, Listen), BTreeMap<Class, usize>>,

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use imbl::ordset::DiffItem;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::TABLE;
 use super::compare::{Form, Held, HeldSet, Kind, Step, Steps, changes, differences, kind, places, surplus};
 use super::counters::{Counters, When, counted};
 use super::failure::{Failure, is_race};
 use super::layout::{self, Layout, Touched};
+use super::ownership::Ownership;
+use super::probe::can_own;
 use super::reading::{conclude, read, translated};
 use super::wire::Wire;
 use crate::dataplane::Look;
@@ -43,6 +45,8 @@ pub(super) struct Memory {
     pub(super) left_at: Option<u32>,
     /// Whether another program may have written between the last two readings.
     pub(super) foreign: bool,
+    /// Whether the kernel is too old to give the table an owner.
+    cannot_own: bool,
     pub(super) counters: Counters,
     /// What FORWARD of iptables accepts.
     pub(super) accepted: Option<Accepted>,
@@ -66,6 +70,22 @@ impl Memory {
         self.wire.as_mut().ok_or(Failure::Missing)
     }
 
+    /// Decides whom the table will belong to. Asks once whether the kernel can do it.
+    pub(super) async fn want(&mut self, ownership: Ownership) {
+        if self.layout.ownership == ownership || self.cannot_own {
+            return;
+        }
+        // An error ends the write that follows, too.
+        let Ok(wire) = self.wire() else { return };
+        let Ok(can) = can_own(wire).await else { return };
+        if can {
+            self.layout.ownership = ownership;
+        } else {
+            self.cannot_own = true;
+            info!("this kernel cannot give a table an owner (Linux 6.9 can), so every program can change the table");
+        }
+    }
+
     async fn generation(&mut self) -> Result<u32, Failure> {
         self.wire()?.generation().await?.ok_or(Failure::Missing)
     }
@@ -78,7 +98,9 @@ impl Memory {
         report: &mut RulesReport,
     ) -> Result<(), Failure> {
         if self.translations.is_empty() && self.layout.is_empty() {
+            let ownership = self.layout.ownership;
             self.layout = Layout::new(mark, counting == Counting::On);
+            self.layout.ownership = ownership;
         }
         let before = Form::of(&self.layout);
         let (mut touched, mut gone) = (Touched::new(), Vec::new());

@@ -9,6 +9,7 @@ mod expression;
 mod failure;
 mod layout;
 mod memory;
+mod ownership;
 mod probe;
 mod reading;
 mod rule;
@@ -32,6 +33,7 @@ use memory::{Accepted, Memory};
 use reading::{conclude, translated};
 use wire::Wire;
 
+pub use ownership::Ownership;
 pub(super) use probe::probe;
 pub(super) use text::{Text, render};
 
@@ -49,6 +51,7 @@ pub(super) const TABLE: &str = "ip portforward";
 pub(super) struct Rules {
     mark: Connmark,
     counting: Counting,
+    ownership: Ownership,
     accepting: Accepting,
     memory: Mutex<Memory>,
 }
@@ -56,7 +59,13 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new() -> Self {
         let mark = Connmark::default();
-        Self { mark, counting: Counting::Off, accepting: Accepting::new(mark), memory: Mutex::default() }
+        Self {
+            mark,
+            counting: Counting::Off,
+            ownership: Ownership::Open,
+            accepting: Accepting::new(mark),
+            memory: Mutex::default(),
+        }
     }
 
     /// Sets the bit of the connection mark that the translated flows have.
@@ -69,12 +78,18 @@ impl Rules {
         Self { counting, ..self }
     }
 
+    /// Sets whose the table is.
+    pub(super) fn owned(self, ownership: Ownership) -> Self {
+        Self { ownership, ..self }
+    }
+
     /// Makes the rules those of `translations`.
     pub(super) async fn apply(&self, translations: &Translations, look: Look) -> RulesReport {
         let mut memory = self.memory.lock().await;
         let mut report = RulesReport::default();
         let begins = memory.translations.is_empty() && !translations.is_empty();
         let admitted = if begins { self.accepting.admit(translations).await } else { RulesReport::default() };
+        memory.want(self.ownership).await;
         match memory.write(translations, look, (self.mark, self.counting), &mut report).await {
             Ok(()) => {
                 let refused = memory.layout.without_room().iter().cloned().collect();

@@ -3,10 +3,12 @@
 use super::class::{ADDRESS_BITS, Class, Hooked, PORT_BITS, Purpose};
 use super::compare::Step;
 use super::layout::{Chain, Definition, LISTEN, TRANSLATED, TYPE_OF_WAYS};
+use super::ownership::Ownership;
 use super::rule::Rule;
 use super::wire::Wire;
 use crate::dataplane::rules::{RulesError, Step as Access};
 use crate::model::Connmark;
+use crate::netlink::NetlinkError;
 
 /// The table of the probe.
 const TABLE: &str = "portforward_probe";
@@ -59,9 +61,19 @@ pub(in crate::dataplane) async fn probe() -> Result<(), RulesError> {
     Ok(())
 }
 
+/// Whether the kernel can give a table an owner and keep it when the owner ends.
+pub(super) async fn can_own(wire: &mut Wire) -> Result<bool, NetlinkError> {
+    let tried = wire.transact(TABLE, &[Step::MakeTable(Ownership::Owned), Step::RemoveTable]).await?;
+    match tried {
+        Ok(()) => Ok(true),
+        Err(refusal) if refusal.is_transient() => Err(NetlinkError::Refused(refusal)),
+        Err(_) => Ok(false),
+    }
+}
+
 fn steps(hooked: Hooked, rule: Rule) -> Vec<Step> {
     let chain = |rules| Chain { hooked: Some(hooked), rules };
-    let mut steps = vec![Step::MakeTable];
+    let mut steps = vec![Step::MakeTable(Ownership::Open)];
     for way in [LISTEN, TRANSLATED] {
         steps.push(Step::MakeSet(way.to_owned(), TYPE_OF_WAYS));
     }

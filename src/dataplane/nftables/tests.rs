@@ -9,6 +9,7 @@ use super::class::{Class, Field, Hooked, Purpose, Values};
 use super::compare::{Form, Held, HeldChain, HeldElement, HeldSet, Step, Steps, base, changes, differences, surplus};
 use super::expression::{are_held, listed};
 use super::layout::{ANSWERS, ANSWERS_ANYWHERE, Definition, LISTEN, Layout, TRANSLATED, Touched, Value, base_name};
+use super::ownership::{Owner, Ownership};
 use super::reading::{read, translated};
 use super::rule::Rule;
 use crate::dataplane::iptables::samples::{
@@ -96,9 +97,18 @@ fn performed(held: Held, steps: &Steps) -> Held {
 fn made(mut held: Held, steps: &[Step]) -> Held {
     for step in steps {
         match step.clone() {
-            Step::MakeTable => {
+            Step::MakeTable(ownership) => {
                 assert!(!held.exists);
-                held = Held { exists: true, ..Held::default() };
+                let owner = match ownership {
+                    Ownership::Owned => Owner::Some,
+                    Ownership::Unowned => Owner::Left,
+                    Ownership::Open => Owner::None,
+                };
+                held = Held { exists: true, owner, ..Held::default() };
+            }
+            Step::OwnTable => {
+                assert_eq!((held.exists, held.owner), (true, Owner::Left));
+                held.owner = Owner::Some;
             }
             Step::RemoveTable => {
                 assert!(held.exists);

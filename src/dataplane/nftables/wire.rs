@@ -11,6 +11,7 @@ use super::class::Hooked;
 use super::compare::{ACCEPT, Held, HeldChain, HeldElement, HeldSet, Step, base};
 use super::expression::{DATA_VERDICT, Expression, NFTA_DATA_VALUE, NFTA_LIST_ELEM, VERDICT_CHAIN, VERDICT_CODE, listed};
 use super::layout::{Definition, TABLE, VERDICT, Value};
+use super::ownership::{Owner, Ownership};
 use crate::netlink::raw::{Attributes, Raw, each, number, text, value};
 use crate::netlink::{Change, NetlinkError, Refusal, Socket, generation};
 
@@ -34,6 +35,10 @@ const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 /// Tables that do nothing (`NFT_TABLE_F_DORMANT`).
 const DORMANT: u32 = 1;
+/// Tables that only the socket changes that made them (`NFT_TABLE_F_OWNER`), and that stay when it is closed
+/// (`NFT_TABLE_F_PERSIST`).
+const OWNER: u32 = 2;
+const PERSIST: u32 = 4;
 
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -114,7 +119,12 @@ impl Wire {
     /// The whole table.
     pub(super) async fn read(&mut self) -> Result<Held, NetlinkError> {
         let Some(flags) = self.table().await? else { return Ok(Held::default()) };
-        let mut held = Held { exists: true, dormant: flags & DORMANT != 0, ..Held::default() };
+        let owner = match (flags & OWNER != 0, flags & PERSIST != 0) {
+            (true, _) => Owner::Some,
+            (false, true) => Owner::Left,
+            (false, false) => Owner::None,
+        };
+        let mut held = Held { exists: true, owner, dormant: flags & DORMANT != 0, ..Held::default() };
         held.chains = self.chains().await?;
         for (chain, expressions) in self.rules().await? {
             if let Some(chain) = held.chains.get_mut(&chain) {
@@ -260,7 +270,8 @@ fn messages(table: &str, steps: &[Step]) -> Vec<Change<Raw>> {
         match step {
             Step::Put(set, key, value) => list.add(&mut messages, (table, NEWSETELEM, set), &element(key, value)),
             Step::Take(set, key) => list.add(&mut messages, (table, DELSETELEM, set), &element(key, &Value::None)),
-            Step::MakeTable
+            Step::MakeTable(_)
+            | Step::OwnTable
             | Step::RemoveTable
             | Step::MakeSet(..)
             | Step::RemoveSet(_)
@@ -322,9 +333,18 @@ fn structure(table: &str, step: &Step, id: u32) -> Vec<Change<Raw>> {
     let change = |kind, attributes, flags| Change { message: Raw::nftables(kind, attributes), flags };
     let chain = |name: &str| Attributes::default().text(CHAIN_TABLE, table).text(CHAIN_NAME, name);
     let rule = |name: &str| Attributes::default().text(RULE_TABLE, table).text(RULE_CHAIN, name);
+    let named = Attributes::default().text(TABLE_NAME, table);
     match step {
-        Step::MakeTable => vec![change(NEWTABLE, Attributes::default().text(TABLE_NAME, table), NLM_F_CREATE | NLM_F_EXCL)],
-        Step::RemoveTable => vec![change(DELTABLE, Attributes::default().text(TABLE_NAME, table), 0)],
+        Step::MakeTable(ownership) => {
+            let table = match ownership {
+                Ownership::Owned => named.number(TABLE_FLAGS, OWNER | PERSIST),
+                Ownership::Unowned => named.number(TABLE_FLAGS, PERSIST),
+                Ownership::Open => named,
+            };
+            vec![change(NEWTABLE, table, NLM_F_CREATE | NLM_F_EXCL)]
+        }
+        Step::OwnTable => vec![change(NEWTABLE, named.number(TABLE_FLAGS, OWNER | PERSIST), 0)],
+        Step::RemoveTable => vec![change(DELTABLE, named, 0)],
         Step::MakeSet(name, definition) => vec![change(NEWSET, set(table, name, definition, id), NLM_F_CREATE | NLM_F_EXCL)],
         Step::RemoveSet(name) => {
             vec![change(DELSET, Attributes::default().text(SET_TABLE, table).text(SET_NAME, name), 0)]

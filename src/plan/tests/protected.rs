@@ -19,12 +19,12 @@ const OTHER: Option<&str> = Some("192.168.0.66");
 /// The obstacles and the routes of the forwards, by name.
 fn outcome(facts: &Facts, set: &[Candidate]) -> Vec<(String, Vec<ObstacleReason>, Vec<String>)> {
     let plan = planned(facts, set);
-    let told = |(key, verdict): (&ForwardKey, &Box<Verdict>)| {
+    let told = |(key, verdict): (&ForwardKey, &Verdict)| {
         assert!(verdict.is_carried(), "{:?}", verdict.acceptance);
         let obstacles = verdict.obstacles.iter().map(|obstacle| obstacle.reason).collect();
         (key.name.clone(), obstacles, install(verdict))
     };
-    plan.verdicts.iter().map(told).collect()
+    plan.verdicts.iter().map(|(key, verdict)| told((key, verdict))).collect()
 }
 
 /// The reasons of the second forward, after checking that the first one has no obstacle.

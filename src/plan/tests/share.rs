@@ -235,11 +235,11 @@ fn hundreds_of_large_objects_cost_little() {
         let set: Vec<Candidate> = evil.chain([victim.clone()]).collect();
         let policy = limited(2 * 64 * 32);
         let looked_at = |plan: &Plan| {
-            let lost = |verdict: &&Box<Verdict>| match &verdict.acceptance {
+            let lost = |verdict: &Verdict| match &verdict.acceptance {
                 Acceptance::RefusedHere(refusal) => refusal.reason != NodeRefusalReason::TooMany,
                 other => matches!(other, Acceptance::Conflict(_)),
             };
-            carried(plan).len() + plan.verdicts.values().filter(lost).count()
+            carried(plan).len() + plan.verdicts.values().filter(|verdict| lost(verdict)).count()
         };
         let first = plan(&facts(), &set, &policy, &InForce::default());
         assert!(first.verdicts[&victim.key].is_carried());
