@@ -72,7 +72,8 @@ pub(super) struct AgentOptions {
     pub(super) log: LogOptions,
 }
 
-/// How often the kernel is compared with the plan without any event. Every change that another program makes is an event.
+/// How often the kernel is compared with the plan without any event. Changes of rules, links, addresses and routes are events; listeners and
+/// ranges of ports are not.
 const PACE: Pace = Pace { every: Duration::from_secs(10), times: 1000 };
 
 pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
@@ -97,7 +98,7 @@ pub(super) async fn run(options: AgentOptions) -> anyhow::Result<Exit> {
     let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut tasks = Tasks::default();
     watch(&wake, if backend.is_in_nf_tables() { &rules } else { &wake }, &mut tasks);
-    tasks.spawn("changes of legacy xtables", backend.watch_unreported(Arc::clone(&wake), Arc::clone(&rules)));
+    tasks.spawn("changes of legacy xtables", backend.watch_unreported(Arc::clone(&wake), Arc::clone(&rules), Arc::clone(&wake)));
     let next_hops = NextHops::ask(Patience::Brief, &wake, &mut tasks);
     let (reports, newest) = watch::channel(None);
     let health = Arc::new(Health::new(Instant::now()));

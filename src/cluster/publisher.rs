@@ -61,6 +61,13 @@ struct Failing {
     until: Instant,
 }
 
+/// The newest generation of an object of which this agent wrote the entry and the summary.
+#[derive(Default)]
+struct Reported {
+    uid: Option<String>,
+    generations: [Option<i64>; 2],
+}
+
 struct Publisher {
     node: String,
     known: Option<Known>,
@@ -69,6 +76,7 @@ struct Publisher {
     /// The time since which a write is due that has to wait.
     unsettled: BTreeMap<ForwardKey, Instant>,
     contests: Contests,
+    reported: BTreeMap<ForwardKey, Reported>,
     failing: BTreeMap<ForwardKey, Failing>,
     /// When an object is looked at again although nothing changes.
     later: Later,
@@ -133,6 +141,7 @@ impl Publisher {
             answers: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             contests: Contests::new(Arc::clone(&metrics)),
+            reported: BTreeMap::new(),
             failing: BTreeMap::new(),
             later: Later::default(),
             pauses: retries(),
@@ -188,9 +197,6 @@ impl Publisher {
             {
                 let metadata = ObjectMeta { resource_version: newest.version.map(str::to_owned), ..newest.metadata.clone() };
                 let subject = Subject { metadata, status: newest.status.cloned().unwrap_or_default() };
-                if write.is_first_report(&subject.status) {
-                    self.turns.free_of_charge(&key);
-                }
                 return Some((key, subject, write));
             }
             self.turns.end(&key);
@@ -256,6 +262,7 @@ impl Publisher {
     fn uncontested(&mut self, key: &ForwardKey, due: Option<Write>, now: Instant) -> Option<Write> {
         let Some(newest) = self.newest(key) else {
             self.contests.forget(key);
+            self.reported.remove(key);
             return due;
         };
         let stored = newest.status.cloned().unwrap_or_default();
@@ -317,6 +324,9 @@ impl Publisher {
         if let Write::Summary(summary) = write {
             self.events.record(key, &subject.metadata, &subject.status, summary);
         }
+        if self.is_first_report(key, &subject, write) {
+            self.turns.free_of_charge(key);
+        }
         self.answer(key, subject, object);
         self.contests.wrote(key, write);
         let place = match write {
@@ -329,6 +339,22 @@ impl Publisher {
                 self.turns.end(key);
             }
         }
+    }
+
+    /// Whether a write was the first report of this agent about a generation of an object, whatever others wrote since.
+    fn is_first_report(&mut self, key: &ForwardKey, subject: &Subject, write: &Write) -> bool {
+        let (kind, generation) = match write {
+            Write::Entry(entry) => (0, entry.observed_generation),
+            Write::Summary(summary) => (1, summary.observed_generation),
+            Write::Withdraw(_) => return false,
+        };
+        let reported = self.reported.entry(key.clone()).or_default();
+        if reported.uid != subject.metadata.uid {
+            *reported = Reported { uid: subject.metadata.uid.clone(), generations: [None; 2] };
+        }
+        let is_new = write.is_first_report(&subject.status) && reported.generations[kind] < generation;
+        reported.generations[kind] = reported.generations[kind].max(generation);
+        is_new
     }
 
     /// Keeps the answer of the API server until the watch shows a version that the write did not replace.

@@ -155,7 +155,7 @@ impl Turns {
         }
     }
 
-    /// A write that was begun at this moment does not count for the rate of its namespace.
+    /// The last write of an object does not count for the rate of its namespace.
     pub(super) fn free_of_charge(&mut self, key: &ForwardKey) {
         if let Some(lane) = self.lanes.get_mut(&key.namespace) {
             lane.rested = lane.rested.and_then(|rested| rested.checked_sub(self.limits.interval));

@@ -37,10 +37,10 @@ impl Backend {
 
     /// Watches the tables of which the kernel reports no change, those of legacy xtables. Notifies `rules` at a change of a table that
     /// holds the rules of this backend, and `wake` at any other change. Runs until the agent ends.
-    pub async fn watch_unreported(self, wake: Arc<Notify>, rules: Arc<Notify>) {
+    pub async fn watch_unreported(self, wake: Arc<Notify>, rules: Arc<Notify>, again: Arc<Notify>) {
         match self {
-            Self::Iptables(Variant::Legacy) => iptables::watch_legacy(rules, wake).await,
-            Self::Iptables(Variant::Nft) | Self::Nftables => iptables::watch_legacy(Arc::clone(&wake), wake).await,
+            Self::Iptables(Variant::Legacy) => iptables::watch_legacy(rules, wake, again).await,
+            Self::Iptables(Variant::Nft) | Self::Nftables => iptables::watch_legacy(Arc::clone(&wake), wake, again).await,
         }
     }
 

@@ -64,7 +64,10 @@ fn only_what_was_written_is_read_back() {
             };
             for ruleset in [&large("3.3.3.3"), &large("3.3.3.4"), &few] {
                 let changed = applied(&agent, ruleset).await;
-                assert_eq!((changed.read, changed.changed()), (Extent::Written, true));
+                // On legacy, many chains are read back faster as whole tables.
+                let whole = variant == Variant::Legacy && changed.written.len() > 64;
+                let read = if whole { Extent::Everything } else { Extent::Written };
+                assert_eq!((changed.read, changed.changed()), (read, true));
             }
             let all = agent.apply(&few, Look::Everything).await;
             assert!(all.is_exact() && all.read == Extent::Everything, "{all:?}");
@@ -100,10 +103,12 @@ fn what_another_program_wrote_is_found_although_only_changes_are_read() {
                 );
                 assert!(Iptables::new(variant).inspect(&ruleset).await.is_exact(), "{damage}");
             }
-            // A write of another program that does not concern the operator is a reason to look, and changes nothing.
+            // A write of another program that does not concern the operator is a reason to look, and changes nothing. On legacy the
+            // kernel shows that no chain of the operator changed.
             run(&format!("iptables-{variant} -t nat -N OTHER"));
             let looked = agent.apply(&ruleset, Look::Changes).await;
-            assert!(!looked.changed() && looked.read == Extent::Everything, "{looked:?}");
+            let read = if variant == Variant::Nft { Extent::Everything } else { Extent::Nothing };
+            assert!(!looked.changed() && looked.read == read, "{looked:?}");
             // The facts that were read before this look may be older than that write, so there is a reason for one more sync.
             assert!(!agent.is_untouched().await);
             assert_eq!(applied(&agent, &ruleset).await.read, Extent::Nothing);

@@ -110,7 +110,7 @@ fn every_change_of_legacy_xtables_wakes_and_a_packet_does_not() {
         let (wake, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let ours = Backend::Iptables(Variant::Legacy);
         let mut tasks = Tasks::default();
-        tasks.spawn("watch", ours.watch_unreported(Arc::clone(&wake), Arc::clone(&rules)));
+        tasks.spawn("watch", ours.watch_unreported(Arc::clone(&wake), Arc::clone(&rules), Arc::default()));
         let next = async |what: &str| {
             tokio::select! {
                 () = rules.notified() => "rules",

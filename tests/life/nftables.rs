@@ -98,11 +98,22 @@ fn an_owned_table_is_changed_by_nobody_else_and_survives_its_agent() {
     assert_eq!(rules(table(proxy)), rules(owned.clone()));
     goes_on("without an agent");
     // The next agent takes it over as it is.
-    let agent = Agent::start(proxy, &manifests, &options);
+    let mut agent = Agent::start(proxy, &manifests, &options);
     wait("the table has an owner", || table(proxy) == owned);
     is_owned(proxy);
     goes_on("with the next agent");
     assert!(!agent.log().contains("repaired"), "{}", agent.log());
+    // A table that was damaged without an agent.
+    for damage in
+        ["flush chain ip portforward input; delete chain ip portforward input", "delete chain ip portforward prerouting"]
+    {
+        agent.kill();
+        must(proxy.command("nft").arg("flush chain ip portforward prerouting"));
+        must(proxy.command("nft").arg(damage));
+        agent = Agent::start(proxy, &manifests, &options);
+        wait(&format!("{damage}: repaired"), || table(proxy) == owned);
+        is_owned(proxy);
+    }
     // An agent that leaves it open, and one that makes an open table its own.
     assert!(agent.stop().success());
     must(proxy.command("nft").args(["delete", "table", "ip", "portforward"]));

@@ -54,6 +54,14 @@ pub fn legacy_tables() -> Vec<String> {
     std::fs::read_to_string(LEGACY_TABLES).map(|names| names.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
+/// The same; `None` if this cannot be read. Without the module, there is no table.
+pub(super) fn existing_tables() -> Option<Vec<String>> {
+    match std::fs::read_to_string(LEGACY_TABLES) {
+        Ok(names) => Some(names.lines().map(str::to_owned).collect()),
+        Err(error) => (error.kind() == std::io::ErrorKind::NotFound).then(Vec::new),
+    }
+}
+
 /// The content of one table of legacy xtables. The table must exist, otherwise the program creates it.
 ///
 /// # Errors

@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::version::Version;
-use super::{ChainName, Iptables, Memory, Report, Ruleset, SavedTable, Table, Tables, listing};
+use super::{ChainName, Iptables, Memory, Report, Ruleset, SavedTable, Table, Tables, Variant, listing};
 use crate::dataplane::Look;
 use crate::dataplane::rules::Counting;
+
+/// The most written chains that are read back one by one on legacy.
+const SINGLY: usize = 64;
 
 /// How much of the tables an apply read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +39,14 @@ impl Iptables {
     /// The tables. They are not read if `look` allows this and nothing was written since the last reading.
     pub(super) async fn look(&self, look: Look, memory: &mut Memory) -> Reading {
         let now = self.version().await;
-        let last = memory.last.take().filter(|last| last.version.is_some() && last.version == now);
-        memory.foreign = last.is_none();
+        let same = |last: &Reading| last.version.as_ref().zip(now.as_ref()).is_some_and(|(last, now)| now.shows_ours_as(last));
+        let last = memory.last.take().filter(same);
+        // Another program may have written its own chains, and the facts that were read before may be older than that.
+        memory.foreign = last.as_ref().is_none_or(|last| last.version != now);
         if let Some(last) = last
             && look == Look::Changes
         {
-            return Reading { extent: Extent::Nothing, ..last };
+            return Reading { extent: Extent::Nothing, version: now, ..last };
         }
         let tables = self.read_all(memory).await;
         self.as_of(now, tables, Extent::Everything).await
@@ -91,7 +96,9 @@ impl Iptables {
             (_, _) => false,
         };
         let all_named = report.failed.is_empty() && report.refused.is_empty() && report.stuck.is_empty();
-        if let Some(now) = now.filter(|_| is_own && all_named)
+        // `iptables-legacy` looks through the whole table for each chain that it prints.
+        let few = self.variant == Variant::Nft || report.written.len() <= SINGLY;
+        if let Some(now) = now.filter(|_| is_own && all_named && few)
             && let Some(tables) = self.read_written(ruleset, before.tables, &now, memory, report).await
         {
             let reading = self.as_of(Some(now), tables, Extent::Written).await;

@@ -1,9 +1,9 @@
 //! Which version of the rules a reading shows, so that what did not change is not read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::legacy::{self, Content};
-use super::{Iptables, Report, Table, Variant};
+use super::{ChainName, Iptables, Report, Table, Variant};
 use crate::netlink::{Socket, generation};
 
 /// A version of the rules of all programs.
@@ -20,9 +20,24 @@ impl Version {
     pub(super) fn is_own(&self, before: &Self, commits: u32, report: &Report) -> bool {
         match (before, self) {
             (Self::Generation(before), Self::Generation(now)) => before.wrapping_add(commits) == *now,
+            (Self::Content(before), Self::Content(now)) => {
+                let written: BTreeSet<&str> = report.written.iter().chain(&report.deleted).map(ChainName::as_str).collect();
+                now.iter().all(|(table, now)| {
+                    before.get(table).is_some_and(|before| now.differing(before).all(|name| written.contains(name)))
+                })
+            }
+            (_, _) => false,
+        }
+    }
+
+    /// Whether `before` shows the same chains of the operator and the same built-in ones, so that only chains of other programs may
+    /// differ.
+    pub(super) fn shows_ours_as(&self, before: &Self) -> bool {
+        match (before, self) {
+            (Self::Generation(before), Self::Generation(now)) => before == now,
             (Self::Content(before), Self::Content(now)) => now.iter().all(|(table, now)| {
-                let written = |name: &str| report.written.iter().chain(&report.deleted).any(|chain| chain.as_str() == name);
-                before.get(table).is_some_and(|before| now.differing(before).all(written))
+                let concerns = |name: &str| name.parse::<ChainName>().is_ok() || legacy::BUILT_IN.contains(&name);
+                before.get(table).is_some_and(|before| !now.differing(before).any(concerns))
             }),
             (_, _) => false,
         }

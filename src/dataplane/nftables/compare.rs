@@ -108,6 +108,10 @@ pub(super) fn differences(held: &Held, layout: &Layout) -> Steps {
     let remade = held.dormant
         || layout.ownership != Ownership::Open && held.owner == Owner::None
         || held.sets.iter().any(|(name, set)| definitions.get(name).is_some_and(|it| !set.definition.serves_as(it)));
+    // The kernel adds no base chain to a table while it gets an owner.
+    let adopted = layout.ownership == Ownership::Owned && held.owner == Owner::Left;
+    let lacks_base = chains.iter().any(|(name, chain)| chain.hooked.is_some() && !held.chains.contains_key(name));
+    let remade = remade || adopted && lacks_base;
     let wrong_base = |(name, chain): (&String, &HeldChain)| chains.get(name).is_some_and(|wanted| !chain.has_base(wanted));
     let nothing = Held::default();
     let held = if held.exists && (remade || held.chains.iter().any(wrong_base)) {
@@ -118,7 +122,7 @@ pub(super) fn differences(held: &Held, layout: &Layout) -> Steps {
     };
     if !held.exists {
         steps.now.push(Step::MakeTable(layout.ownership));
-    } else if layout.ownership == Ownership::Owned && held.owner == Owner::Left {
+    } else if adopted {
         steps.now.push(Step::OwnTable);
     }
     for (name, definition) in &definitions {

@@ -97,7 +97,10 @@ impl Rules {
             }
             Err(failure) => {
                 memory.exact_at = None;
-                memory.wire = None;
+                // With the socket, the table would lose its owner.
+                if matches!(failure, Failure::Netlink(_)) {
+                    memory.wire = None;
+                }
                 report.failed.extend(failure.of_all());
             }
         }
@@ -117,14 +120,16 @@ impl Rules {
         let any = !translations.is_empty();
         let may_last = look == Look::Changes && !memory.foreign;
         let same = memory.accepted.take().filter(|last| may_last && last.asked == any && last.legacy.is_current());
+        // From before the look, so that no change is between the two.
+        let legacy = LegacyTables::now();
         let accepted = match &same {
             Some(last) => last.report.clone(),
             None => self.accepting.apply(translations).await,
         };
-        let is_whole = accepted.failed.is_empty() && accepted.refused.is_empty();
-        memory.accepted = same.or_else(|| {
-            is_whole.then(|| Accepted { asked: any, legacy: LegacyTables::now(), report: accepted.clone().without_deeds() })
-        });
+        // What was just written is looked at once more.
+        let lasts = accepted.failed.is_empty() && accepted.refused.is_empty() && legacy.is_current();
+        memory.accepted =
+            same.or_else(|| lasts.then(|| Accepted { asked: any, legacy, report: accepted.clone().without_deeds() }));
         report.merge(accepted);
     }
 

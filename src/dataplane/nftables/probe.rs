@@ -2,6 +2,7 @@
 
 use super::class::{ADDRESS_BITS, Class, Hooked, PORT_BITS, Purpose};
 use super::compare::Step;
+use super::failure::is_race;
 use super::layout::{Chain, Definition, LISTEN, TRANSLATED, TYPE_OF_WAYS};
 use super::ownership::Ownership;
 use super::rule::Rule;
@@ -66,7 +67,8 @@ pub(super) async fn can_own(wire: &mut Wire) -> Result<bool, NetlinkError> {
     let tried = wire.transact(TABLE, &[Step::MakeTable(Ownership::Owned), Step::RemoveTable]).await?;
     match tried {
         Ok(()) => Ok(true),
-        Err(refusal) if refusal.is_transient() => Err(NetlinkError::Refused(refusal)),
+        // A table of this name that another probe has left says nothing.
+        Err(refusal) if refusal.is_transient() || is_race(&refusal) => Err(NetlinkError::Refused(refusal)),
         Err(_) => Ok(false),
     }
 }

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 use super::sockopt::Info;
 
 /// The built-in chains by the number of their hook (`enum nf_inet_hooks`).
-const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+pub(in super::super) const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// Offsets in `struct ipt_entry`: the offset of the target and of the next entry, what only the kernel uses, and the matches.
 const TARGET_OFFSET: usize = 88;
 const NEXT_OFFSET: usize = 90;

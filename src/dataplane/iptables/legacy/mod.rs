@@ -9,11 +9,11 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-pub(super) use content::Content;
+pub(super) use content::{BUILT_IN, Content};
 pub(in crate::dataplane) use watch::watch;
 
 use super::Table;
-use super::choose::legacy_tables;
+use super::choose::{existing_tables, legacy_tables};
 
 /// How often a table is read again that was replaced between two calls.
 const ATTEMPTS: usize = 5;
@@ -21,7 +21,7 @@ const ATTEMPTS: usize = 5;
 /// The content of both tables that hold rules of the operator; `None` if the kernel does not tell. A table that does not exist has
 /// no content.
 pub(super) fn contents() -> Option<BTreeMap<Table, Content>> {
-    let existing = legacy_tables();
+    let existing = existing_tables()?;
     let content = |table: Table| {
         let exists = existing.iter().any(|name| name == table.name());
         Some((table, if exists { content(table.name())? } else { Content::default() }))
@@ -46,8 +46,14 @@ impl LegacyTables {
 
 /// The content of one table, which must exist.
 fn content(table: &str) -> Option<Content> {
-    (0..ATTEMPTS).find_map(|_| {
+    for _ in 0..ATTEMPTS {
         let info = sockopt::info(table).ok()?;
-        Content::of(&info, &sockopt::entries(&info).ok()?)
-    })
+        match sockopt::entries(&info) {
+            Ok(entries) => return Content::of(&info, &entries),
+            // It has another size by now.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }

@@ -2,8 +2,9 @@
 //! (`include/uapi/linux/netfilter_ipv4/ip_tables.h`). They need `CAP_NET_ADMIN`.
 
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`: `IPT_BASE_CTL` and the next number.
 const GET_INFO: libc::c_int = 64;
@@ -66,8 +67,8 @@ fn name(buffer: &mut [u8], table: &str) -> io::Result<()> {
 /// Asks in the network namespace of this thread.
 #[allow(unsafe_code, reason = "neither std, rustix nor nix has these options")]
 fn ask(option: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
-    // The kernel answers on every socket of IPv4. This one is neither bound nor connected to anything else.
-    let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // The kernel answers on every socket of IPv4. This one is not bound and takes no port.
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes to `buffer`, which is as long and stays borrowed for the call.
     let asked =

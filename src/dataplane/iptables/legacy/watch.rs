@@ -18,8 +18,12 @@ const OFTEN: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(1);
 /// The shortest time between two looks at the content, which shows any change.
 const CONTENT: Duration = Duration::from_secs(1);
-/// The time between them as a multiple of the time that one takes.
+/// The time between them as a multiple of the time that one takes, and the longest time.
 const SHARE: u32 = 500;
+const LONGEST: Duration = Duration::from_secs(10);
+/// When `again` is notified after the last change: the facts of the node are not read at each of many changes, and 30 seconds
+/// later at the latest.
+const REMINDERS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(31)];
 
 /// What is known of a table.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,12 +32,13 @@ struct Seen {
     content: Option<Content>,
 }
 
-/// Notifies `ours` when a table changed that may hold rules of the operator, and `others` at a change of another one. Runs until the
-/// agent ends. It does not know who changed a table.
-pub(in crate::dataplane) async fn watch(ours: Arc<Notify>, others: Arc<Notify>) {
+/// Notifies `ours` when a table changed that may hold rules of the operator, `others` at a change of another one, and `others` again
+/// some time after any change. Runs until the agent ends. It does not know who changed a table.
+pub(in crate::dataplane) async fn watch(ours: Arc<Notify>, others: Arc<Notify>, again: Arc<Notify>) {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     let mut looked = Instant::now();
     let mut pause = CONTENT;
+    let mut reminders = [None; 2];
     loop {
         let names = legacy_tables();
         tokio::time::sleep(if names.is_empty() { SELDOM } else { OFTEN }).await;
@@ -42,10 +47,16 @@ pub(in crate::dataplane) async fn watch(ours: Arc<Notify>, others: Arc<Notify>) 
         for name in renew(&mut seen, is_due) {
             let is_ours = Table::ALL.into_iter().any(|table| table.name() == name);
             if is_ours { &ours } else { &others }.notify_one();
+            reminders = REMINDERS.map(|after| Some(begun + after));
+        }
+        for reminder in &mut reminders {
+            if reminder.take_if(|at| *at <= begun).is_some() {
+                again.notify_one();
+            }
         }
         if is_due {
             looked = Instant::now();
-            pause = CONTENT.max(begun.elapsed() * SHARE);
+            pause = (begun.elapsed() * SHARE).clamp(CONTENT, LONGEST);
         }
     }
 }
